@@ -1,0 +1,93 @@
+"""Every backend, by name: a module with `lower` and `open_session`, imported when it is used.
+
+A new one is a file beside this one, a line in the table, and an extra in `pyproject.toml`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Protocol, cast
+
+from effsam_export.errors import ToolchainMissing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from effsam_export.spec import Artifact, Feeds, Graph, TargetProfile
+
+
+class Session(Protocol):
+    """An opened artefact."""
+
+    def run(self, feeds: Feeds) -> Feeds:
+        """Run once: tensors in and out by their contract names."""
+        ...
+
+
+class Backend(Protocol):
+    """What a backend module offers."""
+
+    def lower(self, graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
+        """Write the artefact of one graph into `out_dir`, re-open it and count what it holds.
+
+        Raises:
+            CheckFailed: The precision found in the file is not the one asked for.
+        """
+        ...
+
+    def open_session(self, artifact: Artifact) -> Session:
+        """Load an artefact with the options it was made for."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendEntry:
+    """Where a backend is, what it needs, and the options a target profile may give it."""
+
+    module: str
+    package: str
+    extra: str
+    options: Mapping[str, type]
+
+
+BACKENDS: dict[str, BackendEntry] = {
+    "onnx": BackendEntry(
+        module="effsam_export.backends.onnxruntime",
+        package="onnxruntime",
+        extra="onnx",
+        options={"provider": str},
+    ),
+    "openvino": BackendEntry(
+        module="effsam_export.backends.openvino",
+        package="openvino",
+        extra="openvino",
+        options={"device": str, "inference_precision": str},
+    ),
+}
+
+
+def available(name: str) -> bool:
+    """Whether the package of a backend is installed, without importing it."""
+    return find_spec(BACKENDS[name].package) is not None
+
+
+def load(name: str) -> Backend:
+    """Import a backend of the table.
+
+    Raises:
+        ToolchainMissing: Its package is not installed.
+    """
+    entry = BACKENDS[name]
+    if not available(name):
+        raise ToolchainMissing(f"backend `{name}`", entry.package, entry.extra)
+    return cast("Backend", import_module(entry.module))
+
+
+def require_tracing() -> None:
+    """Raise `ToolchainMissing` unless everything that tracing needs is installed."""
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise ToolchainMissing("tracing a model", package, "torch")

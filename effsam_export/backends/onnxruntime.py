@@ -1,0 +1,74 @@
+"""ONNX Runtime: the traced graph itself, in FP32, or with its arithmetic cast to FP16."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+from effsam_export.backends.receipt import check_precision
+from effsam_export.spec import Artifact
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec import Feeds, Graph, TargetProfile
+
+
+def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
+    """Copy the graph, cast to FP16 if that is asked, and count the constants of the file."""
+    import onnx
+
+    from effsam_export.passes import cast_fp16
+
+    path = out_dir / f"{graph.component.name}.onnx"
+    if target.precision == "fp16":
+        onnx.save(cast_fp16.apply(onnx.load(graph.path)), path)
+    else:
+        shutil.copyfile(graph.path, path)
+    counts = count_constants(path)
+    check_precision(graph.component.name, target.precision, counts)
+    return Artifact(
+        component=graph.component.name,
+        backend="onnx",
+        precision=target.precision,
+        files=(path,),
+        tensors_by_dtype=counts,
+        versions={"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+        options=target.options,
+    )
+
+
+def count_constants(path: Path) -> dict[str, int]:
+    """Elements of all constants in an ONNX file, by numpy dtype name."""
+    import onnx
+
+    counts = Counter[str]()
+    for tensor in onnx.load(path).graph.initializer:
+        name = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
+        counts[name] += int(np.prod(tensor.dims, dtype=np.int64))
+    return dict(sorted(counts.items()))
+
+
+class OnnxSession:
+    """An ONNX file in ONNX Runtime."""
+
+    def __init__(self, path: Path, provider: str) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._session: Any = onnxruntime.InferenceSession(
+            str(path), sess_options=options, providers=[provider]
+        )
+        self._names = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Feeds) -> Feeds:
+        return dict(zip(self._names, self._session.run(None, dict(feeds)), strict=True))
+
+
+def open_session(artifact: Artifact) -> OnnxSession:
+    """Open with the provider of the target profile, and with no other to fall back on."""
+    provider = str(artifact.options.get("provider", "CPUExecutionProvider"))
+    return OnnxSession(artifact.files[0], provider)

@@ -1,0 +1,69 @@
+"""OpenVINO: the IR of the traced graph, with its weights in FP32 or compressed to FP16."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino
+
+from effsam_export.backends.receipt import check_precision
+from effsam_export.spec import Artifact
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec import Feeds, Graph, TargetProfile
+
+
+def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
+    """Convert the ONNX graph and save the IR (`.xml` and `.bin`)."""
+    path = out_dir / f"{graph.component.name}.xml"
+    model = openvino.convert_model(str(graph.path))
+    openvino.save_model(model, str(path), compress_to_fp16=target.precision == "fp16")
+    counts = count_constants(path)
+    check_precision(graph.component.name, target.precision, counts)
+    return Artifact(
+        component=graph.component.name,
+        backend="openvino",
+        precision=target.precision,
+        files=(path, path.with_suffix(".bin")),
+        tensors_by_dtype=counts,
+        versions={"openvino": str(openvino.__version__)},
+        options=target.options,
+    )
+
+
+def count_constants(path: Path) -> dict[str, int]:
+    """Elements of all constants in an IR, by numpy dtype name."""
+    counts = Counter[str]()
+    for op in openvino.Core().read_model(str(path)).get_ops():
+        if op.get_type_name() == "Constant":
+            name = np.dtype(op.get_element_type().to_dtype()).name
+            counts[name] += int(np.prod(op.get_output_shape(0), dtype=np.int64))
+    return dict(sorted(counts.items()))
+
+
+class OpenvinoSession:
+    """An IR compiled for one device."""
+
+    def __init__(self, path: Path, device: str, inference_precision: str) -> None:
+        core = openvino.Core()
+        self._model: Any = core.compile_model(
+            str(path), device, {"INFERENCE_PRECISION_HINT": inference_precision}
+        )
+
+    def run(self, feeds: Feeds) -> Feeds:
+        results = self._model(dict(feeds))
+        # Copies: the arrays belong to the infer request, which the next call overwrites.
+        return {port.get_any_name(): np.array(value) for port, value in results.items()}
+
+
+def open_session(artifact: Artifact) -> OpenvinoSession:
+    """Compile for the device and inference precision of the target profile."""
+    return OpenvinoSession(
+        artifact.files[0],
+        str(artifact.options.get("device", "CPU")),
+        str(artifact.options.get("inference_precision", "f32")),
+    )

@@ -1,0 +1,42 @@
+"""Proof that the precision asked for is the precision in the file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from effsam_export.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from effsam_export.spec import Precision
+
+EXPECTED_FLOAT: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
+MIN_SHARE = 0.99
+"""Share of the floating-point constants that must have the asked dtype.
+
+Not 1: a toolchain may keep a scalar it needs in FP32 (an epsilon, the inputs' normalisation).
+"""
+
+
+def check_precision(component: str, asked: Precision, counts: Mapping[str, int]) -> None:
+    """Compare the constants of a re-opened file with the precision that was asked.
+
+    Args:
+        component: Name for the message.
+        asked: Precision of the target profile.
+        counts: Elements of the file's constants by numpy dtype name.
+
+    Raises:
+        CheckFailed: Too few floating-point constants have the asked dtype, with the counts.
+    """
+    expected = EXPECTED_FLOAT[asked]
+    floats = {k: v for k, v in counts.items() if k.startswith(("float", "bfloat"))}
+    total = sum(floats.values())
+    share = floats.get(expected, 0) / total if total else 0.0
+    if share < MIN_SHARE:
+        found = ", ".join(f"{v} {k}" for k, v in sorted(floats.items())) or "no float constants"
+        raise CheckFailed(
+            f"{component}: asked for {asked}, but the file holds {found} "
+            f"({share:.2%} {expected}, want {MIN_SHARE:.0%})"
+        )

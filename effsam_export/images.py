@@ -1,0 +1,169 @@
+"""Photographs and coordinates: into the model frame, and masks back out. numpy and Pillow only.
+
+Frames: *original* is the photograph as a person sees it (EXIF rotation applied), pixels (x, y)
+with the origin at the top left; *model* is the resized photograph, padded at the bottom and right.
+Source of the rules: segment-anything, `utils/transforms.py` and `modeling/sam.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from effsam_export.errors import ImageError, PromptError
+from effsam_export.spec import Point, Preprocess, Prompt, PromptSupport
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from effsam_export.spec import Float32
+
+MAX_PIXELS = 178_956_970
+"""Pillow's own limit against decompression bombs, made an error instead of a warning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """Sizes (height, width) of a photograph before and after the resize."""
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    image_size: int
+
+
+def load_image(path: Path) -> NDArray[np.uint8]:
+    """Decode a photograph as uint8 HxWx3 RGB, rotated as its EXIF data says.
+
+    Raises:
+        ImageError: The file is missing, is no image, is truncated, or is too large to decode.
+    """
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "does not exist"
+        raise ImageError(f"image `{path}` {what}", hint="give the path of a JPEG or PNG file")
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(
+                    f"image `{path}` has {image.width}x{image.height} pixels, "
+                    f"over the limit of {MAX_PIXELS}",
+                    hint="make it smaller first",
+                )
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(
+            f"image `{path}` cannot be read: {error}",
+            hint="give a JPEG or PNG file that other programs can open",
+        ) from error
+
+
+def frame_of(size: tuple[int, int], preprocess: Preprocess) -> Frame:
+    """Sizes after the resize: longest side to `image_size`, each side `int(side * scale + 0.5)`."""
+    scale = preprocess.image_size / max(size)
+    # At least one pixel: an extreme strip would otherwise vanish (the authors' code fails there).
+    resized = (max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5)))
+    return Frame(original=size, resized=resized, image_size=preprocess.image_size)
+
+
+def resize(image: NDArray[np.uint8], frame: Frame) -> NDArray[np.uint8]:
+    """Resize uint8 HxWx3 to the frame with Pillow's bilinear filter, as the authors' predictor."""
+    h, w = frame.resized
+    return np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+
+
+def pad(resized: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
+    """Resized uint8 HxWx3 to the encoder's `image`: float32 1x3xSxS, padded with the pixel mean."""
+    size = preprocess.image_size
+    h, w = resized.shape[:2]
+    image = np.empty((1, 3, size, size), dtype=np.float32)
+    image[0] = np.asarray(preprocess.pixel_mean, dtype=np.float32)[:, None, None]
+    image[0, :, :h, :w] = resized.transpose(2, 0, 1)
+    return image
+
+
+def check_prompt(prompt: Prompt, size: tuple[int, int], support: PromptSupport) -> None:
+    """Refuse, with every reason at once, a prompt that is off the image or beyond the model.
+
+    Args:
+        prompt: In original-image pixels.
+        size: (height, width) of the original image.
+        support: What the model can honour.
+
+    Raises:
+        PromptError: All problems, one sentence each.
+    """
+    h, w = size
+    problems = []
+    if not prompt.points and prompt.box is None:
+        problems.append("there is no point and no box")
+    for p in prompt.points:
+        if not (0 <= p.x < w and 0 <= p.y < h):
+            problems.append(f"point ({p.x:g}, {p.y:g}) is outside the image of {w}x{h} pixels")
+        if p.label not in (0, 1):
+            problems.append(f"label {p.label} of a point is neither 1 (on) nor 0 (off the object)")
+        if p.label == 0 and not support.negative_points:
+            problems.append("this model has no background points")
+    if support.max_points is not None and len(prompt.points) > support.max_points:
+        problems.append(f"this model takes {support.max_points} points, not {len(prompt.points)}")
+    if prompt.box is not None:
+        x0, y0, x1, y1 = prompt.box
+        if not support.box:
+            problems.append("this model takes no box")
+        if not (x0 < x1 and y0 < y1):
+            problems.append(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is empty: want x0 < x1, y0 < y1")
+        elif x1 <= 0 or y1 <= 0 or x0 >= w or y0 >= h:
+            problems.append(
+                f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is outside the image of {w}x{h} pixels"
+            )
+    if prompt.mask_input is not None and not support.mask:
+        problems.append("this model takes no mask")
+    if problems:
+        raise PromptError(
+            "; ".join(problems),
+            hint=f"x runs from 0 to {w - 1}, y from 0 to {h - 1}, in pixels of the original image",
+        )
+
+
+def prompt_to_model(prompt: Prompt, frame: Frame) -> Prompt:
+    """Move a prompt from original-image pixels to model-frame pixels."""
+    sy = frame.resized[0] / frame.original[0]
+    sx = frame.resized[1] / frame.original[1]
+    box = prompt.box
+    return Prompt(
+        points=tuple(Point(x=p.x * sx, y=p.y * sy, label=p.label) for p in prompt.points),
+        box=None if box is None else (box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy),
+        mask_input=prompt.mask_input,
+    )
+
+
+def upscale_masks(low_res: Float32, frame: Frame) -> Float32:
+    """Logits KxSxS of the decoder to logits KxHxW at original size.
+
+    As the authors do: bilinear to the model frame, cut the padding off, bilinear to the original.
+    """
+    full = resize_bilinear(low_res, (frame.image_size, frame.image_size))
+    h, w = frame.resized
+    return resize_bilinear(full[:, :h, :w], frame.original)
+
+
+def resize_bilinear(x: Float32, size: tuple[int, int]) -> Float32:
+    """Bilinear resize of KxHxW float32, half-pixel centres, no antialiasing, edges clamped.
+
+    Equal to `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`; Pillow's
+    filter differs when it shrinks, and the tests hold this against torch.
+    """
+    for axis, new in ((1, size[0]), (2, size[1])):
+        old = x.shape[axis]
+        at = (np.arange(new, dtype=np.float64) + 0.5) * (old / new) - 0.5
+        at = np.maximum(at, 0.0)
+        low = np.minimum(at.astype(np.int64), old - 1)
+        high = np.minimum(low + 1, old - 1)
+        part = (at - low).astype(np.float32)
+        part = part[:, None] if axis == 1 else part
+        below, above = np.take(x, low, axis=axis), np.take(x, high, axis=axis)
+        x = below + (above - below) * part
+    return x

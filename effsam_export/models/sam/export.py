@@ -1,0 +1,115 @@
+"""Export forms of SAM: modules that borrow the trained sub-modules and re-express what traces badly.
+
+The plain modules stay the reference; parity judges these against them.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+
+import torch
+from torch import Tensor, nn
+
+from effsam_export.models.sam.layers import LayerNorm2d
+from effsam_export.models.sam.module import Sam
+
+NECK_FOLD = 64.0
+"""Power of two taken out of the convolution in front of the neck's last LayerNorm2d.
+
+In MobileSAM that convolution reaches 598 on photographs, and the norm squares it: 3.6e5, past
+FP16's 65504. Divided by 64 the square is 87. A power of two, so FP32 results do not change.
+"""
+
+
+class ExportEncoder(nn.Module):
+    """`image` 1x3xSxS (RGB, 0-255, padded with the pixel mean) to `image_embeddings`."""
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.pixel_mean = sam.pixel_mean
+        self.pixel_std = sam.pixel_std
+        self.image_encoder = with_folded_neck(sam.image_encoder)
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.image_encoder((image - self.pixel_mean) / self.pixel_std)
+        return out
+
+
+def with_folded_neck(encoder: nn.Module) -> nn.Module:
+    """The encoder with a power of two moved out of its neck, in a copy that shares all else.
+
+    Given: ``y = conv(x)``, ``norm(y)`` with eps
+    Result: ``y = conv(x) / 64``, ``norm(y)`` with eps / 64**2
+
+    Layer normalisation is scale-invariant, so the output is the same. Encoders whose neck does not
+    end in a bias-free convolution and a LayerNorm2d are returned as they are.
+    """
+    neck = getattr(encoder, "neck", None)
+    if not isinstance(neck, nn.Sequential) or len(neck) < 2:
+        return encoder
+    conv, norm = neck[-2], neck[-1]
+    if not isinstance(conv, nn.Conv2d) or conv.bias is not None or not isinstance(norm, LayerNorm2d):
+        return encoder
+    scaled = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, bias=False
+    )
+    scaled.weight = nn.Parameter(conv.weight.detach() / NECK_FOLD, requires_grad=False)
+    folded = LayerNorm2d(conv.out_channels, eps=norm.eps / NECK_FOLD**2)
+    folded.weight, folded.bias = norm.weight, norm.bias
+    twin = copy(encoder)
+    twin._modules = {**encoder._modules, "neck": nn.Sequential(*neck[:-2], scaled, folded)}
+    return twin.eval()
+
+
+class ExportDecoder(nn.Module):
+    """Prompt encoder and mask decoder as one graph of plain arithmetic.
+
+    Against the reference: labels select embeddings by comparison instead of by indexing, the image
+    is broadcast over prompts instead of repeated (`repeat_interleave` becomes OneHot and Tile,
+    which TensorRT and Core ML refuse), the grid's positional encoding is a constant, and there is
+    no `orig_im_size`.
+    """
+
+    dense_pe: Tensor
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.prompt_encoder = sam.prompt_encoder
+        self.mask_decoder = sam.mask_decoder
+        self.image_size = sam.image_size
+        self.register_buffer("dense_pe", sam.prompt_encoder.dense_pe().detach(), persistent=False)
+
+    def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
+        """Coordinates BxNx2 and labels BxN to the sparse embedding BxNxC."""
+        encoder = self.prompt_encoder
+        embedding = encoder.pe_layer.encode((coords + 0.5) / self.image_size)
+        labels = labels.unsqueeze(-1)
+        padding = (labels == -1).to(embedding.dtype)
+        embedding = embedding * (1.0 - padding) + encoder.not_a_point_embed.weight * padding
+        for i in range(len(encoder.point_embeddings)):
+            chosen = (labels == i).to(embedding.dtype)
+            embedding = embedding + encoder.label_embedding(i) * chosen
+        return embedding
+
+    def embed_masks(self, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
+        """Masks Bx1x256x256 and their flags B to the dense embedding BxCx64x64."""
+        encoder = self.prompt_encoder
+        has = has_mask_input.reshape(-1, 1, 1, 1)
+        none = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        return has * encoder.mask_downscaling(mask_input) + (1.0 - has) * none
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        sparse = self.embed_points(point_coords, point_labels)
+        decoder = self.mask_decoder
+        tokens = torch.cat([decoder.output_tokens(sparse.shape[0]), sparse], dim=1)
+        src = image_embeddings + self.embed_masks(mask_input, has_mask_input)
+        hs, src = decoder.transformer(src, self.dense_pe, tokens)
+        h, w = image_embeddings.shape[-2:]
+        return decoder.heads(hs, src, (h, w))

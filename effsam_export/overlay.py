@@ -1,0 +1,167 @@
+"""An answer drawn on its photograph: mask, points and boxes. numpy and Pillow only.
+
+Lines and markers grow with the picture, and each has a light and a dark part, so that it can be
+seen on any photograph and at any size.
+"""
+
+from __future__ import annotations
+
+import io
+import secrets
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from effsam_export.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Colour = tuple[int, int, int]
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+JPEG_QUALITY = 92
+
+BLUE = (30, 120, 255)
+YELLOW = (255, 214, 10)
+GREEN = (22, 163, 74)
+RED = (225, 29, 46)
+WHITE = (255, 255, 255)
+BLACK = (0, 0, 0)
+
+
+def draw(
+    image: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    *,
+    points: Sequence[tuple[float, float, int]] = (),
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+) -> NDArray[np.uint8]:
+    """A copy of the picture with a mask and its prompts on it: uint8 HxWx3 RGB.
+
+    Args:
+        image: uint8 HxWx3 RGB.
+        mask: Bool HxW, tinted blue and outlined.
+        points: (x, y, label) in pixels of `image`; label 1 is drawn green, any other red.
+        boxes: (x0, y0, x1, y1) in pixels of `image`; what lies outside is drawn on its edge.
+    """
+    canvas = image.copy()
+    longest = max(mask.shape)
+    line = max(1, round(longest / 450))
+    halo = max(1, round(line / 3))
+    _paint(canvas, mask, BLUE, 0.40)
+    _paint(canvas, _grown(mask, halo) & ~mask, BLACK, 0.55)
+    _paint(canvas, mask & ~_shrunk(mask, line), WHITE, 1.0)
+    for box in boxes:
+        _outline_box(canvas, box, line + 2 * halo, BLACK, 0.55)
+        _outline_box(canvas, box, line, YELLOW, 1.0)
+    radius = max(2.5, longest / 110)
+    ring = max(1.0, radius / 3)
+    for x, y, label in points:
+        _disc(canvas, (x, y), radius + ring + halo, BLACK, 0.55)
+        _disc(canvas, (x, y), radius + ring, WHITE, 1.0)
+        _disc(canvas, (x, y), radius, GREEN if label == 1 else RED, 1.0)
+    return canvas
+
+
+def save(image: NDArray[np.uint8], path: Path) -> None:
+    """Write a picture as its suffix says; a file already there is replaced only by a whole one.
+
+    Args:
+        image: uint8 HxWx3 RGB.
+        path: Ends in `.png`, `.jpg` or `.jpeg`, in either case.
+
+    Raises:
+        OutputError: The suffix is another one, or the file cannot be written.
+    """
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        what = f"`{path.suffix}`" if path.suffix else "no suffix"
+        raise OutputError(
+            f"cannot write picture `{path}`: {what} does not say a format that is known",
+            hint=f"end the name in {', '.join(FORMATS)}",
+        )
+    # A short name of its own: beside `path`, so that the rename stays on one file system.
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        data = io.BytesIO()
+        Image.fromarray(image).save(data, kind, quality=JPEG_QUALITY)
+        try:
+            partial.write_bytes(data.getvalue())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise OutputError(
+            f"cannot write picture `{path}`: {why}",
+            hint="choose another place, in a directory that exists and can be written",
+        ) from error
+
+
+def _paint(
+    canvas: NDArray[np.uint8], where: NDArray[np.bool_], colour: Colour, alpha: float
+) -> None:
+    pixels = canvas[where].astype(np.float32)
+    canvas[where] = np.rint(
+        pixels + (np.asarray(colour, dtype=np.float32) - pixels) * alpha
+    ).astype(np.uint8)
+
+
+def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """Pixels with one of the mask at most `by` rows and `by` columns away."""
+    for _ in range(2):
+        grown = mask.copy()
+        for step in range(1, by + 1):
+            grown[step:] |= mask[:-step]
+            grown[:-step] |= mask[step:]
+        mask = grown.T
+    return mask
+
+
+def _shrunk(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """The mask without `by` pixels at its edge; outside the picture is background."""
+    return ~_grown(~np.pad(mask, 1), by)[1:-1, 1:-1]
+
+
+def _outline_box(
+    canvas: NDArray[np.uint8],
+    box: tuple[float, float, float, float],
+    line: int,
+    colour: Colour,
+    alpha: float,
+) -> None:
+    height, width = canvas.shape[:2]
+    # Clipped before it is rounded: a corner may lie at infinity.
+    x0, x1 = (round(min(max(x, 0), width - 1)) - line // 2 for x in (box[0], box[2]))
+    y0, y1 = (round(min(max(y, 0), height - 1)) - line // 2 for y in (box[1], box[3]))
+    where = np.zeros((height, width), dtype=np.bool_)
+    where[max(y0, 0) : y1 + line, max(x0, 0) : x1 + line] = True
+    where[max(y0 + line, 0) : max(y1, 0), max(x0 + line, 0) : max(x1, 0)] = False
+    _paint(canvas, where, colour, alpha)
+
+
+def _disc(
+    canvas: NDArray[np.uint8],
+    centre: tuple[float, float],
+    radius: float,
+    colour: Colour,
+    alpha: float,
+) -> None:
+    """Paint a filled circle with a smooth edge; the pixel (x, y) has its centre at (x, y)."""
+    height, width = canvas.shape[:2]
+    x, y = centre
+    reach = radius + 1
+    left, right = (int(min(max(v, 0), width)) for v in (x - reach, x + reach + 1))
+    top, bottom = (int(min(max(v, 0), height)) for v in (y - reach, y + reach + 1))
+    rows, columns = np.ogrid[top:bottom, left:right]
+    distance = np.hypot(rows - y, columns - x).astype(np.float32)
+    cover = np.clip(radius + 0.5 - distance, 0, 1)[:, :, None] * alpha
+    region = canvas[top:bottom, left:right]
+    region[:] = np.rint(region + (np.asarray(colour, dtype=np.float32) - region) * cover).astype(
+        np.uint8
+    )

@@ -1,0 +1,264 @@
+"""Run both sides of every seam on real photographs, and judge.
+
+Seams, for each component: (1) the authors' PyTorch path against the traced graph, (2) the traced
+graph against the artefact, the decoder always fed with the *reference* embedding; (3) end to end,
+photograph to masks at original size, artefact encoder into artefact decoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from effsam_export.images import (
+    check_prompt,
+    frame_of,
+    load_image,
+    prompt_to_model,
+    resize,
+    upscale_masks,
+)
+from effsam_export.parity.gates import judge
+from effsam_export.parity.metrics import boundary_iou, mask_iou, tensor_diff
+from effsam_export.parity.results import (
+    CaseResult,
+    ParityReport,
+    Picture,
+    Seam,
+    SeamResult,
+)
+from effsam_export.spec import Prompt, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from effsam_export.backends import Session
+    from effsam_export.images import Frame
+    from effsam_export.profiles import ParityImage
+    from effsam_export.spec import (
+        ComponentSpec,
+        Feeds,
+        Float32,
+        ModelSpec,
+        TargetProfile,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """What is compared: the loaded reference, and opened graphs by component name.
+
+    A component that is missing from `artifacts` is not exported and not judged; end to end needs
+    both.
+    """
+
+    module: nn.Module
+    sources: Mapping[str, Session]
+    artifacts: Mapping[str, Session]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What PyTorch answers to one prompt: the golden vector of a bundle.
+
+    Attributes:
+        prompt: In original-image pixels, with the logits it feeds back.
+        masks: KxHxW bool at original size, in graph order.
+        scores: K float32.
+    """
+
+    name: str
+    prompt: Prompt
+    masks: NDArray[np.bool_]
+    scores: Float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedImage:
+    """A photograph and everything PyTorch answers about it."""
+
+    name: str
+    image: NDArray[np.uint8]
+    cases: tuple[Expected, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """The report, what an HTML report shows, and the golden vectors."""
+
+    report: ParityReport
+    pictures: tuple[Picture, ...]
+    expected: tuple[ExpectedImage, ...]
+
+
+def check(
+    model: ModelSpec,
+    target: TargetProfile,
+    sides: Sides,
+    images: Sequence[ParityImage],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Findings:
+    """Measure every photograph and prompt, and judge by the target's gates.
+
+    Args:
+        model: Whose contract is checked.
+        target: Gates, and the precision they are for.
+        sides: Reference and opened graphs.
+        images: Photographs with prompts in original-image pixels.
+        progress: Called with (cases done, cases in all).
+
+    Raises:
+        ImageError: A photograph cannot be read.
+        PromptError: A prompt does not fit its photograph.
+    """
+    total = sum(len(i.cases) for i in images)
+    seams: list[SeamResult] = []
+    cases: list[CaseResult] = []
+    pictures: list[Picture] = []
+    expected: list[ExpectedImage] = []
+    for row in images:
+        image = load_image(row.path)
+        frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
+        for entry in row.cases:
+            check_prompt(entry.prompt, frame.original, model.prompts)
+        sample = Sample(resized=resize(image, frame))
+        name = row.path.stem
+        ref = model.component("encoder").reference(sides.module, sample)
+        encoded, found = _both_seams(model, "encoder", sides, sample, name, ref)
+        seams += found
+        sample = replace(sample, embeddings=ref["image_embeddings"])
+        answers: dict[str, Expected] = {}
+        feedback: dict[str, Float32] = {}
+        for entry in row.cases:
+            prompt = entry.prompt
+            if entry.mask_from is not None:
+                prompt = replace(prompt, mask_input=feedback[entry.mask_from])
+            asked = replace(sample, prompt=prompt_to_model(prompt, frame))
+            case = f"{name}/{entry.name}"
+            ref = model.component("decoder").reference(sides.module, asked)
+            _, found = _both_seams(model, "decoder", sides, asked, case, ref)
+            seams += found
+            feedback[entry.name] = ref["low_res_masks"][0, _winner(model, ref)]
+            answers[entry.name] = Expected(
+                name=entry.name,
+                prompt=prompt,
+                masks=upscale_masks(ref["low_res_masks"][0], frame) > model.masks.threshold,
+                scores=ref["iou_predictions"][0],
+            )
+            if {"encoder", "decoder"} <= set(sides.artifacts):
+                end = replace(asked, embeddings=encoded["image_embeddings"])
+                got = _run(model.component("decoder"), sides.artifacts["decoder"], model, end)
+                result, masks = _end_to_end(model, case, answers[entry.name], ref, got, frame)
+                cases.append(result)
+                pictures.append(_picture(case, image, prompt, answers[entry.name], masks, result))
+            if progress is not None:
+                progress(sum(len(e.cases) for e in expected) + len(answers), total)
+        expected.append(
+            ExpectedImage(
+                name=name, image=image, cases=tuple(answers.values())
+            )
+        )
+    report = ParityReport(
+        model=model.name,
+        target=target.name,
+        precision=target.precision,
+        gates=target.gates,
+        seams=tuple(seams),
+        cases=tuple(cases),
+        failures=judge(target.gates, seams, cases),
+    )
+    return Findings(report=report, pictures=tuple(pictures), expected=tuple(expected))
+
+
+def _run(spec: ComponentSpec, session: Session, model: ModelSpec, sample: Sample) -> Feeds:
+    return session.run(spec.feeds(model.preprocess, sample))
+
+
+def compare(
+    seam: Seam, spec: ComponentSpec, case: str, reference: Feeds, found: Feeds
+) -> SeamResult:
+    """Compare outputs by exact name; a missing, extra or misshapen tensor is a problem."""
+    problems, tensors = [], []
+    wanted = {t.name for t in spec.outputs}
+    problems += [f"output `{n}` is missing" for n in sorted(wanted - set(found))]
+    problems += [f"output `{n}` is not in the contract" for n in sorted(set(found) - wanted)]
+    for tensor in spec.outputs:
+        if tensor.name not in found or tensor.name not in reference:
+            continue
+        a, b = reference[tensor.name], found[tensor.name]
+        if a.shape != b.shape:
+            problems.append(f"`{tensor.name}` has shape {list(b.shape)}, want {list(a.shape)}")
+        else:
+            tensors.append(tensor_diff(tensor.name, a, b))
+    return SeamResult(
+        seam=seam,
+        component=spec.name,
+        case=case,
+        tensors=tuple(tensors),
+        problems=tuple(problems),
+    )
+
+
+def _both_seams(
+    model: ModelSpec, name: str, sides: Sides, sample: Sample, case: str, reference: Feeds
+) -> tuple[Feeds, list[SeamResult]]:
+    """Seams 1 and 2 of one component on one input, and the artefact's outputs."""
+    if name not in sides.artifacts:
+        return {}, []
+    spec = model.component(name)
+    traced = _run(spec, sides.sources[name], model, sample)
+    lowered = _run(spec, sides.artifacts[name], model, sample)
+    return lowered, [
+        compare("onnx", spec, case, reference, traced),
+        compare("artifact", spec, case, traced, lowered),
+    ]
+
+
+def _winner(model: ModelSpec, outputs: Feeds) -> int:
+    scores = outputs["iou_predictions"][0]
+    return max(model.masks.multimask, key=lambda i: float(scores[i]))
+
+
+def _end_to_end(
+    model: ModelSpec, case: str, expected: Expected, ref: Feeds, got: Feeds, frame: Frame
+) -> tuple[CaseResult, NDArray[np.bool_]]:
+    """Masks at original size and scores, artefact against PyTorch."""
+    masks = upscale_masks(got["low_res_masks"][0], frame) > model.masks.threshold
+    scores = ref["iou_predictions"][0]
+    winner = _winner(model, ref)
+    others = [float(scores[i]) for i in model.masks.multimask if i != winner]
+    result = CaseResult(
+        case=case,
+        mask_iou=tuple(mask_iou(a, b) for a, b in zip(expected.masks, masks, strict=True)),
+        boundary_iou=tuple(boundary_iou(a, b) for a, b in zip(expected.masks, masks, strict=True)),
+        score_error=float(np.abs(scores - got["iou_predictions"][0]).max()),
+        winner=winner,
+        found_winner=_winner(model, got),
+        winner_gap=float(scores[winner]) - max(others, default=float("-inf")),
+        answers=(*model.masks.single, winner),
+    )
+    return result, masks
+
+
+def _picture(
+    case: str,
+    image: NDArray[np.uint8],
+    prompt: Prompt,
+    expected: Expected,
+    masks: NDArray[np.bool_],
+    result: CaseResult,
+) -> Picture:
+    return Picture(
+        case=case,
+        image=image,
+        points=tuple((p.x, p.y, p.label) for p in prompt.points),
+        box=prompt.box,
+        reference=expected.masks[result.winner],
+        found=masks[result.winner],
+    )

@@ -1,0 +1,75 @@
+"""Judge what was measured. Every failure is a sentence with the value that would have passed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from effsam_export.parity.results import CaseResult, SeamResult
+    from effsam_export.spec import Gates
+
+
+def judge(
+    gates: Gates, seams: Sequence[SeamResult], cases: Sequence[CaseResult]
+) -> tuple[str, ...]:
+    """All failures, in the order of the flow; empty when everything passed."""
+    failures = []
+    if not seams:
+        failures.append("nothing was measured")
+    for seam in seams:
+        failures += _judge_seam(gates, seam)
+    for case in cases:
+        failures += _judge_case(gates, case)
+    return tuple(failures)
+
+
+def _judge_seam(gates: Gates, seam: SeamResult) -> list[str]:
+    where = f"seam {seam.seam}, {seam.component}, {seam.case}"
+    failures = [f"{where}: {problem}" for problem in seam.problems]
+    for tensor in seam.tensors:
+        if not tensor.finite:
+            failures.append(f"{where}: `{tensor.name}` holds NaN or Inf")
+        elif tensor.cosine < gates.cosine:
+            failures.append(
+                f"{where}: `{tensor.name}` has cosine {tensor.cosine:.6f}, want {gates.cosine:g} "
+                f"(max-abs {tensor.max_abs:.2e}; cosine = {_below(tensor.cosine)} would have passed)"
+            )
+    return failures
+
+
+def _judge_case(gates: Gates, case: CaseResult) -> list[str]:
+    where = f"end to end, {case.case}"
+    failures = []
+    for i in case.answers:
+        iou = case.mask_iou[i]
+        if not iou >= gates.mask_iou:  # NaN fails too
+            failures.append(
+                f"{where}: mask {i} of `low_res_masks` has IoU {iou:.6f}, want {gates.mask_iou:g} "
+                f"(mask_iou = {_below(iou)} would have passed)"
+            )
+    if not case.score_error <= gates.score_error:
+        failures.append(
+            f"{where}: `iou_predictions` is off by {case.score_error:.2e}, want at most "
+            f"{gates.score_error:g} (score_error = {_above(case.score_error)} would have passed)"
+        )
+    # Two scores closer than their allowed errors may change places without anything being wrong.
+    if case.found_winner != case.winner and case.winner_gap > 2 * gates.score_error:
+        failures.append(
+            f"{where}: mask {case.found_winner} wins by `iou_predictions`, in PyTorch mask "
+            f"{case.winner} by {case.winner_gap:.2e} "
+            f"(score_error = {_above(case.winner_gap / 2)} would have let it pass)"
+        )
+    return failures
+
+
+def _below(value: float) -> str:
+    """A short number at or just under `value`: what a lower bound would have to be."""
+    return f"{math.floor(value * 1e6) / 1e6:g}" if math.isfinite(value) else "no value"
+
+
+def _above(value: float) -> str:
+    """A short number at or just over `value`: what an upper bound would have to be."""
+    return f"{math.ceil(value * 1e6) / 1e6:g}" if math.isfinite(value) else "no value"

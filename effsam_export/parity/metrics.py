@@ -1,0 +1,81 @@
+"""Distances between tensors and between masks. numpy only."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from effsam_export.parity.results import TensorDiff
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from effsam_export.spec import Array
+
+BOUNDARY_RATIO = 0.02
+"""Width of the boundary band as a share of the image diagonal (boundary-iou-api's default)."""
+
+
+def tensor_diff(name: str, reference: Array, found: Array) -> TensorDiff:
+    """Measure two tensors of equal shape, in float64 whatever their dtype."""
+    a = np.asarray(reference, dtype=np.float64).ravel()
+    b = np.asarray(found, dtype=np.float64).ravel()
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        nan = math.nan
+        return TensorDiff(name=name, max_abs=nan, rms=nan, cosine=nan, sqnr_db=nan, finite=False)
+    difference = a - b
+    rms = float(np.sqrt(np.mean(difference**2)))
+    signal = float(np.sqrt(np.mean(a**2)))
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    # Two zero tensors are equal; one zero tensor has no direction to share.
+    cosine = float(a @ b) / norms if norms else float(rms == 0.0)
+    if rms == 0.0:
+        sqnr = math.inf
+    else:
+        sqnr = 20 * math.log10(signal / rms) if signal else -math.inf
+    return TensorDiff(
+        name=name,
+        max_abs=float(np.abs(difference).max()),
+        rms=rms,
+        cosine=cosine,
+        sqnr_db=sqnr,
+        finite=True,
+    )
+
+
+def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Intersection over union of two HxW masks; 1 when both are empty."""
+    union = int(np.count_nonzero(a | b))
+    return int(np.count_nonzero(a & b)) / union if union else 1.0
+
+
+def boundary_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """IoU of the bands just inside two masks' outlines (Cheng et al., CVPR 2021)."""
+    return mask_iou(boundary(a), boundary(b))
+
+
+def boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels of a mask within 2 % of the image diagonal of its outline.
+
+    The mask minus its erosion by a square of side 2d + 1; outside the image counts as background,
+    so a mask that runs off the picture has an edge there (as in boundary-iou-api's `mask_to_boundary`).
+    """
+    d = max(1, round(BOUNDARY_RATIO * math.hypot(*mask.shape)))
+    eroded = mask
+    for axis in (0, 1):
+        eroded = _all_within(eroded, d, axis)
+    return mask & ~eroded
+
+
+def _all_within(mask: NDArray[np.bool_], d: int, axis: int) -> NDArray[np.bool_]:
+    """Where the 2d + 1 pixels around each pixel along `axis` are all in the mask."""
+    width = [(0, 0), (0, 0)]
+    width[axis] = (d + 1, d)
+    sums = np.cumsum(np.pad(mask, width), axis=axis, dtype=np.int64)
+    n = mask.shape[axis]
+    ahead = np.take(sums, np.arange(2 * d + 1, n + 2 * d + 1), axis=axis)
+    behind = np.take(sums, np.arange(n), axis=axis)
+    inside: NDArray[np.bool_] = ahead - behind == 2 * d + 1
+    return inside

@@ -1,0 +1,108 @@
+"""What a parity check found, and the judgement of it. Plain records, ready for `parity.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from effsam_export.spec import Gates, Precision
+
+Seam = Literal["onnx", "artifact"]
+"""`onnx`: PyTorch reference against the traced graph. `artifact`: that graph against the artefact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorDiff:
+    """One output tensor on both sides of a seam.
+
+    Attributes:
+        max_abs: Largest absolute difference, in the tensor's own unit; NaN where not finite.
+        rms: Root mean square of the difference.
+        cosine: Cosine similarity of the flattened tensors.
+        sqnr_db: Signal to noise ratio, 20 log10(rms(reference) / rms(difference)), in dB;
+            infinite when equal.
+        finite: Neither side holds NaN or Inf.
+    """
+
+    name: str
+    max_abs: float
+    rms: float
+    cosine: float
+    sqnr_db: float
+    finite: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeamResult:
+    """One component at one seam on one input; the decoder is fed the reference's embedding."""
+
+    seam: Seam
+    component: str
+    case: str
+    tensors: tuple[TensorDiff, ...]
+    problems: tuple[str, ...] = ()
+    """Missing, extra or misshapen tensors; any fails the check."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseResult:
+    """One prompt end to end: photograph to mask at original size, artefact against PyTorch.
+
+    Attributes:
+        case: `image/prompt`.
+        mask_iou: IoU per mask of the decoder's output, in graph order.
+        boundary_iou: Boundary IoU (Cheng et al., CVPR 2021, arXiv 2103.16562) per mask.
+        score_error: Largest absolute difference of an IoU prediction.
+        winner: Index of the multimask set's best mask by the reference's scores.
+        found_winner: The same by the artefact's scores.
+        winner_gap: How far the reference's best score lies above its second.
+        answers: Indices of the masks a user is given: single mask and the reference's winner.
+    """
+
+    case: str
+    mask_iou: tuple[float, ...]
+    boundary_iou: tuple[float, ...]
+    score_error: float
+    winner: int
+    found_winner: int
+    winner_gap: float
+    answers: tuple[int, ...]
+
+    @property
+    def answer_iou(self) -> float:
+        """Least IoU among the masks a user is given."""
+        return min(self.mask_iou[i] for i in self.answers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What a report shows of one case: uint8 HxWx3 image, and two HxW masks of the winner."""
+
+    case: str
+    image: NDArray[np.uint8]
+    points: tuple[tuple[float, float, int], ...]
+    box: tuple[float, float, float, float] | None
+    reference: NDArray[np.bool_]
+    found: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport:
+    """Everything that was measured, the gates, and why it failed if it did."""
+
+    model: str
+    target: str
+    precision: Precision
+    gates: Gates
+    seams: tuple[SeamResult, ...]
+    cases: tuple[CaseResult, ...]
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True only when something was measured and nothing failed."""
+        return bool(self.seams) and not self.failures

@@ -1,0 +1,44 @@
+"""ONNX to ONNX: the rewrites every traced graph goes through, in order.
+
+Each pass is a module with `apply(model) -> (model, note)`; the note says what was done, or why
+nothing was. A new one is a file beside this one and a line in the tuple, with its reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import onnx
+
+from effsam_export.passes import share_constants, simplify, strip_debug_info
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from effsam_export.spec import Graph, TargetProfile
+
+    Pass = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, str]]
+
+
+def pipeline(target: TargetProfile) -> tuple[tuple[str, Pass], ...]:
+    """The passes for a target, in the order they run."""
+    return (
+        ("share_constants", share_constants.apply),
+        *((("simplify", simplify.apply),) if target.simplify else ()),
+        # Last: the passes before it leave notes and inferred shapes of their own.
+        ("strip_debug_info", strip_debug_info.apply),
+    )
+
+
+def rewrite(graph: Graph, target: TargetProfile, out_dir: Path) -> Graph:
+    """Run the passes on a traced graph and write the result into `out_dir`."""
+    model, notes = onnx.load(graph.path), []
+    for name, apply in pipeline(target):
+        model, note = apply(model)
+        notes.append(f"{name}: {note}")
+    onnx.checker.check_model(model)
+    path = out_dir / f"{graph.component.name}.onnx"
+    onnx.save(model, path)
+    return replace(graph, path=path, rewrites=tuple(notes))

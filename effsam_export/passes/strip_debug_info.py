@@ -1,0 +1,25 @@
+"""Given a graph with names of source files, stack traces and inferred shapes; Result: without.
+
+The exporter notes the Python stack of every node, with the paths of this machine. They make equal
+exports differ, tell strangers about the machine, and no runtime reads them.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+
+def apply(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """Return a copy without metadata, doc strings and value_info, and how much was taken out."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    removed = 0
+    holders = [out, out.graph, *out.graph.node, *out.graph.initializer, *out.functions]
+    holders += [*out.graph.input, *out.graph.output]
+    for holder in holders:
+        removed += len(holder.metadata_props) + bool(holder.doc_string)
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    removed += len(out.graph.value_info)
+    del out.graph.value_info[:]
+    return out, f"removed {removed} notes" if removed else "nothing to remove"
