@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 15.0
-CHUNK_BYTES = 128 * 1024
+CHUNK_BYTES = 64 * 1024
 # After a break, tries in a row that get no further than the best one before them.
 FRUITLESS_TRIES = 2
 PAUSE_S = 1.0
@@ -153,7 +153,7 @@ def _persist(wanted: Wanted, report: Report) -> tuple[str, bool]:
             length = _length(wanted.partial)
             fruitless = 0 if length > best else fruitless + 1
             best = max(best, length)
-            if fruitless == FRUITLESS_TRIES:
+            if fruitless >= FRUITLESS_TRIES:
                 raise DownloadError(_broke_at(length, wanted.size)) from broken
             time.sleep(PAUSE_S)
 

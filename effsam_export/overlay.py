@@ -32,6 +32,9 @@ GREEN = (22, 163, 74)
 RED = (225, 29, 46)
 WHITE = (255, 255, 255)
 BLACK = (0, 0, 0)
+ONLY_REFERENCE = (255, 140, 0)
+ONLY_FOUND = (0, 200, 255)
+GREY_STEP = 8
 
 
 def draw(
@@ -49,7 +52,7 @@ def draw(
         points: (x, y, label) in pixels of `image`; label 1 is drawn green, any other red.
         boxes: (x0, y0, x1, y1) in pixels of `image`; what lies outside is drawn on its edge.
     """
-    canvas = image.copy()
+    canvas: NDArray[np.uint8] = image.copy()
     longest = max(mask.shape)
     line = max(1, round(longest / 450))
     halo = max(1, round(line / 3))
@@ -101,6 +104,54 @@ def save(image: NDArray[np.uint8], path: Path) -> None:
             f"cannot write picture `{path}`: {why}",
             hint="choose another place, in a directory that exists and can be written",
         ) from error
+
+
+def disagreement(
+    image: NDArray[np.uint8], reference: NDArray[np.bool_], found: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Where two masks differ, in `ONLY_REFERENCE` and `ONLY_FOUND` on a dark photograph.
+
+    A pixel is coloured however few of the mask's pixels under it differ, and grey is lighter
+    where both masks are.
+
+    Args:
+        image: Photograph, uint8 hxwx3 RGB, at the size of the result.
+        reference: Bool HxW, of that size or larger.
+        found: Likewise.
+    """
+    size = (image.shape[0], image.shape[1])
+    both = _share(reference & found, size)
+    missed = _share(reference & ~found, size)
+    added = _share(found & ~reference, size)
+    grey = image.mean(axis=2) * (0.3 + 0.45 * both)
+    # In few levels: the picture is there for its colours, and its PNG is half as large.
+    canvas = np.repeat((grey / GREY_STEP).astype(np.uint8)[:, :, None] * GREY_STEP, 3, axis=2)
+    canvas[(missed > 0) & (missed >= added)] = ONLY_REFERENCE
+    canvas[added > missed] = ONLY_FOUND
+    return canvas
+
+
+def shrink(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask at a smaller size: pixels that are at least half covered.
+
+    Args:
+        mask: Bool HxW.
+        size: (height, width) in pixels, neither larger than the mask's.
+    """
+    share = _share(mask, size)
+    half = share >= 0.5
+    # A mask too small to fill half a pixel anywhere must not look like no mask.
+    return half if half.any() else share > 0
+
+
+def _share(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float64]:
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
+    sums = np.add.reduceat(mask, rows, axis=0, dtype=np.int64)
+    sums = np.add.reduceat(sums, columns, axis=1)
+    heights = np.diff(rows, append=mask.shape[0])
+    widths = np.diff(columns, append=mask.shape[1])
+    share: NDArray[np.float64] = sums / np.outer(heights, widths)
+    return share
 
 
 def _paint(

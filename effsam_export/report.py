@@ -24,15 +24,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from effsam_export.parity.results import CaseResult, ParityReport, Picture, TensorDiff
-    from effsam_export.spec import Gates
 
 SEAMS = {"onnx": "PyTorch → ONNX", "artifact": "ONNX → artefact"}
 PANEL_WIDTH, PANEL_HEIGHT = 360, 480
 JPEG_QUALITY = 80
-GREYS = 32
+IN_BOTH = (160, 160, 160)
 NUMBER = ' class="number"'
-ONLY_REFERENCE = (255, 140, 0)
-ONLY_ARTEFACT = (0, 200, 255)
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --page: #fff; --line: #d5dae0;
@@ -50,8 +47,9 @@ h3 { font-size: 1rem; margin: 0; }
 p { margin: .4rem 0; }
 .soft, figcaption { color: var(--soft); font-size: .875rem; }
 .verdict { display: inline-block; padding: .15rem .7rem; border-radius: 1rem; font-weight: 700; }
-.good { color: var(--good); } .bad { color: var(--bad); font-weight: 700; }
-.verdict.good { background: var(--good-page); } .verdict.bad { background: var(--bad-page); }
+.bad { color: var(--bad); font-weight: 700; }
+.verdict.good { color: var(--good); background: var(--good-page); }
+.verdict.bad { background: var(--bad-page); }
 .failures { border-left: 4px solid var(--bad); background: var(--bad-page); margin: 1rem 0;
   padding: .6rem 1rem .6rem 2rem; border-radius: 4px; }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
@@ -70,7 +68,7 @@ figure { margin: 0; max-width: 360px; }
 img { display: block; width: 100%; height: auto; border-radius: 4px; }
 figcaption { margin-top: .3rem; }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px;
-  margin: 0 .35em 0 .1em; vertical-align: -.05em; border: 1px solid var(--soft); }
+  margin: 0 .35em 0 .6em; vertical-align: -.05em; border: 1px solid var(--soft); }
 """
 
 
@@ -99,33 +97,35 @@ def render(report: ParityReport, pictures: Sequence[Picture], *, title: str | No
 
 
 def _head(report: ParityReport, heading: str) -> str:
-    verdict = '<span class="verdict good">✓ PASSED</span>'
-    if not report.passed:
-        verdict = '<span class="verdict bad">✗ FAILED</span>'
+    kind, verdict = ("good", "✓ PASSED") if report.passed else ("bad", "✗ FAILED")
     asked = (
         f"Model {_code(report.model)}, target {_code(report.target)}, "
         f"precision {_code(report.precision)}"
     )
     failures = list(report.failures)
-    if not report.seams:
+    if not (report.passed or failures):
         failures.append("nothing was measured")
+    stamp = f'<p class="verdict {kind}">{verdict}</p>'
     items = "".join(f"<li>{_text(failure)}</li>" for failure in failures)
     listed = f'\n<ul class="failures">{items}</ul>' if items else ""
-    return f"<h1>{heading}</h1>\n<p>{verdict}</p>\n<p>{asked}</p>{listed}"
+    return f"<h1>{heading}</h1>\n{stamp}\n<p>{asked}</p>{listed}"
 
 
 def _gates(report: ParityReport) -> str:
-    gates, cases = report.gates, report.cases
-    tensors = [tensor for seam in report.seams for tensor in seam.tensors]
-    iou = _worst(min, [case.answer_iou for case in cases])
-    error = _worst(max, [case.score_error for case in cases])
-    cosine = _worst(min, [tensor.cosine for tensor in tensors])
-    rows = [
-        _row("Mask IoU, end to end", f"≥ {gates.mask_iou}", _at_least(gates.mask_iou, iou, _iou)),
-        _row("Score error, end to end", f"≤ {gates.score_error}", _at_most(gates, error)),
-        _row("Cosine, any tensor", f"≥ {gates.cosine}", _at_least(gates.cosine, cosine, _cosine)),
-    ]
-    return _table("Gates", "", ("", "Needed", "Worst found"), rows)
+    gates, rows = report.gates, []
+    ious = [case.answer_iou for case in report.cases]
+    errors = [case.score_error for case in report.cases]
+    cosines = [tensor.cosine for seam in report.seams for tensor in seam.tensors]
+    if report.cases:
+        iou, error = _worst(min, ious), _worst(max, errors)
+        rows = [
+            _row("Mask IoU", f"≥ {gates.mask_iou}", _at_least(gates.mask_iou, iou, _iou)),
+            _row("Score error", f"≤ {gates.score_error}", _at_most(gates.score_error, error)),
+        ]
+    if cosines:
+        cosine = _at_least(gates.cosine, _worst(min, cosines), _cosine)
+        rows.append(_row("Cosine of any tensor", f"≥ {gates.cosine}", cosine))
+    return _table("Gates", "", ("Gate", "Needed", "Worst found"), rows)
 
 
 def _cases(report: ParityReport) -> str:
@@ -133,24 +133,21 @@ def _cases(report: ParityReport) -> str:
     columns = ("Case", "Answer IoU", "Boundary IoU", "Score error", "Same winner")
     rows = []
     for case in report.cases:
-        boundary = min(case.boundary_iou[i] for i in case.answers)
-        rows.append(
-            _row(
-                case.case,
-                _at_least(report.gates.mask_iou, case.answer_iou, _iou),
-                _iou(boundary),
-                _at_most(report.gates, case.score_error),
-                _winner(case),
-            )
+        cells = (
+            _at_least(report.gates.mask_iou, case.answer_iou, _iou),
+            _iou(min(case.boundary_iou[i] for i in case.answers)),
+            _at_most(report.gates.score_error, case.score_error),
+            _winner(case),
         )
+        rows.append(_row(case.case, *cells))
     return _table("End to end", note, columns, rows)
 
 
 def _winner(case: CaseResult) -> str:
     if case.found_winner == case.winner:
-        return '<span class="good">✓</span>'
-    what = f"mask {case.found_winner}, not {case.winner}; gap {_number(case.winner_gap)}"
-    return f'<span class="bad">✗</span> {what}'
+        return "✓"
+    # In no colour: a gap within the gate on scores lets another mask win, and that is no failure.
+    return f"✗ mask {case.found_winner}, not {case.winner}; gap {_number(case.winner_gap)}"
 
 
 def _seams(report: ParityReport) -> str:
@@ -162,18 +159,14 @@ def _seams(report: ParityReport) -> str:
             found.setdefault((seam.component, seam.seam, tensor.name), []).append(tensor)
     rows = []
     for (component, where, name), tensors in found.items():
-        cosine = _worst(min, [t.cosine for t in tensors])
-        rows.append(
-            _row(
-                component,
-                SEAMS[where],
-                _code(name),
-                _number(_worst(max, [t.max_abs for t in tensors])),
-                _at_least(report.gates.cosine, cosine, _cosine),
-                _decibels(_worst(min, [t.sqnr_db for t in tensors])),
-                texts=3,
-            )
+        cells = (
+            SEAMS[where],
+            _code(name),
+            _number(_worst(max, [t.max_abs for t in tensors])),
+            _at_least(report.gates.cosine, _worst(min, [t.cosine for t in tensors]), _cosine),
+            _number(_worst(min, [t.sqnr_db for t in tensors]), ".1f"),
         )
+        rows.append(_row(component, *cells, texts=3))
     return _table("Seams", note, columns, rows, texts=3)
 
 
@@ -182,98 +175,58 @@ def _seams(report: ParityReport) -> str:
 
 def _legend() -> str:
     swatches = (
-        (ONLY_REFERENCE, "reference only"),
-        (ONLY_ARTEFACT, "artefact only"),
-        ((184, 184, 184), "in both"),
+        (overlay.ONLY_REFERENCE, "missed: reference only"),
+        (overlay.ONLY_FOUND, "added: artefact only"),
+        (IN_BOTH, "in both"),
     )
     items = [
         f'<span class="swatch" style="background: rgb{colour}"></span>{name}'
         for colour, name in swatches
     ]
-    return f'<p class="soft">Disagreement: {" &nbsp; ".join(items)}</p>'
+    return f'<p class="soft">Disagreement: {" ".join(items)}</p>'
 
 
 def _picture(picture: Picture) -> str:
     reference, found = picture.reference, picture.found
     missed = int(np.count_nonzero(reference & ~found))
     added = int(np.count_nonzero(found & ~reference))
+    differ = "no pixel differs"
+    if missed or added:
+        differ = f"{missed:,} missed, {added:,} added, of {reference.size:,} pixels"
     height, width = reference.shape
     scale = min(1.0, PANEL_WIDTH / width, PANEL_HEIGHT / height)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     sy, sx = size[0] / height, size[1] / width
-    image = Image.fromarray(picture.image).resize(size[::-1], Image.Resampling.LANCZOS)
+    small = Image.fromarray(picture.image).resize(size[::-1], Image.Resampling.LANCZOS)
+    image = np.asarray(small)
     box = picture.box
     prompted = overlay.draw(
-        np.asarray(image),
-        _shrunk(reference, size),
+        image,
+        overlay.shrink(reference, size),
         points=[((x + 0.5) * sx - 0.5, (y + 0.5) * sy - 0.5, on) for x, y, on in picture.points],
         boxes=[] if box is None else [(box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy)],
     )
-    answered = overlay.draw(np.asarray(image), _shrunk(found, size))
-    differ = (
-        f"{missed:,} reference only, {added:,} artefact only, of {height * width:,} pixels"
-        if missed or added
-        else "no pixel differs"
-    )
-    panels = (
-        _figure(_jpeg(prompted), "Prompts and the reference's mask"),
-        _figure(_jpeg(answered), f"The artefact's mask, IoU {_iou(mask_iou(reference, found))}"),
-        _figure(_disagreement(image, reference, found), f"Disagreement: {differ}"),
-    )
+    answered = overlay.draw(image, overlay.shrink(found, size))
+    apart = overlay.disagreement(image, reference, found)
     return (
-        f'<section class="picture"><h3>{_text(picture.case)}</h3>\n'
-        f'<div class="panels">\n{"".join(panels)}</div></section>'
+        f'<section class="picture"><h3>{_text(picture.case)}</h3>\n<div class="panels">\n'
+        + _figure(prompted, "JPEG", "Prompts and the reference's mask")
+        + _figure(answered, "JPEG", f"The artefact's mask, IoU {_iou(mask_iou(reference, found))}")
+        + _figure(apart, "PNG", f"Disagreement: {differ}")
+        + "</div></section>"
     )
 
 
-def _figure(source: str, caption: str) -> str:
-    text = _text(caption)
+def _figure(image: NDArray[np.uint8], kind: str, caption: str) -> str:
+    source, text = _encoded(image, kind), _text(caption)
     return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>\n'
 
 
-def _jpeg(image: NDArray[np.uint8]) -> str:
+def _encoded(image: NDArray[np.uint8], kind: str) -> str:
     data = io.BytesIO()
-    # Without subsampling: outlines one pixel wide keep their colour.
-    Image.fromarray(image).save(data, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
-
-
-def _disagreement(
-    image: Image.Image, reference: NDArray[np.bool_], found: NDArray[np.bool_]
-) -> str:
-    """A dark grey photograph, lighter where both masks are, in a palette that keeps it small."""
-    size = (image.height, image.width)
-    both = _share(reference & found, size)
-    missed = _share(reference & ~found, size)
-    added = _share(found & ~reference, size)
-    grey = np.asarray(image.convert("L")) * (0.3 + 0.45 * both)
-    index = (grey * GREYS / 256).astype(np.uint8)
-    # However few pixels of the photograph differ under one of the panel's, it is coloured.
-    index[(missed > 0) & (missed >= added)] = GREYS
-    index[added > missed] = GREYS + 1
-    panel = Image.fromarray(index, "P")
-    greys = [value for i in range(GREYS) for value in [i * 256 // GREYS] * 3]
-    panel.putpalette([*greys, *ONLY_REFERENCE, *ONLY_ARTEFACT])
-    data = io.BytesIO()
-    panel.save(data, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode("ascii")
-
-
-def _share(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float64]:
-    """How much of each pixel of a smaller picture the mask covers: float64 of that size, 0 to 1."""
-    rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape))
-    sums = np.add.reduceat(mask, rows, axis=0, dtype=np.int64)
-    sums = np.add.reduceat(sums, columns, axis=1)
-    heights = np.diff(rows, append=mask.shape[0])
-    widths = np.diff(columns, append=mask.shape[1])
-    return sums / np.outer(heights, widths)
-
-
-def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    share = _share(mask, size)
-    half = share >= 0.5
-    # A mask too small to fill half a pixel anywhere must not look like no mask.
-    return half if half.any() else share > 0
+    # Without subsampling: outlines one pixel wide keep their colour. A PNG takes no heed of these.
+    Image.fromarray(image).save(data, kind, quality=JPEG_QUALITY, subsampling=0, optimize=True)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 # ------------------------------------------------------------------ words and numbers
@@ -301,25 +254,21 @@ def _row(name: str, *cells: str, texts: int = 1) -> str:
     return f'<tr><th scope="row" class="case">{_text(name)}</th>{"".join(tds)}</tr>\n'
 
 
-def _at_least(gate: float, value: float | None, shown: Callable[[float], str]) -> str:
-    return _judged(value, shown, value is not None and value >= gate)
+def _at_least(gate: float, value: float, shown: Callable[[float], str]) -> str:
+    return shown(value) if value >= gate else _missed(shown(value))
 
 
-def _at_most(gates: Gates, value: float | None) -> str:
-    return _judged(value, _number, value is not None and value <= gates.score_error)
+def _at_most(gate: float, value: float) -> str:
+    return _number(value) if value <= gate else _missed(_number(value))
 
 
-def _judged(value: float | None, shown: Callable[[float], str], reached: bool) -> str:
-    if value is None:
-        return '<span class="bad">not measured</span>'
-    return shown(value) if reached else f'<span class="bad">✗ {shown(value)}</span>'
+def _missed(text: str) -> str:
+    return f'<span class="bad">✗ {text}</span>'
 
 
-def _worst(pick: Callable[[Iterable[float]], float], values: Sequence[float]) -> float | None:
-    """The least or the greatest, NaN if one of them is, None if there is none."""
-    if any(math.isnan(value) for value in values):
-        return math.nan
-    return pick(values) if values else None
+def _worst(pick: Callable[[Iterable[float]], float], values: Sequence[float]) -> float:
+    """The least or the greatest; NaN if any value is, which neither would find."""
+    return math.nan if any(math.isnan(value) for value in values) else pick(values)
 
 
 def _iou(value: float) -> str:
@@ -337,7 +286,7 @@ def _number(value: float, form: str = ".3g") -> str:
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
+        return "∞" if value > 0 else "-∞"
     return format(value, form)
 
 

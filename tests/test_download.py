@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -60,7 +59,7 @@ def server() -> Iterator[Server]:
             with suppress(OSError):  # the client may hang up
                 behave(self, offset)
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *args: object) -> None:
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -328,7 +327,7 @@ def test_a_closed_port(tmp_path: Path) -> None:
 
 
 def test_a_host_that_cannot_be_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unresolvable(*args: Any, **kwargs: Any) -> Any:
+    def unresolvable(*args: object, **kwargs: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unresolvable)
@@ -339,7 +338,7 @@ def test_a_host_that_cannot_be_resolved(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_host_that_takes_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    def unreachable(address: object, timeout: object = None, *args: Any, **kwargs: Any) -> Any:
+    def unreachable(address: object, timeout: object, *args: object, **kwargs: object) -> None:
         asked.append(timeout)
         raise TimeoutError("timed out")
 
@@ -367,7 +366,7 @@ def test_a_plain_server_where_tls_was_expected(server: Server, tmp_path: Path) -
 
 def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.FileIO):
-        def write(self, data: Any) -> int:
+        def write(self, data: object) -> int:  # noqa: ARG002
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "open", lambda path, mode="r": Full(str(path), mode))

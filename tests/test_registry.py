@@ -8,12 +8,11 @@ import json
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial as bind
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +20,10 @@ from effsam_export import registry
 from effsam_export.errors import DownloadError, EffsamError
 from effsam_export.registry import configured_index, fetch_member
 from effsam_export.spec import PackageSource, WeightFile
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
 
 BODY = bytes(range(256)) * 1024
 MEMBER = "some_sam-1.0/checkpoints/weights.pt"
@@ -60,12 +63,12 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
             seen.append((self.path, self.headers.get("Authorization")))
             super().do_GET()
 
-        def guess_type(self, path: Any) -> str:
-            text = Path(str(path)).suffix == ".html" and Path(str(path)).read_text()
+        def guess_type(self, path: str | os.PathLike[str]) -> str:
+            text = Path(path).read_text() if Path(path).suffix == ".html" else ""
             json_api = "application/vnd.pypi.simple.v1+json"
-            return json_api if text and text.startswith("{") else super().guess_type(path)
+            return json_api if text.startswith("{") else super().guess_type(path)
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *args: object) -> None:
             pass
 
     folder = tmp_path / "registry"
@@ -318,7 +321,7 @@ def test_the_password_stays_at_the_host_it_is_for(index: Index, slot: Path) -> N
 def test_reads_the_index_in_pips_listing(
     monkeypatch: pytest.MonkeyPatch, listing: str, index: str | None
 ) -> None:
-    def pip(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def pip(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 0, stdout=listing, stderr="")
 
     monkeypatch.setattr(subprocess, "run", pip)
@@ -340,7 +343,7 @@ def test_asks_the_real_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def test_no_pip_is_no_configuration(
     monkeypatch: pytest.MonkeyPatch, failure: Exception | None
 ) -> None:
-    def pip(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def pip(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         if failure is not None:
             raise failure
         return subprocess.CompletedProcess(command, 1, stdout="global.index-url='x'", stderr="")

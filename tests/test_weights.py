@@ -11,12 +11,10 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial as bind
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,6 +28,9 @@ from effsam_export.weights import (
     fetch,
     sha256_of,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BODY = bytes(range(256)) * 1024
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -65,11 +66,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             state.asked.append(self.path)
             super().do_GET()
 
-        def copyfile(self, source: Any, outputfile: Any) -> None:
+        def copyfile(self, source: IO[bytes], outputfile: IO[bytes]) -> None:  # type: ignore[override]
             state.gate.wait(30)
             outputfile.write(source.read()[: state.upto])
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *args: object) -> None:
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), bind(Handler, directory=str(state.folder)))
@@ -149,10 +150,10 @@ def test_sources_that_fail_give_way_within_seconds(
 ) -> None:
     resolve = socket.getaddrinfo
 
-    def unresolvable(host: Any, *args: Any, **kwargs: Any) -> Any:
+    def unresolvable(host: str, port: int, *args: int) -> list[Any]:
         if host == "nothing.invalid":
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return resolve(host, *args, **kwargs)
+        return resolve(host, port, *args)
 
     monkeypatch.setattr(socket, "getaddrinfo", unresolvable)
     wanted = weight_file(
@@ -309,15 +310,15 @@ def test_a_full_disk_is_not_the_sources_fault(
     site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full(io.FileIO):
-        def write(self, data: Any) -> int:
+        def write(self, data: object) -> int:  # noqa: ARG002
             raise OSError(errno.ENOSPC, "No space left on device")
 
     wanted = weight_file(site.source("weights.pt", BODY), site.source("other.pt", BODY))
     real = Path.open
 
-    def open_full(path: Path, mode: str = "r", **options: Any) -> Any:
+    def open_full(path: Path, mode: str = "r") -> IO[Any]:
         full = path.suffix == ".partial" and mode != "rb"
-        return Full(str(path), mode) if full else real(path, mode, **options)
+        return Full(str(path), mode) if full else real(path, mode)
 
     monkeypatch.setattr(Path, "open", open_full)
     with pytest.raises(OutputError, match="no space left on device"):
@@ -388,7 +389,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = tmp_path / "weights.pt"
     path.write_bytes(BODY)
 
-    def forbidden(path: Path, mode: str = "r") -> Any:
+    def forbidden(path: Path, mode: str = "r") -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "open", forbidden)
@@ -440,5 +441,5 @@ def test_fetches_the_official_mobile_sam_from_the_registry(cache: Path) -> None:
 
     assert found.official
     assert found.path.stat().st_size == mobile_sam.size
-    assert replace(found, path=cache) == replace(cached(mobile_sam, cache_dir=cache), path=cache)
+    assert found == cached(mobile_sam, cache_dir=cache)
     assert files_in(cache) == [".lock", "mobile_sam.pt"]

@@ -1,0 +1,79 @@
+"""The golden vectors of a bundle: a photograph, prompts, and the masks PyTorch gave."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from effsam_export import rle
+from effsam_export.errors import BundleError
+from effsam_export.images import load_image
+from effsam_export.spec import Point, Prompt
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from effsam_export.bundle.read import Bundle
+    from effsam_export.spec import Float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenCase:
+    """One prompt with the answer PyTorch gave, all masks in graph order."""
+
+    name: str
+    prompt: Prompt
+    answers: tuple[int, ...]
+    masks: NDArray[np.bool_]
+    scores: Float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """The golden vectors of a bundle."""
+
+    image: NDArray[np.uint8]
+    cases: tuple[GoldenCase, ...]
+    mask_iou: float
+    score_error: float
+
+
+def read_golden(bundle: Bundle) -> Golden | None:
+    """The golden vectors, or None for a bundle of one component.
+
+    Raises:
+        BundleError: They are there and broken.
+    """
+    name = bundle.manifest["golden"]
+    if name is None:
+        return None
+    file = bundle.path / str(name)
+    try:
+        document = json.loads(file.read_text("utf-8"))
+        return Golden(
+            image=load_image(file.parent / document["image"]),
+            cases=tuple(_case(c, file.parent) for c in document["cases"]),
+            mask_iou=float(document["tolerances"]["mask_iou"]),
+            score_error=float(document["tolerances"]["score_error"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"`{file}` cannot be read: {error}") from error
+
+
+def _case(case: dict[str, Any], directory: Path) -> GoldenCase:
+    mask = case["mask_input"]
+    return GoldenCase(
+        name=case["name"],
+        prompt=Prompt(
+            points=tuple(Point(x=x, y=y, label=label) for x, y, label in case["points"]),
+            box=None if case["box"] is None else tuple(case["box"]),
+            mask_input=None if mask is None else np.load(directory / Path(mask).name, allow_pickle=False),
+        ),
+        answers=tuple(case["answers"]),
+        masks=np.stack([rle.decode(m) for m in case["masks"]]),
+        scores=np.asarray(case["scores"], dtype=np.float32),
+    )

@@ -1,0 +1,225 @@
+"""The manifest: what a bundle holds and how to use it, as one JSON document with a published schema.
+
+Everything a caller must know to run the model without this package is in it: tensors, resize and
+pad rule, prompt and coordinate rules, which mask to take, threshold.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effsam_export import __version__
+from effsam_export.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from effsam_export.parity.results import ParityReport
+    from effsam_export.spec import (
+        Artifact,
+        Checkpoint,
+        Graph,
+        ModelSpec,
+        TargetProfile,
+        TensorSpec,
+    )
+
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+"""Layout of the manifest; a reader refuses a greater one."""
+CONTRACT_VERSION = 1
+"""What a caller of the graphs has to do; another number means other code in the app."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """One component on its way into a bundle."""
+
+    graph: Graph
+    artifact: Artifact
+
+
+def schema() -> dict[str, Any]:
+    """The published JSON Schema of manifest version 1."""
+    path = Path(__file__).resolve().parent.parent / "schemas" / "manifest-v1.schema.json"
+    loaded: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return loaded
+
+
+def validate(manifest: Any) -> None:  # noqa: ANN401 - any JSON a stranger may have written
+    """Check a parsed manifest against the schema.
+
+    Raises:
+        BundleError: A newer version, or every place where the schema is broken (five at most).
+    """
+    import jsonschema
+
+    version = manifest.get("manifest_version") if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version > MANIFEST_VERSION:
+        raise BundleError(
+            f"the bundle's manifest is version {version}, this effsam reads {MANIFEST_VERSION}",
+            hint="upgrade effsam-export",
+        )
+    faults = sorted(
+        jsonschema.Draft202012Validator(schema()).iter_errors(manifest), key=lambda e: e.json_path
+    )
+    if faults:
+        lines = "; ".join(f"{f.json_path}: {f.message[:160]}" for f in faults[:5])
+        raise BundleError(f"`{MANIFEST}` does not follow its schema: {lines}")
+
+
+def compose(
+    *,
+    model: ModelSpec,
+    target: TargetProfile,
+    checkpoint: Checkpoint,
+    exported: list[Exported],
+    report: ParityReport,
+    versions: Mapping[str, str],
+    files: list[dict[str, Any]],
+    golden: str | None,
+) -> dict[str, Any]:
+    """Put a manifest together; `files` are the entries of every file but the manifest itself."""
+    return {
+        "manifest_version": MANIFEST_VERSION,
+        "contract_version": CONTRACT_VERSION,
+        "state": "verified",
+        "model": {
+            "name": model.name,
+            "title": model.title,
+            "paper": model.paper,
+            "origin": model.origin,
+            "licence": {
+                "spdx": model.licence.spdx,
+                "source": model.licence.source,
+                "notice": model.licence.notice,
+                "file": f"licenses/{model.licence.text_file}",
+            },
+        },
+        "checkpoint": {
+            "file_name": checkpoint.path.name,
+            "sha256": checkpoint.sha256,
+            "official": checkpoint.official,
+        },
+        "target": {
+            "name": target.name,
+            "backend": target.backend,
+            "opset": target.opset,
+            "options": dict(target.options),
+            "profile_sha256": target.sha256,
+        },
+        "precision": {
+            "asked": target.precision,
+            "found": {e.artifact.component: dict(e.artifact.tensors_by_dtype) for e in exported},
+        },
+        "components": [_component(e) for e in exported],
+        "preprocess": _preprocess(model),
+        "prompts": _prompts(model),
+        "masks": _masks(model),
+        "gates": asdict(target.gates),
+        "parity": {"file": "parity.json", "passed": report.passed, **_least(report)},
+        "golden": golden,
+        "tools": {"effsam-export": __version__, **versions},
+        "files": files,
+    }
+
+
+def _component(exported: Exported) -> dict[str, Any]:
+    graph, artifact = exported.graph, exported.artifact
+    return {
+        "name": artifact.component,
+        "files": [p.name for p in artifact.files],
+        "source": f"source/{graph.path.name}",
+        "inputs": [_tensor(t) for t in graph.component.inputs],
+        "outputs": [_tensor(t) for t in graph.component.outputs],
+        "rewrites": list(graph.rewrites),
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "dtype": spec.dtype,
+        "shape": list(spec.shape),
+        "description": spec.description,
+    }
+
+
+def _preprocess(model: ModelSpec) -> dict[str, Any]:
+    p = model.preprocess
+    return {
+        "family": p.family,
+        "orientation": "apply the EXIF rotation first",
+        "colour": "RGB",
+        "range": [0, 255],
+        "layout": "NCHW",
+        "image_size": p.image_size,
+        "resize": {
+            "longest_side": p.image_size,
+            "rounding": "int(side * longest_side / max(height, width) + 0.5)",
+            "filter": "bilinear, antialiased when shrinking (Pillow's BILINEAR on uint8)",
+        },
+        "pad": {"sides": ["bottom", "right"], "value": list(p.pixel_mean)},
+        "normalisation": {
+            "inside_graph": True,
+            "mean": list(p.pixel_mean),
+            "std": list(p.pixel_std),
+        },
+    }
+
+
+def _prompts(model: ModelSpec) -> dict[str, Any]:
+    return {
+        "coordinates": {
+            "order": "xy",
+            "frame": "resized image: x * resized_width / width, y * resized_height / height",
+            "pixel_centre": "0.5 is added inside the graph; do not add it",
+        },
+        "labels": {
+            "foreground": 1,
+            "background": 0,
+            "box_top_left": 2,
+            "box_bottom_right": 3,
+            "padding": -1,
+        },
+        "order": ["points", "box_top_left", "box_bottom_right"],
+        "padding_point": {
+            "when": "the prompt has no box: one point more, after the others",
+            "coordinates": [0, 0],
+            "label": -1,
+        },
+        "mask_input": "low_res_masks of an earlier answer, unchanged logits; zeros if there is none",
+        "batch": "prompts with equally many points can share one call",
+        "supports": asdict(model.prompts),
+    }
+
+
+def _masks(model: ModelSpec) -> dict[str, Any]:
+    m = model.masks
+    return {
+        "single": list(m.single),
+        "multimask": list(m.multimask),
+        "select": "of the multimask set, the mask with the greatest iou_predictions",
+        "threshold": m.threshold,
+        "rule": "a pixel is in the mask where its logit is greater than the threshold",
+        "low_res_size": m.low_res_size,
+        "resize": [
+            "bilinear to image_size x image_size (half-pixel centres, no antialiasing)",
+            "cut to the resized height and width",
+            "bilinear to the original height and width",
+        ],
+    }
+
+
+def _least(report: ParityReport) -> dict[str, Any]:
+    """The figures of a report that a reader asks for first; null where nothing ran end to end."""
+    cases = report.cases
+    return {
+        "min_mask_iou": min((c.answer_iou for c in cases), default=None),
+        "mean_mask_iou": sum(c.answer_iou for c in cases) / len(cases) if cases else None,
+        "max_score_error": max((c.score_error for c in cases), default=None),
+        "cases": len(cases),
+    }

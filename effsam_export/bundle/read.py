@@ -1,0 +1,126 @@
+"""Read a bundle, and check that it is what its manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effsam_export import backends, models
+from effsam_export.bundle.manifest import MANIFEST, validate
+from effsam_export.errors import BundleError
+from effsam_export.spec import Artifact
+
+if TYPE_CHECKING:
+    from effsam_export.backends import Session
+    from effsam_export.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle on disk whose manifest follows the schema; its files are not yet checked."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model it was made from."""
+        return models.get(self.manifest["model"]["name"])
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components it holds."""
+        return tuple(c["name"] for c in self.manifest["components"])
+
+    def artifact(self, component: str) -> Artifact:
+        """The artefact of one component.
+
+        Raises:
+            BundleError: The bundle does not hold it.
+        """
+        for entry in self.manifest["components"]:
+            if entry["name"] == component:
+                return Artifact(
+                    component=component,
+                    backend=self.manifest["target"]["backend"],
+                    precision=self.manifest["precision"]["asked"],
+                    files=tuple(self.path / f for f in entry["files"]),
+                    tensors_by_dtype=self.manifest["precision"]["found"][component],
+                    versions=self.manifest["tools"],
+                    options=self.manifest["target"]["options"],
+                )
+        raise BundleError(
+            f"bundle `{self.path}` holds no {component}",
+            hint="export it with --component all",
+        )
+
+    def source(self, component: str) -> Path:
+        """The FP32 ONNX file a component was lowered from."""
+        entry = next(c for c in self.manifest["components"] if c["name"] == component)
+        return self.path / str(entry["source"])
+
+
+def read(path: Path) -> Bundle:
+    """Read and validate the manifest of a bundle.
+
+    Raises:
+        BundleError: There is no bundle, or its manifest is broken or from a newer version.
+    """
+    file = path / MANIFEST
+    if not path.is_dir() or not file.is_file():
+        raise BundleError(
+            f"`{path}` is not a bundle: there is no `{MANIFEST}`" if path.is_dir()
+            else f"bundle `{path}` does not exist",
+            hint="`effsam export MODEL --target TARGET` makes one",
+        )
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"`{file}` is not valid JSON: {error}") from error
+    validate(manifest)
+    if manifest["target"]["backend"] not in backends.BACKENDS:
+        raise BundleError(
+            f"bundle `{path}` is for backend `{manifest['target']['backend']}`, "
+            "which this effsam does not know",
+            hint="upgrade effsam-export",
+        )
+    return Bundle(path=path, manifest=manifest)
+
+
+def integrity(bundle: Bundle) -> tuple[str, ...]:
+    """Every file that is missing, a link, or not the bytes the manifest lists, as sentences."""
+    problems = []
+    listed = {e["path"] for e in bundle.manifest["files"]}
+    needed = {f for c in bundle.manifest["components"] for f in [*c["files"], c["source"]]}
+    problems += [f"`{p}` is used but not listed" for p in sorted(needed - listed)]
+    for entry in bundle.manifest["files"]:
+        path = bundle.path / entry["path"]
+        if path.is_symlink() or not path.is_file():
+            problems.append(f"`{entry['path']}` is {'a link' if path.is_symlink() else 'missing'}")
+        elif path.stat().st_size != entry["size"]:
+            problems.append(
+                f"`{entry['path']}` has {path.stat().st_size} bytes, want {entry['size']}"
+            )
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+            problems.append(f"`{entry['path']}` has another sha256 than the manifest")
+    return tuple(problems)
+
+
+def open_session(bundle: Bundle, component: str) -> Session:
+    """Open one component in the runtime of the bundle's backend.
+
+    Raises:
+        BundleError: It is not in the bundle, or its files are missing.
+        ToolchainMissing: The runtime is not installed.
+    """
+    artifact = bundle.artifact(component)
+    missing = [p.name for p in artifact.files if not p.is_file()]
+    if missing:
+        raise BundleError(
+            f"bundle `{bundle.path}` lacks {', '.join(f'`{m}`' for m in missing)}",
+            hint="copy it again; `effsam verify` lists everything that is wrong",
+        )
+    return backends.load(artifact.backend).open_session(artifact)

@@ -1,0 +1,58 @@
+"""The page an integrator reads first, written from the manifest so that it cannot disagree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def integrator_readme(manifest: dict[str, Any]) -> str:
+    """Markdown that says what is in the bundle and how to call it."""
+    model, target, parity = manifest["model"], manifest["target"], manifest["parity"]
+    pre, prompts, masks = manifest["preprocess"], manifest["prompts"], manifest["masks"]
+    lines = [
+        f"# {model['title']} for {target['name']}, {manifest['precision']['asked']}",
+        "",
+        f"State: **{manifest['state']}**. Licence of the weights: {model['licence']['spdx']} "
+        f"(`{model['licence']['file']}`). Everything below is in `manifest.json` for programs.",
+        "",
+        "## Files to ship",
+        "",
+    ]
+    for component in manifest["components"]:
+        lines.append(f"* {component['name']}: {', '.join(f'`{f}`' for f in component['files'])}")
+        for kind in ("inputs", "outputs"):
+            for t in component[kind]:
+                shape = "x".join(str(s) for s in t["shape"])
+                lines.append(f"  * {kind[:-1]} `{t['name']}` {t['dtype']} {shape}: {t['description']}")
+    pad = ", ".join(f"{v:g}" for v in pre["pad"]["value"])
+    lines += [
+        "",
+        "## How to call them",
+        "",
+        f"1. Turn the photograph as its EXIF data says; {pre['colour']}, values 0 to 255.",
+        f"2. Resize the longest side to {pre['resize']['longest_side']}: {pre['resize']['rounding']}; "
+        f"{pre['resize']['filter']}.",
+        f"3. Pad at the {' and '.join(pre['pad']['sides'])} to a square with the pixel mean "
+        f"({pad}). Do not normalise: the graph does.",
+        f"4. Move prompts to the {prompts['coordinates']['frame']}.",
+        f"5. Points first, then the two corners of a box (labels 2 and 3). Padding point: "
+        f"{prompts['padding_point']['when']}, (0, 0) with label -1.",
+        f"6. Take, {masks['select']} (masks {masks['multimask']}), or mask {masks['single'][0]} if "
+        "you want one answer without choosing.",
+        f"7. Bring the logits back: {'; '.join(masks['resize'])}. "
+        f"In the mask: logit > {masks['threshold']:g}.",
+        "",
+        "## Proof",
+        "",
+    ]
+    if parity["cases"]:
+        lines.append(
+            f"Against PyTorch on {parity['cases']} prompts: least mask IoU "
+            f"{parity['min_mask_iou']:.4f}, greatest score error {parity['max_score_error']:.1e} "
+            "(`parity.json`, `report.html`)."
+        )
+        lines.append("`golden/golden.json` holds prompts and expected masks for your own test.")
+    else:
+        lines.append("One component only: judged tensor by tensor (`parity.json`).")
+    lines += ["", "`effsam verify .` checks the files and repeats the proof.", ""]
+    return "\n".join(lines)

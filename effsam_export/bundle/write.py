@@ -1,0 +1,175 @@
+"""Complete a staged directory to a bundle; the manifest goes in last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from effsam_export import rle
+from effsam_export.bundle.manifest import MANIFEST, Exported, compose, validate
+from effsam_export.bundle.readme import integrator_readme
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from effsam_export.parity.check import ExpectedImage, Findings
+    from effsam_export.parity.results import ParityReport
+    from effsam_export.spec import Checkpoint, ModelSpec, TargetProfile
+
+LICENSES = Path(__file__).resolve().parent.parent / "licenses"
+ROLES = {
+    # First part of a file's path -> role; anything else at the top is an artefact.
+    "source": "source",
+    "golden": "golden",
+    "parity.json": "parity",
+    "report.html": "report",
+    "licenses": "licence",
+    "README.md": "readme",
+}
+
+
+def write(
+    directory: Path,
+    *,
+    model: ModelSpec,
+    target: TargetProfile,
+    checkpoint: Checkpoint,
+    exported: list[Exported],
+    findings: Findings,
+    html: str,
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """Add everything but the graphs, which are there already, and return the manifest.
+
+    Args:
+        directory: Holds the artefacts, and the ONNX they were lowered from in `source/`.
+        model: What was exported.
+        target: For what.
+        checkpoint: From which weights.
+        exported: The components.
+        findings: A parity check that passed.
+        html: The report page.
+        versions: Package -> version of the tools that took part.
+    """
+    write_json(directory / "parity.json", parity_document(findings.report))
+    (directory / "report.html").write_text(html, "utf-8")
+    licences = directory / "licenses"
+    licences.mkdir()
+    text = (LICENSES / model.licence.text_file).read_text("utf-8")
+    (licences / model.licence.text_file).write_text(text, "utf-8")
+    golden = None
+    if findings.report.cases:
+        golden = "golden/golden.json"
+        _write_golden(directory / "golden", model, target, findings.expected[0])
+    manifest = compose(
+        model=model,
+        target=target,
+        checkpoint=checkpoint,
+        exported=exported,
+        report=findings.report,
+        versions=versions,
+        files=[],
+        golden=golden,
+    )
+    for component in manifest["components"]:
+        _share_source(directory, component)
+    (directory / "README.md").write_text(integrator_readme(manifest), "utf-8")
+    manifest["files"] = list_files(directory)
+    validate(manifest)
+    write_json(directory / MANIFEST, manifest)
+    return manifest
+
+
+def write_json(path: Path, document: Any) -> None:  # noqa: ANN401 - any JSON
+    """Write JSON with sorted keys, so that equal contents are equal bytes."""
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", "utf-8")
+
+
+def parity_document(report: ParityReport) -> dict[str, Any]:
+    """A report as JSON; NaN and infinity, which JSON lacks, become the strings "nan" and "inf"."""
+    document: dict[str, Any] = _plain({**asdict(report), "passed": report.passed})
+    return document
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _write_golden(
+    directory: Path, model: ModelSpec, target: TargetProfile, expected: ExpectedImage
+) -> None:
+    """Photograph (PNG, so that every decoder gives the same pixels), prompts, masks and scores."""
+    directory.mkdir()
+    Image.fromarray(expected.image).save(directory / "image.png", optimize=True)
+    cases = []
+    for case in expected.cases:
+        prompt, mask_file = case.prompt, None
+        if prompt.mask_input is not None:
+            mask_file = f"{case.name}.mask_input.npy"
+            np.save(directory / mask_file, prompt.mask_input)
+        winner = max(model.masks.multimask, key=lambda i: float(case.scores[i]))
+        cases.append(
+            {
+                "name": case.name,
+                "points": [[p.x, p.y, p.label] for p in prompt.points],
+                "box": None if prompt.box is None else list(prompt.box),
+                "mask_input": mask_file,
+                "answers": [*model.masks.single, winner],
+                "masks": [rle.encode(m) for m in case.masks],
+                "scores": [float(s) for s in case.scores],
+            }
+        )
+    write_json(
+        directory / "golden.json",
+        {
+            "image": "image.png",
+            "frame": "original image pixels, x y",
+            "masks": "per case, one uncompressed COCO RLE per mask of the decoder, in graph order",
+            "tolerances": {
+                "mask_iou": target.gates.mask_iou,
+                "score_error": target.gates.score_error,
+            },
+            "cases": cases,
+        },
+    )
+
+
+def _share_source(directory: Path, component: dict[str, Any]) -> None:
+    """Drop the source ONNX where the artefact is the same file (the `onnx` target in FP32)."""
+    source, artifact = directory / component["source"], directory / component["files"][0]
+    if source.suffix == artifact.suffix and source.read_bytes() == artifact.read_bytes():
+        source.unlink()
+        component["source"] = component["files"][0]
+        if not any(source.parent.iterdir()):
+            source.parent.rmdir()
+
+
+def list_files(directory: Path) -> list[dict[str, Any]]:
+    """Path, sha256, size and role of every file, sorted by path."""
+    entries = []
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        relative = path.relative_to(directory)
+        content = path.read_bytes()
+        entries.append(
+            {
+                "path": relative.as_posix(),
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "size": len(content),
+                "role": ROLES.get(relative.parts[0], "artifact"),
+            }
+        )
+    return entries

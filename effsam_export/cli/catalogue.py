@@ -1,0 +1,175 @@
+"""`effsam list`, `targets`, `doctor`, `inspect`: what there is. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from effsam_export import backends, console, models, profiles
+from effsam_export.cli.options import BundlePath, CacheDir, Json  # noqa: TC001 - Typer reads them
+
+if TYPE_CHECKING:
+    from effsam_export.bundle.read import Bundle
+
+
+def list_models(json: Json = False) -> None:
+    """List the models and what is known of each: verified, or blocked and why."""
+    specs = [models.get(name) for name in models.names()]
+    if json:
+        rows = [
+            {
+                "name": s.name,
+                "title": s.title,
+                "state": s.state,
+                "licence": s.licence.spdx,
+                "paper": s.paper,
+                "origin": s.origin,
+                "components": [c.name for c in s.components],
+                "checkpoint": None
+                if s.weights is None
+                else {
+                    "file_name": s.weights.file_name,
+                    "sha256": s.weights.sha256,
+                    "size": s.weights.size,
+                },
+            }
+            for s in specs
+        ]
+        console.document({"models": rows})
+        return
+    header = ("model", "state", "licence", "checkpoint", "what")
+    table = [
+        [
+            s.name,
+            s.state,
+            s.licence.spdx,
+            f"{s.weights.size / 1e6:.1f} MB" if s.weights else "none published",
+            s.title,
+        ]
+        for s in specs
+    ]
+    console.data(console.table(header, table))
+
+
+def list_targets(json: Json = False) -> None:
+    """List the target profiles, their precisions, and whether they can be made here."""
+    found = [profiles.load_target(name) for name in profiles.target_names()]
+    if json:
+        rows = [
+            {
+                "name": t.name,
+                "description": t.description,
+                "backend": t.backend,
+                "precisions": list(t.precisions),
+                "default_precision": t.precision,
+                "available": backends.available(t.backend),
+            }
+            for t in found
+        ]
+        console.document({"targets": rows})
+        return
+    table = []
+    for t in found:
+        entry = backends.BACKENDS[t.backend]
+        here = "yes" if backends.available(t.backend) else f"needs [{entry.extra}]"
+        table.append([t.name, t.backend, " ".join(t.precisions), here, t.description])
+    console.data(
+        console.table(("target", "backend", "precisions, default first", "here", "what"), table)
+    )
+
+
+def doctor(json: Json = False, cache_dir: CacheDir = None) -> None:
+    """Show what this machine can do, as a block to paste into an issue."""
+    from effsam_export.doctor import diagnose
+    from effsam_export.weights import default_cache_dir
+
+    found = diagnose(cache_dir or default_cache_dir())
+    if json:
+        content = {**asdict(found), "cache_dir": str(found.cache_dir)}
+        console.document(content)
+        return
+    memory = f"{found.memory_gb:.0f} GB" if found.memory_gb else "unknown"
+    lines = [
+        f"effsam-export {found.version}, Python {found.python}, {found.system}",
+        f"cores {found.cores} ({' '.join(found.cpu_flags) or 'flags unknown'}), memory {memory}, "
+        f"{found.disk_free_gb:.0f} GB free for the cache",
+        f"cache {found.cache_dir}",
+        "",
+        console.table(
+            ("package", "version"), [[n, v or "not installed"] for n, v in found.packages.items()]
+        ),
+        "",
+        f"tracing models: {'yes' if found.can_trace else 'needs [torch]'}",
+        console.table(
+            ("target", "here"),
+            [
+                [t.name, "yes" if t.missing is None else f"needs `{t.missing}`: [{t.extra}]"]
+                for t in found.targets
+            ],
+        ),
+    ]
+    console.data("\n".join(lines))
+
+
+def inspect(bundle: BundlePath, json: Json = False) -> None:
+    """Show what a bundle holds, from its manifest; `verify` checks that it is true."""
+    from effsam_export.bundle.read import read
+
+    found = read(bundle)
+    if json:
+        console.document({"manifest": found.manifest})
+        return
+    console.data(_describe(found))
+
+
+def _describe(bundle: Bundle) -> str:
+    """A bundle on one screen."""
+    m: dict[str, Any] = bundle.manifest
+    parity = m["parity"]
+    sizes = {e["path"]: e["size"] for e in m["files"]}
+    official = "official" if m["checkpoint"]["official"] else "not the pinned file"
+    lines = [
+        f"{m['model']['name']} for {m['target']['name']}, {m['precision']['asked']}, {m['state']}",
+        f"weights   {m['checkpoint']['file_name']}, sha256 {m['checkpoint']['sha256'][:12]}, "
+        f"{official}, {m['model']['licence']['spdx']}",
+        f"made by   {', '.join(f'{k} {v}' for k, v in sorted(m['tools'].items()))}",
+    ]
+    if parity["cases"]:
+        lines.append(
+            f"parity    {parity['cases']} prompts, mask IoU least {parity['min_mask_iou']:.4f} mean "
+            f"{parity['mean_mask_iou']:.4f}, score error {parity['max_score_error']:.1e}"
+        )
+    else:
+        lines.append("parity    tensor by tensor (one component)")
+    lines.append("")
+    rows = []
+    for component in m["components"]:
+        size = sum(sizes[f] for f in component["files"])
+        kinds = m["precision"]["found"][component["name"]]
+        rows.append(
+            [
+                component["name"],
+                " ".join(component["files"]),
+                f"{size / 1e6:.1f} MB",
+                ", ".join(f"{n} {k}" for k, n in sorted(kinds.items())),
+            ]
+        )
+    lines.append(console.table(("component", "files", "size", "constants"), rows))
+    lines.append("")
+    tensors = [
+        [
+            c["name"],
+            kind,
+            t["name"],
+            t["dtype"],
+            "x".join(str(s) for s in t["shape"]),
+            t["description"],
+        ]
+        for c in m["components"]
+        for kind in ("inputs", "outputs")
+        for t in c[kind]
+    ]
+    lines.append(
+        console.table(("component", "", "tensor", "dtype", "shape", "meaning"), tensors)
+    )
+    return "\n".join(lines)

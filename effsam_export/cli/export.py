@@ -1,0 +1,136 @@
+"""`effsam export`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from effsam_export import console, models, profiles
+from effsam_export.cli.fetch import acquire
+from effsam_export.cli.options import (  # noqa: TC001 - Typer reads them
+    CacheDir,
+    CheckpointFile,
+    Json,
+    ModelName,
+    ParityFile,
+    Quiet,
+)
+from effsam_export.errors import UsageError
+from effsam_export.spec import Checkpoint, ModelSpec, TargetProfile
+
+
+def export(
+    model: ModelName,
+    target: Annotated[
+        str,
+        typer.Option("--target", "-t", help="A name from `effsam targets`, or a TOML file."),
+    ],
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--precision", "-p", help="fp32, fp16 or int8 [default: the target's first]."),
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")] = False,
+    component: Annotated[
+        str, typer.Option("--component", "-c", help="encoder, decoder or all.")
+    ] = "all",
+    checkpoint: CheckpointFile = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="Directory [default: MODEL-TARGET-PRECISION]."),
+    ] = None,
+    parity: ParityFile = None,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace a bundle that is there.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Export a model for a target, prove it against PyTorch, and write a bundle."""
+    from effsam_export import pipeline
+
+    talk = console.Console(quiet=quiet)
+    spec = models.get(model)
+    profile = profiles.load_target(target, chosen_precision(precision, fp16=fp16, int8=int8))
+    place = output or Path(f"{spec.name}-{profile.name}-{profile.precision}")
+    components = () if component == "all" else (component,)
+    if dry_run:
+        _show_plan(spec, profile, place, components, as_json=json)
+        return
+    # Everything that can be refused is refused before a download.
+    request = pipeline.ExportRequest(
+        model=spec,
+        target=profile,
+        checkpoint=Checkpoint(path=checkpoint or Path(), sha256="", official=False),
+        output=place,
+        components=components,
+        parity_file=parity,
+        force=force,
+    )
+    pipeline.check_request(request)
+    request = pipeline.with_checkpoint(request, acquire(spec, checkpoint, cache_dir, talk))
+    what = f"{spec.name} {profile.name} {profile.precision}"
+    try:
+        report = pipeline.export(request, talk.observe)
+    except pipeline.ParityFailed as failure:
+        talk.say(f"\n{console.parity_table(failure.report)}\n")
+        talk.verdict(passed=False, what=what)
+        raise
+    finally:
+        talk.close()
+    talk.say(f"\n{console.parity_table(report)}\n")
+    if json:
+        console.document({"bundle": str(place), "passed": True, **pipeline.figures(report)})
+    else:
+        console.data(str(place))
+    talk.verdict(passed=True, what=what)
+    talk.next(f"effsam run {place} IMAGE --point X,Y --output overlay.png")
+
+
+def chosen_precision(precision: str | None, *, fp16: bool, int8: bool) -> str | None:
+    """The one precision asked for, or None for the target's default.
+
+    Raises:
+        UsageError: Two different ones were asked for.
+    """
+    asked = {p for p in (precision, "fp16" if fp16 else None, "int8" if int8 else None) if p}
+    if len(asked) > 1:
+        raise UsageError(f"asked for {' and '.join(sorted(asked))} at once", hint="choose one")
+    return asked.pop() if asked else None
+
+
+def _show_plan(
+    spec: ModelSpec,
+    profile: TargetProfile,
+    place: Path,
+    components: tuple[str, ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Print the resolved plan of an export."""
+    names = components or tuple(c.name for c in spec.components)
+    plan = {
+        "model": spec.name,
+        "target": profile.name,
+        "backend": profile.backend,
+        "precision": profile.precision,
+        "opset": profile.opset,
+        "options": dict(profile.options),
+        "gates": {
+            "mask_iou": profile.gates.mask_iou,
+            "score_error": profile.gates.score_error,
+            "cosine": profile.gates.cosine,
+        },
+        "components": list(names),
+        "output": str(place),
+    }
+    if as_json:
+        console.document({"plan": plan})
+    else:
+        console.data(console.table(("what", "value"), [[k, str(v)] for k, v in plan.items()]))

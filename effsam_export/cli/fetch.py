@@ -1,0 +1,65 @@
+"""`effsam fetch`, and how the other commands come by a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from effsam_export import console, models
+from effsam_export.cli.options import CacheDir, Json, ModelName, Quiet  # noqa: TC001
+from effsam_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec import Checkpoint, ModelSpec
+
+
+def fetch(model: ModelName, json: Json = False, quiet: Quiet = False, cache_dir: CacheDir = None) -> None:
+    """Fetch a model's official checkpoint into the cache, and print its path."""
+    checkpoint = acquire(models.get(model), None, cache_dir, console.Console(quiet=quiet))
+    if json:
+        console.document(
+            {"model": model, "path": str(checkpoint.path), "sha256": checkpoint.sha256}
+        )
+    else:
+        console.data(str(checkpoint.path))
+
+
+def acquire(
+    spec: ModelSpec, file: Path | None, cache_dir: Path | None, talk: console.Console
+) -> Checkpoint:
+    """The user's file, or the official one from the cache or its sources.
+
+    Raises:
+        CheckpointError: The user's file cannot be read.
+        DownloadError: No source gave the official file.
+        UsageError: The model has no published weights.
+    """
+    from effsam_export import weights
+
+    if file is not None:
+        checkpoint = weights.checkpoint_from_file(file, spec.weights)
+        if not checkpoint.official:
+            talk.say(f"note: `{file.name}` is not the file whose hash is pinned for {spec.name}")
+        return checkpoint
+    if spec.weights is None:
+        raise UsageError(
+            f"`{spec.name}` has no published weights", hint="give your own with --checkpoint"
+        )
+    cache = cache_dir or weights.default_cache_dir()
+    found = weights.cached(spec.weights, cache_dir=cache)
+    if found is not None:
+        return found
+    from effsam_export.registry import configured_index
+
+    try:
+        return weights.fetch(
+            spec.weights,
+            model=spec.name,
+            cache_dir=cache,
+            progress=talk.transferred,
+            index_url=configured_index(os.environ),
+        )
+    finally:
+        talk.close()

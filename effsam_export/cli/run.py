@@ -1,0 +1,159 @@
+"""`effsam run`: masks on a photograph, with any bundle that runs here."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from effsam_export import console
+from effsam_export.cli.options import BundlePath, Json, Quiet  # noqa: TC001 - Typer reads them
+from effsam_export.errors import OutputError, PromptError
+from effsam_export.spec import Point, Prompt
+
+if TYPE_CHECKING:
+    from effsam_export.segment import Segmentation
+    from effsam_export.spec import Float32
+
+
+def run(
+    bundle: BundlePath,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A JPEG or PNG file.")],
+    point: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--point", metavar="X,Y[,LABEL]", help="Label 1 is on the object (default), 0 off it."
+        ),
+    ] = None,
+    box: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--box",
+            metavar="X0,Y0,X1,Y1",
+            help="With one box, points and box are one prompt; several boxes are several prompts.",
+        ),
+    ] = None,
+    mask_input: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--mask-input", help="Feed the best logits of an earlier --masks file back."),
+    ] = None,
+    single_mask: Annotated[
+        bool, typer.Option("--single-mask", help="The model's one-mask output, not its set.")
+    ] = False,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="Write the best mask over the photograph (PNG, JPEG)."),
+    ] = None,
+    masks: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--masks", help="Write all masks, scores and logits (.npz)."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Segment a photograph; all coordinates are pixels of the original image."""
+    from effsam_export import overlay, segment
+    from effsam_export.bundle import read
+
+    for place in (output, masks):
+        if place is not None and place.exists() and image.exists() and place.samefile(image):
+            raise OutputError(f"`{place}` is the photograph itself", hint="choose another name")
+    if masks is not None and masks.suffix != segment.MASK_SUFFIX:
+        raise OutputError(f"masks file `{masks}` does not end in `{segment.MASK_SUFFIX}`")
+    fed_back = None
+    if mask_input is not None:
+        size = read.read(bundle).model.masks.low_res_size
+        fed_back = segment.load_mask_input(mask_input, size)
+    prompts = to_prompts(point or [], box or [], fed_back)
+    found = segment.segment(bundle, image, prompts, single_mask=single_mask)
+    if output is not None:
+        # Several boxes have a mask each; one prompt has one best mask.
+        shown = found.prediction.masks.any(axis=0) if len(prompts) > 1 else found.prediction.masks[0]
+        drawn = overlay.draw(
+            found.image,
+            shown,
+            points=[(p.x, p.y, p.label) for q in prompts for p in q.points],
+            boxes=[q.box for q in prompts if q.box is not None],
+        )
+        overlay.save(drawn, output)
+    if masks is not None:
+        segment.save_masks(found.prediction, masks)
+    talk = console.Console(quiet=quiet)
+    show(found, as_json=json)
+    for place in (output, masks):
+        if place is not None:
+            talk.say(f"wrote {place}")
+
+
+def show(found: Segmentation, *, as_json: bool) -> None:
+    """Print score, box and area of each mask."""
+    from effsam_export.segment import bounding_box
+
+    p = found.prediction
+    boxes = [bounding_box(m) for m in p.masks]
+    areas = [int(m.sum()) for m in p.masks]
+    if as_json:
+        rows = [
+            {"index": i, "score": float(s), "box": list(b) if b else None, "area": a}
+            for i, s, b, a in zip(p.indices, p.scores, boxes, areas, strict=True)
+        ]
+        h, w = found.image.shape[:2]
+        console.document({"image": {"width": w, "height": h}, "masks": rows})
+        return
+    table = [
+        [
+            str(i),
+            f"{s:.3f}",
+            f"({b[0]},{b[1]})-({b[2]},{b[3]})" if b else "empty",
+            str(a),
+        ]
+        for i, s, b, a in zip(p.indices, p.scores, boxes, areas, strict=True)
+    ]
+    console.data(console.table(("mask", "score", "box", "pixels"), table))
+
+
+def to_prompts(points: list[str], boxes: list[str], mask_input: Float32 | None) -> list[Prompt]:
+    """Turn the options into prompts: at most one box makes one prompt, more make one each.
+
+    Raises:
+        PromptError: A value is malformed, or points or a mask stand beside several boxes.
+    """
+    parsed = [_box(b) for b in boxes]
+    clicks = tuple(_point(p) for p in points)
+    if len(parsed) > 1:
+        if clicks or mask_input is not None:
+            what = "--point" if clicks else "--mask-input"
+            raise PromptError(
+                f"{what} goes with one --box, not with {len(parsed)}",
+                hint="several boxes are several prompts; run them one at a time",
+            )
+        return [Prompt(box=b) for b in parsed]
+    if not parsed and not clicks:
+        raise PromptError("there is no prompt", hint="give --point X,Y or --box X0,Y0,X1,Y1")
+    return [Prompt(points=clicks, box=parsed[0] if parsed else None, mask_input=mask_input)]
+
+
+def _numbers(text: str, option: str, form: str, counts: tuple[int, ...]) -> list[float]:
+    try:
+        values = [float(v) for v in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts or not all(math.isfinite(v) for v in values):
+        raise PromptError(f"{option} `{text}` is not {form}", hint=f"as in {option} {form}")
+    return values
+
+
+def _point(text: str) -> Point:
+    x, y, *label = _numbers(text, "--point", "X,Y[,LABEL]", (2, 3))
+    if label and label[0] not in (0, 1):
+        raise PromptError(
+            f"--point `{text}` has label {label[0]:g}", hint="1 is on the object, 0 is off it"
+        )
+    return Point(x=x, y=y, label=int(label[0]) if label else 1)
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = _numbers(text, "--box", "X0,Y0,X1,Y1", (4,))
+    return x0, y0, x1, y1

@@ -1,0 +1,102 @@
+"""`effsam verify`: does a bundle still do what it says?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from effsam_export import console
+from effsam_export.cli.options import (  # noqa: TC001 - Typer reads them
+    BundlePath,
+    CacheDir,
+    CheckpointFile,
+    Json,
+    ParityFile,
+    Quiet,
+)
+from effsam_export.errors import CheckFailed, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec import Checkpoint
+
+
+def verify(
+    bundle: BundlePath,
+    checkpoint: CheckpointFile = None,
+    level: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--level",
+            help="golden: files and golden vectors only. full: the comparison with PyTorch too, "
+            "and fail if it cannot be made [default: as far as this machine can].",
+        ),
+    ] = None,
+    parity: ParityFile = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Check a bundle: its files, its golden vectors, and the three seams against PyTorch."""
+    from effsam_export import pipeline
+    from effsam_export import verify as library
+
+    if level not in (None, "golden", "full"):
+        raise UsageError(f"unknown level `{level}`", hint="`golden` or `full`")
+    talk = console.Console(quiet=quiet)
+    weights = _weights(bundle, checkpoint, cache_dir)
+    try:
+        found = library.verify(
+            bundle,
+            checkpoint=weights,
+            level=level,  # type: ignore[arg-type]  # checked above
+            parity_file=parity,
+            observer=talk.observe,
+        )
+    finally:
+        talk.close()
+    if json:
+        console.document(
+            {
+                "bundle": str(bundle),
+                "passed": found.passed,
+                "failures": list(found.failures),
+                "golden": [
+                    {"case": g.case, "mask_iou": g.mask_iou, "score_error": g.score_error}
+                    for g in found.golden
+                ],
+                "seams_not_run": found.not_run,
+                **(pipeline.figures(found.report) if found.report else {}),
+            }
+        )
+    elif found.report is not None:
+        console.data(console.parity_table(found.report))
+    elif found.golden:
+        rows = [[g.case, f"{g.mask_iou:.4f}", f"{g.score_error:.1e}"] for g in found.golden]
+        console.data(console.table(("golden vector", "mask IoU", "score error"), rows))
+    if found.not_run is not None:
+        talk.say(f"not compared with PyTorch: {found.not_run}")
+    talk.verdict(passed=found.passed, what=str(bundle))
+    if not found.passed:
+        raise CheckFailed(
+            "the bundle failed:\n  " + "\n  ".join(found.failures or ("nothing could be checked",))
+        )
+
+
+def _weights(
+    bundle: Path, checkpoint: Path | None, cache_dir: Path | None
+) -> Checkpoint | None:
+    """The given checkpoint, or the cached official one; nothing is downloaded."""
+    from effsam_export import weights
+    from effsam_export.bundle.read import read
+
+    spec = read(bundle).model
+    if checkpoint is not None:
+        return weights.checkpoint_from_file(checkpoint, spec.weights)
+    if spec.weights is None:
+        return None
+    found = weights.cached(spec.weights, cache_dir=cache_dir or weights.default_cache_dir())
+    same = found is not None and found.sha256 == read(bundle).manifest["checkpoint"]["sha256"]
+    return found if same else None

@@ -1,0 +1,114 @@
+"""What this machine can do: packages, targets, and the processor features that matter."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from effsam_export import __version__, backends, profiles
+
+PACKAGES = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxsim",
+    "onnxruntime",
+    "openvino",
+    "coremltools",
+    "litert-torch",
+    "tensorrt",
+    "numpy",
+    "pillow",
+)
+CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
+"""Flags that decide whether INT8 can be faster than FP32 (openvino#25197: slower without VNNI)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetState:
+    """Whether a target can be lowered and run here; `missing` names the package that is not."""
+
+    name: str
+    backend: str
+    missing: str | None
+    extra: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """Everything `effsam doctor` shows.
+
+    Attributes:
+        packages: Name -> version, or None where it is not installed.
+        memory_gb: Physical memory in GB of 1e9 bytes, or None where the system does not say.
+        disk_free_gb: Free room where the cache lies, in GB of 1e9 bytes.
+    """
+
+    version: str
+    python: str
+    system: str
+    cores: int
+    cpu_flags: tuple[str, ...]
+    memory_gb: float | None
+    disk_free_gb: float
+    cache_dir: Path
+    can_trace: bool
+    packages: dict[str, str | None]
+    targets: tuple[TargetState, ...]
+
+
+def diagnose(cache_dir: Path) -> Diagnosis:
+    """Look around, importing none of the heavy packages."""
+    home = next(p for p in (cache_dir, *cache_dir.parents) if p.is_dir())
+    packages = {name: _version(name) for name in PACKAGES}
+    targets = []
+    for name in profiles.target_names():
+        backend = profiles.load_target(name).backend
+        entry = backends.BACKENDS[backend]
+        missing = None if backends.available(backend) else entry.package
+        targets.append(
+            TargetState(name=name, backend=backend, missing=missing, extra=entry.extra)
+        )
+    return Diagnosis(
+        version=__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        cores=os.cpu_count() or 1,
+        cpu_flags=_cpu_flags(),
+        memory_gb=_memory_gb(),
+        disk_free_gb=shutil.disk_usage(home).free / 1e9,
+        cache_dir=cache_dir,
+        can_trace=all(packages[p] for p in ("torch", "onnx", "onnxscript", "onnxruntime")),
+        packages=packages,
+        targets=tuple(targets),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_flags() -> tuple[str, ...]:
+    """Which of `CPU_FLAGS` the processor has; empty where the system does not list them."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return ()
+    for line in info.read_text("utf-8", errors="replace").splitlines():
+        if line.startswith(("flags", "Features")):
+            present = set(line.partition(":")[2].split())
+            return tuple(f for f in CPU_FLAGS if f in present)
+    return ()
+
+
+def _memory_gb() -> float | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -1,0 +1,232 @@
+"""The whole flow on one screen: checkpoint -> traced graphs -> artefacts -> parity -> bundle."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from effsam_export import backends, profiles
+from effsam_export.errors import CheckFailed, UsageError
+from effsam_export.progress import ignore, stage
+from effsam_export.spec import Artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import nn
+
+    from effsam_export.backends import Backend, Session
+    from effsam_export.bundle.manifest import Exported
+    from effsam_export.parity.check import Findings
+    from effsam_export.parity.results import ParityReport
+    from effsam_export.progress import Observer
+    from effsam_export.spec import Checkpoint, ComponentSpec, Graph, ModelSpec, TargetProfile
+
+TRACING_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What is to be exported.
+
+    Attributes:
+        components: Names; all of the model's when empty.
+        output: Directory of the bundle.
+        parity_file: A user's own photographs and prompts, or None for those that ship.
+        force: Replace a bundle that is at `output`.
+    """
+
+    model: ModelSpec
+    target: TargetProfile
+    checkpoint: Checkpoint
+    output: Path
+    components: tuple[str, ...] = ()
+    parity_file: Path | None = None
+    force: bool = False
+
+    @property
+    def chosen(self) -> tuple[ComponentSpec, ...]:
+        """The components to export, in the model's order."""
+        return tuple(
+            c for c in self.model.components if not self.components or c.name in self.components
+        )
+
+
+class ParityFailed(CheckFailed):
+    """The export was made and does not segment like the PyTorch model."""
+
+    def __init__(self, report: ParityReport, evidence: Path) -> None:
+        shown = "\n  ".join(report.failures[:8])
+        more = len(report.failures) - 8
+        super().__init__(
+            f"parity failed, no bundle was written:\n  {shown}"
+            + (f"\n  and {more} more" if more > 0 else ""),
+            hint=f"everything measured is in `{evidence}`",
+        )
+        self.report = report
+
+
+def with_checkpoint(request: ExportRequest, checkpoint: Checkpoint) -> ExportRequest:
+    """The same request, from these weights."""
+    return replace(request, checkpoint=checkpoint)
+
+
+def check_request(request: ExportRequest) -> None:
+    """Find out, before any slow work, whether an export can be done as asked.
+
+    Raises:
+        ToolchainMissing: A package is not installed.
+        OutputError: The output place is taken.
+        UsageError: The model has no such component.
+    """
+    from effsam_export.bundle import place
+
+    backends.load(request.target.backend)
+    backends.require_tracing()
+    known = {c.name for c in request.model.components}
+    unknown = [c for c in request.components if c not in known]
+    if unknown:
+        raise UsageError(
+            f"model `{request.model.name}` has no component `{unknown[0]}`",
+            hint=f"it has {', '.join(sorted(known))}",
+        )
+    place.check_free(request.output, force=request.force)
+
+
+def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
+    """Export, prove, and write the bundle; nothing is at `output` unless everything passed.
+
+    Raises:
+        ParityFailed: The artefacts do not reach the target's gates; the evidence is kept in
+            `<output>.failed`.
+        EffsamError: Anything `check_request`, the checkpoint or the file system objects to.
+    """
+    from effsam_export import passes, report, trace
+    from effsam_export.bundle import place, write
+    from effsam_export.bundle.manifest import Exported
+    from effsam_export.models import loading
+
+    check_request(request)
+    model, target = request.model, request.target
+    backend = backends.load(target.backend)
+    exported: list[Exported] = []
+    with stage("load", observer) as running:
+        module = loading.load(model, request.checkpoint)
+        running.detail = f"sha256 {request.checkpoint.sha256[:12]}"
+    with place.staged(request.output) as work:
+        sources = work / "source"
+        sources.mkdir()
+        for component in request.chosen:
+            with stage(f"trace {component.name}", observer) as running:
+                program = trace.trace(module, component)
+                graph = trace.to_onnx(program, component, target.opset, sources)
+                graph = passes.rewrite(graph, target, sources)
+                running.detail = megabytes([graph.path])
+            with stage(f"lower {component.name}", observer) as running:
+                artifact = backend.lower(graph, target, work)
+                running.detail = megabytes(list(artifact.files))
+            exported.append(Exported(graph=graph, artifact=artifact))
+        with stage("parity", observer) as running:
+            findings = prove(request, module, exported, backend, running.advance)
+            running.detail = summary(findings.report)
+            running.failed = not findings.report.passed
+        html = report.render(findings.report, findings.pictures)
+        if not findings.report.passed:
+            evidence = request.output.with_name(f"{request.output.name}.failed")
+            keep_evidence(evidence, findings, html)
+            raise ParityFailed(findings.report, evidence)
+        with stage("bundle", observer) as running:
+            manifest = write.write(
+                work,
+                model=model,
+                target=target,
+                checkpoint=request.checkpoint,
+                exported=exported,
+                findings=findings,
+                html=html,
+                versions=versions(exported),
+            )
+            running.detail = f"{len(manifest['files']) + 1} files"
+    return findings.report
+
+
+def prove(
+    request: ExportRequest,
+    module: nn.Module,
+    exported: list[Exported],
+    backend: Backend,
+    progress: Callable[[int, int], None],
+) -> Findings:
+    """Judge the artefacts against the untouched reference on real photographs."""
+    from effsam_export.parity.check import Sides, check
+
+    sides = Sides(
+        module=module,
+        sources={e.artifact.component: open_source(e.graph) for e in exported},
+        artifacts={e.artifact.component: backend.open_session(e.artifact) for e in exported},
+    )
+    images = profiles.load_parity_images(request.parity_file)
+    return check(request.model, request.target, sides, images, progress=progress)
+
+
+def open_source(graph: Graph) -> Session:
+    """A traced graph in ONNX Runtime, for the seam between PyTorch and ONNX."""
+    return open_onnx(graph.component.name, graph.path)
+
+
+def open_onnx(component: str, path: Path) -> Session:
+    """Any ONNX file of a component in ONNX Runtime."""
+    artifact = Artifact(
+        component=component,
+        backend="onnx",
+        precision="fp32",
+        files=(path,),
+        tensors_by_dtype={},
+        versions={},
+        options={},
+    )
+    return backends.load("onnx").open_session(artifact)
+
+
+def keep_evidence(directory: Path, findings: Findings, html: str) -> None:
+    """Write report and figures of a failed check; no manifest, so nobody takes it for a bundle."""
+    from effsam_export.bundle import write
+
+    directory.mkdir(parents=True, exist_ok=True)
+    write.write_json(directory / "parity.json", write.parity_document(findings.report))
+    (directory / "report.html").write_text(html, "utf-8")
+
+
+def versions(exported: list[Exported]) -> dict[str, str]:
+    """Version of Python and of every package that took part."""
+    found = {name: metadata.version(name) for name in TRACING_TOOLS}
+    for entry in exported:
+        found.update(entry.artifact.versions)
+    return {"python": platform.python_version(), **found}
+
+
+def megabytes(files: list[Path]) -> str:
+    """Sizes added up, in MB of a million bytes."""
+    return f"{sum(f.stat().st_size for f in files) / 1e6:.1f} MB"
+
+
+def summary(report: ParityReport) -> str:
+    """The result of a parity check in a few words."""
+    if report.cases:
+        least = min(c.answer_iou for c in report.cases)
+        return f"{len(report.cases)} prompts, least mask IoU {least:.4f}"
+    return f"{len(report.seams)} comparisons"
+
+
+def figures(report: ParityReport) -> dict[str, Any]:
+    """A report's end-to-end figures for a JSON document."""
+    return {
+        "model": report.model,
+        "target": report.target,
+        "precision": report.precision,
+        "gates": asdict(report.gates),
+        "cases": [{**asdict(c), "answer_iou": c.answer_iou} for c in report.cases],
+    }

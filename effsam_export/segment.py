@@ -1,0 +1,140 @@
+"""A bundle, a photograph and prompts: masks. No torch."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from effsam_export import runner
+from effsam_export.bundle import read
+from effsam_export.errors import OutputError, PromptError
+from effsam_export.images import check_prompt, load_image
+from effsam_export.runner import Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from effsam_export.spec import Float32, Prompt
+
+MASK_SUFFIX = ".npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """A photograph (uint8 HxWx3 RGB, EXIF rotation applied) and the answer to its prompts."""
+
+    image: NDArray[np.uint8]
+    prediction: Prediction
+
+
+def segment(
+    bundle_path: Path, image_path: Path, prompts: Sequence[Prompt], *, single_mask: bool = False
+) -> Segmentation:
+    """Run a bundle on a photograph.
+
+    Args:
+        bundle_path: The bundle.
+        image_path: The photograph.
+        prompts: In original-image pixels. One prompt gives the model's whole set of masks, best
+            first; several give the best mask of each, in their order.
+        single_mask: Take the decoder's single-mask output instead of its multimask set.
+
+    Raises:
+        BundleError: The bundle is broken or lacks a component.
+        ImageError: The photograph cannot be read.
+        PromptError: A prompt is off the image, or one the model cannot honour.
+        ToolchainMissing: The bundle's runtime is not installed.
+    """
+    bundle = read.read(bundle_path)
+    model = bundle.model
+    image = load_image(image_path)
+    if not prompts:
+        raise PromptError("there is no prompt", hint="give --point X,Y or --box X0,Y0,X1,Y1")
+    for prompt in prompts:
+        check_prompt(prompt, (image.shape[0], image.shape[1]), model.prompts)
+    embedded = runner.embed(model, read.open_session(bundle, "encoder"), image)
+    decoder = read.open_session(bundle, "decoder")
+    answers = [
+        runner.predict(model, decoder, embedded, p, single_mask=single_mask) for p in prompts
+    ]
+    return Segmentation(
+        image=image, prediction=answers[0] if len(answers) == 1 else best_of_each(answers)
+    )
+
+
+def best_of_each(answers: Sequence[Prediction]) -> Prediction:
+    """The best mask of each answer, in their order, as one prediction."""
+    return Prediction(
+        masks=np.concatenate([a.masks[:1] for a in answers]),
+        scores=np.concatenate([a.scores[:1] for a in answers]),
+        low_res_masks=np.concatenate([a.low_res_masks[:1] for a in answers]),
+        indices=tuple(a.indices[0] for a in answers),
+    )
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+    """(x0, y0, x1, y1) of the first and last pixels in a HxW mask, or None if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def save_masks(prediction: Prediction, path: Path) -> None:
+    """Write `masks`, `scores` and `low_res_masks` as a compressed .npz, whole or not at all.
+
+    Raises:
+        OutputError: The path does not end in .npz, or cannot be written.
+    """
+    if path.suffix != MASK_SUFFIX:
+        raise OutputError(f"masks file `{path}` does not end in `{MASK_SUFFIX}`")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+            try:
+                np.savez_compressed(
+                    file,
+                    masks=prediction.masks,
+                    scores=prediction.scores,
+                    low_res_masks=prediction.low_res_masks,
+                )
+            except BaseException:
+                Path(file.name).unlink()
+                raise
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"`{path}` cannot be written: {error.strerror or error}",
+            hint="choose a directory that exists, with room and the right to write",
+        ) from error
+
+
+def load_mask_input(path: Path, size: int) -> Float32:
+    """The best logits SxS of an earlier answer, from a file of `save_masks`.
+
+    Raises:
+        PromptError: There is no such file, or it holds no logits of that size.
+    """
+    hint = "give a file that `effsam run --masks` wrote"
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            logits = content["low_res_masks"] if "low_res_masks" in content else None
+    except (OSError, ValueError) as error:
+        reason = "does not exist" if not path.exists() else f"cannot be read: {error}"
+        raise PromptError(f"mask file `{path}` {reason}", hint=hint) from error
+    if logits is None:
+        raise PromptError(f"mask file `{path}` has no `low_res_masks`", hint=hint)
+    if logits.ndim != 3 or not len(logits) or logits.shape[1:] != (size, size):
+        raise PromptError(
+            f"mask file `{path}` holds logits of shape {list(logits.shape)}, want Kx{size}x{size}",
+            hint=hint,
+        )
+    if not np.isfinite(logits[0]).all():
+        raise PromptError(f"mask file `{path}` holds NaN or Inf", hint=hint)
+    return np.asarray(logits[0], dtype=np.float32)
