@@ -70,9 +70,7 @@ def diagnose(cache_dir: Path) -> Diagnosis:
         backend = profiles.load_target(name).backend
         entry = backends.BACKENDS[backend]
         missing = None if backends.available(backend) else entry.package
-        targets.append(
-            TargetState(name=name, backend=backend, missing=missing, extra=entry.extra)
-        )
+        targets.append(TargetState(name=name, backend=backend, missing=missing, extra=entry.extra))
     return Diagnosis(
         version=__version__,
         python=platform.python_version(),

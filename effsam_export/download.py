@@ -102,7 +102,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        hint = "free some space or make the place writable, or choose another cache directory"
+        hint = (
+            "free some space or make the place writable, or choose another cache with `--cache-dir`"
+        )
         raise OutputError(f"cannot write `{path}`: {why}", hint=hint) from error
 
 
@@ -234,6 +236,7 @@ def _store(response: requests.Response, wanted: Wanted, offset: int, report: Rep
                     break
                 report(done, total or wanted.size)
     if total is not None and done < total:
+        # urllib3 says so itself only from version 2 on.
         raise _Broken
     if wanted.size is not None and done != wanted.size:
         # Nobody announced a length, so a broken connection cannot be told from another file.

@@ -7,13 +7,14 @@ seen on any photograph and at any size.
 from __future__ import annotations
 
 import io
-import secrets
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from effsam_export.errors import OutputError
+from effsam_export.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +55,7 @@ def draw(
     """
     canvas: NDArray[np.uint8] = image.copy()
     longest = max(mask.shape)
-    line = max(1, round(longest / 450))
+    line = math.ceil(longest / 350)
     halo = max(1, round(line / 3))
     _paint(canvas, mask, BLUE, 0.40)
     _paint(canvas, _grown(mask, halo) & ~mask, BLACK, 0.55)
@@ -62,13 +63,29 @@ def draw(
     for box in boxes:
         _outline_box(canvas, box, line + 2 * halo, BLACK, 0.55)
         _outline_box(canvas, box, line, YELLOW, 1.0)
-    radius = max(2.5, longest / 110)
-    ring = max(1.0, radius / 3)
+    radius = max(2.5, longest / 100)
+    ring = max(1.5, radius / 3)
     for x, y, label in points:
         _disc(canvas, (x, y), radius + ring + halo, BLACK, 0.55)
         _disc(canvas, (x, y), radius + ring, WHITE, 1.0)
         _disc(canvas, (x, y), radius, GREEN if label == 1 else RED, 1.0)
     return canvas
+
+
+def check_suffix(path: Path) -> str:
+    """The picture format that a file name asks for, as Pillow calls it.
+
+    Raises:
+        OutputError: None, or one that is not in `FORMATS`.
+    """
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        what = f"`{path.suffix}`" if path.suffix else "no suffix"
+        raise OutputError(
+            f"cannot write picture `{path}`: {what} does not say a format that is known",
+            hint=f"end the name in {', '.join(FORMATS)}",
+        )
+    return kind
 
 
 def save(image: NDArray[np.uint8], path: Path) -> None:
@@ -81,29 +98,10 @@ def save(image: NDArray[np.uint8], path: Path) -> None:
     Raises:
         OutputError: The suffix is another one, or the file cannot be written.
     """
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        what = f"`{path.suffix}`" if path.suffix else "no suffix"
-        raise OutputError(
-            f"cannot write picture `{path}`: {what} does not say a format that is known",
-            hint=f"end the name in {', '.join(FORMATS)}",
-        )
-    # A short name of its own: beside `path`, so that the rename stays on one file system.
-    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
-    try:
-        data = io.BytesIO()
-        Image.fromarray(image).save(data, kind, quality=JPEG_QUALITY)
-        try:
-            partial.write_bytes(data.getvalue())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise OutputError(
-            f"cannot write picture `{path}`: {why}",
-            hint="choose another place, in a directory that exists and can be written",
-        ) from error
+    kind = check_suffix(path)
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, kind, quality=JPEG_QUALITY)
+    write_whole(path, data.getvalue())
 
 
 def disagreement(

@@ -150,9 +150,10 @@ def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file, with its faults as a usage error."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"`{path}` is not valid TOML: {error}") from error
+    return table
 
 
 def _faults(table: Mapping[str, Any], keys: Mapping[str, type], where: str) -> list[str]:

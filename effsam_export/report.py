@@ -55,11 +55,12 @@ p { margin: .4rem 0; }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
   font-size: .875rem; overflow-wrap: normal; }
-th, td { padding: .4rem .75rem; text-align: left; border-top: 1px solid var(--line); }
-th.case { min-width: 9rem; overflow-wrap: anywhere; }
+th, td { padding: .4rem .75rem; text-align: left; white-space: nowrap;
+  border-top: 1px solid var(--line); }
+th.case { min-width: 9rem; overflow-wrap: anywhere; white-space: normal; }
 thead th { background: var(--card); border-top: 0; }
 tbody th { font-weight: 400; }
-.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; }
 .picture { background: var(--card); border: 1px solid var(--line); border-radius: 6px;
   padding: .8rem 1rem 1rem; margin: 0 0 1rem; }
 .panels { display: grid; gap: 1rem; margin-top: .6rem; align-items: start;

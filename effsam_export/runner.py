@@ -1,4 +1,4 @@
-"""Prompts in, masks out, with any pair of opened graphs. No torch: this is what an app has to do."""
+"""Prompts in, masks out, with any pair of opened graphs. No torch: an app has to do the same."""
 
 from __future__ import annotations
 
@@ -50,17 +50,13 @@ class Prediction:
     indices: tuple[int, ...]
 
 
-def embed(
-    model: ModelSpec, encoder: Session, image: NDArray[np.uint8]
-) -> Embedded:
+def embed(model: ModelSpec, encoder: Session, image: NDArray[np.uint8]) -> Embedded:
     """Encode a uint8 HxWx3 RGB photograph once, for any number of prompts."""
     frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
     sample = Sample(resized=resize(image, frame))
     spec = model.component("encoder")
     outputs = encoder.run(spec.feeds(model.preprocess, sample))
-    return Embedded(
-        frame=frame, sample=replace(sample, embeddings=outputs["image_embeddings"])
-    )
+    return Embedded(frame=frame, sample=replace(sample, embeddings=outputs["image_embeddings"]))
 
 
 def predict(
@@ -96,9 +92,7 @@ def decoder_feeds(model: ModelSpec, embedded: Embedded, prompt: Prompt) -> Feeds
     return spec.feeds(model.preprocess, replace(embedded.sample, prompt=moved))
 
 
-def select(
-    outputs: Feeds, indices: tuple[int, ...], masks: MaskSet, frame: Frame
-) -> Prediction:
+def select(outputs: Feeds, indices: tuple[int, ...], masks: MaskSet, frame: Frame) -> Prediction:
     """The masks at `indices` of the decoder's output, by falling score, at original size."""
     scores = outputs["iou_predictions"][0]
     order = tuple(sorted(indices, key=lambda i: -float(scores[i])))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +11,13 @@ import numpy as np
 from effsam_export import runner
 from effsam_export.bundle import read
 from effsam_export.errors import OutputError, PromptError
+from effsam_export.files import write_whole
 from effsam_export.images import check_prompt, load_image
 from effsam_export.runner import Prediction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -94,25 +95,14 @@ def save_masks(prediction: Prediction, path: Path) -> None:
     """
     if path.suffix != MASK_SUFFIX:
         raise OutputError(f"masks file `{path}` does not end in `{MASK_SUFFIX}`")
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            try:
-                np.savez_compressed(
-                    file,
-                    masks=prediction.masks,
-                    scores=prediction.scores,
-                    low_res_masks=prediction.low_res_masks,
-                )
-            except BaseException:
-                Path(file.name).unlink()
-                raise
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"`{path}` cannot be written: {error.strerror or error}",
-            hint="choose a directory that exists, with room and the right to write",
-        ) from error
+    data = io.BytesIO()
+    np.savez_compressed(
+        data,
+        masks=prediction.masks,
+        scores=prediction.scores,
+        low_res_masks=prediction.low_res_masks,
+    )
+    write_whole(path, data.getvalue())
 
 
 def load_mask_input(path: Path, size: int) -> Float32:
@@ -124,7 +114,7 @@ def load_mask_input(path: Path, size: int) -> Float32:
     hint = "give a file that `effsam run --masks` wrote"
     try:
         with np.load(path, allow_pickle=False) as content:
-            logits = content["low_res_masks"] if "low_res_masks" in content else None
+            logits = content.get("low_res_masks")
     except (OSError, ValueError) as error:
         reason = "does not exist" if not path.exists() else f"cannot be read: {error}"
         raise PromptError(f"mask file `{path}` {reason}", hint=hint) from error

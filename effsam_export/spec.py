@@ -1,13 +1,14 @@
-"""The nouns: frozen, keyword-only records passed from stage to stage. No torch, no numpy, no I/O."""
+"""The nouns: frozen, keyword-only records passed from stage to stage. No torch, no I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
@@ -26,7 +27,7 @@ Feeds = Mapping[str, "Array"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How a photograph becomes the encoder's `image`, as data shared by runner, parity and manifest.
+    """How a photograph becomes the encoder's `image`, shared by runner, parity and manifest.
 
     Family `longest-side-pad` (SAM and most of its relatives): RGB, longest side resized to
     `image_size` with `int(side * scale + 0.5)`, padded at the bottom and right with the pixel mean

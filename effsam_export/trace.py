@@ -44,9 +44,7 @@ def trace(module: nn.Module, component: ComponentSpec) -> ExportedProgram:
         )
 
 
-def to_onnx(
-    program: ExportedProgram, component: ComponentSpec, opset: int, out_dir: Path
-) -> Graph:
+def to_onnx(program: ExportedProgram, component: ComponentSpec, opset: int, out_dir: Path) -> Graph:
     """Write a traced program as ONNX, with exactly the tensors its spec names.
 
     The exporter is torch's own (`dynamo=True`); it folds batch normalisation into convolutions.
@@ -88,11 +86,12 @@ def signature_faults(model: onnx.ModelProto, component: ComponentSpec) -> list[s
 
 def _name_dimensions(model: onnx.ModelProto, component: ComponentSpec) -> None:
     """Replace the exporter's symbols (`s20`) by the spec's names, wherever they stand."""
-    renames: dict[str, str] = {}
-    for value, spec in zip(model.graph.input, component.inputs, strict=True):
-        for found, wanted in zip(_shape(value), spec.shape, strict=True):
-            if isinstance(found, str) and isinstance(wanted, str):
-                renames[found] = wanted
+    renames = {
+        found: wanted
+        for value, spec in zip(model.graph.input, component.inputs, strict=True)
+        for found, wanted in zip(_shape(value), spec.shape, strict=True)
+        if isinstance(found, str) and isinstance(wanted, str)
+    }
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:

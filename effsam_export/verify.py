@@ -109,9 +109,7 @@ def verify(
             failures += report.failures
             running.detail = f"{len(report.seams)} comparisons, {len(report.cases)} prompts"
             running.failed = not report.passed
-    return Verification(
-        golden=results, report=report, not_run=not_run, failures=tuple(failures)
-    )
+    return Verification(golden=results, report=report, not_run=not_run, failures=tuple(failures))
 
 
 def obstacle(bundle: Bundle, checkpoint: Checkpoint | None, *, required: bool) -> str | None:
@@ -180,7 +178,10 @@ def golden_failures(results: tuple[GoldenResult, ...], vectors: Golden) -> list[
 
 
 def run_seams(
-    bundle: Bundle, checkpoint: Checkpoint, parity_file: Path | None, progress: Callable[[int, int], None]
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    parity_file: Path | None,
+    progress: Callable[[int, int], None],
 ) -> ParityReport:
     """The three seams of an export again, on the files of the bundle and by its own gates."""
     from effsam_export.bundle import read

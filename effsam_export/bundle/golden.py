@@ -71,7 +71,9 @@ def _case(case: dict[str, Any], directory: Path) -> GoldenCase:
         prompt=Prompt(
             points=tuple(Point(x=x, y=y, label=label) for x, y, label in case["points"]),
             box=None if case["box"] is None else tuple(case["box"]),
-            mask_input=None if mask is None else np.load(directory / Path(mask).name, allow_pickle=False),
+            mask_input=None
+            if mask is None
+            else np.load(directory / Path(mask).name, allow_pickle=False),
         ),
         answers=tuple(case["answers"]),
         masks=np.stack([rle.decode(m) for m in case["masks"]]),

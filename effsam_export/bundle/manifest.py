@@ -1,4 +1,4 @@
-"""The manifest: what a bundle holds and how to use it, as one JSON document with a published schema.
+"""The manifest: what a bundle holds and how to use it, as JSON with a published schema.
 
 Everything a caller must know to run the model without this package is in it: tensors, resize and
 pad rule, prompt and coordinate rules, which mask to take, threshold.
@@ -191,7 +191,7 @@ def _prompts(model: ModelSpec) -> dict[str, Any]:
             "coordinates": [0, 0],
             "label": -1,
         },
-        "mask_input": "low_res_masks of an earlier answer, unchanged logits; zeros if there is none",
+        "mask_input": "low_res_masks of an earlier answer, unchanged; zeros if there is none",
         "batch": "prompts with equally many points can share one call",
         "supports": asdict(model.prompts),
     }

@@ -26,7 +26,9 @@ def check_free(output: Path, *, force: bool) -> None:
     if not output.exists() and not output.is_symlink():
         return
     if output.is_symlink() or not output.is_dir():
-        raise OutputError(f"`{output}` exists and is not a directory", hint="choose another --output")
+        raise OutputError(
+            f"`{output}` exists and is not a directory", hint="choose another --output"
+        )
     if not any(output.iterdir()):
         return
     if not (output / MANIFEST).is_file():
@@ -53,7 +55,9 @@ def staged(output: Path) -> Iterator[Path]:
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+        scratch = Path(
+            tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent)
+        )
     except OSError as error:
         raise _cannot_write(output, error) from error
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import backends, models
@@ -14,6 +13,8 @@ from effsam_export.errors import BundleError
 from effsam_export.spec import Artifact
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from effsam_export.backends import Session
     from effsam_export.spec import ModelSpec
 
@@ -72,7 +73,8 @@ def read(path: Path) -> Bundle:
     file = path / MANIFEST
     if not path.is_dir() or not file.is_file():
         raise BundleError(
-            f"`{path}` is not a bundle: there is no `{MANIFEST}`" if path.is_dir()
+            f"`{path}` is not a bundle: there is no `{MANIFEST}`"
+            if path.is_dir()
             else f"bundle `{path}` does not exist",
             hint="`effsam export MODEL --target TARGET` makes one",
         )

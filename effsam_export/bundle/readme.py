@@ -23,15 +23,17 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
         for kind in ("inputs", "outputs"):
             for t in component[kind]:
                 shape = "x".join(str(s) for s in t["shape"])
-                lines.append(f"  * {kind[:-1]} `{t['name']}` {t['dtype']} {shape}: {t['description']}")
+                lines.append(
+                    f"  * {kind[:-1]} `{t['name']}` {t['dtype']} {shape}: {t['description']}"
+                )
     pad = ", ".join(f"{v:g}" for v in pre["pad"]["value"])
     lines += [
         "",
         "## How to call them",
         "",
         f"1. Turn the photograph as its EXIF data says; {pre['colour']}, values 0 to 255.",
-        f"2. Resize the longest side to {pre['resize']['longest_side']}: {pre['resize']['rounding']}; "
-        f"{pre['resize']['filter']}.",
+        f"2. Resize the longest side to {pre['resize']['longest_side']}: "
+        f"{pre['resize']['rounding']}; {pre['resize']['filter']}.",
         f"3. Pad at the {' and '.join(pre['pad']['sides'])} to a square with the pixel mean "
         f"({pad}). Do not normalise: the graph does.",
         f"4. Move prompts to the {prompts['coordinates']['frame']}.",

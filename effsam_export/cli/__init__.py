@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print. Errors become exit codes here and only here."""
+"""The command line: parse, call one function, print. Errors become exit codes only here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 
-def _version(value: bool) -> None:  # noqa: FBT001 - Typer calls it so
+def _version(value: bool) -> None:
     if value:
         console.data(f"effsam {__version__}")
         raise typer.Exit

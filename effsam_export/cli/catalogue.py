@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import backends, console, models, profiles
-from effsam_export.cli.options import BundlePath, CacheDir, Json  # noqa: TC001 - Typer reads them
+from effsam_export.cli.options import BundlePath, CacheDir, Json
 
 if TYPE_CHECKING:
     from effsam_export.bundle.read import Bundle
@@ -136,8 +136,8 @@ def _describe(bundle: Bundle) -> str:
     ]
     if parity["cases"]:
         lines.append(
-            f"parity    {parity['cases']} prompts, mask IoU least {parity['min_mask_iou']:.4f} mean "
-            f"{parity['mean_mask_iou']:.4f}, score error {parity['max_score_error']:.1e}"
+            f"parity    {parity['cases']} prompts, mask IoU least {parity['min_mask_iou']:.4f} "
+            f"mean {parity['mean_mask_iou']:.4f}, score error {parity['max_score_error']:.1e}"
         )
     else:
         lines.append("parity    tensor by tensor (one component)")
@@ -169,7 +169,5 @@ def _describe(bundle: Bundle) -> str:
         for kind in ("inputs", "outputs")
         for t in c[kind]
     ]
-    lines.append(
-        console.table(("component", "", "tensor", "dtype", "shape", "meaning"), tensors)
-    )
+    lines.append(console.table(("component", "", "tensor", "dtype", "shape", "meaning"), tensors))
     return "\n".join(lines)

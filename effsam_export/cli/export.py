@@ -9,7 +9,7 @@ import typer
 
 from effsam_export import console, models, profiles
 from effsam_export.cli.fetch import acquire
-from effsam_export.cli.options import (  # noqa: TC001 - Typer reads them
+from effsam_export.cli.options import (
     CacheDir,
     CheckpointFile,
     Json,

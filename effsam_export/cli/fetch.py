@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from effsam_export import console, models
-from effsam_export.cli.options import CacheDir, Json, ModelName, Quiet  # noqa: TC001
+from effsam_export.cli.options import CacheDir, Json, ModelName, Quiet
 from effsam_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from effsam_export.spec import Checkpoint, ModelSpec
 
 
-def fetch(model: ModelName, json: Json = False, quiet: Quiet = False, cache_dir: CacheDir = None) -> None:
+def fetch(
+    model: ModelName, json: Json = False, quiet: Quiet = False, cache_dir: CacheDir = None
+) -> None:
     """Fetch a model's official checkpoint into the cache, and print its path."""
     checkpoint = acquire(models.get(model), None, cache_dir, console.Console(quiet=quiet))
     if json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export import console
-from effsam_export.cli.options import BundlePath, Json, Quiet  # noqa: TC001 - Typer reads them
+from effsam_export.cli.options import BundlePath, Json, Quiet
 from effsam_export.errors import OutputError, PromptError
 from effsam_export.spec import Point, Prompt
 
@@ -54,12 +54,16 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Segment a photograph; all coordinates are pixels of the original image."""
+    import numpy as np
+
     from effsam_export import overlay, segment
     from effsam_export.bundle import read
 
     for place in (output, masks):
         if place is not None and place.exists() and image.exists() and place.samefile(image):
             raise OutputError(f"`{place}` is the photograph itself", hint="choose another name")
+    if output is not None:
+        overlay.check_suffix(output)
     if masks is not None and masks.suffix != segment.MASK_SUFFIX:
         raise OutputError(f"masks file `{masks}` does not end in `{segment.MASK_SUFFIX}`")
     fed_back = None
@@ -70,7 +74,7 @@ def run(
     found = segment.segment(bundle, image, prompts, single_mask=single_mask)
     if output is not None:
         # Several boxes have a mask each; one prompt has one best mask.
-        shown = found.prediction.masks.any(axis=0) if len(prompts) > 1 else found.prediction.masks[0]
+        shown = np.logical_or.reduce(found.prediction.masks[: len(prompts)])
         drawn = overlay.draw(
             found.image,
             shown,

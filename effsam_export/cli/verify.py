@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export import console
-from effsam_export.cli.options import (  # noqa: TC001 - Typer reads them
+from effsam_export.cli.options import (
     BundlePath,
     CacheDir,
     CheckpointFile,
@@ -85,9 +85,7 @@ def verify(
         )
 
 
-def _weights(
-    bundle: Path, checkpoint: Path | None, cache_dir: Path | None
-) -> Checkpoint | None:
+def _weights(bundle: Path, checkpoint: Path | None, cache_dir: Path | None) -> Checkpoint | None:
     """The given checkpoint, or the cached official one; nothing is downloaded."""
     from effsam_export import weights
     from effsam_export.bundle.read import read

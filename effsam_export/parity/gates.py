@@ -35,7 +35,8 @@ def _judge_seam(gates: Gates, seam: SeamResult) -> list[str]:
         elif tensor.cosine < gates.cosine:
             failures.append(
                 f"{where}: `{tensor.name}` has cosine {tensor.cosine:.6f}, want {gates.cosine:g} "
-                f"(max-abs {tensor.max_abs:.2e}; cosine = {_below(tensor.cosine)} would have passed)"
+                f"(max-abs {tensor.max_abs:.2e}; "
+                f"cosine = {_below(tensor.cosine)} would have passed)"
             )
     return failures
 

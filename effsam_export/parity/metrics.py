@@ -31,9 +31,8 @@ def tensor_diff(name: str, reference: Array, found: Array) -> TensorDiff:
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     # Two zero tensors are equal; one zero tensor has no direction to share.
     cosine = float(a @ b) / norms if norms else float(rms == 0.0)
-    if rms == 0.0:
-        sqnr = math.inf
-    else:
+    sqnr = math.inf
+    if rms:
         sqnr = 20 * math.log10(signal / rms) if signal else -math.inf
     return TensorDiff(
         name=name,
@@ -60,7 +59,8 @@ def boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Pixels of a mask within 2 % of the image diagonal of its outline.
 
     The mask minus its erosion by a square of side 2d + 1; outside the image counts as background,
-    so a mask that runs off the picture has an edge there (as in boundary-iou-api's `mask_to_boundary`).
+    so a mask that runs off the picture has an edge there (as `mask_to_boundary` in
+    boundary-iou-api has it).
     """
     d = max(1, round(BOUNDARY_RATIO * math.hypot(*mask.shape)))
     eroded = mask

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from effsam_export.spec import Gates, Precision
 
 Seam = Literal["onnx", "artifact"]
-"""`onnx`: PyTorch reference against the traced graph. `artifact`: that graph against the artefact."""
+"""`onnx`: PyTorch against the traced graph. `artifact`: that graph against the artefact."""
 
 
 @dataclass(frozen=True, kw_only=True)

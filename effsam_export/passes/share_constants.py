@@ -1,6 +1,6 @@
 """Given constants that are equal; Result: one of them, used by all nodes.
 
-TinyViT's six blocks of 14x14 windows each carry the same 196x196 index table: 1.5 MB of a 25 MB file.
+TinyViT's six blocks of 14x14 windows each carry the same 196x196 index table: 1.5 MB of 25 MB.
 """
 
 from __future__ import annotations

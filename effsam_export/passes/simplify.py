@@ -5,7 +5,10 @@ Run only where a target profile says that it was measured to pay.
 
 from __future__ import annotations
 
-import onnx
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def apply(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:

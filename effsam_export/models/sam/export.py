@@ -1,17 +1,20 @@
-"""Export forms of SAM: modules that borrow the trained sub-modules and re-express what traces badly.
+"""Export forms of SAM: modules that borrow the trained parts and re-express what traces badly.
 
 The plain modules stay the reference; parity judges these against them.
 """
 
 from __future__ import annotations
 
-from copy import copy
+from copy import copy, deepcopy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from effsam_export.models.sam.layers import LayerNorm2d
-from effsam_export.models.sam.module import Sam
+
+if TYPE_CHECKING:
+    from effsam_export.models.sam.module import Sam
 
 NECK_FOLD = 64.0
 """Power of two taken out of the convolution in front of the neck's last LayerNorm2d.
@@ -48,16 +51,17 @@ def with_folded_neck(encoder: nn.Module) -> nn.Module:
     if not isinstance(neck, nn.Sequential) or len(neck) < 2:
         return encoder
     conv, norm = neck[-2], neck[-1]
-    if not isinstance(conv, nn.Conv2d) or conv.bias is not None or not isinstance(norm, LayerNorm2d):
+    if (
+        not isinstance(conv, nn.Conv2d)
+        or conv.bias is not None
+        or not isinstance(norm, LayerNorm2d)
+    ):
         return encoder
-    scaled = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, bias=False
-    )
+    scaled, folded = deepcopy(conv), deepcopy(norm)
     scaled.weight = nn.Parameter(conv.weight.detach() / NECK_FOLD, requires_grad=False)
-    folded = LayerNorm2d(conv.out_channels, eps=norm.eps / NECK_FOLD**2)
-    folded.weight, folded.bias = norm.weight, norm.bias
+    folded.eps = norm.eps / NECK_FOLD**2
     twin = copy(encoder)
-    twin._modules = {**encoder._modules, "neck": nn.Sequential(*neck[:-2], scaled, folded)}
+    twin._modules = {**encoder._modules, "neck": nn.Sequential(*list(neck)[:-2], scaled, folded)}
     return twin.eval()
 
 
@@ -96,7 +100,8 @@ class ExportDecoder(nn.Module):
         encoder = self.prompt_encoder
         has = has_mask_input.reshape(-1, 1, 1, 1)
         none = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        return has * encoder.mask_downscaling(mask_input) + (1.0 - has) * none
+        embedding: Tensor = has * encoder.mask_downscaling(mask_input) + (1.0 - has) * none
+        return embedding
 
     def forward(
         self,

@@ -5,12 +5,14 @@ Source: facebookresearch/segment-anything, `segment_anything/modeling/common.py`
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
 
 class LayerNorm2d(nn.Module):
-    """Layer normalisation over the channels of a BxCxHxW tensor (eps 1e-6 in every SAM relative)."""
+    """Layer normalisation over the channels of a BxCxHxW tensor; eps 1e-6 in SAM's relatives."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -45,9 +47,7 @@ class MLP(nn.Module):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, depth: int) -> None:
         super().__init__()
         dims = [in_dim, *[hidden_dim] * (depth - 1), out_dim]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:

@@ -44,13 +44,14 @@ class MaskDecoder(nn.Module):
 
     def heads(self, hs: Tensor, src: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Transformer outputs (BxNxC, BxHWxC) to logits Bx4x4Hx4W and IoU predictions Bx4."""
-        src = src.transpose(1, 2).unflatten(2, grid)  # B x C x H x W
+        b, _, c = src.shape
+        src = src.transpose(1, 2).reshape(b, c, *grid)  # B x C x H x W
         upscaled = self.output_upscaling(src)  # B x C/8 x 4H x 4W
         tokens = hs[:, 1 : 1 + self.num_mask_tokens]
         hyper = torch.stack(
             [mlp(tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )  # B x 4 x C/8
-        masks = (hyper @ upscaled.flatten(2)).unflatten(2, (4 * grid[0], 4 * grid[1]))
+        masks = (hyper @ upscaled.flatten(2)).reshape(b, -1, 4 * grid[0], 4 * grid[1])
         return masks, self.iou_prediction_head(hs[:, 0])
 
     def forward(

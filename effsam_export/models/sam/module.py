@@ -6,12 +6,16 @@ reference that every exported graph is judged against: nothing here is changed f
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from effsam_export.models.sam.mask_decoder import MaskDecoder
 from effsam_export.models.sam.prompt_encoder import PromptEncoder
-from effsam_export.spec import Preprocess
+
+if TYPE_CHECKING:
+    from effsam_export.spec import Preprocess
 
 
 class Sam(nn.Module):
@@ -52,7 +56,7 @@ class Sam(nn.Module):
         boxes: Tensor | None,
         masks: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """All masks for the prompts (shapes as in `PromptEncoder`): logits Bx4x256x256, IoUs Bx4."""
+        """All masks for prompts (shaped as for `PromptEncoder`): logits Bx4x256x256, IoUs Bx4."""
         sparse, dense = self.prompt_encoder(points, boxes, masks)
         out: tuple[Tensor, Tensor] = self.mask_decoder(
             image_embeddings, self.prompt_encoder.dense_pe(), sparse, dense

@@ -32,9 +32,7 @@ class PositionEmbeddingRandom(nn.Module):
 
     def grid(self, size: int) -> Tensor:
         """Encoding of the cell centres of a `size` x `size` grid, CxHxW."""
-        cells = torch.ones(
-            (size, size), device=self.positional_encoding_gaussian_matrix.device
-        )
+        cells = torch.ones((size, size), device=self.positional_encoding_gaussian_matrix.device)
         y = (cells.cumsum(dim=0) - 0.5) / size
         x = (cells.cumsum(dim=1) - 0.5) / size
         return self.encode(torch.stack([x, y], dim=-1)).permute(2, 0, 1)

@@ -1,0 +1,29 @@
+# `make demo` and `make test` set up what they need; `make install` only does that.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo/mobile-sam-openvino-fp32
+
+.PHONY: install demo test lint
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torch,onnx,openvino,dev]'
+	touch $@
+
+demo: install
+	$(BIN)/effsam fetch mobile-sam
+	$(BIN)/effsam export mobile-sam --target openvino --output $(DEMO) --force
+	$(BIN)/effsam run $(DEMO) calibration/images/coffee.jpg --point 280,140 --point 230,80 --output demo/overlay.png
+	$(BIN)/effsam verify $(DEMO)
+
+test: install
+	$(BIN)/effsam fetch mobile-sam
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports

@@ -1,0 +1,120 @@
+"""Fixtures: the tiny model and a bundle of it, the official checkpoint, the authors' outputs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from effsam_export import models, profiles, weights
+from effsam_export.spec import Checkpoint, TargetProfile
+from tests.tiny import TINY_SAM, write_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("EFFSAM_SHARED", REPOSITORY.parent / "shared"))
+"""The authors' full outputs and their photographs, where a machine has them."""
+
+PARITY = """
+[[images]]
+file = "{image}"
+prompts = [
+  {{ name = "point", points = [[60, 40, 1]] }},
+  {{ name = "both", points = [[20, 20, 0]], box = [10, 10, 90, 60] }},
+  {{ name = "again", points = [[30, 30, 1]], mask_from = "point" }},
+]
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on the authors' full outputs are skipped, with the reason, where those are not."""
+    if (SHARED / "golden").is_dir():
+        return
+    for item in items:
+        if item.get_closest_marker("shared"):
+            item.add_marker(pytest.mark.skip(reason=f"no authors' outputs at {SHARED}"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with `golden/`, `images/` and `weights/`."""
+    return SHARED
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the tiny model into the table of models."""
+    monkeypatch.setitem(models.MODELS, TINY_SAM.name, ("tests.tiny", "TINY_SAM"))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Weights of the tiny model."""
+    path = write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt")
+    return weights.checkpoint_from_file(path, None)
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small picture with an edge in it, 120x80."""
+    import numpy as np
+    from PIL import Image
+
+    y, x = np.mgrid[0:80, 0:120]
+    image = np.stack([x * 2, y * 3, 255 * ((x - 60) ** 2 + (y - 40) ** 2 < 900)], axis=-1)
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(image.astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def parity_file(photo: Path) -> Path:
+    """Prompts on that picture."""
+    path = photo.parent / "parity.toml"
+    path.write_text(PARITY.format(image=photo.name), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def onnx_target() -> TargetProfile:
+    """The `onnx` target in FP32."""
+    return profiles.load_target("onnx", "fp32")
+
+
+@pytest.fixture(scope="session")
+def exported_tiny(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Checkpoint,
+    parity_file: Path,
+    onnx_target: TargetProfile,
+) -> Path:
+    """A bundle of the tiny model, made once; tests that change it take `bundle`."""
+    from effsam_export import pipeline
+
+    output = tmp_path_factory.mktemp("bundles") / "tiny"
+    request = pipeline.ExportRequest(
+        model=TINY_SAM,
+        target=onnx_target,
+        checkpoint=tiny_checkpoint,
+        output=output,
+        parity_file=parity_file,
+    )
+    pipeline.export(request)
+    return output
+
+
+@pytest.fixture
+def bundle(exported_tiny: Path, tmp_path: Path, tiny: None) -> Path:
+    """A copy of the tiny bundle that a test may break."""
+    return Path(shutil.copytree(exported_tiny, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def official() -> Checkpoint:
+    """The official MobileSAM checkpoint; `make test` fetches it first."""
+    spec = models.get("mobile-sam")
+    assert spec.weights is not None
+    found = weights.cached(spec.weights, cache_dir=weights.default_cache_dir())
+    assert found is not None, "run `effsam fetch mobile-sam` first, as `make test` does"
+    return found

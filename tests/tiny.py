@@ -1,0 +1,69 @@
+"""A SAM of one convolution in front of the real decoder, with deterministic weights.
+
+Everything but the encoder's size is the real thing, so the whole flow runs in seconds and without
+a download. Its masks mean nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from effsam_export.models.mobile_sam import MOBILE_SAM
+from effsam_export.models.sam.components import (
+    SAM_DECODER,
+    SAM_ENCODER,
+    SAM_MASKS,
+    SAM_PREPROCESS,
+    SAM_PROMPTS,
+)
+from effsam_export.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+
+def build() -> nn.Module:
+    """The tiny model, weights not loaded."""
+    from torch import nn
+
+    from effsam_export.models.sam.module import Sam
+
+    return Sam(nn.Conv2d(3, 256, kernel_size=16, stride=16), SAM_PREPROCESS).eval()
+
+
+TINY_SAM = ModelSpec(
+    name="tiny-sam",
+    title="Tiny SAM for tests",
+    paper="none",
+    origin="none",
+    licence=MOBILE_SAM.licence,
+    weights=None,
+    state="architecture verified",
+    preprocess=SAM_PREPROCESS,
+    prompts=SAM_PROMPTS,
+    masks=SAM_MASKS,
+    components=(SAM_ENCODER, SAM_DECODER),
+    build=build,
+)
+
+
+def write_checkpoint(path: Path) -> Path:
+    """Save a state dict of the tiny model, the same numbers at every call."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, value in build().state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        fan_in = value[0].numel() if value.ndim > 1 else 1
+        if value.ndim > 1:
+            state[name] = noise / fan_in**0.5
+        elif name.endswith("weight"):
+            state[name] = 1 + 0.1 * noise
+        else:
+            state[name] = 0.1 * noise
+    # Photographs run from -2 to 2 after normalisation; keep embeddings of that order.
+    torch.save(state, path)
+    return path
