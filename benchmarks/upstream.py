@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from effsam_export.models.sam.transformer import TwoWayAttentionBlock
 from effsam_export.models.tiny_vit import BasicLayer, TinyViT, TinyViTBlock
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.models.sam.module import Sam
-    from effsam_export.models.sam.transformer import Attention
+    from effsam_export.models.sam.transformer import Attention, TwoWayTransformer
 
 OPSET = 18
 ENCODER_FILE = "encoder.onnx"
@@ -128,6 +129,46 @@ class UpstreamEncoder(nn.Module):
 # ------------------------------------------------------------------ decoder
 
 
+def attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Multi-head attention that divides by the root of the width, read from the shape."""
+    split = []
+    for x in (attn.q_proj(q), attn.k_proj(k), attn.v_proj(v)):
+        b, n, c = x.shape
+        split.append(x.reshape(b, n, attn.num_heads, c // attn.num_heads).transpose(1, 2))
+    q, k, v = split
+    width = q.shape[-1]
+    weights = torch.softmax(q @ k.permute(0, 1, 3, 2) / math.sqrt(width), dim=-1)
+    out = weights @ v
+    b, heads, n, c = out.shape
+    projected: Tensor = attn.out_proj(out.transpose(1, 2).reshape(b, n, heads * c))
+    return projected
+
+
+def transform(
+    transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The two-way transformer: tokens BxNxC and the image as BxHWxC."""
+    keys = image.flatten(2).permute(0, 2, 1)
+    key_pe = image_pe.flatten(2).permute(0, 2, 1)
+    queries = tokens
+    for layer in transformer.layers:
+        assert isinstance(layer, TwoWayAttentionBlock)
+        if layer.skip_first_layer_pe:
+            queries = attend(layer.self_attn, queries, queries, queries)
+        else:
+            q = queries + tokens
+            queries = queries + attend(layer.self_attn, q, q, queries)
+        queries = layer.norm1(queries)
+        q, k = queries + tokens, keys + key_pe
+        queries = layer.norm2(queries + attend(layer.cross_attn_token_to_image, q, k, keys))
+        queries = layer.norm3(queries + layer.mlp(queries))
+        # Added anew: the tracer does not share what upstream's code computes twice.
+        q, k = queries + tokens, keys + key_pe
+        keys = layer.norm4(keys + attend(layer.cross_attn_image_to_token, k, q, queries))
+    final = attend(transformer.final_attn_token_to_image, queries + tokens, keys + key_pe, keys)
+    return transformer.norm_final_attn(queries + final), keys
+
+
 class UpstreamDecoder(nn.Module):
     """Prompt encoder, mask decoder and mask post-processing as one graph, for one prompt a call.
 
@@ -155,6 +196,25 @@ class UpstreamDecoder(nn.Module):
         dense: Tensor = has_mask_input * encoder.mask_downscaling(mask_input)
         return dense + (1 - has_mask_input) * encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
 
+    def decode(self, image: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask decoder, with the image and its positions repeated once per prompt."""
+        decoder = self.sam.mask_decoder
+        batch = sparse.size(0)
+        tokens = torch.cat([decoder.output_tokens(batch), sparse], dim=1)
+        src = torch.repeat_interleave(image, tokens.shape[0], dim=0) + dense
+        pe = self.sam.prompt_encoder.dense_pe()
+        b, c, h, w = src.shape
+        hs, src = transform(
+            decoder.transformer, src, torch.repeat_interleave(pe, tokens.shape[0], dim=0), tokens
+        )
+        upscaled = decoder.output_upscaling(src.transpose(1, 2).view(b, c, h, w))
+        chosen = hs[:, 1 : 1 + decoder.num_mask_tokens, :]
+        mlps = decoder.output_hypernetworks_mlps
+        hyper = torch.stack([mlp(chosen[:, i, :]) for i, mlp in enumerate(mlps)], dim=1)
+        b, c, h, w = upscaled.shape
+        masks = (hyper @ upscaled.view(b, c, h * w)).view(b, -1, h, w)
+        return masks, decoder.iou_prediction_head(hs[:, 0, :])
+
     def postprocess(self, masks: Tensor, original: Tensor) -> Tensor:
         """Logits 1x4x256x256 to the original (height, width), by way of the model frame."""
         size = self.sam.image_size
@@ -178,10 +238,7 @@ class UpstreamDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         sparse = self.embed_points(point_coords, point_labels)
         dense = self.embed_mask(mask_input, has_mask_input)
-        # The reference's own forward: it repeats the image and its positions once per prompt.
-        low_res, iou = self.sam.mask_decoder(
-            image_embeddings, self.sam.prompt_encoder.dense_pe(), sparse, dense
-        )
+        low_res, iou = self.decode(image_embeddings, sparse, dense)
         return self.postprocess(low_res, orig_im_size), iou, low_res
 
 

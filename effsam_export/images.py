@@ -158,11 +158,13 @@ def resize_bilinear(x: Float32, size: tuple[int, int]) -> Float32:
     """
     for axis, new in ((1, size[0]), (2, size[1])):
         old = x.shape[axis]
-        at = (np.arange(new, dtype=np.float64) + 0.5) * (old / new) - 0.5
-        at = np.maximum(at, 0.0)
+        # As torch: the scale is float32, and so is the position after one fused multiply-add.
+        scale = np.float64(np.float32(old) / np.float32(new))
+        at = ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)
+        at = np.maximum(at, np.float32(0))
         low = np.minimum(at.astype(np.int64), old - 1)
         high = np.minimum(low + 1, old - 1)
-        part = (at - low).astype(np.float32)
+        part = at - low.astype(np.float32)
         part = part[:, None] if axis == 1 else part
         below, above = np.take(x, low, axis=axis), np.take(x, high, axis=axis)
         x = below + (above - below) * part

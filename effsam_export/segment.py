@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from effsam_export import runner
 from effsam_export.bundle import read
-from effsam_export.errors import OutputError, PromptError
+from effsam_export.errors import PromptError
 from effsam_export.files import write_whole
 from effsam_export.images import check_prompt, load_image
 from effsam_export.runner import Prediction
@@ -91,10 +93,8 @@ def save_masks(prediction: Prediction, path: Path) -> None:
     """Write `masks`, `scores` and `low_res_masks` as a compressed .npz, whole or not at all.
 
     Raises:
-        OutputError: The path does not end in .npz, or cannot be written.
+        OutputError: The file cannot be written.
     """
-    if path.suffix != MASK_SUFFIX:
-        raise OutputError(f"masks file `{path}` does not end in `{MASK_SUFFIX}`")
     data = io.BytesIO()
     np.savez_compressed(
         data,
@@ -113,9 +113,9 @@ def load_mask_input(path: Path, size: int) -> Float32:
     """
     hint = "give a file that `effsam run --masks` wrote"
     try:
-        with np.load(path, allow_pickle=False) as content:
-            logits = content.get("low_res_masks")
-    except (OSError, ValueError) as error:
+        content = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        logits = content.get("low_res_masks") if hasattr(content, "get") else None
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         reason = "does not exist" if not path.exists() else f"cannot be read: {error}"
         raise PromptError(f"mask file `{path}` {reason}", hint=hint) from error
     if logits is None:

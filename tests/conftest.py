@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from effsam_export import models, profiles, weights
-from effsam_export.spec import Checkpoint, TargetProfile
 from tests.tiny import TINY_SAM, write_checkpoint
+
+if TYPE_CHECKING:
+    from effsam_export.spec import Checkpoint, TargetProfile
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("EFFSAM_SHARED", REPOSITORY.parent / "shared"))

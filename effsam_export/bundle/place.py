@@ -62,11 +62,11 @@ def staged(output: Path) -> Iterator[Path]:
         raise _cannot_write(output, error) from error
     try:
         yield scratch
-        try:
-            scratch.chmod(0o755)  # mkdtemp makes it private
-            _swap(scratch, output)
-        except OSError as error:
-            raise _cannot_write(output, error) from error
+        scratch.chmod(0o755)  # mkdtemp makes it private
+        _swap(scratch, output)
+    except OSError as error:
+        # What is written inside the block goes to the same disk.
+        raise _cannot_write(output, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -88,6 +88,6 @@ def _swap(scratch: Path, output: Path) -> None:
 
 def _cannot_write(output: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"`{output}` cannot be written: {error.strerror or error}",
+        f"`{output}` cannot be written: {(error.strerror or str(error)).lower()}",
         hint="choose an --output on a disk with room and with the right to write",
     )

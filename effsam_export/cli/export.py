@@ -133,4 +133,10 @@ def _show_plan(
     if as_json:
         console.document({"plan": plan})
     else:
-        console.data(console.table(("what", "value"), [[k, str(v)] for k, v in plan.items()]))
+        rows = []
+        for key, value in plan.items():
+            if isinstance(value, dict):
+                rows += [[f"{key}.{k}", str(v)] for k, v in value.items()]
+            else:
+                rows.append([key, " ".join(value) if isinstance(value, list) else str(value)])
+        console.data(console.table(("what", "value"), rows))

@@ -65,7 +65,9 @@ def run(
     if output is not None:
         overlay.check_suffix(output)
     if masks is not None and masks.suffix != segment.MASK_SUFFIX:
-        raise OutputError(f"masks file `{masks}` does not end in `{segment.MASK_SUFFIX}`")
+        raise OutputError(
+            f"masks file `{masks}` does not end in `{segment.MASK_SUFFIX}`", hint="rename it"
+        )
     fed_back = None
     if mask_input is not None:
         size = read.read(bundle).model.masks.low_res_size

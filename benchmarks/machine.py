@@ -1,0 +1,47 @@
+"""What a run was made on: processor, cores, instruction sets, thread counts, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+CPUINFO = Path("/proc/cpuinfo")
+TOLD_FLAGS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16")
+TOLD_FLAGS += ("avx512_fp16", "avx_vnni", "amx_bf16", "amx_int8", "neon", "asimd", "asimddp")
+PACKAGES = ("effsam-export", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
+
+
+def describe() -> dict[str, Any]:
+    """Processor model, usable cores, instruction sets that matter here, load, and versions."""
+    info = CPUINFO.read_text("utf-8") if CPUINFO.is_file() else ""
+    fields = dict(
+        (part.strip() for part in line.split(":", 1)) for line in info.splitlines() if ":" in line
+    )
+    flags = set((fields.get("flags") or fields.get("Features", "")).split())
+    return {
+        "cpu": fields.get("model name") or platform.processor() or platform.machine(),
+        "cores": usable_cores(),
+        "flags": [f for f in TOLD_FLAGS if f in flags],
+        "system": platform.platform(),
+        "load_average_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def version(package: str) -> str | None:
+    """Installed version of a package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,140 @@
+"""Manifest version 1: its schema, and the golden file that keeps it from changing by accident."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+
+from effsam_export.bundle import manifest as m
+from effsam_export.bundle import read
+from effsam_export.bundle.readme import integrator_readme
+from effsam_export.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GOLDEN = Path(__file__).resolve().parent / "manifest-v1.json"
+pytestmark = pytest.mark.backend
+
+
+@pytest.fixture
+def manifest(exported_tiny: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((exported_tiny / "manifest.json").read_text("utf-8"))
+    return document
+
+
+def stable(document: dict[str, Any]) -> dict[str, Any]:
+    """A manifest without what a new toolchain or machine may change."""
+    kept = deepcopy(document)
+    kept["tools"] = dict.fromkeys(kept["tools"], "")
+    kept["checkpoint"]["sha256"] = "0" * 64
+    kept["target"]["profile_sha256"] = "0" * 64
+    for entry in kept["files"]:
+        entry.update(sha256="0" * 64, size=0)
+    for figure in ("min_mask_iou", "mean_mask_iou", "max_score_error"):
+        kept["parity"][figure] = 0.0
+    for component in kept["components"]:
+        component["rewrites"] = []
+        kept["precision"]["found"][component["name"]] = {}
+    return kept
+
+
+def test_the_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(m.schema())
+
+
+def test_version_1_has_not_changed(manifest: dict[str, Any]) -> None:
+    """A difference here is a new manifest version, or a bug."""
+    assert stable(manifest) == json.loads(GOLDEN.read_text("utf-8"))
+
+
+def test_keys_are_written_in_order(exported_tiny: Path, manifest: dict[str, Any]) -> None:
+    text = (exported_tiny / "manifest.json").read_text("utf-8")
+    assert text == json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def test_a_written_manifest_is_valid(manifest: dict[str, Any]) -> None:
+    m.validate(manifest)
+
+
+def put(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
+    """A change that sets one place of a manifest."""
+
+    def change(document: dict[str, Any]) -> None:
+        place: Any = document
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (put("state", value="certified"), "$.state"),
+        (put("parity", "passed", value=False), "$.parity.passed"),
+        (put("files", 0, "path", value="../../etc/passwd"), "$.files[0].path"),
+        (put("files", 0, "path", value="/etc/passwd"), "$.files[0].path"),
+        (put("components", 0, "files", value=["a/../../b"]), "$.components[0].files[0]"),
+        (put("components", 0, "source", value="..\\b"), "$.components[0].source"),
+        (put("components", value=[]), "$.components"),
+        (put("checkpoint", "sha256", value="beef"), "$.checkpoint.sha256"),
+        (put("masks", "threshold", value="zero"), "$.masks.threshold"),
+        (put("prompts", "labels", "padding", value=4), "$.prompts.labels.padding"),
+        (put("unheard_of", value=1), "$: Additional properties"),
+        (lambda d: d.pop("prompts"), "'prompts' is a required property"),
+    ],
+)
+def test_a_broken_manifest_is_refused_with_the_place(
+    manifest: dict[str, Any], change: Callable[[dict[str, Any]], None], where: str
+) -> None:
+    change(manifest)
+    with pytest.raises(BundleError) as refused:
+        m.validate(manifest)
+    assert where in refused.value.message
+
+
+def test_all_faults_are_named_together(manifest: dict[str, Any]) -> None:
+    manifest["state"] = "certified"
+    manifest["gates"] = {}
+    with pytest.raises(BundleError) as refused:
+        m.validate(manifest)
+    assert "$.state" in refused.value.message
+    assert "$.gates" in refused.value.message
+
+
+def test_a_newer_manifest_asks_for_a_newer_tool(manifest: dict[str, Any]) -> None:
+    manifest["manifest_version"] = 2
+    with pytest.raises(BundleError) as refused:
+        m.validate(manifest)
+    assert refused.value.message == "the bundle's manifest is version 2, this effsam reads 1"
+    assert refused.value.hint == "upgrade effsam-export"
+
+
+@pytest.mark.parametrize("document", [None, [], "text", 3, {}])
+def test_json_that_is_no_manifest(document: object) -> None:
+    with pytest.raises(BundleError):
+        m.validate(document)
+
+
+def test_the_integrators_page_says_what_the_manifest_says(manifest: dict[str, Any]) -> None:
+    page = integrator_readme(manifest)
+    for component in manifest["components"]:
+        for tensor in [*component["inputs"], *component["outputs"]]:
+            assert f"`{tensor['name']}` {tensor['dtype']}" in page
+    assert "123.675, 116.28, 103.53" in page
+    assert "logit > 0" in page
+    assert "(0, 0) with label -1" in page
+
+
+def test_artifact_and_source_are_one_file_where_they_are_equal(exported_tiny: Path) -> None:
+    bundle = read.read(exported_tiny)
+    for name in bundle.components:
+        assert bundle.source(name) == bundle.artifact(name).files[0]
+    assert not (exported_tiny / "source").exists()

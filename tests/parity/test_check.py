@@ -1,0 +1,180 @@
+"""The parity check catches what it is there for: each seam is broken once, and only it fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from effsam_export import profiles
+from effsam_export.bundle import read
+from effsam_export.errors import PromptError
+from effsam_export.models import loading
+from effsam_export.parity.check import Sides, check, compare
+from effsam_export.pipeline import open_onnx
+from tests.tiny import TINY_SAM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from effsam_export.backends import Session
+    from effsam_export.parity.check import Findings
+    from effsam_export.spec import Checkpoint, Feeds, TargetProfile
+
+pytestmark = pytest.mark.backend
+
+
+class Changed:
+    """A session whose outputs are changed on the way out."""
+
+    def __init__(self, session: Session, change: Callable[[Feeds], Feeds]) -> None:
+        self._session = session
+        self._change = change
+
+    def run(self, feeds: Feeds) -> Feeds:
+        return self._change(dict(self._session.run(feeds)))
+
+
+@pytest.fixture(scope="module")
+def sides(exported_tiny: Path, tiny_checkpoint: Checkpoint) -> Sides:
+    bundle = read.read(exported_tiny)
+    return Sides(
+        module=loading.load(TINY_SAM, tiny_checkpoint),
+        sources={c: open_onnx(c, bundle.source(c)) for c in bundle.components},
+        artifacts={c: read.open_session(bundle, c) for c in bundle.components},
+    )
+
+
+@pytest.fixture
+def run(sides: Sides, onnx_target: TargetProfile, parity_file: Path) -> Callable[..., Findings]:
+    """Check with sessions replaced: `run(sources={...}, artifacts={...})`."""
+
+    def checked(
+        sources: dict[str, Session] | None = None, artifacts: dict[str, Session] | None = None
+    ) -> Findings:
+        changed = Sides(
+            module=sides.module,
+            sources={**sides.sources, **(sources or {})},
+            artifacts={**sides.artifacts, **(artifacts or {})},
+        )
+        return check(TINY_SAM, onnx_target, changed, profiles.load_parity_images(parity_file))
+
+    return checked
+
+
+def test_the_same_graphs_pass(run: Callable[..., Findings]) -> None:
+    report = run().report
+    assert report.failures == ()
+    assert report.passed
+    assert [c.case for c in report.cases] == ["photo/point", "photo/both", "photo/again"]
+    assert len(report.seams) == 2 * (1 + 3)
+    assert min(c.answer_iou for c in report.cases) >= 0.999
+
+
+def test_a_wrong_trace_fails_at_the_first_seam_only(
+    run: Callable[..., Findings], sides: Sides
+) -> None:
+    def negate(outputs: Feeds) -> Feeds:
+        return {**outputs, "image_embeddings": -outputs["image_embeddings"]}
+
+    report = run(sources={"encoder": Changed(sides.sources["encoder"], negate)}).report
+    assert not report.passed
+    assert any(
+        f.startswith("seam onnx, encoder, photo: `image_embeddings`") for f in report.failures
+    )
+    assert not any(f.startswith("end to end") for f in report.failures)
+
+
+def test_a_wrong_artefact_fails_at_the_second_seam_and_end_to_end(
+    run: Callable[..., Findings], sides: Sides
+) -> None:
+    def flip(outputs: Feeds) -> Feeds:
+        return {**outputs, "low_res_masks": outputs["low_res_masks"][..., ::-1]}
+
+    report = run(artifacts={"decoder": Changed(sides.artifacts["decoder"], flip)}).report
+    assert any(f.startswith("seam artifact, decoder") for f in report.failures)
+    assert any(f.startswith("end to end") and "IoU" in f for f in report.failures)
+    assert not any(f.startswith("seam onnx") for f in report.failures)
+
+
+def test_swapped_scores_change_the_winner_and_fail(
+    run: Callable[..., Findings], sides: Sides
+) -> None:
+    def reverse(outputs: Feeds) -> Feeds:
+        return {**outputs, "iou_predictions": outputs["iou_predictions"][:, ::-1]}
+
+    report = run(artifacts={"decoder": Changed(sides.artifacts["decoder"], reverse)}).report
+    assert any("wins by `iou_predictions`" in f for f in report.failures)
+
+
+def test_nan_in_one_place_fails(run: Callable[..., Findings], sides: Sides) -> None:
+    def poison(outputs: Feeds) -> Feeds:
+        masks = outputs["low_res_masks"].copy()
+        masks[0, 3, 0, 0] = np.nan
+        return {**outputs, "low_res_masks": masks}
+
+    report = run(artifacts={"decoder": Changed(sides.artifacts["decoder"], poison)}).report
+    assert any("`low_res_masks` holds NaN or Inf" in f for f in report.failures)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda o: {"low_res_masks": o["low_res_masks"]}, "output `iou_predictions` is missing"),
+        (lambda o: {**o, "extra": np.zeros(1)}, "output `extra` is not in the contract"),
+        (
+            lambda o: {**o, "iou_predictions": o["iou_predictions"][:, :3]},
+            "`iou_predictions` has shape [1, 3], want [1, 4]",
+        ),
+    ],
+    ids=["missing", "extra", "misshapen"],
+)
+def test_tensors_are_matched_by_exact_name_and_shape(
+    change: Callable[[Feeds], Feeds], problem: str
+) -> None:
+    spec = TINY_SAM.component("decoder")
+    good = {
+        "low_res_masks": np.ones((1, 4, 256, 256), np.float32),
+        "iou_predictions": np.ones((1, 4), np.float32),
+    }
+    assert compare("artifact", spec, "case", good, good).problems == ()
+    assert compare("artifact", spec, "case", good, change(good)).problems == (problem,)
+
+
+def test_golden_vectors_hold_what_pytorch_answered(run: Callable[..., Findings]) -> None:
+    (expected,) = run().expected
+    assert [c.name for c in expected.cases] == ["point", "both", "again"]
+    assert expected.image.shape == (80, 120, 3)
+    for case in expected.cases:
+        assert case.masks.shape == (4, 80, 120)
+        assert case.masks.dtype == bool
+        assert case.scores.shape == (4,)
+    assert expected.cases[2].prompt.mask_input is not None
+    assert expected.cases[2].prompt.mask_input.shape == (256, 256)
+
+
+def test_a_prompt_off_the_photograph_is_refused(
+    sides: Sides, onnx_target: TargetProfile, photo: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "parity.toml"
+    file.write_text(
+        f'[[images]]\nfile = "{photo}"\nprompts = [{{ name = "off", points = [[900, 1, 1]] }}]\n'
+    )
+    with pytest.raises(PromptError, match=r"point \(900, 1\) is outside the image"):
+        check(TINY_SAM, onnx_target, sides, profiles.load_parity_images(file))
+
+
+def test_one_component_is_judged_tensor_by_tensor(
+    sides: Sides, onnx_target: TargetProfile, parity_file: Path
+) -> None:
+    only = Sides(
+        module=sides.module,
+        sources={"decoder": sides.sources["decoder"]},
+        artifacts={"decoder": sides.artifacts["decoder"]},
+    )
+    report = check(TINY_SAM, onnx_target, only, profiles.load_parity_images(parity_file)).report
+    assert report.passed
+    assert report.cases == ()
+    assert {s.component for s in report.seams} == {"decoder"}
