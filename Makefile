@@ -15,7 +15,7 @@ install: .venv/installed
 demo: install
 	$(BIN)/effsam fetch mobile-sam
 	$(BIN)/effsam export mobile-sam --target openvino --output $(DEMO) --force
-	$(BIN)/effsam run $(DEMO) calibration/images/coffee.jpg --point 280,140 --point 230,80 --output demo/overlay.png
+	$(BIN)/effsam run $(DEMO) calibration/images/coffee.jpg --box 320,215,412,332 --output demo/overlay.png
 	$(BIN)/effsam verify $(DEMO)
 
 test: install

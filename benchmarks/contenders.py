@@ -72,7 +72,7 @@ class Inputs:
     Attributes:
         sample: Resized photograph, and the embedding eager PyTorch gives for it.
         image: `image` float32 1x3x1024x1024, RGB 0 to 255, padded with the pixel mean.
-        prompts: Eight prompts of one point each, in model-frame pixels; the first is the single one.
+        prompts: Eight of one point each, in model-frame pixels; the first is the single one.
     """
 
     frame: Frame

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 CPUINFO = Path("/proc/cpuinfo")
-TOLD_FLAGS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16")
-TOLD_FLAGS += ("avx512_fp16", "avx_vnni", "amx_bf16", "amx_int8", "neon", "asimd", "asimddp")
+TOLD_FLAGS = (
+    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni"),
+    *("avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"),
+    *("neon", "asimd", "asimddp"),
+)
 PACKAGES = ("effsam-export", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
 
 
 def describe() -> dict[str, Any]:
     """Processor model, usable cores, instruction sets that matter here, load, and versions."""
     info = CPUINFO.read_text("utf-8") if CPUINFO.is_file() else ""
-    fields = dict(
-        (part.strip() for part in line.split(":", 1)) for line in info.splitlines() if ":" in line
-    )
+    pairs = (line.partition(":") for line in info.splitlines())
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
     flags = set((fields.get("flags") or fields.get("Features", "")).split())
     return {
         "cpu": fields.get("model name") or platform.processor() or platform.machine(),

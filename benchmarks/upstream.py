@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from effsam_export.models.sam.transformer import TwoWayAttentionBlock
-from effsam_export.models.tiny_vit import BasicLayer, TinyViT, TinyViTBlock
+from effsam_export.models.tiny_vit import BasicLayer, PatchMerging, TinyViT, TinyViTBlock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,15 +98,14 @@ class UpstreamEncoder(nn.Module):
         assert isinstance(encoder, TinyViT)
         self.encoder = encoder
         side = sam.image_size // 8
-        self.stages = nn.ModuleList()
-        self.sides: list[int] = []
+        self.stages: list[tuple[nn.Sequential, PatchMerging | None, int]] = []
         for layer in list(encoder.layers)[1:]:
             assert isinstance(layer, BasicLayer)
             blocks = [b for b in layer.blocks if isinstance(b, TinyViTBlock)]
-            self.stages.append(nn.Sequential(*(UpstreamBlock(b, side) for b in blocks)))
-            self.sides.append(side)
+            stage = nn.Sequential(*(UpstreamBlock(b, side) for b in blocks))
+            self.stages.append((stage.eval(), layer.downsample, side))
             if layer.downsample is not None:
-                side //= int(layer.downsample.conv2.c.stride[0])
+                side //= layer.downsample.conv2.get_submodule("c").stride[0]
         self.side = side
 
     @staticmethod
@@ -118,10 +117,10 @@ class UpstreamEncoder(nn.Module):
     def forward(self, input_image: Tensor) -> Tensor:
         encoder = self.encoder
         x = encoder.layers[0](encoder.patch_embed(input_image)).flatten(2).transpose(1, 2)
-        for stage, layer, side in zip(self.stages, encoder.layers[1:], self.sides, strict=True):
+        for stage, merging, side in self.stages:
             x = stage(x)
-            if layer.downsample is not None:
-                x = layer.downsample(self.to_map(x, side)).flatten(2).transpose(1, 2)
+            if merging is not None:
+                x = merging(self.to_map(x, side)).flatten(2).transpose(1, 2)
         out: Tensor = encoder.neck(self.to_map(x, self.side))
         return out
 

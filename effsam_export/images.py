@@ -7,6 +7,8 @@ Source of the rules: segment-anything, `utils/transforms.py` and `modeling/sam.p
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from effsam_export.errors import ImageError, PromptError
 from effsam_export.spec import Point, Preprocess, Prompt, PromptSupport
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,19 +49,38 @@ def load_image(path: Path) -> NDArray[np.uint8]:
         what = "is a directory" if path.is_dir() else "does not exist"
         raise ImageError(f"image `{path}` {what}", hint="give the path of a JPEG or PNG file")
     try:
-        with Image.open(path) as image:
+        with _quiet(), Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(
                     f"image `{path}` has {image.width}x{image.height} pixels, "
                     f"over the limit of {MAX_PIXELS}",
                     hint="make it smaller first",
                 )
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            if image.mode == "F":
+                raise ImageError(
+                    f"image `{path}` has floating-point pixels", hint="save it with 8 bits first"
+                )
+            return np.asarray(_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(
             f"image `{path}` cannot be read: {error}",
             hint="give a JPEG or PNG file that other programs can open",
         ) from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The upper byte of 16-bit greys, which Pillow's own conversion clips to white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) // 256).astype(np.uint8))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings about sizes, palettes and EXIF data; its errors remain."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def frame_of(size: tuple[int, int], preprocess: Preprocess) -> Frame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from effsam_export import backends, console, models, profiles
+from effsam_export import console
 from effsam_export.cli.options import BundlePath, CacheDir, Json
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def list_models(json: Json = False) -> None:
     """List the models and what is known of each: verified, or blocked and why."""
+    from effsam_export import models
+
     specs = [models.get(name) for name in models.names()]
     if json:
         rows = [
@@ -53,6 +55,8 @@ def list_models(json: Json = False) -> None:
 
 def list_targets(json: Json = False) -> None:
     """List the target profiles, their precisions, and whether they can be made here."""
+    from effsam_export import backends, profiles
+
     found = [profiles.load_target(name) for name in profiles.target_names()]
     if json:
         rows = [

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from effsam_export import console, models, profiles
+from effsam_export import console
 from effsam_export.cli.fetch import acquire
 from effsam_export.cli.options import (
     CacheDir,
@@ -18,7 +18,9 @@ from effsam_export.cli.options import (
     Quiet,
 )
 from effsam_export.errors import UsageError
-from effsam_export.spec import Checkpoint, ModelSpec, TargetProfile
+
+if TYPE_CHECKING:
+    from effsam_export.spec import ModelSpec, TargetProfile
 
 
 def export(
@@ -53,7 +55,8 @@ def export(
     cache_dir: CacheDir = None,
 ) -> None:
     """Export a model for a target, prove it against PyTorch, and write a bundle."""
-    from effsam_export import pipeline
+    from effsam_export import models, pipeline, profiles
+    from effsam_export.spec import Checkpoint
 
     talk = console.Console(quiet=quiet)
     spec = models.get(model)

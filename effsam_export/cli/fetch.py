@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from effsam_export import console, models
+from effsam_export import console
 from effsam_export.cli.options import CacheDir, Json, ModelName, Quiet
 from effsam_export.errors import UsageError
 
@@ -19,6 +19,8 @@ def fetch(
     model: ModelName, json: Json = False, quiet: Quiet = False, cache_dir: CacheDir = None
 ) -> None:
     """Fetch a model's official checkpoint into the cache, and print its path."""
+    from effsam_export import models
+
     checkpoint = acquire(models.get(model), None, cache_dir, console.Console(quiet=quiet))
     if json:
         console.document(

@@ -11,11 +11,10 @@ import typer
 from effsam_export import console
 from effsam_export.cli.options import BundlePath, Json, Quiet
 from effsam_export.errors import OutputError, PromptError
-from effsam_export.spec import Point, Prompt
 
 if TYPE_CHECKING:
     from effsam_export.segment import Segmentation
-    from effsam_export.spec import Float32
+    from effsam_export.spec import Float32, Point, Prompt
 
 
 def run(
@@ -126,6 +125,8 @@ def to_prompts(points: list[str], boxes: list[str], mask_input: Float32 | None) 
     Raises:
         PromptError: A value is malformed, or points or a mask stand beside several boxes.
     """
+    from effsam_export.spec import Prompt
+
     parsed = [_box(b) for b in boxes]
     clicks = tuple(_point(p) for p in points)
     if len(parsed) > 1:
@@ -152,6 +153,8 @@ def _numbers(text: str, option: str, form: str, counts: tuple[int, ...]) -> list
 
 
 def _point(text: str) -> Point:
+    from effsam_export.spec import Point
+
     x, y, *label = _numbers(text, "--point", "X,Y[,LABEL]", (2, 3))
     if label and label[0] not in (0, 1):
         raise PromptError(
