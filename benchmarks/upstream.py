@@ -105,7 +105,9 @@ class UpstreamEncoder(nn.Module):
             stage = nn.Sequential(*(UpstreamBlock(b, side) for b in blocks))
             self.stages.append((stage.eval(), layer.downsample, side))
             if layer.downsample is not None:
-                side //= layer.downsample.conv2.get_submodule("c").stride[0]
+                conv = layer.downsample.conv2.get_submodule("c")
+                assert isinstance(conv, nn.Conv2d)
+                side //= conv.stride[0]
         self.side = side
 
     @staticmethod
@@ -161,7 +163,7 @@ def transform(
         q, k = queries + tokens, keys + key_pe
         queries = layer.norm2(queries + attend(layer.cross_attn_token_to_image, q, k, keys))
         queries = layer.norm3(queries + layer.mlp(queries))
-        # Added anew: the tracer does not share what upstream's code computes twice.
+        # Added anew although `k` is the same: upstream's graph holds it twice.
         q, k = queries + tokens, keys + key_pe
         keys = layer.norm4(keys + attend(layer.cross_attn_image_to_token, k, q, queries))
     final = attend(transformer.final_attn_token_to_image, queries + tokens, keys + key_pe, keys)

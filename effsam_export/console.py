@@ -43,7 +43,7 @@ class Console:
         """Show a stage: a bar while it runs, one line when it is over."""
         if self._quiet:
             return
-        if event.kind == "advanced":
+        if event.kind in ("started", "advanced"):
             self._advance(event.stage, event.done, event.total)
         elif event.kind in ("finished", "failed"):
             self._close_bar()
@@ -80,13 +80,13 @@ class Console:
             amount = (
                 (progress.DownloadColumn(), progress.TransferSpeedColumn())
                 if transfer
-                else (progress.MofNCompleteColumn(),)
+                else (progress.TaskProgressColumn(), progress.TimeElapsedColumn())
             )
             self._bar = progress.Progress(
-                progress.TextColumn("  {task.description}"),
+                progress.SpinnerColumn(),
+                progress.TextColumn("{task.description:<16}"),
                 progress.BarColumn(),
                 *amount,
-                progress.TimeRemainingColumn(),
                 console=RichConsole(stderr=True),
                 transient=True,
             )

@@ -135,7 +135,9 @@ def check_prompt(prompt: Prompt, size: tuple[int, int], support: PromptSupport) 
         x0, y0, x1, y1 = prompt.box
         if not support.box:
             problems.append("this model takes no box")
-        if not (x0 < x1 and y0 < y1):
+        if not np.isfinite(prompt.box).all():
+            problems.append(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is not finite")
+        elif not (x0 < x1 and y0 < y1):
             problems.append(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is empty: want x0 < x1, y0 < y1")
         elif x1 <= 0 or y1 <= 0 or x0 >= w or y0 >= h:
             problems.append(
@@ -178,7 +180,8 @@ def resize_bilinear(x: Float32, size: tuple[int, int]) -> Float32:
     Equal to `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`; Pillow's
     filter differs when it shrinks, and the tests hold this against torch.
     """
-    for axis, new in ((1, size[0]), (2, size[1])):
+    # Columns first, while there are few rows: picking columns is the slow part in memory.
+    for axis, new in ((2, size[1]), (1, size[0])):
         old = x.shape[axis]
         # As torch: the scale is float32, and so is the position after one fused multiply-add.
         scale = np.float64(np.float32(old) / np.float32(new))
@@ -189,5 +192,8 @@ def resize_bilinear(x: Float32, size: tuple[int, int]) -> Float32:
         part = at - low.astype(np.float32)
         part = part[:, None] if axis == 1 else part
         below, above = np.take(x, low, axis=axis), np.take(x, high, axis=axis)
-        x = below + (above - below) * part
+        above -= below
+        above *= part
+        above += below
+        x = above
     return x

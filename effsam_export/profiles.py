@@ -21,7 +21,7 @@ else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TARGET_KEYS = {
@@ -33,6 +33,7 @@ TARGET_KEYS = {
     "options": dict,
     "gates": dict,
 }
+IMAGE_KEYS = {"file": str, "prompts": list}
 GATE_KEYS = {"mask_iou": float, "score_error": float, "cosine": float}
 
 
@@ -86,9 +87,7 @@ def load_target(name: str, precision: str | None = None) -> TargetProfile:
             raise UsageError(f"target file `{name}` does not exist")
         raise UnknownNameError("target", name, target_names())
     table = read_toml(path)
-    problems = _faults(table, TARGET_KEYS, "")
-    if not problems:
-        problems = _target_faults(table)
+    problems = _target_faults(table)
     if problems:
         raise UsageError(f"target file `{path.name}`: {'; '.join(problems)}")
 
@@ -125,23 +124,27 @@ def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
     if not path.is_file():
         raise UsageError(f"parity file `{path}` does not exist")
     table = read_toml(path)
-    images, problems = [], []
-    for row in table.get("images", []):
-        where = f"`{row.get('file', '?')}`"
-        if not isinstance(row.get("file"), str) or not isinstance(row.get("prompts"), list):
-            problems.append(f"image {where} needs `file` and `prompts`")
+    images, problems = [], _faults(table, {"images": list}, "")
+    rows = table.get("images")
+    for row in rows if isinstance(rows, list) else ():
+        faults = _faults(row, IMAGE_KEYS, "images.")
+        if faults:
+            problems += faults
             continue
+        where = f"image `{row['file']}`"
+        if not row["prompts"]:
+            problems.append(f"{where} has no prompt")
         cases, seen = [], set[str]()
         for entry in row["prompts"]:
             fault = _case_fault(entry, seen)
             if fault:
-                problems.append(f"image {where}: {fault}")
+                problems.append(f"{where}: {fault}")
                 continue
             seen.add(entry["name"])
             cases.append(_case(entry))
         images.append(ParityImage(path=path.parent / row["file"], cases=tuple(cases)))
-    if not images:
-        problems.append("there is no [[images]] table")
+    if not images and not problems:
+        problems.append("`images` is empty")
     if problems:
         raise UsageError(f"parity file `{path.name}`: {'; '.join(problems)}")
     return tuple(images)
@@ -156,54 +159,93 @@ def read_toml(path: Path) -> dict[str, Any]:
     return table
 
 
-def _faults(table: Mapping[str, Any], keys: Mapping[str, type], where: str) -> list[str]:
+def _faults(table: object, keys: Mapping[str, type], where: str) -> list[str]:
     """Missing, unknown and wrongly typed keys of a table, as sentences."""
+    if not isinstance(table, dict):
+        return [f"`{where.removesuffix('.')}` is not a table"]
     problems = [f"`{where}{k}` is missing" for k in keys if k not in table]
     for key, value in table.items():
         if key not in keys:
-            problems.append(str(UnknownNameError("key", f"{where}{key}", keys).message))
-        elif keys[key] is float and isinstance(value, int) and not isinstance(value, bool):
-            continue
-        elif type(value) is not keys[key]:
+            problems.append(_unknown("key", key, keys, where))
+        elif not _is(value, keys[key]):
             problems.append(f"`{where}{key}` is not of type {keys[key].__name__}")
     return problems
 
 
+def _is(value: object, kind: type) -> bool:
+    """Whether a TOML value is of a type; a whole number is a float too, a truth value is not."""
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
+    """A name that is in no table, with the nearest ones."""
+    return f"unknown {kind} `{where}{name}` ({UnknownNameError(kind, name, known).hint})"
+
+
 def _target_faults(table: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a target file whose keys and types are right."""
-    problems = []
-    if table["backend"] not in backends.BACKENDS:
-        return [UnknownNameError("backend", table["backend"], backends.BACKENDS).message]
-    if not table["precisions"]:
+    """Everything that is wrong with a target file, as sentences."""
+    problems = _faults(table, TARGET_KEYS, "")
+    right = {k: v for k, v in table.items() if k in TARGET_KEYS and _is(v, TARGET_KEYS[k])}
+    backend = right.get("backend")
+    if backend is not None and backend not in backends.BACKENDS:
+        problems.append(_unknown("backend", backend, backends.BACKENDS))
+    elif backend is not None:
+        known = backends.BACKENDS[backend].options
+        for key, value in right.get("options", {}).items():
+            if key not in known:
+                problems.append(_unknown(f"option of backend `{backend}`", key, known))
+            elif not _is(value, known[key]):
+                problems.append(f"`options.{key}` is not of type {known[key].__name__}")
+    precisions = right.get("precisions", [])
+    if "precisions" in right and not precisions:
         problems.append("`precisions` is empty")
-    known = backends.BACKENDS[table["backend"]].options
-    for key, value in table["options"].items():
-        if key not in known:
-            problems.append(f"backend `{table['backend']}` has no option `{key}`")
-        elif type(value) is not known[key]:
-            problems.append(f"option `{key}` is not of type {known[key].__name__}")
-    for precision in table["precisions"]:
-        if precision not in PRECISIONS:
-            problems.append(UnknownNameError("precision", precision, PRECISIONS).message)
-        elif precision not in table["gates"]:
+    problems += [
+        _unknown("precision", str(p), PRECISIONS) for p in precisions if p not in PRECISIONS
+    ]
+    if "gates" not in right:
+        return problems
+    gates = right["gates"]
+    problems += [_unknown("key", k, PRECISIONS, "gates.") for k in gates if k not in PRECISIONS]
+    for precision in (p for p in precisions if p in PRECISIONS):
+        if precision not in gates:
             problems.append(f"`gates.{precision}` is missing")
         else:
-            problems += _faults(table["gates"][precision], GATE_KEYS, f"gates.{precision}.")
+            problems += _gate_faults(gates[precision], f"gates.{precision}.")
     return problems
 
 
-def _case_fault(entry: Mapping[str, Any], seen: set[str]) -> str | None:
+def _gate_faults(gate: object, where: str) -> list[str]:
+    """What is wrong with the gates of one precision."""
+    problems = _faults(gate, GATE_KEYS, where)
+    values = gate if isinstance(gate, dict) else {}
+    for key in GATE_KEYS:
+        # Written so that NaN, which nothing would fail, is refused too.
+        if key in values and _is(values[key], float) and not 0 <= values[key] <= 1:
+            problems.append(f"`{where}{key}` is not between 0 and 1")
+    return problems
+
+
+def _case_fault(entry: object, seen: set[str]) -> str | None:
     """What is wrong with one prompt of a parity file, or None."""
-    name = entry.get("name")
-    if not isinstance(name, str) or name in seen:
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or not isinstance(name, str) or name in seen:
         return f"prompt name `{name}` is missing or used twice"
     if set(entry) - {"name", "points", "box", "mask_from"}:
         return f"prompt `{name}` has a key that is not `name`, `points`, `box` or `mask_from`"
-    if "mask_from" in entry and entry["mask_from"] not in seen:
+    if "mask_from" in entry and entry["mask_from"] not in list(seen):
         return f"prompt `{name}` feeds back `{entry['mask_from']}`, which is not above it"
-    if any(len(p) != 3 for p in entry.get("points", [])) or len(entry.get("box", "four")) != 4:
+    points = entry.get("points", [])
+    fine = isinstance(points, list) and all(_numbers(p, 3) and p[2] in (0, 1) for p in points)
+    if not fine or ("box" in entry and not _numbers(entry["box"], 4)):
         return f"prompt `{name}` wants points as [x, y, label] and a box as [x0, y0, x1, y1]"
+    if not points and "box" not in entry:
+        return f"prompt `{name}` has no point and no box"
     return None
+
+
+def _numbers(value: object, count: int) -> bool:
+    """Whether a TOML value is a list of so many numbers."""
+    return isinstance(value, list) and len(value) == count and all(_is(v, float) for v in value)
 
 
 def _case(entry: Mapping[str, Any]) -> ParityCase:

@@ -43,6 +43,7 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_bar_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     talk = console.Console()
     talk.transferred("weights", 1, 2)
+    talk.observe(StageEvent(kind="started", stage="parity"))
     talk.observe(StageEvent(kind="advanced", stage="parity", done=1, total=3))
     talk.close()
     assert capsys.readouterr() == ("", "")

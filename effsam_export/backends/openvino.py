@@ -21,6 +21,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     """Convert the ONNX graph and save the IR (`.xml` and `.bin`)."""
     path = out_dir / f"{graph.component.name}.xml"
     model = openvino.convert_model(str(graph.path))
+    number_names(model)
     openvino.save_model(model, str(path), compress_to_fp16=target.precision == "fp16")
     counts = count_constants(path)
     check_precision(graph.component.name, target.precision, counts)
@@ -33,6 +34,17 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
         versions={"openvino": str(openvino.__version__)},
         options=target.options,
     )
+
+
+def number_names(model: openvino.Model) -> None:
+    """Number made-up names within the model, so that equal graphs give equal files.
+
+    OpenVINO calls what it makes `Constant_8895`, by a count that runs over the whole process.
+    """
+    for i, op in enumerate(model.get_ordered_ops()):
+        stem, _, number = op.get_friendly_name().rpartition("_")
+        if stem and number.isdigit() and op.get_type_name() not in ("Parameter", "Result"):
+            op.set_friendly_name(f"{stem}_{i}")
 
 
 def count_constants(path: Path) -> dict[str, int]:

@@ -37,6 +37,7 @@ def load(model: ModelSpec, checkpoint: Checkpoint) -> nn.Module:
     Raises:
         CheckpointError: Not a checkpoint, not a state dict, or the state dict of another model.
     """
+    settle_vector_maths()
     state = read_state_dict(checkpoint.path)
     module = model.build()
     problems = mismatches(module, state)
@@ -49,6 +50,21 @@ def load(model: ModelSpec, checkpoint: Checkpoint) -> nn.Module:
         )
     module.load_state_dict(dict(state), strict=True)
     return module.eval()
+
+
+def settle_vector_maths() -> None:
+    """Call each vectorised function once on one number, before threads can race for it.
+
+    The MKL in torch's CPU wheels picks a function's kernel at its first call. If that call runs on
+    several threads, one of them may get a kernel of low accuracy for its share: sines off by
+    1.5e-4, in one process of twenty or so (pytorch#188792). The reference and the constants that
+    are baked into graphs must not depend on that.
+    """
+    import torch
+
+    one = torch.ones(1)
+    for function in (torch.sin, torch.cos, torch.sqrt, torch.exp, torch.erf, torch.tanh, torch.log):
+        function(one)
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:

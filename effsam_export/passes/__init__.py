@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from effsam_export.passes import share_constants, simplify, strip_debug_info
+from effsam_export.passes import regroup_gelu, share_constants, simplify, strip_debug_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,8 @@ def pipeline(target: TargetProfile) -> tuple[tuple[str, Pass], ...]:
     """The passes for a target, in the order they run."""
     return (
         ("share_constants", share_constants.apply),
+        # Before onnxsim, which might know the exporter's form by then and fold it otherwise.
+        ("regroup_gelu", regroup_gelu.apply),
         *((("simplify", simplify.apply),) if target.simplify else ()),
         # Last: the passes before it leave notes and inferred shapes of their own.
         ("strip_debug_info", strip_debug_info.apply),

@@ -6,16 +6,24 @@ before each output. The work is ONNX Runtime's own converter.
 
 from __future__ import annotations
 
-import onnx
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def apply(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the FP16 form of a model; the given one is not changed."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    # Shape inference off: the dynamic dimensions are named already, and it would add value_info.
-    out: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True)
+    cast = convert_float_to_float16(deepcopy(model), keep_io_types=True)
+    # The converter appends the inputs' casts behind the nodes that use them, against the standard.
+    graph = ir.from_proto(cast)
+    graph.graph.sort()
+    out: onnx.ModelProto = ir.to_proto(graph)
+    # Inferred on the way; the dynamic dimensions are named in the inputs and outputs already.
     del out.graph.value_info[:]
     return out

@@ -19,7 +19,7 @@ def apply(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     for holder in holders:
         removed += len(holder.metadata_props) + bool(holder.doc_string)
         del holder.metadata_props[:]
-        holder.doc_string = ""
+        holder.ClearField("doc_string")
     removed += len(out.graph.value_info)
     del out.graph.value_info[:]
     return out, f"removed {removed} notes" if removed else "nothing to remove"

@@ -23,7 +23,10 @@ Answers = dict[str, tuple[Sample, Feeds]]
 @pytest.fixture(scope="session")
 def sam() -> Sam:
     """MobileSAM with the deterministic weights, loaded strictly."""
+    from effsam_export.models.loading import settle_vector_maths
     from effsam_export.models.mobile_sam import build
+
+    settle_vector_maths()
 
     return as_sam(golden_weights.load_weights(build(), golden_weights.load("vit_t")))
 

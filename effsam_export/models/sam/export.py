@@ -65,6 +65,18 @@ def with_folded_neck(encoder: nn.Module) -> nn.Module:
     return twin.eval()
 
 
+def grid_angles(sam: Sam) -> tuple[Tensor, Tensor]:
+    """Angles of the positional encoding of the grid, split by axis: for rows y and columns x.
+
+    Each C/2x64, float64; the encoding of cell (y, x) is the sine and cosine of their sum.
+    """
+    size = sam.embedding_size
+    matrix = sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.detach().double()
+    centres = 2 * (torch.arange(size, dtype=torch.float64) + 0.5) / size - 1
+    angles = 2 * torch.pi * matrix[:, :, None] * centres
+    return angles[1], angles[0]
+
+
 class ExportDecoder(nn.Module):
     """Prompt encoder and mask decoder as one graph of plain arithmetic.
 
@@ -74,14 +86,30 @@ class ExportDecoder(nn.Module):
     no `orig_im_size`.
     """
 
-    dense_pe: Tensor
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
         self.prompt_encoder = sam.prompt_encoder
         self.mask_decoder = sam.mask_decoder
         self.image_size = sam.image_size
-        self.register_buffer("dense_pe", sam.prompt_encoder.dense_pe().detach(), persistent=False)
+        rows, columns = grid_angles(sam)
+        for name, angles in (("rows", rows), ("columns", columns)):
+            table = torch.stack([torch.sin(angles), torch.cos(angles)]).float()
+            self.register_buffer(name, table, persistent=False)
+
+    def dense_pe(self) -> Tensor:
+        """Positional encoding of the grid, 1xCx64x64, from one table for rows and one for columns.
+
+        sin(a + b) and cos(a + b) by the addition theorems: 128 KB instead of 4.2 MB in the file,
+        and nothing that FP16 could not hold, as the angles themselves.
+        """
+        sin_y, cos_y = self.rows[0, :, :, None], self.rows[1, :, :, None]  # C/2 x 64 x 1
+        sin_x, cos_x = self.columns[0, :, None], self.columns[1, :, None]  # C/2 x 1 x 64
+        sin = sin_x * cos_y + cos_x * sin_y
+        cos = cos_x * cos_y - sin_x * sin_y
+        return torch.cat([sin, cos]).unsqueeze(0)
 
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Coordinates BxNx2 and labels BxN to the sparse embedding BxNxC."""
@@ -115,6 +143,6 @@ class ExportDecoder(nn.Module):
         decoder = self.mask_decoder
         tokens = torch.cat([decoder.output_tokens(sparse.shape[0]), sparse], dim=1)
         src = image_embeddings + self.embed_masks(mask_input, has_mask_input)
-        hs, src = decoder.transformer(src, self.dense_pe, tokens)
+        hs, src = decoder.transformer(src, self.dense_pe(), tokens)
         h, w = image_embeddings.shape[-2:]
         return decoder.heads(hs, src, (h, w))

@@ -1,0 +1,53 @@
+"""The precision asked for must be the precision in the file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from effsam_export.backends.receipt import check_precision
+from effsam_export.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from effsam_export.spec import Precision
+
+
+@pytest.mark.parametrize(
+    ("asked", "counts"),
+    [
+        ("fp32", {"float32": 100}),
+        ("fp32", {"float32": 1, "int64": 1000}),
+        ("fp16", {"float16": 99, "float32": 1}),
+        ("fp16", {"float16": 100, "int32": 5, "bool": 1}),
+    ],
+    ids=["pure", "whole numbers do not count", "a scalar may stay", "fp16"],
+)
+def test_right(asked: Precision, counts: dict[str, int]) -> None:
+    check_precision("encoder", asked, counts)
+
+
+@pytest.mark.parametrize(
+    ("asked", "counts", "found"),
+    [
+        ("fp16", {"float32": 100}, "100 float32 (0.00% float16, want 99%)"),
+        ("fp32", {"float16": 100}, "100 float16 (0.00% float32, want 99%)"),
+        (
+            "fp16",
+            {"float16": 98, "float32": 2},
+            "98 float16, 2 float32 (98.00% float16, want 99%)",
+        ),
+        (
+            "fp16",
+            {"bfloat16": 100, "int64": 3},
+            "100 bfloat16 (0.00% float16, want 99%)",
+        ),
+        ("fp32", {"int8": 100}, "no float constants (0.00% float32, want 99%)"),
+        ("fp32", {}, "no float constants (0.00% float32, want 99%)"),
+    ],
+    ids=["still fp32", "already fp16", "too much left", "bfloat16", "quantised", "nothing"],
+)
+def test_wrong(asked: Precision, counts: dict[str, int], found: str) -> None:
+    with pytest.raises(CheckFailed) as caught:
+        check_precision("encoder", asked, counts)
+    assert caught.value.message == f"encoder: asked for {asked}, but the file holds {found}"

@@ -1,0 +1,237 @@
+"""The benchmarks compare what they say they compare. No time is judged here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from benchmarks import compare, exports, machine, startup, timing
+from benchmarks.exports import ExportCost
+from benchmarks.timing import Latency
+from effsam_export import images
+from effsam_export.models.sam.components import SAM_PREPROCESS
+
+if TYPE_CHECKING:
+    from effsam_export.models.sam.module import Sam
+
+IMAGE_SIZE = 256
+"""A quarter of the real one: the same arithmetic, with windows that still need padding."""
+
+
+# ------------------------------------------------------------------ upstream-style forms
+
+
+@pytest.fixture(scope="module")
+def sam() -> Sam:
+    """MobileSAM for small images, with random weights and batch statistics."""
+    import torch
+
+    from effsam_export.models.sam.module import Sam
+    from effsam_export.models.tiny_vit import TinyViT
+
+    module = Sam(TinyViT(), replace(SAM_PREPROCESS, image_size=IMAGE_SIZE)).eval()
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, value in module.state_dict().items():
+            if not value.is_floating_point():
+                continue
+            noise = torch.randn(value.shape, generator=generator)
+            fan_in = max(1, value[0].numel()) if value.dim() > 1 else 1
+            scaled = noise * (fan_in**-0.5 if value.dim() > 1 else 0.1)
+            offset = 1.0 if name.endswith(("running_var", "bn.weight")) else 0.0
+            value.copy_(scaled + offset if value.dim() > 1 else scaled.abs() + offset)
+    return module
+
+
+@pytest.mark.backend
+def test_upstream_encoder_is_the_reference(sam: Sam) -> None:
+    import torch
+
+    from benchmarks.upstream import UpstreamEncoder
+
+    image = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        wanted = sam.encode(255 * image)
+        found = UpstreamEncoder(sam).eval()(sam.preprocess(255 * image))
+    assert wanted.std() > 1e-3
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("original", [(120, 180), (300, 100), (77, 77)])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_upstream_decoder_is_the_reference(
+    sam: Sam, original: tuple[int, int], with_mask: bool
+) -> None:
+    import torch
+
+    from benchmarks.upstream import UpstreamDecoder
+
+    random = torch.Generator().manual_seed(2)
+    side = sam.embedding_size
+    embedding = torch.randn(1, 256, side, side, generator=random)
+    mask = torch.randn(1, 1, 4 * side, 4 * side, generator=random)
+    coords, labels = torch.tensor([[[30.0, 40.0], [90.0, 11.0]]]), torch.tensor([[1, 0]])
+    with torch.inference_mode():
+        wanted, scores = sam.decode(embedding, (coords, labels), None, mask if with_mask else None)
+        masks, iou, low_res = UpstreamDecoder(sam).eval()(
+            embedding,
+            torch.cat([coords, torch.zeros(1, 1, 2)], dim=1),
+            torch.tensor([[1.0, 0.0, -1.0]]),
+            mask,
+            torch.tensor([float(with_mask)]),
+            torch.tensor(original, dtype=torch.float32),
+        )
+    assert wanted.std() > 1e-3
+    torch.testing.assert_close(low_res, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(iou, scores, rtol=1e-4, atol=1e-4)
+    frame = images.frame_of(original, replace(SAM_PREPROCESS, image_size=IMAGE_SIZE))
+    assert masks.shape == (1, 4, *original)
+    upscaled = images.upscale_masks(wanted[0].numpy(), frame)
+    np.testing.assert_allclose(masks[0].numpy(), upscaled, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.backend
+def test_upstream_files_have_upstreams_interface(sam: Sam, tmp_path: Path) -> None:
+    import onnx
+
+    from benchmarks import upstream
+
+    encoder = onnx.load(upstream.export_encoder(sam, tmp_path))
+    decoder = onnx.load(upstream.export_decoder(sam, tmp_path))
+    for model in (encoder, decoder):
+        assert [o.version for o in model.opset_import if not o.domain] == [18]
+    assert [i.name for i in encoder.graph.input] == ["input_image"]
+    assert [o.name for o in encoder.graph.output] == ["image_embeddings"]
+    names = ["image_embeddings", "point_coords", "point_labels", "mask_input"]
+    assert [i.name for i in decoder.graph.input] == [*names, "has_mask_input", "orig_im_size"]
+    outputs = [o.name for o in decoder.graph.output]
+    assert outputs == ["masks", "iou_predictions", "low_res_masks"]
+    # What the comparison is about: the repeated image and the resize are in upstream's graph.
+    kinds = {n.op_type for n in decoder.graph.node}
+    assert {"OneHot", "Tile", "Resize"} <= kinds
+
+
+# ------------------------------------------------------------------ arithmetic
+
+
+def test_every_contender_is_called_once_a_round() -> None:
+    called: list[str] = []
+    ticks = iter(range(1000))
+    found = timing.interleave(
+        {name: lambda name=name: called.append(name) for name in "abc"},  # type: ignore[misc]
+        rounds=4,
+        settle_s=0.0,
+        clock=lambda: float(next(ticks)),
+    )
+    assert found == {name: Latency(median_s=1.0, least_s=1.0, rounds=4) for name in "abc"}
+    counted = called[3 * timing.WARM_UP :]
+    rounds = [counted[i : i + 3] for i in range(0, len(counted), 3)]
+    assert [sorted(r) for r in rounds] == [["a", "b", "c"]] * 4
+    assert len({tuple(r) for r in rounds}) > 1
+
+
+def test_median_and_least() -> None:
+    assert timing.summarise([3.0, 1.0, 9.0]) == Latency(median_s=3.0, least_s=1.0, rounds=3)
+
+
+def test_no_rounds_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        timing.interleave({}, 0)
+    with pytest.raises(ValueError, match="at least 1"):
+        startup.measure({}, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "base", "wanted"),
+    [(3.0, 2.0, 1.5), (1.0, 4.0, 0.25), (1.0, None, None), (1.0, 0.0, None)],
+)
+def test_ratio(value: float, base: float | None, wanted: float | None) -> None:
+    assert timing.ratio(value, base) == wanted
+
+
+def test_table() -> None:
+    rows = [["ours", timing.figure(1.234)], ["upstream-style", timing.figure(None)]]
+    assert timing.table(["", "/ up"], rows).splitlines() == [
+        "                / up",
+        "--------------  ----",
+        "ours            1.23",
+        "upstream-style     -",
+    ]
+
+
+def cost(kind: str, scale: int) -> ExportCost:
+    return ExportCost(
+        kind=kind,
+        wall_s=10.0 * scale,
+        work_s=5.0 * scale,
+        peak_bytes=10**9 * scale,
+        encoder_bytes=28_000_000,
+        decoder_bytes=16_000_000 * scale,
+    )
+
+
+def test_export_ratios_are_to_upstream() -> None:
+    costs = [cost(exports.UPSTREAM, 2), cost("onnx-fp32", 1)]
+    first, second = compare.export_rows(costs)
+    assert set(first["to_upstream"].values()) == {1.0}
+    assert second["to_upstream"] == {
+        "wall_s": 0.5,
+        "work_s": 0.5,
+        "peak_bytes": 0.5,
+        "encoder_bytes": 1.0,
+        "decoder_bytes": 0.5,
+    }
+    assert "onnx-fp32" in compare.export_table(costs)
+    assert json.loads(json.dumps(compare.export_rows(costs))) == [first, second]
+
+
+def test_result_path() -> None:
+    assert compare.result_path("laptop") == compare.RESULTS / "laptop.json"
+    assert compare.result_path("x.json") == Path("x.json")
+    assert compare.result_path("/tmp/x") == Path("/tmp/x")
+
+
+def test_machine_is_described() -> None:
+    about = machine.describe()
+    assert about["cpu"]
+    assert about["cores"] >= 1
+    assert about["versions"]["numpy"] == np.__version__
+    assert json.loads(json.dumps(about)) == about
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no `resource` module")
+def test_peak_memory_is_of_this_process() -> None:
+    assert 10**6 < exports.peak_bytes() < 10**12
+
+
+# ------------------------------------------------------------------ start-up
+
+
+def test_measure_trivial_commands() -> None:
+    medians = startup.measure(
+        {
+            "quick": [sys.executable, "-c", ""],
+            "slow": [sys.executable, "-c", "import time; time.sleep(1)"],
+        },
+        rounds=1,
+    )
+    assert list(medians) == ["quick", "slow"]
+    assert medians["slow"] >= 1.0
+
+
+def test_measure_reports_a_failing_command() -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        startup.measure({"fails": [sys.executable, "-c", "raise SystemExit(3)"]}, rounds=1)
+
+
+def test_startup_commands() -> None:
+    assert next(iter(startup.commands())) == startup.BASE
+    assert startup.commands("b")["effsam inspect"][-2:] == ("inspect", "b")
