@@ -80,7 +80,8 @@ def check_request(request: ExportRequest) -> None:
     Raises:
         ToolchainMissing: A package is not installed.
         OutputError: The output place is taken.
-        UsageError: The model has no such component.
+        UsageError: The model has no such component, the parity file is broken,
+            or photographs of it are missing.
     """
     from effsam_export.bundle import place
 
@@ -94,6 +95,10 @@ def check_request(request: ExportRequest) -> None:
             hint=f"it has {', '.join(sorted(known))}",
         )
     place.check_free(request.output, force=request.force)
+    photographs = profiles.load_parity_images(request.parity_file)
+    absent = [f"`{i.path}`" for i in photographs if not i.path.is_file()]
+    if absent:
+        raise UsageError(f"photographs to judge by do not exist: {', '.join(absent)}")
 
 
 def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:

@@ -33,6 +33,8 @@ TARGET_KEYS = {
     "options": dict,
     "gates": dict,
 }
+MIN_OPSET, MAX_OPSET = 18, 23
+"""What torch's exporter writes: 18 is what its operators are defined in, 23 the newest it knows."""
 IMAGE_KEYS = {"file": str, "prompts": list}
 GATE_KEYS = {"mask_iou": float, "score_error": float, "cosine": float}
 
@@ -202,6 +204,15 @@ def _target_faults(table: Mapping[str, Any]) -> list[str]:
     problems += [
         _unknown("precision", str(p), PRECISIONS) for p in precisions if p not in PRECISIONS
     ]
+    if backend in backends.BACKENDS:
+        can = backends.BACKENDS[backend].precisions
+        problems += [
+            f"backend `{backend}` has no precision `{p}` (it has {', '.join(can)})"
+            for p in precisions
+            if p in PRECISIONS and p not in can
+        ]
+    if not MIN_OPSET <= right.get("opset", MIN_OPSET) <= MAX_OPSET:
+        problems.append(f"`opset` is not from {MIN_OPSET} to {MAX_OPSET}")
     if "gates" not in right:
         return problems
     gates = right["gates"]

@@ -10,7 +10,7 @@ import pytest
 
 from effsam_export import pipeline, profiles
 from effsam_export.bundle import place, read, write
-from effsam_export.errors import CheckpointError, OutputError
+from effsam_export.errors import CheckpointError, OutputError, UsageError
 from effsam_export.spec import Checkpoint, Gates
 from tests.tiny import TINY_SAM
 
@@ -121,6 +121,20 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(
     with pytest.raises(OutputError, match="cannot be written: no space left on device"):
         pipeline.export(request_)
     assert list(request_.output.parent.iterdir()) == []
+
+
+def test_missing_photographs_are_noticed_before_any_work(
+    request_: pipeline.ExportRequest, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        '[[images]]\nfile = "no.jpg"\nprompts = [{ name = "a", points = [[1, 1, 1]] }]\n'
+    )
+    with pytest.raises(UsageError) as refused:
+        pipeline.check_request(replace(request_, parity_file=file))
+    assert refused.value.message == (
+        f"photographs to judge by do not exist: `{tmp_path / 'no.jpg'}`"
+    )
 
 
 def test_a_file_that_is_no_checkpoint_stops_before_any_work(

@@ -147,6 +147,8 @@ FAULTS = {
         "unknown key `simplyfy` (did you mean `simplify`?)",
     ),
     "missing key": ({"opset": ""}, "`opset` is missing"),
+    "old opset": ({"opset": "opset = 17"}, "`opset` is not from 18 to 23"),
+    "opset to come": ({"opset": "opset = 99"}, "`opset` is not from 18 to 23"),
     "wrong type": ({"opset": 'opset = "18"'}, "`opset` is not of type int"),
     "truth for a number": ({"opset": "opset = true"}, "`opset` is not of type int"),
     "backend": (
@@ -158,6 +160,13 @@ FAULTS = {
         "unknown option of backend `openvino` `devise` (did you mean `device`?)",
     ),
     "type of an option": ({"device": "device = 3"}, "`options.device` is not of type str"),
+    "precision the backend lacks": (
+        {
+            "precisions": 'precisions = ["fp32", "int8"]',
+            "fp16": "int8 = { mask_iou = 0.9, score_error = 0.1, cosine = 0.9 }",
+        },
+        "backend `openvino` has no precision `int8` (it has fp32, fp16)",
+    ),
     "no precision": ({"precisions": "precisions = []"}, "`precisions` is empty"),
     "precision": (
         {"precisions": 'precisions = ["fp23", "fp16"]'},

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from effsam_export.spec import Artifact, Feeds, Graph, TargetProfile
+    from effsam_export.spec import Artifact, Feeds, Graph, Precision, TargetProfile
 
 
 class Session(Protocol):
@@ -45,11 +45,12 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BackendEntry:
-    """Where a backend is, what it needs, and the options a target profile may give it."""
+    """Where a backend is, what it needs and can do, and the options a target may give it."""
 
     module: str
     package: str
     extra: str
+    precisions: tuple[Precision, ...]
     options: Mapping[str, type]
 
 
@@ -58,12 +59,14 @@ BACKENDS: dict[str, BackendEntry] = {
         module="effsam_export.backends.onnxruntime",
         package="onnxruntime",
         extra="onnx",
+        precisions=("fp32", "fp16"),
         options={"provider": str},
     ),
     "openvino": BackendEntry(
         module="effsam_export.backends.openvino",
         package="openvino",
         extra="openvino",
+        precisions=("fp32", "fp16"),
         options={"device": str, "inference_precision": str},
     ),
 }

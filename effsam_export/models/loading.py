@@ -109,13 +109,13 @@ def mismatches(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     shapes = [n for n in wanted if n in state and wanted[n].shape != state[n].shape]
     problems = []
     if missing:
-        problems.append(f"{len(missing)} of {len(wanted)} tensors are missing, as `{missing[0]}`")
+        problems.append(f"missing are {len(missing)} of {len(wanted)} tensors, as `{missing[0]}`")
     if extra:
-        problems.append(f"{len(extra)} tensors are unknown, as `{extra[0]}`")
+        problems.append(f"unknown to it: {len(extra)}, as `{extra[0]}`")
     if shapes:
         name = shapes[0]
         problems.append(
-            f"{len(shapes)} tensors have another shape, as `{name}`: "
+            f"of another shape: {len(shapes)}, as `{name}`: "
             f"{list(state[name].shape)}, want {list(wanted[name].shape)}"
         )
     return problems

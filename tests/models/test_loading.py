@@ -202,9 +202,9 @@ def test_every_kind_of_difference_is_in_one_message(
     error = refused(tmp_path, state)
     assert error.message == "`weights.pt` is not a checkpoint of `tiny-sam`"
     assert error.hint == (
-        f"2 of {TENSOR_NAMES} tensors are missing, as `image_encoder.bias`; "
-        "1 tensors are unknown, as `epoch`; "
-        "1 tensors have another shape, as `mask_decoder.iou_token.weight`: "
+        f"missing are 2 of {TENSOR_NAMES} tensors, as `image_encoder.bias`; "
+        "unknown to it: 1, as `epoch`; "
+        "of another shape: 1, as `mask_decoder.iou_token.weight`: "
         "[1, 128], want [1, 256]"
     )
 
@@ -214,19 +214,19 @@ def test_every_kind_of_difference_is_in_one_message(
     [
         (
             lambda state: state.pop("image_encoder.bias"),
-            f"1 of {TENSOR_NAMES} tensors are missing, as `image_encoder.bias`",
+            f"missing are 1 of {TENSOR_NAMES} tensors, as `image_encoder.bias`",
         ),
         (
             lambda state: state.update(more=torch.zeros(1)),
-            "1 tensors are unknown, as `more`",
+            "unknown to it: 1, as `more`",
         ),
         (
             lambda state: state.update({"image_encoder.bias": torch.zeros(255)}),
-            "1 tensors have another shape, as `image_encoder.bias`: [255], want [256]",
+            "of another shape: 1, as `image_encoder.bias`: [255], want [256]",
         ),
         (
             lambda state: state.clear(),
-            f"{TENSOR_NAMES} of {TENSOR_NAMES} tensors are missing, as `image_encoder.weight`",
+            f"missing are {TENSOR_NAMES} of {TENSOR_NAMES} tensors, as `image_encoder.weight`",
         ),
     ],
     ids=["missing", "unknown", "another shape", "nothing in it"],
@@ -259,6 +259,6 @@ def test_an_edge_sam_is_not_a_mobile_sam(tmp_path: Path) -> None:
         "it looks like an EdgeSAM or RepViT-SAM (RepViT) checkpoint"
     )
     assert error.hint == (
-        "439 of 439 tensors are missing, as `image_encoder.patch_embed.seq.0.c.weight`; "
-        "1 tensors are unknown, as `image_encoder.features.0.0.c.weight`"
+        "missing are 439 of 439 tensors, as `image_encoder.patch_embed.seq.0.c.weight`; "
+        "unknown to it: 1, as `image_encoder.features.0.0.c.weight`"
     )

@@ -35,7 +35,12 @@ if TYPE_CHECKING:
     from effsam_export.backends import Session
     from effsam_export.spec import Checkpoint
 
-pytestmark = [pytest.mark.backend, pytest.mark.shared, pytest.mark.weights]
+pytestmark = [
+    pytest.mark.backend,
+    pytest.mark.shared,
+    pytest.mark.weights,
+    pytest.mark.slow,
+]
 
 MODEL = models.get("mobile-sam")
 PROMPTS = {
