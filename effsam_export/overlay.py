@@ -100,7 +100,14 @@ def save(image: NDArray[np.uint8], path: Path) -> None:
     """
     kind = check_suffix(path)
     data = io.BytesIO()
-    Image.fromarray(image).save(data, kind, quality=JPEG_QUALITY)
+    try:
+        Image.fromarray(image).save(data, kind, quality=JPEG_QUALITY)
+    except OSError as error:
+        h, w = image.shape[:2]
+        raise OutputError(
+            f"cannot write picture `{path}`: {kind} cannot hold {w}x{h} pixels",
+            hint="end the name in .png",
+        ) from error
     write_whole(path, data.getvalue())
 
 
