@@ -22,7 +22,7 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
         lines.append(f"* {component['name']}: {', '.join(f'`{f}`' for f in component['files'])}")
         for kind in ("inputs", "outputs"):
             for t in component[kind]:
-                shape = "x".join(str(s) for s in t["shape"])
+                shape = f"[{', '.join(str(s) for s in t['shape'])}]"
                 lines.append(
                     f"  * {kind[:-1]} `{t['name']}` {t['dtype']} {shape}: {t['description']}"
                 )
@@ -37,8 +37,9 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
         f"3. Pad at the {' and '.join(pre['pad']['sides'])} to a square with the pixel mean "
         f"({pad}). Do not normalise: the graph does.",
         f"4. Move prompts to the {prompts['coordinates']['frame']}.",
-        f"5. Points first, then the two corners of a box (labels 2 and 3). Padding point: "
-        f"{prompts['padding_point']['when']}, (0, 0) with label -1.",
+        "5. Points first, then the two corners of a box (labels 2 and 3). A prompt without a box "
+        f"gets one point more, after the others: {prompts['padding_point']['coordinates']} with "
+        f"label {prompts['padding_point']['label']}.",
         f"6. Take, {masks['select']} (masks {masks['multimask']}), or mask {masks['single'][0]} if "
         "you want one answer without choosing.",
         f"7. Bring the logits back: {'; '.join(masks['resize'])}. "

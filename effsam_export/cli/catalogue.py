@@ -166,7 +166,7 @@ def _describe(bundle: Bundle) -> str:
             kind,
             t["name"],
             t["dtype"],
-            "x".join(str(s) for s in t["shape"]),
+            f"[{', '.join(str(s) for s in t['shape'])}]",
             t["description"],
         ]
         for c in m["components"]

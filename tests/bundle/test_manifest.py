@@ -130,7 +130,8 @@ def test_the_integrators_page_says_what_the_manifest_says(manifest: dict[str, An
             assert f"`{tensor['name']}` {tensor['dtype']}" in page
     assert "123.675, 116.28, 103.53" in page
     assert "logit > 0" in page
-    assert "(0, 0) with label -1" in page
+    assert "[0, 0] with label -1" in page
+    assert "[prompts, points, 2]" in page
 
 
 def test_artifact_and_source_are_one_file_where_they_are_equal(exported_tiny: Path) -> None:
