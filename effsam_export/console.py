@@ -5,7 +5,6 @@ Talk goes to stderr, data to stdout. Progress bars only where stderr is a termin
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -107,6 +106,8 @@ def data(text: str) -> None:
 
 def document(content: dict[str, Any]) -> None:
     """A JSON document on stdout."""
+    import json
+
     print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2, ensure_ascii=False))
 
 

@@ -5,7 +5,6 @@ Only this module knows where they lie: inside the package in a wheel, beside it 
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +111,7 @@ def load_target(name: str, precision: str | None = None) -> TargetProfile:
         simplify=table["simplify"],
         options=table["options"],
         gates=Gates(**{k: float(v) for k, v in table["gates"][chosen].items()}),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        source=path.read_bytes(),
     )
 
 

@@ -223,7 +223,7 @@ class TargetProfile:
     Attributes:
         simplify: Run onnxsim on the graphs; off where it was measured not to pay.
         options: Runtime settings handed to the backend, whose names it checks.
-        sha256: Hash of the TOML file, so that a bundle can say which profile made it.
+        source: Bytes of the TOML file, so that a bundle can say by hash which profile made it.
     """
 
     name: str
@@ -235,7 +235,7 @@ class TargetProfile:
     simplify: bool
     options: Mapping[str, str | int | float | bool]
     gates: Gates
-    sha256: str
+    source: bytes
 
 
 # ------------------------------------------------------------------ results of stages

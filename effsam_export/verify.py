@@ -213,5 +213,5 @@ def profile_of(bundle: Bundle) -> TargetProfile:
         simplify=False,
         options=target["options"],
         gates=Gates(**bundle.manifest["gates"]),
-        sha256=target["profile_sha256"],
+        source=b"",  # the bundle knows its hash only
     )

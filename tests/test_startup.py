@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.startup import measure
 
-ROUNDS = 9
+ROUNDS = 15
 
 
 def test_light_commands_take_at_most_twice_the_import_of_typer() -> None:
@@ -19,6 +19,8 @@ def test_light_commands_take_at_most_twice_the_import_of_typer() -> None:
             "targets": [*effsam, "targets"],
         },
         rounds=ROUNDS,
+        # What else the machine does only adds time: the least is what the command itself takes.
+        statistic=min,
     )
     for command in ("--help", "list", "targets"):
         ratio = seconds[command] / seconds["typer"]

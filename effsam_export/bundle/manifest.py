@@ -6,6 +6,7 @@ pad rule, prompt and coordinate rules, which mask to take, threshold.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def compose(
             "backend": target.backend,
             "opset": target.opset,
             "options": dict(target.options),
-            "profile_sha256": target.sha256,
+            "profile_sha256": hashlib.sha256(target.source).hexdigest(),
         },
         "precision": {
             "asked": target.precision,
