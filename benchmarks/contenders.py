@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from benchmarks.exports import UPSTREAM, files_of
 from effsam_export import images
-from effsam_export.models.sam.components import stack_decoder_feeds
+from effsam_export.models.sam.components import SAM_MASKS, stack_decoder_feeds
 from effsam_export.spec import Point, Prompt, Sample
 
 if TYPE_CHECKING:
@@ -84,16 +84,15 @@ class Inputs:
 def prepare(spec: ModelSpec, sam: Sam, photograph: Path) -> Inputs:
     """A photograph stretched to `ORIGINAL`, its embedding, and points on a grid."""
     frame = images.frame_of(ORIGINAL, spec.preprocess)
-    # Straight to the model frame: only its size stands for a photograph of `ORIGINAL`.
-    resized = images.resize(images.load_image(photograph), frame)
+    image = images.resize(images.load_image(photograph), ORIGINAL)
     with torch.inference_mode():
-        embedded = sam.encode(_to_torch(resized))
+        embedded = sam.encode(_to_torch(images.resize(image, frame.resized)))
     h, w = frame.resized
     spots = [(w * (i + 0.5) / 4, h * (j + 0.5) / 2) for j in range(2) for i in range(4)]
     return Inputs(
         frame=frame,
-        sample=Sample(resized=resized, embeddings=embedded.numpy()),
-        image=images.pad(resized, spec.preprocess),
+        sample=Sample(image=image, embeddings=embedded.numpy()),
+        image=images.encoder_image(image, spec.preprocess),
         prompts=tuple(Prompt(points=(Point(x=x, y=y),)) for x, y in spots[:PROMPTS]),
     )
 
@@ -102,7 +101,7 @@ def encoders(
     spec: ModelSpec, sam: Sam, inputs: Inputs, output: Path, upstream_encoder: Path | None
 ) -> Group:
     """Photograph in the model frame to embedding. Upstream is handed it already normalised."""
-    photo = _to_torch(inputs.sample.resized)
+    photo = _to_torch(images.resize(inputs.sample.image, inputs.frame.resized))
     mean, std = (
         np.asarray(v, dtype=np.float32)[:, None, None]
         for v in (spec.preprocess.pixel_mean, spec.preprocess.pixel_std)
@@ -235,7 +234,7 @@ def _one_by_one(graph: Graph, calls: list[Any]) -> Call:
 def _upscaled(call: Call, frame: Frame) -> Call:
     def run() -> Mapping[str, Array]:
         low_res = call()["low_res_masks"]
-        masks = images.upscale_masks(low_res.reshape(-1, *low_res.shape[2:]), frame)
+        masks = images.upscale_masks(low_res.reshape(-1, *low_res.shape[2:]), frame, SAM_MASKS)
         return {"masks": masks.reshape(*low_res.shape[:2], *frame.original)}
 
     return run

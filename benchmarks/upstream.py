@@ -97,7 +97,7 @@ class UpstreamEncoder(nn.Module):
         encoder = sam.image_encoder
         assert isinstance(encoder, TinyViT)
         self.encoder = encoder
-        side = sam.image_size // 8
+        side = sam.rule.image_size // 8
         self.stages: list[tuple[nn.Sequential, PatchMerging | None, int]] = []
         for layer in list(encoder.layers)[1:]:
             assert isinstance(layer, BasicLayer)
@@ -183,7 +183,7 @@ class UpstreamDecoder(nn.Module):
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Coordinates 1xNx2 and labels 1xN to the sparse embedding 1xNxC."""
         encoder = self.sam.prompt_encoder
-        x = encoder.pe_layer.encode((coords + 0.5) / self.sam.image_size)
+        x = encoder.pe_layer.encode((coords + 0.5) / self.sam.rule.image_size)
         labels = labels.unsqueeze(-1).expand_as(x)
         x = x * (labels != -1)
         x = x + encoder.not_a_point_embed.weight * (labels == -1)
@@ -218,7 +218,7 @@ class UpstreamDecoder(nn.Module):
 
     def postprocess(self, masks: Tensor, original: Tensor) -> Tensor:
         """Logits 1x4x256x256 to the original (height, width), by way of the model frame."""
-        size = self.sam.image_size
+        size = self.sam.rule.image_size
         masks = functional.interpolate(masks, (size, size), mode="bilinear", align_corners=False)
         sides = original.to(torch.float32)
         resized = torch.floor(size / torch.max(sides) * sides + 0.5).to(torch.int64)
@@ -248,7 +248,7 @@ class UpstreamDecoder(nn.Module):
 
 def export_encoder(sam: Sam, directory: Path) -> Path:
     """Write the upstream-style encoder into a directory and return its path."""
-    image = torch.zeros(1, 3, sam.image_size, sam.image_size)
+    image = torch.zeros(1, 3, sam.rule.image_size, sam.rule.image_size)
     path = directory / ENCODER_FILE
     _export(UpstreamEncoder(sam), {"input_image": image}, ["image_embeddings"], path)
     return path

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from effsam_export.bundle.manifest import Exported
     from effsam_export.parity.check import Findings
     from effsam_export.parity.results import ParityReport
+    from effsam_export.profiles import ParityImage
     from effsam_export.progress import Observer
     from effsam_export.spec import Checkpoint, ComponentSpec, Graph, ModelSpec, TargetProfile
 
@@ -129,7 +130,7 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
                 program = trace.trace(module, component)
                 graph = trace.to_onnx(program, component, target.opset, sources)
                 graph = passes.rewrite(graph, target, sources)
-                running.detail = megabytes([graph.path])
+                running.detail = megabytes(list(graph.files))
             with stage(f"lower {component.name}", observer) as running:
                 artifact = backend.lower(graph, target, work)
                 running.detail = megabytes(list(artifact.files))
@@ -173,8 +174,21 @@ def prove(
         sources={e.artifact.component: open_source(e.graph) for e in exported},
         artifacts={e.artifact.component: backend.open_session(e.artifact) for e in exported},
     )
-    images = profiles.load_parity_images(request.parity_file)
-    return check(request.model, request.target, sides, images, progress=progress)
+    images, left_out = judged_by(request.model, request.parity_file)
+    return check(request.model, request.target, sides, images, left_out=left_out, progress=progress)
+
+
+def judged_by(
+    model: ModelSpec, parity_file: Path | None
+) -> tuple[tuple[ParityImage, ...], tuple[str, ...]]:
+    """The user's own photographs and prompts; or those that ship, as far as the model takes them.
+
+    The second part says which of those were left out, and why.
+    """
+    from effsam_export.parity.check import honoured
+
+    images = profiles.load_parity_images(parity_file)
+    return honoured(images, model.prompts) if parity_file is None else (images, ())
 
 
 def open_source(graph: Graph) -> Session:
@@ -222,7 +236,8 @@ def summary(report: ParityReport) -> str:
     """The result of a parity check in a few words."""
     if report.cases:
         least = min(c.answer_iou for c in report.cases)
-        return f"{len(report.cases)} prompts, least mask IoU {least:.4f}"
+        left = f", {len(report.left_out)} not for this model" if report.left_out else ""
+        return f"{len(report.cases)} prompts{left}, least mask IoU {least:.4f}"
     return f"{len(report.seams)} comparisons"
 
 
@@ -234,4 +249,5 @@ def figures(report: ParityReport) -> dict[str, Any]:
         "precision": report.precision,
         "gates": asdict(report.gates),
         "cases": [{**asdict(c), "answer_iou": c.answer_iou} for c in report.cases],
+        "left_out": list(report.left_out),
     }

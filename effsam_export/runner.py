@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from effsam_export.errors import PromptError
 from effsam_export.images import (
     Frame,
     check_prompt,
     frame_of,
     prompt_to_model,
-    resize,
     upscale_masks,
 )
 from effsam_export.spec import Sample
@@ -39,7 +39,7 @@ class Prediction:
 
     Attributes:
         masks: KxHxW bool at original size.
-        scores: K predicted IoUs, float32.
+        scores: K values of the output that ranks masks (predicted IoU or stability), float32.
         low_res_masks: KxSxS logits, float32; each can be fed back as `mask_input`.
         indices: K positions in the decoder's output.
     """
@@ -53,7 +53,7 @@ class Prediction:
 def embed(model: ModelSpec, encoder: Session, image: NDArray[np.uint8]) -> Embedded:
     """Encode a uint8 HxWx3 RGB photograph once, for any number of prompts."""
     frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
-    sample = Sample(resized=resize(image, frame))
+    sample = Sample(image=image)
     spec = model.component("encoder")
     outputs = encoder.run(spec.feeds(model.preprocess, sample))
     return Embedded(frame=frame, sample=replace(sample, embeddings=outputs["image_embeddings"]))
@@ -80,6 +80,10 @@ def predict(
         PromptError: The prompt is off the image, or one the model cannot honour.
     """
     check_prompt(prompt, embedded.frame.original, model.prompts)
+    if single_mask and not model.masks.single:
+        raise PromptError(
+            f"`{model.name}` has no single-mask output", hint="leave --single-mask out"
+        )
     outputs = decoder.run(decoder_feeds(model, embedded, prompt))
     indices = model.masks.single if single_mask else model.masks.multimask
     return select(outputs, indices, model.masks, embedded.frame)
@@ -94,11 +98,11 @@ def decoder_feeds(model: ModelSpec, embedded: Embedded, prompt: Prompt) -> Feeds
 
 def select(outputs: Feeds, indices: tuple[int, ...], masks: MaskSet, frame: Frame) -> Prediction:
     """The masks at `indices` of the decoder's output, by falling score, at original size."""
-    scores = outputs["iou_predictions"][0]
+    scores = outputs[masks.score][0]
     order = tuple(sorted(indices, key=lambda i: -float(scores[i])))
     low_res = np.ascontiguousarray(outputs["low_res_masks"][0, list(order)], dtype=np.float32)
     return Prediction(
-        masks=upscale_masks(low_res, frame) > masks.threshold,
+        masks=upscale_masks(low_res, frame, masks) > masks.threshold,
         scores=scores[list(order)].astype(np.float32),
         low_res_masks=low_res,
         indices=order,

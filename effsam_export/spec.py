@@ -11,13 +11,14 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
     Array = NDArray[Any]
     Float32 = NDArray[np.float32]
 
 Precision = Literal["fp32", "fp16", "int8"]
-ComponentName = Literal["encoder", "decoder"]
+ComponentName = Literal["encoder", "decoder", "segmenter"]
+"""`segmenter`: the one graph of a model that finds all instances before any prompt (FastSAM)."""
 Feeds = Mapping[str, "Array"]
 """Tensors by their exact contract name: what a graph takes, or what it gives."""
 
@@ -27,16 +28,29 @@ Feeds = Mapping[str, "Array"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How a photograph becomes the encoder's `image`, shared by runner, parity and manifest.
+    """How a photograph becomes `image`, shared by runner, parity, calibration and manifest.
 
-    Family `longest-side-pad` (SAM and most of its relatives): RGB, longest side resized to
-    `image_size` with `int(side * scale + 0.5)`, padded at the bottom and right with the pixel mean
-    (which is zero after the normalisation inside the graph). Source: segment-anything,
-    `segment_anything/utils/transforms.py` and `modeling/sam.py`.
+    Families:
+        `longest-side-pad` (SAM and most of its relatives): RGB, longest side resized to
+            `image_size` with `int(side * scale + 0.5)`, padded at the bottom and right with the
+            pixel mean (which is zero after the normalisation inside the graph). Source:
+            segment-anything, `segment_anything/utils/transforms.py` and `modeling/sam.py`.
+        `squash` (EfficientSAM): RGB, both sides resized to `image_size` without antialiasing,
+            aspect ratio not kept, no padding. Source: EfficientSAM,
+            `efficient_sam/efficient_sam.py`.
+        `letterbox` (FastSAM): RGB, resized to fit `image_size`, centred, filled with grey 114.
+            Source: ultralytics as FastSAM uses it.
+
+    Attributes:
+        image_size: Side of the square the graph takes, in pixels.
+        prompt_size: Side of the square frame that prompts and masks are in. `image_size` for all
+            but EfficientViT-SAM-L, which sees 512 pixels and is prompted in 1024.
+        pixel_mean, pixel_std: On the scale 0-255; subtracted and divided by inside the graph.
     """
 
-    family: Literal["longest-side-pad"]
+    family: Literal["longest-side-pad", "squash", "letterbox"]
     image_size: int
+    prompt_size: int
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
 
@@ -66,37 +80,52 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What one component is asked, in the model frame.
+    """What one component is asked.
 
     Attributes:
-        resized: Photograph after the resize, before padding: uint8 HxWx3 RGB.
+        image: The photograph as a person sees it, uint8 HxWx3 RGB.
         embeddings: `image_embeddings` float32 1x256x64x64, for the decoder.
-        prompt: Prompt in model-frame pixels, for the decoder.
+        prompt: Prompt in pixels of the prompt frame, for the decoder.
     """
 
-    resized: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     embeddings: Float32 | None = None
     prompt: Prompt | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSupport:
-    """Which prompts a model can honour; any other is refused with a sentence."""
+    """Which prompts a model can honour; any other is refused with a sentence.
+
+    Attributes:
+        max_points: Most points of one prompt, a box counting as two; None if there is no limit.
+    """
 
     negative_points: bool = True
     box: bool = True
+    points_with_box: bool = True
     mask: bool = True
     max_points: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSet:
-    """Which of the decoder's masks are the answer, and how logits become a mask."""
+    """Which of the decoder's masks are the answer, and how logits become a mask.
+
+    Attributes:
+        single: Index of the mask for unambiguous prompts; empty if the model has none.
+        multimask: Indices of the set the best is chosen from.
+        score: Output tensor that ranks the masks.
+        upscale: `frame-bilinear`: bilinear to the prompt frame, padding cut off, bilinear to the
+            original size. `bicubic`: straight to the original size.
+    """
 
     single: tuple[int, ...]
     multimask: tuple[int, ...]
     threshold: float
     low_res_size: int
+    score: str = "iou_predictions"
+    upscale: Literal["frame-bilinear", "bicubic"] = "frame-bilinear"
 
 
 # ------------------------------------------------------------------ models
@@ -142,6 +171,8 @@ class Licence:
     text_file: str
     """File in `effsam_export/licenses/`, copied into bundles."""
     notice: str = ""
+    restricted: str = ""
+    """Why the user has to consent (`--accept-license`), as a sentence; empty for a free licence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,12 +194,31 @@ class PackageSource:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFile:
-    """A checkpoint with its pinned hash, and where it can be had, in the order to try."""
+    """A checkpoint with its pinned hash, and where it can be had, in the order to try.
+
+    `sha256` and `size` are None where the authors publish no hash: the first download is trusted
+    and recorded in a lock.
+    """
 
     file_name: str
-    sha256: str
-    size: int
+    sha256: str | None
+    size: int | None
     sources: tuple[UrlSource | PackageSource, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Size and work of a model, counted from its exported graphs (`costs.py`).
+
+    Attributes:
+        parameters: Of the authors' module, trained values only.
+        encoder_macs: Multiply-accumulates of the encoder, or of the segmenter.
+        decoder_macs: Of the decoder for one prompt of two points; 0 where there is none.
+    """
+
+    parameters: int
+    encoder_macs: int
+    decoder_macs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +228,12 @@ class ModelSpec:
     Attributes:
         state: `verified`, `architecture verified` or `blocked: reason`, as `effsam list` shows it.
         build: A new module with the authors' state-dict names, in eval mode, weights not loaded.
+        build_like: The same with the widths found in a state dict, for pruned and scaled families.
+        rename: A state dict in another naming -> the same tensors in the authors' naming.
+        refused: sha256 of files that look right and are not -> why, as a sentence.
+        options: Settings that change the graph, with their values.
+        with_options: The model with other settings; raises UsageError for bad ones.
+        cost: None until it was counted.
     """
 
     name: str
@@ -192,6 +248,17 @@ class ModelSpec:
     masks: MaskSet
     components: tuple[ComponentSpec, ...]
     build: Callable[[], nn.Module]
+    build_like: Callable[[Mapping[str, Tensor]], nn.Module] | None = None
+    rename: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, float] = field(default_factory=dict)
+    with_options: Callable[[Mapping[str, float]], ModelSpec] | None = None
+    cost: Cost | None = None
+
+    @property
+    def finds_instances(self) -> bool:
+        """True for a model of one graph, whose prompts choose among what it found."""
+        return self.components[0].name == "segmenter"
 
     def component(self, name: str) -> ComponentSpec:
         """The component called `name`; the caller has checked that it exists."""
@@ -253,13 +320,23 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """A traced component: an ONNX file, and the contract it keeps."""
+    """A traced component: an ONNX file, and the contract it keeps.
+
+    Attributes:
+        path: The ONNX file; weights past protobuf's 2 GB lie beside it as `<name>.onnx.data`.
+    """
 
     component: ComponentSpec
     path: Path
     opset: int
     rewrites: tuple[str, ...] = ()
     """What each pass did or why it refused, in order."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The ONNX file, and its weights where they lie outside."""
+        data = self.path.with_name(f"{self.path.name}.data")
+        return (self.path, data) if data.is_file() else (self.path,)
 
 
 @dataclass(frozen=True, kw_only=True)

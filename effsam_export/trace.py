@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
+from effsam_export import onnx_file
 from effsam_export.spec import ComponentSpec, Graph
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def to_onnx(program: ExportedProgram, component: ComponentSpec, opset: int, out_
     problems = signature_faults(model, component)
     # Not the user's doing: the spec and the wrapper of a model disagree.
     assert not problems, f"{component.name}: {'; '.join(problems)}"
-    onnx.save(model, path)
+    onnx_file.save(model, path)
     return Graph(component=component, path=path, opset=opset)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from effsam_export import profiles
 from effsam_export.errors import CheckFailed, ToolchainMissing
 from effsam_export.progress import ignore, stage
 
@@ -150,12 +149,15 @@ def run_golden(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult, ...]:
     results = []
     for case in vectors.cases:
         outputs = decoder.run(runner.decoder_feeds(model, embedded, case.prompt))
-        masks = upscale_masks(outputs["low_res_masks"][0], embedded.frame) > model.masks.threshold
+        masks = (
+            upscale_masks(outputs["low_res_masks"][0], embedded.frame, model.masks)
+            > model.masks.threshold
+        )
         results.append(
             GoldenResult(
                 case=case.name,
                 mask_iou=min(mask_iou(case.masks[i], masks[i]) for i in case.answers),
-                score_error=float(np.abs(outputs["iou_predictions"][0] - case.scores).max()),
+                score_error=float(np.abs(outputs[model.masks.score][0] - case.scores).max()),
             )
         )
     return tuple(results)
@@ -187,15 +189,16 @@ def run_seams(
     from effsam_export.bundle import read
     from effsam_export.models import loading
     from effsam_export.parity.check import Sides, check
-    from effsam_export.pipeline import open_onnx
+    from effsam_export.pipeline import judged_by, open_onnx
 
     sides = Sides(
         module=loading.load(bundle.model, checkpoint),
         sources={c: open_onnx(c, bundle.source(c)) for c in bundle.components},
         artifacts={c: read.open_session(bundle, c) for c in bundle.components},
     )
-    images = profiles.load_parity_images(parity_file)
-    return check(bundle.model, profile_of(bundle), sides, images, progress=progress).report
+    images, left_out = judged_by(bundle.model, parity_file)
+    target = profile_of(bundle)
+    return check(bundle.model, target, sides, images, left_out=left_out, progress=progress).report
 
 
 def profile_of(bundle: Bundle) -> TargetProfile:

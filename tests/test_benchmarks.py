@@ -16,7 +16,7 @@ from benchmarks import compare, exports, machine, startup, timing
 from benchmarks.exports import ExportCost
 from benchmarks.timing import Latency
 from effsam_export import images
-from effsam_export.models.sam.components import SAM_PREPROCESS
+from effsam_export.models.sam.components import SAM_MASKS, SAM_PREPROCESS
 
 if TYPE_CHECKING:
     from effsam_export.models.sam.module import Sam
@@ -36,7 +36,9 @@ def sam() -> Sam:
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.tiny_vit import TinyViT
 
-    module = Sam(TinyViT(), replace(SAM_PREPROCESS, image_size=IMAGE_SIZE)).eval()
+    module = Sam(
+        TinyViT(), replace(SAM_PREPROCESS, image_size=IMAGE_SIZE, prompt_size=IMAGE_SIZE)
+    ).eval()
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, value in module.state_dict().items():
@@ -92,9 +94,11 @@ def test_upstream_decoder_is_the_reference(
     assert wanted.std() > 1e-3
     torch.testing.assert_close(low_res, wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(iou, scores, rtol=1e-4, atol=1e-4)
-    frame = images.frame_of(original, replace(SAM_PREPROCESS, image_size=IMAGE_SIZE))
+    frame = images.frame_of(
+        original, replace(SAM_PREPROCESS, image_size=IMAGE_SIZE, prompt_size=IMAGE_SIZE)
+    )
     assert masks.shape == (1, 4, *original)
-    upscaled = images.upscale_masks(wanted[0].numpy(), frame)
+    upscaled = images.upscale_masks(wanted[0].numpy(), frame, SAM_MASKS)
     np.testing.assert_allclose(masks[0].numpy(), upscaled, rtol=1e-3, atol=1e-3)
 
 

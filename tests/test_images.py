@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,16 +13,18 @@ from effsam_export import images
 from effsam_export.errors import ImageError
 from effsam_export.images import (
     Frame,
+    encoder_image,
     frame_of,
     load_image,
     pad,
     prompt_to_model,
     resize,
+    resize_bicubic,
     resize_bilinear,
     upscale_masks,
 )
-from effsam_export.models.sam.components import SAM_PREPROCESS
-from effsam_export.spec import Point, Prompt
+from effsam_export.models.sam.components import SAM_MASKS, SAM_PREPROCESS
+from effsam_export.spec import Point, Preprocess, Prompt
 from tests import golden_weights
 
 if TYPE_CHECKING:
@@ -188,7 +191,9 @@ def test_floating_point_pixels(tmp_path: Path) -> None:
     ids=str,
 )
 def test_frame_is_the_authors(size: tuple[int, int], wanted: tuple[int, int]) -> None:
-    assert frame_of(size, SAM_PREPROCESS) == Frame(original=size, resized=wanted, image_size=1024)
+    assert frame_of(size, SAM_PREPROCESS) == Frame(
+        original=size, resized=wanted, image_size=1024, prompt=wanted, prompt_size=1024
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1)], ids=str)
@@ -198,7 +203,7 @@ def test_a_strip_keeps_a_pixel(size: tuple[int, int]) -> None:
 
 def test_resize_gives_the_frame() -> None:
     frame = frame_of((33, 47), SAM_PREPROCESS)
-    found = resize(np.full((33, 47, 3), 9, dtype=np.uint8), frame)
+    found = resize(np.full((33, 47, 3), 9, dtype=np.uint8), frame.resized)
     assert (found.shape, found.dtype) == ((*frame.resized, 3), np.dtype(np.uint8))
     assert (found == 9).all()
 
@@ -220,7 +225,7 @@ def test_padding_is_zero_after_normalisation() -> None:
 )
 def test_coordinates_return_from_the_model_frame(size: tuple[int, int]) -> None:
     frame = frame_of(size, SAM_PREPROCESS)
-    back = Frame(original=frame.resized, resized=frame.original, image_size=1024)
+    back = replace(frame, original=frame.prompt, prompt=frame.original)
     h, w = size
     prompt = Prompt(
         points=(Point(x=0, y=0), Point(x=w - 1, y=h - 1, label=0), Point(x=w / 3, y=h / 7)),
@@ -283,4 +288,75 @@ def test_upscaling_is_the_authors_two_steps(size: tuple[int, int]) -> None:
     wanted = torch.nn.functional.interpolate(
         full[..., :h, :w], size, mode="bilinear", align_corners=False
     )
-    np.testing.assert_allclose(upscale_masks(low_res, frame), wanted[0].numpy(), atol=5e-4)
+    np.testing.assert_allclose(
+        upscale_masks(low_res, frame, SAM_MASKS), wanted[0].numpy(), atol=5e-4
+    )
+
+
+# ------------------------------------------------------------------ the other families
+
+L0 = Preprocess(
+    family="longest-side-pad",
+    image_size=512,
+    prompt_size=1024,
+    pixel_mean=SAM_PREPROCESS.pixel_mean,
+    pixel_std=SAM_PREPROCESS.pixel_std,
+)
+SQUASH = replace(SAM_PREPROCESS, family="squash")
+LETTERBOX = replace(SAM_PREPROCESS, family="letterbox")
+
+
+def test_an_encoder_of_512_is_prompted_in_1024() -> None:
+    frame = frame_of((1200, 1800), L0)
+    assert (frame.resized, frame.prompt) == ((341, 512), (683, 1024))
+    moved = prompt_to_model(Prompt(points=(Point(x=900, y=600),)), frame)
+    assert (moved.points[0].x, moved.points[0].y) == (512, 600 * 683 / 1200)
+    image = np.full((1200, 1800, 3), 7, dtype=np.uint8)
+    assert encoder_image(image, L0).shape == (1, 3, 512, 512)
+
+
+@pytest.mark.backend
+def test_squash_is_torchs_interpolation_without_antialiasing() -> None:
+    torch = pytest.importorskip("torch")
+    image = np.random.default_rng(3).integers(0, 256, (90, 1500, 3), dtype=np.uint8)
+    planes = torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float()
+    wanted = torch.nn.functional.interpolate(planes, (1024, 1024), mode="bilinear")
+    np.testing.assert_allclose(encoder_image(image, SQUASH), wanted.numpy(), atol=1e-4)
+
+
+def test_squash_moves_each_axis_by_itself() -> None:
+    frame = frame_of((100, 400), SQUASH)
+    moved = prompt_to_model(Prompt(box=(40, 10, 400, 100)), frame)
+    assert moved.box == (102.4, 102.4, 1024, 1024)
+
+
+def test_letterbox_centres_on_grey() -> None:
+    image = np.full((100, 200, 3), 255, dtype=np.uint8)
+    boxed = encoder_image(image, LETTERBOX)
+    assert boxed.shape == (1, 3, 1024, 1024)
+    assert (boxed[0, :, :256] == 114).all()
+    assert (boxed[0, :, 256:768] == 255).all()
+    assert (boxed[0, :, 768:] == 114).all()
+
+
+def test_letterbox_answers_in_pixels_of_the_photograph() -> None:
+    frame = frame_of((100, 200), LETTERBOX)
+    prompt = Prompt(points=(Point(x=150, y=20),))
+    assert prompt_to_model(prompt, frame) == prompt
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("size", [(300, 500), (100, 700), (20, 33), (64, 64)])
+def test_bicubic_is_torchs(size: tuple[int, int]) -> None:
+    torch = pytest.importorskip("torch")
+    low_res = np.random.default_rng(1).standard_normal((2, 64, 64)).astype(np.float32) * 8
+    wanted = torch.nn.functional.interpolate(torch.from_numpy(low_res)[None], size, mode="bicubic")
+    np.testing.assert_allclose(resize_bicubic(low_res, size), wanted[0].numpy(), atol=1e-4)
+
+
+def test_bicubic_masks_go_straight_to_the_photograph() -> None:
+    low_res = np.random.default_rng(1).standard_normal((3, 256, 256)).astype(np.float32)
+    found = upscale_masks(
+        low_res, frame_of((40, 90), SQUASH), replace(SAM_MASKS, upscale="bicubic")
+    )
+    np.testing.assert_array_equal(found, resize_bicubic(low_res, (40, 90)))

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from effsam_export.spec import Feeds
 
 MODEL = models.get("mobile-sam")
-FRAME = Frame(original=(60, 120), resized=(512, 1024), image_size=1024)
+FRAME = Frame(
+    original=(60, 120), resized=(512, 1024), image_size=1024, prompt=(512, 1024), prompt_size=1024
+)
 SCORES = (0.9, 0.2, 0.8, 0.5)
 
 
@@ -46,7 +48,7 @@ def decoder(scores: tuple[float, ...] = SCORES, dtype: str = "float32") -> Recor
 @pytest.fixture
 def embedded() -> Embedded:
     embeddings = np.full((1, 256, 64, 64), 3, dtype=np.float32)
-    sample = Sample(resized=np.zeros((512, 1024, 3), dtype=np.uint8), embeddings=embeddings)
+    sample = Sample(image=np.zeros((512, 1024, 3), dtype=np.uint8), embeddings=embeddings)
     return Embedded(frame=FRAME, sample=sample)
 
 
@@ -66,7 +68,9 @@ def test_embed_feeds_the_resized_and_padded_photograph() -> None:
     assert found.sample.prompt is None
     (feeds,) = encoder.fed
     assert list(feeds) == ["image"]
-    np.testing.assert_array_equal(feeds["image"], pad(resize(image, FRAME), MODEL.preprocess))
+    np.testing.assert_array_equal(
+        feeds["image"], pad(resize(image, FRAME.resized), MODEL.preprocess)
+    )
 
 
 # ------------------------------------------------------------------ what the decoder is fed

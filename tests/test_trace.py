@@ -167,7 +167,7 @@ def question(points: int, seed: int, *, box: bool = False, mask: bool = False) -
         mask_input=logits if mask else None,
     )
     return Sample(
-        resized=np.zeros((1024, 1024, 3), dtype=np.uint8),
+        image=np.zeros((1024, 1024, 3), dtype=np.uint8),
         embeddings=golden_weights.synthetic_embedding(),
         prompt=prompt,
     )

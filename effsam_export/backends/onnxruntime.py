@@ -22,20 +22,23 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     """Copy the graph, cast to FP16 if that is asked, and count the constants of the file."""
     import onnx
 
+    from effsam_export import onnx_file
     from effsam_export.passes import cast_fp16
 
     path = out_dir / f"{graph.component.name}.onnx"
     if target.precision == "fp16":
-        onnx.save(cast_fp16.apply(onnx.load(graph.path)), path)
+        onnx_file.save(cast_fp16.apply(onnx.load(graph.path)), path)
     else:
-        shutil.copyfile(graph.path, path)
+        for file in graph.files:
+            shutil.copyfile(file, out_dir / file.name)
+    data = path.with_name(f"{path.name}.data")
     counts = count_constants(path)
     check_precision(graph.component.name, target.precision, counts)
     return Artifact(
         component=graph.component.name,
         backend="onnx",
         precision=target.precision,
-        files=(path,),
+        files=(path, data) if data.is_file() else (path,),
         tensors_by_dtype=counts,
         versions={"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         options=target.options,
@@ -47,7 +50,7 @@ def count_constants(path: Path) -> dict[str, int]:
     import onnx
 
     counts = Counter[str]()
-    for tensor in onnx.load(path).graph.initializer:
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
         name = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
         counts[name] += int(np.prod(tensor.dims, dtype=np.int64))
     return dict(sorted(counts.items()))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import __version__
+from effsam_export.bundle import contract
 from effsam_export.errors import BundleError
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     )
 
 MANIFEST = "manifest.json"
-MANIFEST_VERSION = 1
-"""Layout of the manifest; a reader refuses a greater one."""
-CONTRACT_VERSION = 1
+MANIFEST_VERSION = 2
+"""Layout of the manifest; a reader refuses another one."""
+CONTRACT_VERSION = 2
 """What a caller of the graphs has to do; another number means other code in the app."""
 
 
@@ -44,8 +45,8 @@ class Exported:
 
 
 def schema() -> dict[str, Any]:
-    """The published JSON Schema of manifest version 1."""
-    path = Path(__file__).resolve().parent.parent / "schemas" / "manifest-v1.schema.json"
+    """The published JSON Schema of the manifest."""
+    path = Path(__file__).resolve().parent.parent / "schemas" / "manifest-v2.schema.json"
     loaded: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return loaded
 
@@ -63,6 +64,11 @@ def validate(manifest: Any) -> None:  # noqa: ANN401 - any JSON a stranger may h
         raise BundleError(
             f"the bundle's manifest is version {version}, this effsam reads {MANIFEST_VERSION}",
             hint="upgrade effsam-export",
+        )
+    if isinstance(version, int) and version < MANIFEST_VERSION:
+        raise BundleError(
+            f"the bundle's manifest is version {version}, this effsam reads {MANIFEST_VERSION}",
+            hint="export it again",
         )
     faults = sorted(
         jsonschema.Draft202012Validator(schema()).iter_errors(manifest), key=lambda e: e.json_path
@@ -93,6 +99,7 @@ def compose(
             "title": model.title,
             "paper": model.paper,
             "origin": model.origin,
+            "options": dict(model.options),
             "licence": {
                 "spdx": model.licence.spdx,
                 "source": model.licence.source,
@@ -117,9 +124,9 @@ def compose(
             "found": {e.artifact.component: dict(e.artifact.tensors_by_dtype) for e in exported},
         },
         "components": [_component(e) for e in exported],
-        "preprocess": _preprocess(model),
-        "prompts": _prompts(model),
-        "masks": _masks(model),
+        "preprocess": contract.preprocess(model),
+        "prompts": contract.prompts(model),
+        "masks": contract.masks(model),
         "gates": asdict(target.gates),
         "parity": {"file": "parity.json", "passed": report.passed, **_least(report)},
         "golden": golden,
@@ -146,72 +153,6 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
         "dtype": spec.dtype,
         "shape": list(spec.shape),
         "description": spec.description,
-    }
-
-
-def _preprocess(model: ModelSpec) -> dict[str, Any]:
-    p = model.preprocess
-    return {
-        "family": p.family,
-        "orientation": "apply the EXIF rotation first",
-        "colour": "RGB",
-        "range": [0, 255],
-        "layout": "NCHW",
-        "image_size": p.image_size,
-        "resize": {
-            "longest_side": p.image_size,
-            "rounding": "int(side * longest_side / max(height, width) + 0.5)",
-            "filter": "bilinear, antialiased when shrinking (Pillow's BILINEAR on uint8)",
-        },
-        "pad": {"sides": ["bottom", "right"], "value": list(p.pixel_mean)},
-        "normalisation": {
-            "inside_graph": True,
-            "mean": list(p.pixel_mean),
-            "std": list(p.pixel_std),
-        },
-    }
-
-
-def _prompts(model: ModelSpec) -> dict[str, Any]:
-    return {
-        "coordinates": {
-            "order": "xy",
-            "frame": "resized image: x * resized_width / width, y * resized_height / height",
-            "pixel_centre": "0.5 is added inside the graph; do not add it",
-        },
-        "labels": {
-            "foreground": 1,
-            "background": 0,
-            "box_top_left": 2,
-            "box_bottom_right": 3,
-            "padding": -1,
-        },
-        "order": ["points", "box_top_left", "box_bottom_right"],
-        "padding_point": {
-            "when": "the prompt has no box: one point more, after the others",
-            "coordinates": [0, 0],
-            "label": -1,
-        },
-        "mask_input": "low_res_masks of an earlier answer, unchanged; zeros if there is none",
-        "batch": "prompts with equally many points can share one call",
-        "supports": asdict(model.prompts),
-    }
-
-
-def _masks(model: ModelSpec) -> dict[str, Any]:
-    m = model.masks
-    return {
-        "single": list(m.single),
-        "multimask": list(m.multimask),
-        "select": "of the multimask set, the mask with the greatest iou_predictions",
-        "threshold": m.threshold,
-        "rule": "a pixel is in the mask where its logit is greater than the threshold",
-        "low_res_size": m.low_res_size,
-        "resize": [
-            "bilinear to image_size x image_size (half-pixel centres, no antialiasing)",
-            "cut to the resized height and width",
-            "bilinear to the original height and width",
-        ],
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from effsam_export import backends, models
 from effsam_export.bundle.manifest import MANIFEST, validate
 from effsam_export.errors import BundleError
 from effsam_export.spec import Artifact
+from effsam_export.weights import sha256_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,8 @@ class Bundle:
     @property
     def model(self) -> ModelSpec:
         """The model it was made from."""
-        return models.get(self.manifest["model"]["name"])
+        entry = self.manifest["model"]
+        return models.configured(models.get(entry["name"]), entry["options"])
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -106,7 +107,7 @@ def integrity(bundle: Bundle) -> tuple[str, ...]:
             problems.append(
                 f"`{entry['path']}` has {path.stat().st_size} bytes, want {entry['size']}"
             )
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+        elif sha256_of(path) != entry["sha256"]:
             problems.append(f"`{entry['path']}` has another sha256 than the manifest")
     return tuple(problems)
 

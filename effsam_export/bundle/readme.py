@@ -26,22 +26,15 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
                 lines.append(
                     f"  * {kind[:-1]} `{t['name']}` {t['dtype']} {shape}: {t['description']}"
                 )
-    pad = ", ".join(f"{v:g}" for v in pre["pad"]["value"])
     lines += [
         "",
         "## How to call them",
         "",
         f"1. Turn the photograph as its EXIF data says; {pre['colour']}, values 0 to 255.",
-        f"2. Resize the longest side to {pre['resize']['longest_side']}: "
-        f"{pre['resize']['rounding']}; {pre['resize']['filter']}.",
-        f"3. Pad at the {' and '.join(pre['pad']['sides'])} to a square with the pixel mean "
-        f"({pad}). Do not normalise: the graph does.",
-        f"4. Move prompts to the {prompts['coordinates']['frame']}.",
-        "5. Points first, then the two corners of a box (labels 2 and 3). A prompt without a box "
-        f"gets one point more, after the others: {prompts['padding_point']['coordinates']} with "
-        f"label {prompts['padding_point']['label']}.",
-        f"6. Take, {masks['select']} (masks {masks['multimask']}), or mask {masks['single'][0]} if "
-        "you want one answer without choosing.",
+        f"2. Resize: {_resize_rule(pre)}; {pre['resize']['filter']}.",
+        f"3. {_pad_rule(pre)} Do not normalise: the graph does.",
+        f"4. Prompts are in pixels (x, y) of the {prompts['coordinates']['frame']}.",
+        *_prompt_rules(prompts, masks),
         f"7. Bring the logits back: {'; '.join(masks['resize'])}. "
         f"In the mask: logit > {masks['threshold']:g}.",
         "",
@@ -59,3 +52,29 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
         lines.append("One component only: judged tensor by tensor (`parity.json`).")
     lines += ["", "`effsam verify .` checks the files and repeats the proof.", ""]
     return "\n".join(lines)
+
+
+def _resize_rule(pre: dict[str, Any]) -> str:
+    longest, rounding = pre["resize"]["longest_side"], pre["resize"]["rounding"]
+    return f"longest side to {longest}, {rounding}" if longest else str(rounding)
+
+
+def _pad_rule(pre: dict[str, Any]) -> str:
+    if pre["pad"] is None:
+        return "Pad nothing."
+    value = ", ".join(f"{v:g}" for v in pre["pad"]["value"])
+    return f"Pad at the {', '.join(pre['pad']['sides'])} to a square with ({value})."
+
+
+def _prompt_rules(prompts: dict[str, Any], masks: dict[str, Any]) -> list[str]:
+    if prompts["host_rules"]:
+        rules = "; ".join(prompts["host_rules"])
+        return ["5. The graph takes no prompts: it finds instances.", f"6. Choose: {rules}."]
+    padding = prompts["padding"]
+    single = f", or mask {masks['single'][0]} for one answer without choosing"
+    return [
+        "5. Points first, then the two corners of a box (labels 2 and 3). Padding, where "
+        f"{padding['when']}: {padding['coordinates']} with label {padding['label']}.",
+        f"6. Take, {masks['select']} (masks {masks['multimask']})"
+        f"{single if masks['single'] else ''}.",
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import filecmp
 import json
 import math
 from dataclasses import asdict
@@ -15,6 +15,7 @@ from PIL import Image
 from effsam_export import rle
 from effsam_export.bundle.manifest import MANIFEST, Exported, compose, validate
 from effsam_export.bundle.readme import integrator_readme
+from effsam_export.weights import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,8 +152,10 @@ def _write_golden(
 def _share_source(directory: Path, component: dict[str, Any]) -> None:
     """Drop the source ONNX where the artefact is the same file (the `onnx` target in FP32)."""
     source, artifact = directory / component["source"], directory / component["files"][0]
-    if source.suffix == artifact.suffix and source.read_bytes() == artifact.read_bytes():
+    if source.suffix == artifact.suffix and filecmp.cmp(source, artifact, shallow=False):
         source.unlink()
+        # Weights outside the file belong to it.
+        source.with_name(f"{source.name}.data").unlink(missing_ok=True)
         component["source"] = component["files"][0]
         if not any(source.parent.iterdir()):
             source.parent.rmdir()
@@ -163,12 +166,11 @@ def list_files(directory: Path) -> list[dict[str, Any]]:
     entries = []
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
         relative = path.relative_to(directory)
-        content = path.read_bytes()
         entries.append(
             {
                 "path": relative.as_posix(),
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "size": len(content),
+                "sha256": sha256_of(path),
+                "size": path.stat().st_size,
                 "role": ROLES.get(relative.parts[0], "artifact"),
             }
         )

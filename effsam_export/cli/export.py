@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -43,6 +44,10 @@ def export(
         Optional[Path],  # noqa: UP045
         typer.Option("--output", "-o", help="Directory [default: MODEL-TARGET-PRECISION]."),
     ] = None,
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="NAME=NUMBER", help="A setting that `effsam info` lists."),
+    ] = None,
     parity: ParityFile = None,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace a bundle that is there.")
@@ -59,7 +64,7 @@ def export(
     from effsam_export.spec import Checkpoint
 
     talk = console.Console(quiet=quiet)
-    spec = models.get(model)
+    spec = models.configured(models.get(model), to_settings(settings or []))
     profile = profiles.load_target(target, chosen_precision(precision, fp16=fp16, int8=int8))
     place = output or Path(f"{spec.name}-{profile.name}-{profile.precision}")
     components = () if component == "all" else (component,)
@@ -108,6 +113,31 @@ def chosen_precision(precision: str | None, *, fp16: bool, int8: bool) -> str | 
     return asked.pop() if asked else None
 
 
+def to_settings(given: list[str]) -> dict[str, float]:
+    """Parse `NAME=NUMBER` settings.
+
+    Raises:
+        UsageError: Every one that is malformed or given twice.
+    """
+    settings: dict[str, float] = {}
+    problems = []
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not name or not math.isfinite(number):
+            problems.append(f"--set `{text}` is not NAME=NUMBER")
+        elif name in settings:
+            problems.append(f"--set `{name}` is given twice")
+        else:
+            settings[name] = number
+    if problems:
+        raise UsageError("; ".join(problems), hint="as in --set location=8")
+    return settings
+
+
 def _show_plan(
     spec: ModelSpec,
     profile: TargetProfile,
@@ -120,6 +150,7 @@ def _show_plan(
     names = components or tuple(c.name for c in spec.components)
     plan = {
         "model": spec.name,
+        "settings": dict(spec.options),
         "target": profile.name,
         "backend": profile.backend,
         "precision": profile.precision,

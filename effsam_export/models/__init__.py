@@ -5,9 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from effsam_export.errors import UnknownNameError
+from effsam_export.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from effsam_export.spec import ModelSpec
 
 MODELS: dict[str, tuple[str, str]] = {
@@ -32,3 +34,16 @@ def get(name: str) -> ModelSpec:
     module, attribute = MODELS[name]
     spec: ModelSpec = getattr(import_module(module), attribute)
     return spec
+
+
+def configured(spec: ModelSpec, options: Mapping[str, float]) -> ModelSpec:
+    """The model with other settings than its default ones.
+
+    Raises:
+        UsageError: It has no such settings, or refuses the values.
+    """
+    if not options or options == spec.options:
+        return spec
+    if spec.with_options is None:
+        raise UsageError(f"`{spec.name}` has no settings", hint="leave --set out")
+    return spec.with_options({**spec.options, **options})

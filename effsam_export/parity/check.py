@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effsam_export.images import (
+    beyond_model,
     check_prompt,
     frame_of,
     load_image,
     prompt_to_model,
-    resize,
     upscale_masks,
 )
 from effsam_export.parity.gates import judge
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Feeds,
         Float32,
         ModelSpec,
+        PromptSupport,
         TargetProfile,
     )
 
@@ -102,6 +103,7 @@ def check(
     sides: Sides,
     images: Sequence[ParityImage],
     *,
+    left_out: tuple[str, ...] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Findings:
     """Measure every photograph and prompt, and judge by the target's gates.
@@ -111,6 +113,7 @@ def check(
         target: Gates, and the precision they are for.
         sides: Reference and opened graphs.
         images: Photographs with prompts in original-image pixels.
+        left_out: Prompts that `honoured` took out, for the report.
         progress: Called with (cases done, cases in all).
 
     Raises:
@@ -127,7 +130,7 @@ def check(
         frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
         for entry in row.cases:
             check_prompt(entry.prompt, frame.original, model.prompts)
-        sample = Sample(resized=resize(image, frame))
+        sample = Sample(image=image)
         name = row.path.stem
         ref = model.component("encoder").reference(sides.module, sample)
         encoded, found = _both_seams(model, "encoder", sides, sample, name, ref)
@@ -148,8 +151,9 @@ def check(
             answers[entry.name] = Expected(
                 name=entry.name,
                 prompt=prompt,
-                masks=upscale_masks(ref["low_res_masks"][0], frame) > model.masks.threshold,
-                scores=ref["iou_predictions"][0],
+                masks=upscale_masks(ref["low_res_masks"][0], frame, model.masks)
+                > model.masks.threshold,
+                scores=ref[model.masks.score][0],
             )
             if {"encoder", "decoder"} <= set(sides.artifacts):
                 end = replace(asked, embeddings=encoded["image_embeddings"])
@@ -167,9 +171,32 @@ def check(
         gates=target.gates,
         seams=tuple(seams),
         cases=tuple(cases),
-        failures=judge(target.gates, seams, cases),
+        failures=judge(target.gates, seams, cases, model.masks.score),
+        left_out=left_out,
     )
     return Findings(report=report, pictures=tuple(pictures), expected=tuple(expected))
+
+
+def honoured(
+    images: Sequence[ParityImage], support: PromptSupport
+) -> tuple[tuple[ParityImage, ...], tuple[str, ...]]:
+    """The photographs with the prompts a model can honour, and why each other is left out.
+
+    For the prompts that ship, which every model is judged by. A user's own are refused instead.
+    """
+    kept, left_out = [], []
+    for row in images:
+        cases = []
+        for case in row.cases:
+            reasons = beyond_model(case.prompt, support)
+            if case.mask_from is not None and not support.mask:
+                reasons.append("this model takes no mask")
+            if reasons:
+                left_out.append(f"{row.path.stem}/{case.name}: {'; '.join(reasons)}")
+            else:
+                cases.append(case)
+        kept.append(replace(row, cases=tuple(cases)))
+    return tuple(row for row in kept if row.cases), tuple(left_out)
 
 
 def _run(spec: ComponentSpec, session: Session, model: ModelSpec, sample: Sample) -> Feeds:
@@ -219,7 +246,7 @@ def _both_seams(
 
 
 def _winner(model: ModelSpec, outputs: Feeds) -> int:
-    scores = outputs["iou_predictions"][0]
+    scores = outputs[model.masks.score][0]
     return max(model.masks.multimask, key=lambda i: float(scores[i]))
 
 
@@ -227,15 +254,15 @@ def _end_to_end(
     model: ModelSpec, case: str, expected: Expected, ref: Feeds, got: Feeds, frame: Frame
 ) -> tuple[CaseResult, NDArray[np.bool_]]:
     """Masks at original size and scores, artefact against PyTorch."""
-    masks = upscale_masks(got["low_res_masks"][0], frame) > model.masks.threshold
-    scores = ref["iou_predictions"][0]
+    masks = upscale_masks(got["low_res_masks"][0], frame, model.masks) > model.masks.threshold
+    scores = ref[model.masks.score][0]
     winner = _winner(model, ref)
     others = [float(scores[i]) for i in model.masks.multimask if i != winner]
     result = CaseResult(
         case=case,
         mask_iou=tuple(mask_iou(a, b) for a, b in zip(expected.masks, masks, strict=True)),
         boundary_iou=tuple(boundary_iou(a, b) for a, b in zip(expected.masks, masks, strict=True)),
-        score_error=float(np.abs(scores - got["iou_predictions"][0]).max()),
+        score_error=float(np.abs(scores - got[model.masks.score][0]).max()),
         winner=winner,
         found_winner=_winner(model, got),
         winner_gap=float(scores[winner]) - max(others, default=float("-inf")),

@@ -13,16 +13,22 @@ if TYPE_CHECKING:
 
 
 def judge(
-    gates: Gates, seams: Sequence[SeamResult], cases: Sequence[CaseResult]
+    gates: Gates,
+    seams: Sequence[SeamResult],
+    cases: Sequence[CaseResult],
+    score: str = "iou_predictions",
 ) -> tuple[str, ...]:
-    """All failures, in the order of the flow; empty when everything passed."""
+    """All failures, in the order of the flow; empty when everything passed.
+
+    `score` is the output that ranks masks, for the messages.
+    """
     failures = []
     if not seams:
         failures.append("nothing was measured")
     for seam in seams:
         failures += _judge_seam(gates, seam)
     for case in cases:
-        failures += _judge_case(gates, case)
+        failures += _judge_case(gates, case, score)
     return tuple(failures)
 
 
@@ -41,7 +47,7 @@ def _judge_seam(gates: Gates, seam: SeamResult) -> list[str]:
     return failures
 
 
-def _judge_case(gates: Gates, case: CaseResult) -> list[str]:
+def _judge_case(gates: Gates, case: CaseResult, score: str) -> list[str]:
     where = f"end to end, {case.case}"
     failures = []
     for i in case.answers:
@@ -53,13 +59,13 @@ def _judge_case(gates: Gates, case: CaseResult) -> list[str]:
             )
     if not case.score_error <= gates.score_error:
         failures.append(
-            f"{where}: `iou_predictions` is off by {case.score_error:.2e}, want at most "
+            f"{where}: `{score}` is off by {case.score_error:.2e}, want at most "
             f"{gates.score_error:g} (score_error = {_above(case.score_error)} would have passed)"
         )
     # Two scores closer than their allowed errors may change places without anything being wrong.
     if case.found_winner != case.winner and case.winner_gap > 2 * gates.score_error:
         failures.append(
-            f"{where}: mask {case.found_winner} wins by `iou_predictions`, in PyTorch mask "
+            f"{where}: mask {case.found_winner} wins by `{score}`, in PyTorch mask "
             f"{case.winner} by {case.winner_gap:.2e} "
             f"(score_error = {_above(case.winner_gap / 2)} would have let it pass)"
         )

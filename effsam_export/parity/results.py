@@ -56,7 +56,7 @@ class CaseResult:
         case: `image/prompt`.
         mask_iou: IoU per mask of the decoder's output, in graph order.
         boundary_iou: Boundary IoU (Cheng et al., CVPR 2021, arXiv 2103.16562) per mask.
-        score_error: Largest absolute difference of an IoU prediction.
+        score_error: Largest absolute difference of a score that ranks masks.
         winner: Index of the multimask set's best mask by the reference's scores.
         found_winner: The same by the artefact's scores.
         winner_gap: How far the reference's best score lies above its second.
@@ -101,6 +101,8 @@ class ParityReport:
     seams: tuple[SeamResult, ...]
     cases: tuple[CaseResult, ...]
     failures: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    """Prompts that ship and that the model cannot honour, each with its reason."""
 
     @property
     def passed(self) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from effsam_export import onnx_file
 from effsam_export.passes import regroup_gelu, share_constants, simplify, strip_debug_info
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def rewrite(graph: Graph, target: TargetProfile, out_dir: Path) -> Graph:
     for name, apply in pipeline(target):
         model, note = apply(model)
         notes.append(f"{name}: {note}")
-    onnx.checker.check_model(model)
     path = out_dir / f"{graph.component.name}.onnx"
-    onnx.save(model, path)
+    onnx_file.save(model, path)
+    onnx_file.check(path)
     return replace(graph, path=path, rewrites=tuple(notes))

@@ -18,7 +18,7 @@ from effsam_export.errors import BundleError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GOLDEN = Path(__file__).resolve().parent / "manifest-v1.json"
+GOLDEN = Path(__file__).resolve().parent / "manifest-v2.json"
 pytestmark = pytest.mark.backend
 
 
@@ -48,7 +48,7 @@ def test_the_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(m.schema())
 
 
-def test_version_1_has_not_changed(manifest: dict[str, Any]) -> None:
+def test_version_2_has_not_changed(manifest: dict[str, Any]) -> None:
     """A difference here is a new manifest version, or a bug."""
     assert stable(manifest) == json.loads(GOLDEN.read_text("utf-8"))
 
@@ -110,11 +110,19 @@ def test_all_faults_are_named_together(manifest: dict[str, Any]) -> None:
 
 
 def test_a_newer_manifest_asks_for_a_newer_tool(manifest: dict[str, Any]) -> None:
-    manifest["manifest_version"] = 2
+    manifest["manifest_version"] = 3
     with pytest.raises(BundleError) as refused:
         m.validate(manifest)
-    assert refused.value.message == "the bundle's manifest is version 2, this effsam reads 1"
+    assert refused.value.message == "the bundle's manifest is version 3, this effsam reads 2"
     assert refused.value.hint == "upgrade effsam-export"
+
+
+def test_an_older_manifest_asks_for_a_new_export(manifest: dict[str, Any]) -> None:
+    manifest["manifest_version"] = 1
+    with pytest.raises(BundleError) as refused:
+        m.validate(manifest)
+    assert refused.value.message == "the bundle's manifest is version 1, this effsam reads 2"
+    assert refused.value.hint == "export it again"
 
 
 @pytest.mark.parametrize("document", [None, [], "text", 3, {}])

@@ -39,12 +39,12 @@ def decoded(sam: Sam) -> Answers:
 
 def decode_all(sam: Sam, golden: Golden, embeddings: Floats) -> Answers:
     """Answer every prompt of a manifest; `e` feeds back the first of the three masks of `a`."""
-    resized = np.zeros((683, 1024, 3), dtype=np.uint8)
+    image = np.zeros((683, 1024, 3), dtype=np.uint8)
     answers: Answers = {}
     for name in golden.manifest["prompts"]:
         prompt = golden.prompt(name)
         if name == "e":
             prompt = replace(prompt, mask_input=answers["a"][1]["low_res_masks"][0, 1])
-        given = Sample(resized=resized, embeddings=embeddings, prompt=prompt)
+        given = Sample(image=image, embeddings=embeddings, prompt=prompt)
         answers[name] = given, SAM_DECODER.reference(sam, given)
     return answers

@@ -80,7 +80,7 @@ def test_decoder_with_two_prompts(sam: Sam, decoded: Answers, names: tuple[str, 
 
 def test_encoder(sam: Sam) -> None:
     pixels = golden_weights.generator(5).integers(0, 256, (683, 1024, 3), dtype=np.uint8)
-    given = Sample(resized=pixels)
+    given = Sample(image=pixels)
     wanted = SAM_ENCODER.reference(sam, given)["image_embeddings"]
     feeds = SAM_ENCODER.feeds(SAM_PREPROCESS, given)
     with torch.inference_mode():

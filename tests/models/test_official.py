@@ -20,7 +20,7 @@ pytest.importorskip("torch")
 
 from effsam_export import backends, models, pipeline, profiles, runner
 from effsam_export.bundle import read
-from effsam_export.images import frame_of, load_image, prompt_to_model, resize
+from effsam_export.images import frame_of, load_image, prompt_to_model
 from effsam_export.models import loading
 from effsam_export.parity.metrics import mask_iou
 from effsam_export.runner import Embedded, Prediction
@@ -170,7 +170,7 @@ def reference(checkpoint: Checkpoint) -> tuple[Encode, Decode]:
 
     def encode(image: NDArray[np.uint8]) -> Embedded:
         frame = frame_of((image.shape[0], image.shape[1]), MODEL.preprocess)
-        sample = Sample(resized=resize(image, frame))
+        sample = Sample(image=image)
         outputs = MODEL.component("encoder").reference(module, sample)
         return Embedded(frame=frame, sample=replace(sample, embeddings=outputs["image_embeddings"]))
 

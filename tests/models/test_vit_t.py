@@ -20,7 +20,7 @@ import torch
 
 from effsam_export.images import Frame, frame_of, load_image, prompt_to_model, resize, upscale_masks
 from effsam_export.models.mobile_sam import build
-from effsam_export.models.sam.components import SAM_ENCODER, SAM_PREPROCESS
+from effsam_export.models.sam.components import SAM_ENCODER, SAM_MASKS, SAM_PREPROCESS
 from effsam_export.spec import Feeds, Sample
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, Floats, Golden, compare, sample, stats
@@ -191,9 +191,9 @@ def photo(sam: Sam, shared: Path) -> OnPhoto:
     golden = golden_weights.load("vit_t", shared / "golden")
     image = load_image(shared / "images" / "truck.jpg")
     frame = frame_of((image.shape[0], image.shape[1]), SAM_PREPROCESS)
-    resized = resize(image, frame)
+    resized = resize(image, frame.resized)
     with watched(sam) as stages:
-        outputs = SAM_ENCODER.reference(sam, Sample(resized=resized))
+        outputs = SAM_ENCODER.reference(sam, Sample(image=image))
     embedding = outputs["image_embeddings"]
     return OnPhoto(
         golden=golden,
@@ -257,7 +257,7 @@ def test_decoder_on_the_photo(photo: OnPhoto, name: str, mode: str) -> None:
 @pytest.mark.parametrize("name", ["a", "c"])
 def test_masks_at_the_size_of_the_photo(photo: OnPhoto, name: str, mode: str) -> None:
     low_res = photo.answers[name][1]["low_res_masks"][0, MODES[mode]]
-    logits = upscale_masks(low_res, photo.frame)
+    logits = upscale_masks(low_res, photo.frame, SAM_MASKS)
     figures = {
         k: photo.golden.figures[f"final/photo/{name}/{mode}/{k}"]
         for k in ("logits/sample", "area", "near_zero")
@@ -274,5 +274,7 @@ def test_bits_of_the_mask_of_the_photo(photo: OnPhoto, name: str) -> None:
     key = f"final/photo/{name}/m1"
     shape = tuple(photo.golden.figures[f"{key}/shape"])
     bits = np.unpackbits(photo.golden.figures[f"{key}/bits"], count=int(np.prod(shape)))
-    flipped = (upscale_masks(low_res, photo.frame) > 0) != bits.reshape(shape).astype(bool)
+    flipped = (upscale_masks(low_res, photo.frame, SAM_MASKS) > 0) != bits.reshape(shape).astype(
+        bool
+    )
     assert flipped.sum() <= photo.golden.figures[f"{key}/near_zero"][0]

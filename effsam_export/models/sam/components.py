@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SAM_PREPROCESS = Preprocess(
     family="longest-side-pad",
     image_size=1024,
+    prompt_size=1024,
     pixel_mean=(123.675, 116.28, 103.53),
     pixel_std=(58.395, 57.12, 57.375),
 )
@@ -71,9 +72,9 @@ DECODER_OUTPUTS = (
 
 def encoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
     """The encoder's inputs for a sample."""
-    from effsam_export.images import pad
+    from effsam_export.images import encoder_image
 
-    return {"image": pad(sample.resized, preprocess)}
+    return {"image": encoder_image(sample.image, preprocess)}
 
 
 def decoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
@@ -109,12 +110,17 @@ def decoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
 
 
 def encoder_reference(module: nn.Module, sample: Sample) -> Feeds:
-    """The authors' path from the resized photograph to the embedding."""
+    """The authors' path from the photograph to the embedding."""
     import torch
 
-    image = torch.from_numpy(sample.resized.copy()).permute(2, 0, 1)[None].float()
+    from effsam_export.images import frame_of, resize
+
+    sam = as_sam(module)
+    h, w = sample.image.shape[:2]
+    resized = resize(sample.image, frame_of((h, w), sam.rule).resized)
+    image = torch.from_numpy(resized.copy()).permute(2, 0, 1)[None].float()
     with torch.inference_mode():
-        return {"image_embeddings": as_sam(module).encode(image).numpy()}
+        return {"image_embeddings": sam.encode(image).numpy()}
 
 
 def decoder_reference(module: nn.Module, sample: Sample) -> Feeds:

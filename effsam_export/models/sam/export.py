@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from effsam_export.models.folding import fold_batch_norms
 from effsam_export.models.sam.layers import LayerNorm2d
 
 if TYPE_CHECKING:
@@ -31,11 +32,22 @@ class ExportEncoder(nn.Module):
         super().__init__()
         self.pixel_mean = sam.pixel_mean
         self.pixel_std = sam.pixel_std
-        self.image_encoder = with_folded_neck(sam.image_encoder)
+        self.image_encoder = with_folded_neck(export_form(sam.image_encoder))
 
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.image_encoder((image - self.pixel_mean) / self.pixel_std)
         return out
+
+
+def export_form(encoder: nn.Module) -> nn.Module:
+    """The encoder as it says it should be exported; where it says nothing, without its batch norms.
+
+    An `export_form()` of an encoder takes and gives the same tensors within FP32 noise, and leaves
+    the encoder as it is.
+    """
+    own = getattr(encoder, "export_form", None)
+    form: nn.Module = own() if own is not None else fold_batch_norms(encoder)
+    return form.eval()
 
 
 def with_folded_neck(encoder: nn.Module) -> nn.Module:
@@ -93,7 +105,7 @@ class ExportDecoder(nn.Module):
         super().__init__()
         self.prompt_encoder = sam.prompt_encoder
         self.mask_decoder = sam.mask_decoder
-        self.image_size = sam.image_size
+        self.prompt_size = sam.prompt_encoder.image_size
         rows, columns = grid_angles(sam)
         for name, angles in (("rows", rows), ("columns", columns)):
             table = torch.stack([torch.sin(angles), torch.cos(angles)]).float()
@@ -114,7 +126,7 @@ class ExportDecoder(nn.Module):
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Coordinates BxNx2 and labels BxN to the sparse embedding BxNxC."""
         encoder = self.prompt_encoder
-        embedding = encoder.pe_layer.encode((coords + 0.5) / self.image_size)
+        embedding = encoder.pe_layer.encode((coords + 0.5) / self.prompt_size)
         labels = labels.unsqueeze(-1)
         padding = (labels == -1).to(embedding.dtype)
         embedding = embedding * (1.0 - padding) + encoder.not_a_point_embed.weight * padding

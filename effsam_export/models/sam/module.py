@@ -26,10 +26,10 @@ class Sam(nn.Module):
 
     def __init__(self, image_encoder: nn.Module, preprocess: Preprocess, dim: int = 256) -> None:
         super().__init__()
-        self.image_size = preprocess.image_size
-        self.embedding_size = preprocess.image_size // 16
+        self.rule = preprocess
+        self.embedding_size = preprocess.prompt_size // 16
         self.image_encoder = image_encoder
-        self.prompt_encoder = PromptEncoder(dim, self.embedding_size, self.image_size)
+        self.prompt_encoder = PromptEncoder(dim, self.embedding_size, preprocess.prompt_size)
         self.mask_decoder = MaskDecoder(dim)
         # Not persistent: the checkpoints of the authors do not hold them.
         for name, values in (
@@ -42,7 +42,8 @@ class Sam(nn.Module):
         """Normalise a resized image 1x3xHxW (RGB, 0-255), then pad with zeros to the square."""
         x = (image - self.pixel_mean) / self.pixel_std
         h, w = x.shape[-2:]
-        return nn.functional.pad(x, (0, self.image_size - w, 0, self.image_size - h))
+        size = self.rule.image_size
+        return nn.functional.pad(x, (0, size - w, 0, size - h))
 
     def encode(self, image: Tensor) -> Tensor:
         """Resized image 1x3xHxW float32 (RGB, 0-255, unpadded) to its embedding 1x256x64x64."""

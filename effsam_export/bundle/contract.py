@@ -1,0 +1,173 @@
+"""What a caller of the graphs has to do, by family, as the manifest states it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from effsam_export.spec import ModelSpec, Preprocess
+
+ROUNDING = "int(side * longest_side / max(height, width) + 0.5)"
+NO_ANTIALIASING = "bilinear, half-pixel centres, no antialiasing, on float32"
+LETTERBOX_GREY = 114
+
+
+def preprocess(model: ModelSpec) -> dict[str, Any]:
+    """From a photograph to `image`."""
+    p = model.preprocess
+    return {
+        "family": p.family,
+        "orientation": "apply the EXIF rotation first",
+        "colour": "RGB",
+        "range": [0, 255],
+        "layout": "NCHW",
+        "image_size": p.image_size,
+        "resize": _resize(p),
+        "pad": _pad(p),
+        "normalisation": {
+            "inside_graph": True,
+            "mean": list(p.pixel_mean),
+            "std": list(p.pixel_std),
+        },
+    }
+
+
+def _resize(p: Preprocess) -> dict[str, Any]:
+    match p.family:
+        case "longest-side-pad":
+            return {
+                "longest_side": p.image_size,
+                "rounding": ROUNDING,
+                "filter": "bilinear, antialiased when shrinking (Pillow's BILINEAR on uint8)",
+            }
+        case "squash":
+            return {
+                "longest_side": None,
+                "rounding": "both sides become image_size, the aspect ratio is not kept",
+                "filter": NO_ANTIALIASING,
+            }
+        case "letterbox":
+            return {
+                "longest_side": p.image_size,
+                "rounding": "round(side * longest_side / max(height, width))",
+                "filter": "bilinear, half-pixel centres, no antialiasing (OpenCV's INTER_LINEAR)",
+            }
+
+
+def _pad(p: Preprocess) -> dict[str, Any] | None:
+    match p.family:
+        case "longest-side-pad":
+            return {"sides": ["bottom", "right"], "value": list(p.pixel_mean)}
+        case "squash":
+            return None
+        case "letterbox":
+            sides = ["top", "left", "bottom", "right"]
+            return {"sides": sides, "value": [float(LETTERBOX_GREY)] * 3}
+
+
+def prompts(model: ModelSpec) -> dict[str, Any]:
+    """How points, boxes and masks are handed over."""
+    return {
+        "coordinates": {
+            "order": "xy",
+            "frame": _frame(model),
+            "size": model.preprocess.prompt_size,
+            "pixel_centre": "0.5 is added inside the graph; do not add it",
+        },
+        "labels": {
+            "foreground": 1,
+            "background": 0 if model.prompts.negative_points else None,
+            "box_top_left": 2,
+            "box_bottom_right": 3,
+            "padding": -1,
+        },
+        "order": ["points", "box_top_left", "box_bottom_right"],
+        "padding": _padding(model),
+        "mask_input": "low_res_masks of an earlier answer, unchanged; zeros if there is none"
+        if model.prompts.mask
+        else None,
+        "batch": "prompts with equally many points can share one call",
+        "host_rules": list(INSTANCE_PROMPTS) if model.finds_instances else [],
+        "supports": asdict(model.prompts),
+    }
+
+
+def _frame(model: ModelSpec) -> str:
+    p = model.preprocess
+    match p.family:
+        case "longest-side-pad" if p.prompt_size != p.image_size:
+            return (
+                f"the photograph resized to a longest side of {p.prompt_size}, not of "
+                f"{p.image_size}: x * new_width / width, y * new_height / height, new sides "
+                f"rounded as int(side * {p.prompt_size} / max(height, width) + 0.5)"
+            )
+        case "longest-side-pad":
+            return "resized image: x * resized_width / width, y * resized_height / height"
+        case "squash":
+            return f"squashed image: x * {p.prompt_size} / width, y * {p.prompt_size} / height"
+        case "letterbox":
+            return "original image: prompts choose among the instances that were found"
+
+
+def _padding(model: ModelSpec) -> dict[str, Any] | None:
+    if model.finds_instances:
+        return None
+    if model.prompts.max_points is not None:
+        return {
+            "when": f"a prompt has fewer than {model.prompts.max_points} points: up to that many",
+            "coordinates": [-1, -1],
+            "label": -1,
+        }
+    return {
+        "when": "the prompt has no box: one point more, after the others",
+        "coordinates": [0, 0],
+        "label": -1,
+    }
+
+
+INSTANCE_PROMPTS = (
+    "point: of the instances by falling area, those that hold a label-1 point are united, then "
+    "those that hold a label-0 point are taken away",
+    "box: the instance whose mask has the greatest IoU with the box; several boxes, one each",
+    "everything: all instances",
+)
+INSTANCE_MASKS = (
+    "keep boxes with scores > 0.4, by falling score; greedy NMS at IoU 0.9; at most 300",
+    "snap box sides within 20 px of the border of the unpadded letterbox to it; a box with IoU > "
+    "0.9 with the whole is the whole",
+    "logits = mask_coefficients @ prototypes; cut the letterbox padding off",
+    "bilinear to the original height and width; zero outside the box",
+)
+
+
+def masks(model: ModelSpec) -> dict[str, Any]:
+    """Which masks are the answer, and how logits become masks."""
+    m = model.masks
+    choice = f"of the multimask set, the mask with the greatest {m.score}"
+    return {
+        "single": list(m.single),
+        "multimask": list(m.multimask),
+        "score": m.score,
+        "select": "by the prompts' host rules" if model.finds_instances else choice,
+        "threshold": m.threshold,
+        "rule": "a pixel is in the mask where its logit is greater than the threshold",
+        "low_res_size": m.low_res_size,
+        "resize": _upscale(model),
+    }
+
+
+def _upscale(model: ModelSpec) -> list[str]:
+    if model.finds_instances:
+        return list(INSTANCE_MASKS)
+    if model.masks.upscale == "bicubic":
+        return [
+            "bicubic (a = -0.75, half-pixel centres, no antialiasing) straight to the original "
+            "height and width"
+        ]
+    size = model.preprocess.prompt_size
+    return [
+        f"bilinear to {size} x {size} (half-pixel centres, no antialiasing)",
+        "cut to the height and width of the photograph in the prompts' frame",
+        "bilinear to the original height and width",
+    ]
