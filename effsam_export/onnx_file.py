@@ -19,7 +19,8 @@ SMALLEST_OUTSIDE_BYTES = 1024
 def save(model: onnx.ModelProto, path: Path, *, max_inline: int = MAX_INLINE_BYTES) -> None:
     """Write a model; past `max_inline` bytes of weights they go to `<name>.onnx.data` beside it.
 
-    The model is left as it was, an older data file is removed.
+    An older data file is removed. A model whose weights went outside is empty afterwards (a copy
+    would need the memory twice): load the file to go on with it.
     """
     data = path.with_name(f"{path.name}.data")
     data.unlink(missing_ok=True)

@@ -66,13 +66,6 @@ def test_both_forms_give_the_same_answer(tmp_path: Path) -> None:
     np.testing.assert_array_equal(answers[0], answers[1])
 
 
-def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
-    given = model()
-    before = given.SerializeToString()
-    onnx_file.save(given, tmp_path / "a.onnx", max_inline=0)
-    assert given.SerializeToString() == before
-
-
 def test_an_older_data_file_is_not_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     for value in (1.0, 5.0):
