@@ -1,0 +1,82 @@
+"""SAM itself: ViT-B, ViT-L and ViT-H in front of the decoder that its relatives share."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from effsam_export.models.sam.components import (
+    SAM_DECODER,
+    SAM_ENCODER,
+    SAM_MASKS,
+    SAM_PREPROCESS,
+    SAM_PROMPTS,
+)
+from effsam_export.spec import Licence, ModelSpec, UrlSource, WeightFile
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SAM_LICENCE = Licence(
+    spdx="Apache-2.0",
+    source="https://github.com/facebookresearch/segment-anything/blob/main/LICENSE",
+    text_file="Apache-2.0.txt",
+)
+VIT_SIZES: dict[str, tuple[int, int, int, tuple[int, ...]]] = {
+    # Tokens' width, blocks, heads, global blocks; segment-anything, `build_sam.py`.
+    "b": (768, 12, 12, (2, 5, 8, 11)),
+    "l": (1024, 24, 16, (5, 11, 17, 23)),
+    "h": (1280, 32, 16, (7, 15, 23, 31)),
+}
+HOST = "https://dl.fbaipublicfiles.com/segment_anything"
+# Hashes as the authors publish them with the files; the first eight digits are in their names.
+VIT_B_WEIGHTS = WeightFile(
+    file_name="sam_vit_b_01ec64.pth",
+    sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    size=375_042_383,
+    sources=(UrlSource(url=f"{HOST}/sam_vit_b_01ec64.pth"),),
+)
+VIT_L_WEIGHTS = WeightFile(
+    file_name="sam_vit_l_0b3195.pth",
+    sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    size=1_249_524_607,
+    sources=(UrlSource(url=f"{HOST}/sam_vit_l_0b3195.pth"),),
+)
+VIT_H_WEIGHTS = WeightFile(
+    file_name="sam_vit_h_4b8939.pth",
+    sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    size=2_564_550_879,
+    sources=(UrlSource(url=f"{HOST}/sam_vit_h_4b8939.pth"),),
+)
+
+
+def build(size: str) -> nn.Module:
+    """SAM of one size with the authors' state-dict names, weights not loaded."""
+    from effsam_export.models.sam.module import Sam
+    from effsam_export.models.vit import ImageEncoderViT
+
+    dim, depth, heads, global_blocks = VIT_SIZES[size]
+    encoder = ImageEncoderViT(dim=dim, depth=depth, num_heads=heads, global_blocks=global_blocks)
+    return Sam(encoder, SAM_PREPROCESS).eval()
+
+
+def _spec(size: str, weights: WeightFile) -> ModelSpec:
+    return ModelSpec(
+        name=f"sam-vit-{size}",
+        title=f"SAM (ViT-{size.upper()} encoder)",
+        paper="Kirillov et al., Segment Anything, arXiv 2304.02643",
+        origin="https://github.com/facebookresearch/segment-anything at dca509f",
+        licence=SAM_LICENCE,
+        weights=weights,
+        state="architecture verified",
+        preprocess=SAM_PREPROCESS,
+        prompts=SAM_PROMPTS,
+        masks=SAM_MASKS,
+        components=(SAM_ENCODER, SAM_DECODER),
+        build=partial(build, size),
+    )
+
+
+SAM_VIT_B = _spec("b", VIT_B_WEIGHTS)
+SAM_VIT_L = _spec("l", VIT_L_WEIGHTS)
+SAM_VIT_H = _spec("h", VIT_H_WEIGHTS)

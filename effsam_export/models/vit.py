@@ -1,0 +1,248 @@
+"""SAM's image encoder, with the authors' parameter names: windows, and relative positions.
+
+Source: facebookresearch/segment-anything (commit dca509f), `modeling/image_encoder.py`. SlimSAM has
+the same encoder with other widths, which may differ from block to block.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from effsam_export.models.sam.layers import LayerNorm2d, MLPBlock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PATCH = 16
+NORM_EPS = 1e-6
+"""Of the blocks' LayerNorms (`build_sam.py`); PyTorch's default is 1e-5."""
+
+
+class PatchEmbed(nn.Module):
+    """One strided convolution: 1x3xSxS to 1 x S/16 x S/16 x C."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, kernel_size=PATCH, stride=PATCH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.proj(x).permute(0, 2, 3, 1)
+        return out
+
+
+def relative_table(rel_pos: Tensor, size: int) -> Tensor:
+    """Position vectors of all pairs along one axis, `size` x `size` x C: row q, column k.
+
+    `rel_pos` LxC is learned for the distances -(L-1)/2 to (L-1)/2. For another size it is
+    interpolated linearly, as the authors' `get_rel_pos` does.
+    """
+    length = 2 * size - 1
+    if rel_pos.shape[0] != length:
+        stretched = nn.functional.interpolate(rel_pos.T.unsqueeze(0), size=length, mode="linear")
+        rel_pos = stretched[0].T
+    at = torch.arange(size, device=rel_pos.device)
+    return rel_pos[at[:, None] - at[None, :] + size - 1]
+
+
+class Attention(nn.Module):
+    """Multi-head attention over a BxHxWxC map, with decomposed relative positions (MViTv2)."""
+
+    def __init__(self, dim: int, num_heads: int, inner: int, size: int) -> None:
+        super().__init__()
+        head = inner // num_heads
+        self.num_heads = num_heads
+        self.scale = head**-0.5
+        self.qkv = nn.Linear(dim, 3 * inner)
+        self.proj = nn.Linear(inner, dim)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * size - 1, head))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * size - 1, head))
+
+    def tables(self, h: int, w: int) -> tuple[Tensor, Tensor]:
+        """Relative positions of rows (HxHxC) and of columns (WxWxC)."""
+        return relative_table(self.rel_pos_h, h), relative_table(self.rel_pos_w, w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, h, w, _ = x.shape
+        qkv = self.qkv(x).reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.flatten(1, 2).unbind(0)  # each (B * heads) x HW x C
+        rows, columns = self.tables(h, w)
+        grid = q.reshape(-1, h, w, q.shape[-1])  # the positions see q without the scale
+        by_row = torch.einsum("bhwc,hkc->bhwk", grid, rows)
+        by_column = torch.einsum("bhwc,wkc->bhwk", grid, columns)
+        scores = ((q * self.scale) @ k.transpose(-2, -1)).view(-1, h, w, h, w)
+        scores = scores + by_row[..., :, None] + by_column[..., None, :]
+        weights = scores.view(-1, h * w, h * w).softmax(dim=-1)
+        out = (weights @ v).view(b, self.num_heads, h * w, -1).transpose(1, 2)
+        projected: Tensor = self.proj(out.reshape(b, h, w, -1))
+        return projected
+
+
+class ExportAttention(nn.Module):
+    """The same attention for one size of map: tables computed once, no tensor of more than rank 4.
+
+    Given: gathers and interpolations of `rel_pos_h` and `rel_pos_w` at every call, einsum, rank 5
+    Result: two constant tables, batched matrix products
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, attention: Attention, size: int) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.scale = attention.scale
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+        with torch.no_grad():
+            rows, columns = attention.tables(size, size)
+        # Transposed for the product: size x C x size.
+        self.register_buffer("rows", rows.transpose(1, 2).contiguous(), persistent=False)
+        self.register_buffer("columns", columns.transpose(1, 2).contiguous(), persistent=False)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        x = x.reshape(b, n, self.num_heads, c // self.num_heads)
+        return x.transpose(1, 2).reshape(b * self.num_heads, n, -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, h, w, _ = x.shape
+        q, k, v = (self._heads(t) for t in self.qkv(x.reshape(b, h * w, -1)).chunk(3, dim=-1))
+        n, c = q.shape[0], q.shape[-1]
+        grid = q.reshape(n, h, w, c)
+        by_row = grid.transpose(0, 1).reshape(h, n * w, c) @ self.rows
+        by_row = by_row.reshape(h, n, w, h).transpose(0, 1).reshape(n, h * w, h, 1)
+        by_column = grid.permute(2, 0, 1, 3).reshape(w, n * h, c) @ self.columns
+        by_column = by_column.reshape(w, n, h, w).permute(1, 2, 0, 3).reshape(n, h * w, 1, w)
+        scores = (q * self.scale) @ k.transpose(-2, -1)
+        scores = scores.reshape(n, h * w, h, w) + (by_row + by_column)
+        weights = scores.reshape(n, h * w, h * w).softmax(dim=-1)
+        out = (weights @ v).reshape(b, self.num_heads, h * w, c).transpose(1, 2)
+        projected: Tensor = self.proj(out.reshape(b, h * w, -1))
+        return projected.reshape(b, h, w, -1)
+
+
+def to_windows(x: Tensor, size: int) -> Tensor:
+    """A BxHxWxC map as windows (B * n) x size x size x C; zeros at the bottom and right fill up."""
+    b, h, w, c = x.shape
+    x = nn.functional.pad(x, (0, 0, 0, -w % size, 0, -h % size))
+    rows, columns = -(-h // size), -(-w // size)
+    x = x.view(b, rows, size, columns, size, c).transpose(2, 3)
+    return x.reshape(b * rows * columns, size, size, c)
+
+
+def from_windows(windows: Tensor, h: int, w: int) -> Tensor:
+    """Windows of `to_windows` as a map BxHxWxC again, without what filled them up."""
+    size, c = windows.shape[1], windows.shape[-1]
+    rows, columns = -(-h // size), -(-w // size)
+    x = windows.view(-1, rows, columns, size, size, c).transpose(2, 3)
+    return x.reshape(-1, rows * size, columns * size, c)[:, :h, :w]
+
+
+class Block(nn.Module):
+    """Attention (in windows unless `window` is 0) and MLP, each behind a LayerNorm, on BxHxWxC."""
+
+    attn: nn.Module
+
+    def __init__(
+        self, dim: int, num_heads: int, inner: int, mlp_dim: int, *, window: int, grid: int
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = Attention(dim, num_heads, inner, window or grid)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = MLPBlock(dim, mlp_dim, nn.GELU)
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[1:3]
+        y = self.norm1(x)
+        if self.window:
+            # The zeros come behind the norm here: padded positions are zero in q, k and v's input.
+            y = from_windows(self.attn(to_windows(y, self.window)), h, w)
+        else:
+            y = self.attn(y)
+        x = x + y
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class ImageEncoderViT(nn.Module):
+    """Normalised image 1x3xSxS to image embedding 1 x out_dim x S/16 x S/16.
+
+    Args:
+        dim: Width of the tokens.
+        depth: Number of blocks.
+        num_heads: Heads of every block.
+        global_blocks: Indices of the blocks that attend over the whole map, not in windows.
+        attn_dims: Inner width of each block's attention; `dim` where left out.
+        mlp_dims: Hidden width of each block's MLP; 4 * `dim` where left out.
+        image_size: S.
+        window: Side of a window, in tokens.
+        out_dim: Channels of the embedding.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        global_blocks: Sequence[int],
+        attn_dims: Sequence[int] | None = None,
+        mlp_dims: Sequence[int] | None = None,
+        image_size: int = 1024,
+        window: int = 14,
+        out_dim: int = 256,
+    ) -> None:
+        super().__init__()
+        grid = image_size // PATCH
+        attn_dims = attn_dims or [dim] * depth
+        mlp_dims = mlp_dims or [4 * dim] * depth
+        self.patch_embed = PatchEmbed(dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                dim,
+                num_heads,
+                attn_dims[i],
+                mlp_dims[i],
+                window=0 if i in global_blocks else window,
+                grid=grid,
+            )
+            for i in range(depth)
+        )
+        self.neck = nn.Sequential(
+            nn.Conv2d(dim, out_dim, kernel_size=1, bias=False),
+            LayerNorm2d(out_dim),
+            nn.Conv2d(out_dim, out_dim, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(out_dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch_embed(x) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.neck(x.permute(0, 3, 1, 2))
+        return out
+
+    def export_form(self) -> nn.Module:
+        """A twin that shares all weights, with the relative positions of every block baked."""
+        grid = self.pos_embed.shape[1]
+        twin = copy(self)
+        blocks = nn.ModuleList(baked(block, grid) for block in self.blocks)
+        twin._modules = {**self._modules, "blocks": blocks}
+        return twin
+
+
+def baked(block: nn.Module, grid: int) -> nn.Module:
+    """A twin of a block whose attention is for one size of map."""
+    assert isinstance(block, Block)
+    assert isinstance(block.attn, Attention)
+    twin = copy(block)
+    attention = ExportAttention(block.attn, block.window or grid)
+    twin._modules = {**block._modules, "attn": attention}
+    return twin
