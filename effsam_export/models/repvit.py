@@ -42,9 +42,7 @@ class RepViTSize:
     fuse: bool
 
 
-M1_FUSED = RepViTSize(
-    widths=(48, 96, 192, 384), depths=(3, 3, 15, 2), outer_norm=False, fuse=True
-)
+M1_FUSED = RepViTSize(widths=(48, 96, 192, 384), depths=(3, 3, 15, 2), outer_norm=False, fuse=True)
 M2_3 = RepViTSize(widths=(80, 160, 320, 640), depths=(7, 7, 35, 2), outer_norm=True, fuse=False)
 
 
@@ -194,7 +192,9 @@ class RepViT(nn.Module):
         stem = nn.Sequential(
             ConvBN(3, widths[0] // 2, 3, 2), nn.GELU(), ConvBN(widths[0] // 2, widths[0], 3, 2)
         )
-        self.features = nn.ModuleList([stem, *stage(widths[0], depths[0], outer_norm=size.outer_norm)])
+        self.features = nn.ModuleList(
+            [stem, *stage(widths[0], depths[0], outer_norm=size.outer_norm)]
+        )
         for i in range(1, 4):
             stride = 1 if i == 3 and not size.fuse else 2
             self.features.append(downsample(widths[i - 1], widths[i], stride))

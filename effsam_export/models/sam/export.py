@@ -16,6 +16,7 @@ from effsam_export.models.sam.layers import LayerNorm2d
 
 if TYPE_CHECKING:
     from effsam_export.models.sam.module import Sam
+    from effsam_export.models.sam.prompt_encoder import PositionEmbeddingRandom
 
 NECK_FOLD = 64.0
 """Power of two taken out of the convolution in front of the neck's last LayerNorm2d.
@@ -77,16 +78,32 @@ def with_folded_neck(encoder: nn.Module) -> nn.Module:
     return twin.eval()
 
 
-def grid_angles(sam: Sam) -> tuple[Tensor, Tensor]:
-    """Angles of the positional encoding of the grid, split by axis: for rows y and columns x.
+class DensePositions(nn.Module):
+    """Positional encoding of the embedding grid, 1xCxSxS, as a constant.
 
-    Each C/2x64, float64; the encoding of cell (y, x) is the sine and cosine of their sum.
+    Kept as one table for rows and one for columns: sin(a + b) and cos(a + b) by the addition
+    theorems. 128 KB instead of 4.2 MB in the file, and nothing that FP16 could not hold, as the
+    angles themselves.
     """
-    size = sam.embedding_size
-    matrix = sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.detach().double()
-    centres = 2 * (torch.arange(size, dtype=torch.float64) + 0.5) / size - 1
-    angles = 2 * torch.pi * matrix[:, :, None] * centres
-    return angles[1], angles[0]
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, pe_layer: PositionEmbeddingRandom, size: int) -> None:
+        super().__init__()
+        matrix = pe_layer.positional_encoding_gaussian_matrix.detach().double()
+        centres = 2 * (torch.arange(size, dtype=torch.float64) + 0.5) / size - 1
+        angles = 2 * torch.pi * matrix[:, :, None] * centres  # of x and of y, each C/2 x S
+        for name, axis in (("rows", angles[1]), ("columns", angles[0])):
+            table = torch.stack([torch.sin(axis), torch.cos(axis)]).float()
+            self.register_buffer(name, table, persistent=False)
+
+    def forward(self) -> Tensor:
+        sin_y, cos_y = self.rows[0, :, :, None], self.rows[1, :, :, None]  # C/2 x S x 1
+        sin_x, cos_x = self.columns[0, :, None], self.columns[1, :, None]  # C/2 x 1 x S
+        sin = sin_x * cos_y + cos_x * sin_y
+        cos = cos_x * cos_y - sin_x * sin_y
+        return torch.cat([sin, cos]).unsqueeze(0)
 
 
 class ExportDecoder(nn.Module):
@@ -98,30 +115,12 @@ class ExportDecoder(nn.Module):
     no `orig_im_size`.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(self, sam: Sam) -> None:
         super().__init__()
         self.prompt_encoder = sam.prompt_encoder
         self.mask_decoder = sam.mask_decoder
         self.prompt_size = sam.prompt_encoder.image_size
-        rows, columns = grid_angles(sam)
-        for name, angles in (("rows", rows), ("columns", columns)):
-            table = torch.stack([torch.sin(angles), torch.cos(angles)]).float()
-            self.register_buffer(name, table, persistent=False)
-
-    def dense_pe(self) -> Tensor:
-        """Positional encoding of the grid, 1xCx64x64, from one table for rows and one for columns.
-
-        sin(a + b) and cos(a + b) by the addition theorems: 128 KB instead of 4.2 MB in the file,
-        and nothing that FP16 could not hold, as the angles themselves.
-        """
-        sin_y, cos_y = self.rows[0, :, :, None], self.rows[1, :, :, None]  # C/2 x 64 x 1
-        sin_x, cos_x = self.columns[0, :, None], self.columns[1, :, None]  # C/2 x 1 x 64
-        sin = sin_x * cos_y + cos_x * sin_y
-        cos = cos_x * cos_y - sin_x * sin_y
-        return torch.cat([sin, cos]).unsqueeze(0)
+        self.dense_pe = DensePositions(sam.prompt_encoder.pe_layer, sam.embedding_size)
 
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Coordinates BxNx2 and labels BxN to the sparse embedding BxNxC."""
