@@ -12,9 +12,30 @@ if TYPE_CHECKING:
 
     from effsam_export.spec import ModelSpec
 
+PACKAGE = "effsam_export.models"
+
 MODELS: dict[str, tuple[str, str]] = {
     # name -> module, the ModelSpec in it
-    "mobile-sam": ("effsam_export.models.mobile_sam", "MOBILE_SAM"),
+    "sam-vit-b": (f"{PACKAGE}.sam_vit", "SAM_VIT_B"),
+    "sam-vit-l": (f"{PACKAGE}.sam_vit", "SAM_VIT_L"),
+    "sam-vit-h": (f"{PACKAGE}.sam_vit", "SAM_VIT_H"),
+    "mobile-sam": (f"{PACKAGE}.mobile_sam", "MOBILE_SAM"),
+    "edge-sam": (f"{PACKAGE}.edge_sam", "EDGE_SAM"),
+    "edge-sam-3x": (f"{PACKAGE}.edge_sam", "EDGE_SAM_3X"),
+    "efficient-sam-ti": (f"{PACKAGE}.efficient_sam.spec", "EFFICIENT_SAM_TI"),
+    "efficient-sam-s": (f"{PACKAGE}.efficient_sam.spec", "EFFICIENT_SAM_S"),
+    "efficientvit-sam-l0": (f"{PACKAGE}.efficientvit_sam", "EFFICIENTVIT_SAM_L0"),
+    "efficientvit-sam-l1": (f"{PACKAGE}.efficientvit_sam", "EFFICIENTVIT_SAM_L1"),
+    "efficientvit-sam-l2": (f"{PACKAGE}.efficientvit_sam", "EFFICIENTVIT_SAM_L2"),
+    "efficientvit-sam-xl0": (f"{PACKAGE}.efficientvit_sam", "EFFICIENTVIT_SAM_XL0"),
+    "efficientvit-sam-xl1": (f"{PACKAGE}.efficientvit_sam", "EFFICIENTVIT_SAM_XL1"),
+    "repvit-sam": (f"{PACKAGE}.repvit_sam", "REPVIT_SAM"),
+    "slim-sam-50": (f"{PACKAGE}.slim_sam", "SLIM_SAM_50"),
+    "slim-sam-77": (f"{PACKAGE}.slim_sam", "SLIM_SAM_77"),
+    "expedit-sam-vit-b": (f"{PACKAGE}.expedit_sam", "EXPEDIT_SAM_VIT_B"),
+    "expedit-sam-vit-l": (f"{PACKAGE}.expedit_sam", "EXPEDIT_SAM_VIT_L"),
+    "expedit-sam-vit-h": (f"{PACKAGE}.expedit_sam", "EXPEDIT_SAM_VIT_H"),
+    "sam-lightening": (f"{PACKAGE}.sam_lightening", "SAM_LIGHTENING"),
 }
 
 

@@ -157,3 +157,31 @@ class ExportDecoder(nn.Module):
         hs, src = decoder.transformer(src, self.dense_pe(), tokens)
         h, w = image_embeddings.shape[-2:]
         return decoder.heads(hs, src, (h, w))
+
+
+class WithStability(nn.Module):
+    """A decoder with one output more: how little each mask depends on the threshold.
+
+    The IoU of the mask at logits > `offset` with the mask at logits > -`offset`. As a quotient of
+    means, not of sums: 65536 pixels do not fit into FP16.
+    """
+
+    def __init__(self, decoder: ExportDecoder, offset: float) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.offset = offset
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        masks, iou = self.decoder(
+            image_embeddings, point_coords, point_labels, mask_input, has_mask_input
+        )
+        inside = (masks > self.offset).to(masks.dtype).mean((2, 3))
+        around = (masks > -self.offset).to(masks.dtype).mean((2, 3))
+        return masks, iou, inside / around

@@ -81,6 +81,8 @@ class PromptEncoder(nn.Module):
         embedding = self.pe_layer.encode(points / self.image_size)
         embedding[labels == -1] = 0.0
         embedding[labels == -1] += self.not_a_point_embed.weight
+        # EdgeSAM's "no token at all"; no other family knows the label.
+        embedding[labels == -2] = 0.0
         embedding[labels == 0] += self.label_embedding(0)
         embedding[labels == 1] += self.label_embedding(1)
         return embedding

@@ -1,0 +1,114 @@
+"""EdgeSAM and EdgeSAM-3x: RepViT-M1 in front of a fine-tuned SAM decoder.
+
+The IoU head was not distilled. The authors rank masks by their stability instead, so the decoder
+has one output more than SAM's (`predictor.py`, `utils/amg.py` of chongzhou96/EdgeSAM, b53372c).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from effsam_export.models.sam.components import (
+    DECODER_OUTPUTS,
+    SAM_DECODER,
+    SAM_ENCODER,
+    SAM_MASKS,
+    SAM_PREPROCESS,
+    SAM_PROMPTS,
+    as_sam,
+    decoder_reference,
+)
+from effsam_export.spec import Feeds, Licence, ModelSpec, Sample, TensorSpec, UrlSource, WeightFile
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STABILITY = TensorSpec(
+    name="stability_scores",
+    shape=("prompts", 4),
+    description="IoU of the mask at logits > 1 with the mask at logits > -1; ranks the masks",
+)
+OFFSET = 1.0
+
+
+def stability_reference(module: nn.Module, sample: Sample) -> Feeds:
+    """SAM's two outputs, and the stability of each mask as the authors count it."""
+    import numpy as np
+
+    outputs = decoder_reference(module, sample)
+    low_res = outputs["low_res_masks"]
+    inside = (low_res > OFFSET).sum((2, 3), dtype=np.int32)
+    around = (low_res > -OFFSET).sum((2, 3), dtype=np.int32)
+    with np.errstate(invalid="ignore"):
+        scores = (inside / around).astype(np.float32)
+    return {**outputs, STABILITY.name: scores}
+
+
+def wrap_decoder(module: nn.Module) -> nn.Module:
+    """Export form of the decoder, with the stability of each mask."""
+    from effsam_export.models.sam.export import ExportDecoder, WithStability
+
+    return WithStability(ExportDecoder(as_sam(module)), OFFSET)
+
+
+DECODER = replace(
+    SAM_DECODER,
+    outputs=(*DECODER_OUTPUTS, STABILITY),
+    wrap=wrap_decoder,
+    reference=stability_reference,
+)
+
+
+def build() -> nn.Module:
+    """EdgeSAM with the authors' state-dict names, weights not loaded."""
+    from effsam_export.models.repvit import M1_FUSED, RepViT
+    from effsam_export.models.sam.module import Sam
+
+    return Sam(RepViT(M1_FUSED), SAM_PREPROCESS).eval()
+
+
+def _spec(name: str, title: str, file_name: str, sha256: str) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        title=title,
+        paper="Zhou et al., EdgeSAM, arXiv 2312.06660",
+        origin="https://github.com/chongzhou96/EdgeSAM at b53372c",
+        licence=Licence(
+            spdx="LicenseRef-S-Lab-1.0",
+            source="https://github.com/chongzhou96/EdgeSAM/blob/master/LICENSE",
+            text_file="S-Lab-1.0.txt",
+            restricted="the NTU S-Lab License 1.0 allows non-commercial use only",
+        ),
+        weights=WeightFile(
+            file_name=file_name,
+            sha256=sha256,
+            size=38_807_540,
+            sources=(
+                UrlSource(
+                    url="https://huggingface.co/spaces/chongzhou/EdgeSAM/resolve/main/weights/"
+                    f"{file_name}"
+                ),
+            ),
+        ),
+        state="architecture verified",
+        preprocess=SAM_PREPROCESS,
+        prompts=SAM_PROMPTS,
+        masks=replace(SAM_MASKS, score=STABILITY.name),
+        components=(SAM_ENCODER, DECODER),
+        build=build,
+    )
+
+
+EDGE_SAM = _spec(
+    "edge-sam",
+    "EdgeSAM (RepViT-M1 encoder)",
+    "edge_sam.pth",
+    "439b086a20ab6fba90c12cba32e0001ba3aa726da5791ff8738acdd440330991",
+)
+EDGE_SAM_3X = _spec(
+    "edge-sam-3x",
+    "EdgeSAM-3x (RepViT-M1 encoder, trained three times as long)",
+    "edge_sam_3x.pth",
+    "5a3e3261da9e2f4c8154410885689ae57d09cbf4cf5d0c848b9d80b6df336ece",
+)

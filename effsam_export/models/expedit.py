@@ -1,0 +1,197 @@
+"""Expedit-SAM's encoder: SAM's ViT with its tokens clustered half-way. No parameters of its own.
+
+Source: Expedit-LargeScale-Vision-Transformer/Expedit-SAM (commit 75a1c30),
+`segment_anything/modeling/hourglass_image_encoder.py`. In front of block `location` the 196 tokens
+of each 14x14 window become s x s cluster centres; behind the last block the tokens are rebuilt
+from the centres that were nearest. Padded tokens of the windows take part in all of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from effsam_export.models.vit import (
+    Attention,
+    Block,
+    ExportAttention,
+    ImageEncoderViT,
+    from_windows,
+    to_windows,
+)
+
+WINDOW = 14
+CLOSED = 1e16
+"""Added to the distance of a centre that a token may not belong to."""
+
+LEAST_WEIGHT = 1e-16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clustering:
+    """How tokens are clustered and rebuilt; the names in brackets are the authors'.
+
+    Attributes:
+        location: Block in front of which tokens are clustered (`hourglass_clustering_location`).
+        clusters: Centres per window, a square number (`hourglass_num_cluster`).
+        iterations: Rounds of soft assignment (`hourglass_cluster_iters`).
+        temperature: Of both softenings, multiplied with the distance (`hourglass_temperture`).
+        window: Neighbourhood of centres a token may belong to, odd (`..._cluster_window_size`).
+        k: Nearest centres a token is rebuilt from (`hourglass_reconstruction_k`).
+    """
+
+    location: int
+    clusters: int
+    iterations: int
+    temperature: float
+    window: int
+    k: int
+
+    @property
+    def side(self) -> int:
+        """Centres along one side of a window."""
+        return math.isqrt(self.clusters)
+
+
+def closed_pairs(side: int, reach: int) -> Tensor:
+    """Extra distance (side^2) x 196: 0 where a centre is open to a token, else 1e16.
+
+    A token carries the label of the centre whose cell it lies in; it may belong to the centres at
+    most `reach` columns and rows away from that one.
+    """
+    cell = torch.arange(WINDOW) * side // WINDOW
+    row, column = torch.meshgrid(cell, cell, indexing="ij")
+    centre_row, centre_column = torch.meshgrid(
+        torch.arange(side), torch.arange(side), indexing="ij"
+    )
+    near = (centre_row.reshape(-1, 1) - row.reshape(1, -1)).abs() <= reach
+    near &= (centre_column.reshape(-1, 1) - column.reshape(1, -1)).abs() <= reach
+    return (~near).float() * CLOSED
+
+
+def squared_distances(centres: Tensor, tokens: Tensor) -> Tensor:
+    """Squared distances BxMxN of centres BxMxC and tokens BxNxC."""
+    products = centres @ tokens.transpose(1, 2)
+    return tokens.pow(2).sum(-1).unsqueeze(1) + centres.pow(2).sum(-1).unsqueeze(2) - 2 * products
+
+
+class TokenClustering(nn.Module):
+    """Windows Bx14x14xC to cluster centres Bx(s*s)xC."""
+
+    closed: Tensor
+
+    def __init__(self, rule: Clustering) -> None:
+        super().__init__()
+        self.rule = rule
+        closed = closed_pairs(rule.side, rule.window // 2)
+        self.register_buffer("closed", closed, persistent=False)
+
+    def first_centres(self, windows: Tensor) -> Tensor:
+        """Means over the cells of a regular s x s grid, Bx(s*s)xC."""
+        pooled = nn.functional.adaptive_avg_pool2d(windows.permute(0, 3, 1, 2), self.rule.side)
+        return pooled.flatten(2).transpose(1, 2)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        tokens = windows.flatten(1, 2)
+        centres = self.first_centres(windows)
+        for _ in range(self.rule.iterations):
+            distances = squared_distances(centres, tokens) + self.closed
+            share = (-distances * self.rule.temperature).softmax(1)  # over centres
+            centres = (share @ tokens) / share.sum(2, keepdim=True).clamp(min=LEAST_WEIGHT)
+        return centres
+
+
+class ExportTokenClustering(TokenClustering):
+    """The same with the first means as one constant matrix: cells overlap where 14 % s is not 0."""
+
+    means: Tensor
+
+    def __init__(self, rule: Clustering) -> None:
+        super().__init__(rule)
+        unit = torch.eye(WINDOW**2).reshape(WINDOW**2, 1, WINDOW, WINDOW)
+        pooled = nn.functional.adaptive_avg_pool2d(unit, rule.side)
+        self.register_buffer(
+            "means", pooled.reshape(WINDOW**2, -1).T.contiguous(), persistent=False
+        )
+
+    def first_centres(self, windows: Tensor) -> Tensor:
+        return self.means @ windows.flatten(1, 2)
+
+
+def rebuild(tokens: Tensor, centres: Tensor, processed: Tensor, rule: Clustering) -> Tensor:
+    """Tokens BxNxC anew from processed centres BxMxC.
+
+    Weights are exp(-temperature * distance) to the centres as they were before the blocks, of the
+    k nearest (and any as near as the last of those), and have unit L2 norm, not unit sum.
+    """
+    distances = squared_distances(tokens, centres).clamp(min=0)  # B x N x M
+    weights = torch.exp(-rule.temperature * distances)
+    least = weights.topk(rule.k, dim=2).values[..., -1:]
+    kept = torch.where(weights >= least, weights, torch.zeros_like(weights))
+    return nn.functional.normalize(kept, dim=2) @ processed
+
+
+class ExpeditEncoder(ImageEncoderViT):
+    """SAM's encoder with clustering; loads SAM's weights as they are."""
+
+    clustering: TokenClustering
+
+    def __init__(
+        self,
+        rule: Clustering,
+        *,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        global_blocks: Sequence[int],
+    ) -> None:
+        super().__init__(dim=dim, depth=depth, num_heads=num_heads, global_blocks=global_blocks)
+        self.rule = rule
+        for block in list(self.blocks)[rule.location :]:
+            assert isinstance(block, Block)
+            # Their relative positions stay those of 14 tokens, and are interpolated to s.
+            block.window = block.window and rule.side
+        self.clustering = TokenClustering(rule)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch_embed(x) + self.pos_embed
+        h, w = x.shape[1:3]
+        side = self.rule.side
+        grid = -(-h // WINDOW) * side, -(-w // WINDOW) * side
+        for block in self.blocks[: self.rule.location]:
+            x = block(x)
+        windows = to_windows(x, WINDOW)
+        centres = self.clustering(windows)
+        x = from_windows(centres.reshape(len(centres), side, side, -1), *grid)
+        for block in self.blocks[self.rule.location :]:
+            x = block(x)
+        processed = to_windows(x, side).flatten(1, 2)
+        tokens = rebuild(windows.flatten(1, 2), centres, processed, self.rule)
+        x = from_windows(tokens.reshape(windows.shape), h, w)
+        out: Tensor = self.neck(x.permute(0, 3, 1, 2))
+        return out
+
+    def export_form(self) -> nn.Module:
+        """A twin with the positions baked for the size each block sees, and matrix means."""
+        grid = self.pos_embed.shape[1]
+        clustered = -(-grid // WINDOW) * self.rule.side
+        blocks = nn.ModuleList()
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            assert isinstance(block.attn, Attention)
+            twin = copy(block)
+            size = block.window or (grid if i < self.rule.location else clustered)
+            twin._modules = {**block._modules, "attn": ExportAttention(block.attn, size)}
+            blocks.append(twin)
+        form = copy(self)
+        form._modules = {
+            **self._modules,
+            "blocks": blocks,
+            "clustering": ExportTokenClustering(self.rule),
+        }
+        return form

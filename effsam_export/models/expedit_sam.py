@@ -1,0 +1,135 @@
+"""Expedit-SAM: SAM made faster by clustering its tokens, without training and with SAM's weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from effsam_export.errors import UsageError
+from effsam_export.models.sam.components import (
+    SAM_DECODER,
+    SAM_ENCODER,
+    SAM_MASKS,
+    SAM_PREPROCESS,
+    SAM_PROMPTS,
+)
+from effsam_export.models.sam_vit import (
+    SAM_LICENCE,
+    VIT_B_WEIGHTS,
+    VIT_H_WEIGHTS,
+    VIT_L_WEIGHTS,
+    VIT_SIZES,
+)
+from effsam_export.spec import ModelSpec, WeightFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+DEFAULTS: dict[str, float] = {
+    # The authors' command line (`scripts/amg.py`). Their class's own default never clusters.
+    "location": 6,
+    "clusters": 100,
+    "iterations": 5,
+    "temperature": 0.005,
+    "window": 5,
+    "k": 20,
+}
+WINDOW = 14
+
+
+def build(size: str, options: Mapping[str, float]) -> nn.Module:
+    """Expedit-SAM of one size with SAM's state-dict names, weights not loaded."""
+    from effsam_export.models.expedit import Clustering, ExpeditEncoder
+    from effsam_export.models.sam.module import Sam
+
+    rule = Clustering(
+        location=int(options["location"]),
+        clusters=int(options["clusters"]),
+        iterations=int(options["iterations"]),
+        temperature=options["temperature"],
+        window=int(options["window"]),
+        k=int(options["k"]),
+    )
+    dim, depth, heads, global_blocks = VIT_SIZES[size]
+    encoder = ExpeditEncoder(
+        rule, dim=dim, depth=depth, num_heads=heads, global_blocks=global_blocks
+    )
+    return Sam(encoder, SAM_PREPROCESS).eval()
+
+
+def with_options(size: str, weights: WeightFile, options: Mapping[str, float]) -> ModelSpec:
+    """The model with other settings.
+
+    Raises:
+        UsageError: Unknown names, values out of range, or settings that change nothing.
+    """
+    unknown = [name for name in options if name not in DEFAULTS]
+    problems = [f"there is no setting `{name}`" for name in unknown]
+    values = {**DEFAULTS, **{k: v for k, v in options.items() if k in DEFAULTS}}
+    problems += faults(values, VIT_SIZES[size][1])
+    if problems:
+        raise UsageError(
+            f"expedit-sam-vit-{size}: {'; '.join(problems)}",
+            hint=f"the settings are {', '.join(f'{k}={v:g}' for k, v in DEFAULTS.items())}",
+        )
+    return replace(_spec(size, weights), options=values, build=partial(build, size, values))
+
+
+def faults(values: Mapping[str, float], depth: int) -> list[str]:
+    """What is wrong with settings for an encoder of `depth` blocks, one sentence each."""
+    problems = [
+        f"`{name}` has to be a whole number, not {value:g}"
+        for name, value in values.items()
+        if name != "temperature" and value != int(value)
+    ]
+    if problems:
+        return problems
+    location, clusters = int(values["location"]), int(values["clusters"])
+    if not 0 <= location < depth:
+        problems.append(
+            f"location={location} never clusters, so nothing would change: want 0 to {depth - 1}"
+        )
+    side = math.isqrt(max(clusters, 0))
+    if clusters < 1 or side * side != clusters:
+        problems.append(f"clusters={clusters} is not a square number")
+    elif side >= WINDOW:
+        problems.append(
+            f"clusters={clusters} are as many as the {WINDOW * WINDOW} tokens of a window or more"
+        )
+    if values["iterations"] < 1:
+        problems.append("iterations has to be 1 or more")
+    if values["temperature"] <= 0:
+        problems.append("temperature has to be greater than 0")
+    if values["window"] < 1 or int(values["window"]) % 2 == 0:
+        problems.append("window has to be odd")
+    if not 1 <= values["k"] <= max(clusters, 1):
+        problems.append(f"k has to be 1 to {max(clusters, 1)}")
+    return problems
+
+
+def _spec(size: str, weights: WeightFile) -> ModelSpec:
+    return ModelSpec(
+        name=f"expedit-sam-vit-{size}",
+        title=f"Expedit-SAM (clustered ViT-{size.upper()} encoder, SAM's weights)",
+        paper="Liang et al., Expediting Large-Scale Vision Transformer, arXiv 2210.01035",
+        origin="https://github.com/Expedit-LargeScale-Vision-Transformer/Expedit-SAM at 75a1c30",
+        licence=SAM_LICENCE,
+        weights=weights,
+        state="architecture verified",
+        preprocess=SAM_PREPROCESS,
+        prompts=SAM_PROMPTS,
+        masks=SAM_MASKS,
+        components=(SAM_ENCODER, SAM_DECODER),
+        build=partial(build, size, DEFAULTS),
+        options=DEFAULTS,
+        with_options=partial(with_options, size, weights),
+    )
+
+
+EXPEDIT_SAM_VIT_B = _spec("b", VIT_B_WEIGHTS)
+EXPEDIT_SAM_VIT_L = _spec("l", VIT_L_WEIGHTS)
+EXPEDIT_SAM_VIT_H = _spec("h", VIT_H_WEIGHTS)

@@ -1,0 +1,52 @@
+"""RepViT-SAM: RepViT-M2.3 in front of SAM's decoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from effsam_export.models.sam.components import (
+    SAM_DECODER,
+    SAM_ENCODER,
+    SAM_MASKS,
+    SAM_PREPROCESS,
+    SAM_PROMPTS,
+)
+from effsam_export.spec import Licence, ModelSpec, UrlSource, WeightFile
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build() -> nn.Module:
+    """RepViT-SAM with the authors' state-dict names, weights not loaded."""
+    from effsam_export.models.repvit import M2_3, RepViT
+    from effsam_export.models.sam.module import Sam
+
+    return Sam(RepViT(M2_3), SAM_PREPROCESS).eval()
+
+
+REPVIT_SAM = ModelSpec(
+    name="repvit-sam",
+    title="RepViT-SAM (RepViT-M2.3 encoder)",
+    paper="Wang et al., RepViT-SAM, arXiv 2312.05760",
+    origin="https://github.com/THU-MIG/RepViT at 298f420",
+    licence=Licence(
+        spdx="Apache-2.0",
+        source="https://github.com/THU-MIG/RepViT/blob/main/LICENSE",
+        text_file="Apache-2.0.txt",
+    ),
+    weights=WeightFile(
+        file_name="repvit_sam.pt",
+        sha256="1fd2867cf669e6d89b1c91d0eb883d83ef4bcc590143dd2ca35e2705b21a4f2f",
+        size=None,
+        sources=(
+            UrlSource(url="https://github.com/THU-MIG/RepViT/releases/download/v1.0/repvit_sam.pt"),
+        ),
+    ),
+    state="architecture verified",
+    preprocess=SAM_PREPROCESS,
+    prompts=SAM_PROMPTS,
+    masks=SAM_MASKS,
+    components=(SAM_ENCODER, SAM_DECODER),
+    build=build,
+)

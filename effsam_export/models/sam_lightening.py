@@ -1,0 +1,47 @@
+"""SAM-Lightening: an architecture, without weights and without a licence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from effsam_export.models.sam.components import (
+    SAM_DECODER,
+    SAM_ENCODER,
+    SAM_MASKS,
+    SAM_PREPROCESS,
+    SAM_PROMPTS,
+)
+from effsam_export.spec import Licence, ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build() -> nn.Module:
+    """SAM-Lightening with the authors' state-dict names and attention in float32."""
+    from effsam_export.models.lightening import LighteningEncoder
+    from effsam_export.models.sam.module import Sam
+
+    return Sam(LighteningEncoder(), SAM_PREPROCESS).eval()
+
+
+SAM_LIGHTENING = ModelSpec(
+    name="sam-lightening",
+    title="SAM-Lightening (as its public code computes it)",
+    paper="Song et al., SAM-Lightening, arXiv 2403.09195",
+    origin="https://github.com/Songyanfei/SAM-LIGHTENING at 5913ec7",
+    licence=Licence(
+        spdx="NOASSERTION",
+        source="https://github.com/Songyanfei/SAM-LIGHTENING",
+        text_file="none-SAM-Lightening.txt",
+        notice="The repository has no LICENSE file, though its headers refer to one.",
+        restricted="its authors published no licence, so nobody has been given any right to it",
+    ),
+    weights=None,
+    state="blocked: no weights and no licence published; architecture verified",
+    preprocess=SAM_PREPROCESS,
+    prompts=SAM_PROMPTS,
+    masks=SAM_MASKS,
+    components=(SAM_ENCODER, SAM_DECODER),
+    build=build,
+)

@@ -1,0 +1,142 @@
+"""SlimSAM: SAM's ViT-B pruned to half (50) or a quarter (77) of its width."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING
+
+from effsam_export.models.sam.components import (
+    SAM_DECODER,
+    SAM_ENCODER,
+    SAM_MASKS,
+    SAM_PREPROCESS,
+    SAM_PROMPTS,
+)
+from effsam_export.spec import Licence, ModelSpec, UrlSource, WeightFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+NUM_HEADS = 12
+GLOBAL_BLOCKS = (2, 5, 8, 11)
+WRAPPED = "image_encoder.module."
+"""The globally pruned files hold their encoder inside a `DataParallel`."""
+
+
+def build(dim: int, mlp_dim: int) -> nn.Module:
+    """A uniformly pruned SlimSAM with the authors' state-dict names, weights not loaded."""
+    from effsam_export.models.sam.module import Sam
+    from effsam_export.models.vit import ImageEncoderViT
+
+    encoder = ImageEncoderViT(
+        dim=dim,
+        depth=12,
+        num_heads=NUM_HEADS,
+        global_blocks=GLOBAL_BLOCKS,
+        mlp_dims=[mlp_dim] * 12,
+    )
+    return Sam(encoder, SAM_PREPROCESS).eval()
+
+
+def build_like(default: tuple[int, int], state: Mapping[str, Tensor]) -> nn.Module:
+    """A SlimSAM with the widths found in a state dict; global pruning leaves each block its own.
+
+    A state dict that is no SlimSAM gives the `default` widths, for the loader to compare with.
+    """
+    from effsam_export.models.sam.module import Sam
+    from effsam_export.models.vit import ImageEncoderViT
+
+    depth = 0
+    while f"image_encoder.blocks.{depth}.mlp.lin1.weight" in state:
+        depth += 1
+    blocks = [f"image_encoder.blocks.{i}" for i in range(depth)]
+    if not depth or any(f"{b}.attn.qkv.weight" not in state for b in blocks):
+        return build(*default)
+    encoder = ImageEncoderViT(
+        dim=state["image_encoder.patch_embed.proj.weight"].shape[0],
+        depth=depth,
+        num_heads=NUM_HEADS,
+        global_blocks=GLOBAL_BLOCKS,
+        attn_dims=[state[f"{b}.attn.qkv.weight"].shape[0] // 3 for b in blocks],
+        mlp_dims=[state[f"{b}.mlp.lin1.weight"].shape[0] for b in blocks],
+    )
+    return Sam(encoder, SAM_PREPROCESS).eval()
+
+
+def rename(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The authors' uniform naming, from the transformers one or from the globally pruned one."""
+    from effsam_export.models.hub_names import from_hub
+
+    state = from_hub(state)
+    plain = {
+        name.replace(WRAPPED, "image_encoder.", 1) if name.startswith(WRAPPED) else name: value
+        for name, value in state.items()
+    }
+    return with_fused_qkv(plain)
+
+
+def with_fused_qkv(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Given separate ``attn.q``, ``attn.k``, ``attn.v``; Result: one ``attn.qkv``, rows in a row.
+
+    Where their widths differ they are left, and the loader says that names are missing.
+    """
+    import torch
+
+    fused: dict[str, Tensor] = {}
+    for name, value in state.items():
+        found = re.fullmatch(r"(.*\.attn\.)([qkv])(\.weight|\.bias)", name)
+        if found is None:
+            fused[name] = value
+            continue
+        parts = [state.get(f"{found[1]}{letter}{found[3]}") for letter in "qkv"]
+        known = [p for p in parts if p is not None]
+        if len(known) < 3 or len({p.shape for p in known}) > 1:
+            fused[name] = value
+        elif found[2] == "q":
+            fused[f"{found[1]}qkv{found[3]}"] = torch.cat(known)
+    return fused
+
+
+def _spec(pruned: int, dim: int, mlp_dim: int, sha256: str) -> ModelSpec:
+    return ModelSpec(
+        name=f"slim-sam-{pruned}",
+        title=f"SlimSAM-{pruned} ({pruned} % of SAM's ViT-B pruned)",
+        paper="Chen et al., SlimSAM, arXiv 2312.05284",
+        origin="https://github.com/czg1225/SlimSAM at b612c1b",
+        licence=Licence(
+            spdx="Apache-2.0",
+            source="https://github.com/czg1225/SlimSAM/blob/master/LICENSE",
+            text_file="Apache-2.0.txt",
+        ),
+        # The authors' own upload; their .pth files are on a drive, with no hash.
+        weights=WeightFile(
+            file_name=f"slimsam-uniform-{pruned}.safetensors",
+            sha256=sha256,
+            size=None,
+            sources=(
+                UrlSource(
+                    url=f"https://huggingface.co/Zigeng/SlimSAM-uniform-{pruned}/resolve/main/"
+                    "model.safetensors"
+                ),
+            ),
+        ),
+        state="architecture verified",
+        preprocess=SAM_PREPROCESS,
+        prompts=SAM_PROMPTS,
+        masks=SAM_MASKS,
+        components=(SAM_ENCODER, SAM_DECODER),
+        build=partial(build, dim, mlp_dim),
+        build_like=partial(build_like, (dim, mlp_dim)),
+        rename=rename,
+    )
+
+
+SLIM_SAM_50 = _spec(
+    50, 384, 1536, "c6146291d993f315ae1951e1209555d6c9dea1404546dc54edbc3f15fb1d8e69"
+)
+SLIM_SAM_77 = _spec(
+    77, 168, 696, "b0ee221e3d33935807a820c157fec81a537b3b9979edc88b148a8dae8bbdd5d2"
+)
