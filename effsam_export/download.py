@@ -41,14 +41,14 @@ class Wanted:
 
     Attributes:
         partial: Where it is written. Bytes already there are taken for its beginning.
-        sha256: The pinned hash, 64 hexadecimal digits in lower case.
+        sha256: The pinned hash, 64 hexadecimal digits in lower case, or None where none is known.
         size: Length in bytes, or None where it is not pinned.
         auth: User and password for the server, if it asks for them.
     """
 
     url: str
     partial: Path
-    sha256: str
+    sha256: str | None
     size: int | None = None
     auth: tuple[str, str] | None = None
 
@@ -57,8 +57,8 @@ class _Broken(Exception):
     """The connection ended before the file did."""
 
 
-def download(wanted: Wanted, report: Report) -> None:
-    """Fills `wanted.partial` with the file, whole and of the pinned hash.
+def download(wanted: Wanted, report: Report) -> str:
+    """Fills `wanted.partial` with the file, whole and of the pinned hash, and returns its hash.
 
     Args:
         wanted: The file, its hash, and where to put it (in a directory that exists).
@@ -70,7 +70,12 @@ def download(wanted: Wanted, report: Report) -> None:
             connection broke off.
         OutputError: The file cannot be written. The partial file is gone.
     """
+    if wanted.sha256 is None:
+        # Nothing would show that kept bytes are another file's.
+        discard(wanted.partial)
     digest, resumed = _persist(wanted, report)
+    if wanted.sha256 is None:
+        return digest
     if digest != wanted.sha256 and resumed:
         # The bytes that were kept may be another file's: only one taken whole condemns the source.
         discard(wanted.partial)
@@ -78,6 +83,7 @@ def download(wanted: Wanted, report: Report) -> None:
     if digest != wanted.sha256:
         discard(wanted.partial)
         raise DownloadError(wrong_hash(digest, wanted.sha256))
+    return digest
 
 
 def wrong_hash(found: str, pinned: str) -> str:

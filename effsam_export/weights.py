@@ -12,8 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from effsam_export import lock
 from effsam_export.errors import CheckpointError, DownloadError
 from effsam_export.spec import Checkpoint, PackageSource, UrlSource, WeightFile
 
@@ -93,15 +95,20 @@ def checkpoint_from_file(path: Path, weights: WeightFile | None) -> Checkpoint:
 def cached(weights: WeightFile, *, cache_dir: Path) -> Checkpoint | None:
     """The file in the cache, or None if it is not there or its hash is no longer right.
 
+    Official is only a file whose hash was pinned, not one that was trusted on its first download.
+
     Raises:
         CheckpointError: It is there and cannot be read.
     """
+    known = lock.known(weights, cache_dir)
+    if known is None:
+        return None
     path = _slot(weights, cache_dir) / weights.file_name
-    if not path.is_file() or path.stat().st_size != weights.size:
+    if not path.is_file() or known.size not in (None, path.stat().st_size):
         return None
-    if sha256_of(path) != weights.sha256:
+    if sha256_of(path) != known.sha256:
         return None
-    return Checkpoint(path=path, sha256=weights.sha256, official=True)
+    return Checkpoint(path=path, sha256=known.sha256, official=weights.sha256 is not None)
 
 
 def fetch(
@@ -141,12 +148,17 @@ def fetch(
         found = cached(weights, cache_dir=cache_dir)
         if found is not None:
             return found
-        partial = _from_sources(weights, model, slot, report, index_url)
+        known = lock.known(weights, cache_dir)
+        pinned = replace(weights, sha256=known.sha256, size=known.size) if known else weights
+        partial = _from_sources(pinned, model, slot, report, index_url)
+        digest = sha256_of(partial) if known is None else known.sha256
         with writing(target):
             partial.replace(target)
             for leftover in slot.glob("*.partial"):
                 leftover.unlink()
-    return Checkpoint(path=target, sha256=weights.sha256, official=True)
+        if known is None:
+            lock.trust(weights, digest, target.stat().st_size, model, cache_dir)
+    return Checkpoint(path=target, sha256=digest, official=weights.sha256 is not None)
 
 
 def _from_sources(
@@ -162,9 +174,16 @@ def _from_sources(
     listed = "\n  ".join([":", *reasons]) if reasons else ", because none is known"
     raise DownloadError(
         f"no source gives `{weights.file_name}` of `{model}`{listed}",
-        hint=f"download it by hand ({weights.size:,} bytes, sha256 {weights.sha256}) "
-        "and pass it with `--checkpoint PATH`",
+        hint=f"download it by hand{_known_by(weights)} and pass it with `--checkpoint PATH`",
     )
+
+
+def _known_by(weights: WeightFile) -> str:
+    """What tells the right file, in brackets; nothing where nothing is published."""
+    size = [] if weights.size is None else [f"{weights.size:,} bytes"]
+    digest = [] if weights.sha256 is None else [f"sha256 {weights.sha256}"]
+    known = ", ".join([*size, *digest])
+    return f" ({known})" if known else ""
 
 
 def _from_source(
@@ -203,6 +222,8 @@ def _title(source: UrlSource | PackageSource) -> str:
 
 
 def _slot(weights: WeightFile, cache_dir: Path) -> Path:
+    if weights.sha256 is None:
+        return cache_dir / "unpinned"
     return cache_dir / weights.sha256[:12]
 
 

@@ -10,6 +10,7 @@ from effsam_export.cli.options import BundlePath, CacheDir, Json
 
 if TYPE_CHECKING:
     from effsam_export.bundle.read import Bundle
+    from effsam_export.spec import WeightFile
 
 
 def list_models(json: Json = False) -> None:
@@ -45,12 +46,19 @@ def list_models(json: Json = False) -> None:
             s.name,
             s.state,
             s.licence.spdx,
-            f"{s.weights.size / 1e6:.1f} MB" if s.weights else "none published",
+            weight_size(s.weights),
             s.title,
         ]
         for s in specs
     ]
     console.data(console.table(header, table))
+
+
+def weight_size(weights: WeightFile | None) -> str:
+    """Size of a checkpoint in words."""
+    if weights is None:
+        return "none published"
+    return "size unknown" if weights.size is None else f"{weights.size / 1e6:.1f} MB"
 
 
 def list_targets(json: Json = False) -> None:

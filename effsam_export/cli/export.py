@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export import console
-from effsam_export.cli.fetch import acquire
+from effsam_export.cli.fetch import acquire, consent
 from effsam_export.cli.options import (
+    AcceptLicense,
     CacheDir,
     CheckpointFile,
     Json,
@@ -49,6 +50,7 @@ def export(
         typer.Option("--set", metavar="NAME=NUMBER", help="A setting that `effsam info` lists."),
     ] = None,
     parity: ParityFile = None,
+    accept_license: AcceptLicense = False,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace a bundle that is there.")
     ] = False,
@@ -82,6 +84,7 @@ def export(
         force=force,
     )
     pipeline.check_request(request)
+    consent(spec, accept_license, cache_dir)
     request = pipeline.with_checkpoint(request, acquire(spec, checkpoint, cache_dir, talk))
     what = f"{spec.name} {profile.name} {profile.precision}"
     try:

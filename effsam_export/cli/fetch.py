@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from effsam_export import console
-from effsam_export.cli.options import CacheDir, Json, ModelName, Quiet
+from effsam_export.cli.options import AcceptLicense, CacheDir, Json, ModelName, Quiet
 from effsam_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,18 +16,37 @@ if TYPE_CHECKING:
 
 
 def fetch(
-    model: ModelName, json: Json = False, quiet: Quiet = False, cache_dir: CacheDir = None
+    model: ModelName,
+    accept_license: AcceptLicense = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    cache_dir: CacheDir = None,
 ) -> None:
     """Fetch a model's official checkpoint into the cache, and print its path."""
     from effsam_export import models
 
-    checkpoint = acquire(models.get(model), None, cache_dir, console.Console(quiet=quiet))
+    spec = models.get(model)
+    consent(spec, accept_license, cache_dir)
+    checkpoint = acquire(spec, None, cache_dir, console.Console(quiet=quiet))
     if json:
         console.document(
             {"model": model, "path": str(checkpoint.path), "sha256": checkpoint.sha256}
         )
     else:
         console.data(str(checkpoint.path))
+
+
+def consent(spec: ModelSpec, accepted: bool, cache_dir: Path | None) -> None:
+    """Stop unless the model's licence is free or consented to.
+
+    Raises:
+        UsageError: Consent is missing.
+    """
+    if spec.licence.restricted:
+        from effsam_export import licences, weights
+
+        place = cache_dir or weights.default_cache_dir()
+        licences.require(spec, accepted=accepted, cache_dir=place)
 
 
 def acquire(

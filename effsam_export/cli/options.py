@@ -30,5 +30,11 @@ ParityFile = Annotated[
         "[default: those that ship].",
     ),
 ]
+AcceptLicense = Annotated[
+    bool,
+    typer.Option(
+        "--accept-license", help="Consent to a licence that is not free; asked for once a model."
+    ),
+]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name from `effsam list`.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")]

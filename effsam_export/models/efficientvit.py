@@ -184,7 +184,7 @@ class LiteMLA(nn.Module):
         b, _, h, w = x.shape
         qkv = self.qkv(x)
         qkv = torch.cat([qkv, *(op(qkv) for op in self.aggreg)], dim=1)
-        q, k, v = qkv.reshape(b, -1, 3 * HEAD_DIM, h * w).split(HEAD_DIM, dim=2)
+        q, k, v = qkv.reshape(b, -1, 3 * HEAD_DIM, h * w).chunk(3, dim=2)
         q, k = torch.relu(q), torch.relu(k)
         # A row of ones under v sums up k: numerator and denominator in one product.
         v = nn.functional.pad(v, (0, 0, 0, 1), value=1.0)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.errors import CheckpointError
+from effsam_export.models.identify import describe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,19 +19,10 @@ if TYPE_CHECKING:
 
     from effsam_export.spec import Checkpoint, ModelSpec
 
+AGAIN = "give the authors' file as it was downloaded; `effsam fetch MODEL` gets it"
+WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 CONTAINERS = ("model", "state_dict")
 """Keys under which authors wrap their state dict (EfficientSAM, EfficientViT-SAM)."""
-
-LOOKS_LIKE: tuple[tuple[str, str], ...] = (
-    # A tensor name that only this family has -> what the file is called then.
-    ("image_encoder.layers.0.blocks.0.conv1.c.weight", "a MobileSAM (TinyViT)"),
-    ("image_encoder.features.0.0.c.weight", "an EdgeSAM or RepViT-SAM (RepViT)"),
-    ("image_encoder.blocks.0.attn.rel_pos_h", "a SAM, SlimSAM or Expedit-SAM (ViT)"),
-    ("image_encoder.backbone.stages.0.op_list.0.conv.weight", "an EfficientViT-SAM"),
-    ("image_encoder.patch_embed.proj.weight", "an EfficientSAM or SAM-Lightening (plain ViT)"),
-    ("model.0.conv.weight", "a FastSAM (YOLOv8)"),
-    ("vision_encoder.patch_embed.projection.weight", "a SAM in the transformers naming"),
-)
 
 
 def load(model: ModelSpec, checkpoint: Checkpoint) -> nn.Module:
@@ -38,8 +32,15 @@ def load(model: ModelSpec, checkpoint: Checkpoint) -> nn.Module:
         CheckpointError: Not a checkpoint, not a state dict, or the state dict of another model.
     """
     settle_vector_maths()
+    if checkpoint.sha256 in model.refused:
+        raise CheckpointError(
+            f"`{checkpoint.path.name}` is refused: {model.refused[checkpoint.sha256]}",
+            hint=f"`effsam fetch {model.name}` gets the right file",
+        )
     state = read_state_dict(checkpoint.path)
-    module = model.build()
+    if model.rename is not None:
+        state = model.rename(state)
+    module = model.build() if model.build_like is None else model.build_like(state)
     problems = mismatches(module, state)
     if problems:
         likely = describe(state)
@@ -68,11 +69,72 @@ def settle_vector_maths() -> None:
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    """Read a plain or wrapped state dict, on the CPU, with `weights_only=True`.
+    """Read the tensors of a weight file onto the CPU, half precision made float32.
+
+    Taken are state dicts, plain or wrapped, and pickled modules in PyTorch's format; safetensors;
+    and a zip archive that holds one of them. Nothing that a file names is imported or run.
 
     Raises:
         CheckpointError: The file cannot be read, or holds something else.
     """
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    inner = _only_weight_file(path) if head.startswith(b"PK") else None
+    if inner is not None:
+        return _read_archived(path, inner)
+    return in_full_precision(_read_torch(path))
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+    import safetensors
+    import safetensors.torch
+
+    try:
+        return in_full_precision(safetensors.torch.load_file(str(path)))
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"`{path}` cannot be read as a checkpoint: it is a broken safetensors file", hint=AGAIN
+        ) from error
+
+
+def _only_weight_file(path: Path) -> str | None:
+    """The one weight file in a zip archive; None for PyTorch's own zip files and all others."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [n for n in archive.namelist() if not n.endswith("/")]
+    except (zipfile.BadZipFile, OSError):
+        return None
+    if any(n.endswith("data.pkl") for n in names):
+        return None
+    weights = [n for n in names if n.endswith(WEIGHT_SUFFIXES) and "__MACOSX" not in n]
+    return weights[0] if len(weights) == 1 else None
+
+
+def _read_archived(path: Path, member: str) -> Mapping[str, Tensor]:
+    """Read a member of an archive through a temporary file; its name is used for nothing."""
+    import tempfile
+    from pathlib import Path as LocalPath
+
+    with tempfile.TemporaryDirectory() as directory:
+        inner = LocalPath(directory) / "weights"
+        try:
+            with (
+                zipfile.ZipFile(path) as archive,
+                archive.open(member) as source,
+                inner.open("wb") as target,
+            ):
+                shutil.copyfileobj(source, target)
+        except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+            raise CheckpointError(
+                f"`{path}` cannot be read as a checkpoint: the archive is broken", hint=AGAIN
+            ) from error
+        # Read into memory whole: the file goes when this returns.
+        return {k: v.clone() for k, v in read_state_dict(inner).items()}
+
+
+def _read_torch(path: Path) -> Mapping[str, Tensor]:
     import torch
 
     try:
@@ -82,11 +144,10 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # Any: bytes that are no pickle trip the unpickler in many ways.
         # Torch's own message advises to switch the safety off; it is not passed on.
-        code = isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower()
-        reason = "it holds code, which is never run" if code else "it is no PyTorch weight file"
+        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
+            return _read_pickled(path)
         raise CheckpointError(
-            f"`{path}` cannot be read as a checkpoint: {reason}",
-            hint="give the authors' file as it was downloaded; `effsam fetch MODEL` gets it",
+            f"`{path}` cannot be read as a checkpoint: it is no PyTorch weight file", hint=AGAIN
         ) from error
     for key in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -94,11 +155,29 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(content, Mapping) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items()
     ):
-        raise CheckpointError(
-            f"`{path}` holds no state dict (names and tensors)",
-            hint="give the authors' file as it was downloaded; `effsam fetch MODEL` gets it",
-        )
+        raise CheckpointError(f"`{path}` holds no state dict (names and tensors)", hint=AGAIN)
     return content
+
+
+def _read_pickled(path: Path) -> Mapping[str, Tensor]:
+    from effsam_export.models import pickled
+
+    try:
+        return pickled.read_module(path)
+    except Exception as error:  # Any: as above.
+        raise CheckpointError(
+            f"`{path}` cannot be read as a checkpoint: it holds code, which is never run, and no "
+            "module whose tensors could be taken",
+            hint=AGAIN,
+        ) from error
+
+
+def in_full_precision(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Half-precision tensors as float32; all others as they are."""
+    import torch
+
+    halves = (torch.float16, torch.bfloat16)
+    return {k: v.float() if v.dtype in halves else v for k, v in state.items()}
 
 
 def mismatches(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
@@ -119,8 +198,3 @@ def mismatches(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
             f"{list(state[name].shape)}, want {list(wanted[name].shape)}"
         )
     return problems
-
-
-def describe(state: Mapping[str, Tensor]) -> str | None:
-    """What family a state dict belongs to, by its tensor names; None if no known one."""
-    return next((what for name, what in LOOKS_LIKE if name in state), None)

@@ -33,7 +33,7 @@ SAM_LIGHTENING = ModelSpec(
     licence=Licence(
         spdx="NOASSERTION",
         source="https://github.com/Songyanfei/SAM-LIGHTENING",
-        text_file="none-SAM-Lightening.txt",
+        text_file="NOASSERTION-SAM-Lightening.txt",
         notice="The repository has no LICENSE file, though its headers refer to one.",
         restricted="its authors published no licence, so nobody has been given any right to it",
     ),

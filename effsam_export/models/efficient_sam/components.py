@@ -1,0 +1,169 @@
+"""EfficientSAM's two graphs as data: three masks from six point slots, no mask input.
+
+Light: torch is only imported by the functions that need it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from effsam_export.models.sam.components import EMBEDDINGS, encoder_example, encoder_feeds
+from effsam_export.spec import ComponentSpec, MaskSet, Preprocess, PromptSupport, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from effsam_export.models.efficient_sam.module import EfficientSam
+    from effsam_export.spec import Feeds, Sample
+
+# Source: yformer/EfficientSAM, `efficient_sam/efficient_sam.py`, there on the scale 0 to 1.
+PREPROCESS = Preprocess(
+    family="squash",
+    image_size=1024,
+    prompt_size=1024,
+    pixel_mean=(123.675, 116.28, 103.53),
+    pixel_std=(58.395, 57.12, 57.375),
+)
+MAX_POINTS = 6
+PROMPTS = PromptSupport(negative_points=False, mask=False, max_points=MAX_POINTS)
+# The authors' example takes logits >= 0 where SAM takes > 0: they differ for a logit of 0 alone.
+MASKS = MaskSet(single=(), multimask=(0, 1, 2), threshold=0.0, low_res_size=256, upscale="bicubic")
+
+IMAGE = TensorSpec(
+    name="image",
+    shape=(1, 3, 1024, 1024),
+    description="RGB, 0 to 255, both sides resized to 1024 without antialiasing, no padding",
+)
+DECODER_INPUTS = (
+    EMBEDDINGS,
+    TensorSpec(
+        name="point_coords",
+        shape=("prompts", MAX_POINTS, 2),
+        description="(x, y) in squashed-image pixels; box corners are points too; -1 where empty",
+    ),
+    TensorSpec(
+        name="point_labels",
+        shape=("prompts", MAX_POINTS),
+        description="1 foreground, 2 box top-left, 3 box bottom-right, -1 empty slot",
+    ),
+)
+DECODER_OUTPUTS = (
+    TensorSpec(name="low_res_masks", shape=("prompts", 3, 256, 256), description="logits"),
+    TensorSpec(
+        name="iou_predictions",
+        shape=("prompts", 3),
+        description="predicted mask quality; the masks are not sorted by it",
+    ),
+)
+
+
+def slots(sample: Sample) -> tuple[list[tuple[float, float]], list[int]]:
+    """Points of a prompt, then its box as two points of labels 2 and 3."""
+    prompt = sample.prompt
+    assert prompt is not None
+    coords: list[tuple[float, float]] = [(p.x, p.y) for p in prompt.points]
+    labels = [p.label for p in prompt.points]
+    if prompt.box is not None:
+        coords += [prompt.box[:2], prompt.box[2:]]
+        labels += [2, 3]
+    return coords, labels
+
+
+def decoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
+    """The decoder's inputs for a sample: its points, and (-1, -1) of label -1 up to six.
+
+    Source: yformer/EfficientSAM, `efficient_sam/efficient_sam.py`, which also cuts off what is
+    beyond six. A prompt that long is refused before it comes here.
+    """
+    import numpy as np
+
+    del preprocess
+    assert sample.embeddings is not None
+    coords, labels = slots(sample)
+    assert len(labels) <= MAX_POINTS
+    missing = MAX_POINTS - len(labels)
+    return {
+        "image_embeddings": sample.embeddings,
+        "point_coords": np.asarray([coords + [(-1.0, -1.0)] * missing], dtype=np.float32),
+        "point_labels": np.asarray([labels + [-1] * missing], dtype=np.float32),
+    }
+
+
+def encoder_reference(module: nn.Module, sample: Sample) -> Feeds:
+    """The authors' path from the photograph to the embedding."""
+    import torch
+
+    pixels = torch.from_numpy(sample.image.copy()).permute(2, 0, 1)[None].float()
+    with torch.inference_mode():
+        embeddings = as_efficient_sam(module).encode(pixels / 255)
+    return {"image_embeddings": embeddings.numpy()}
+
+
+def decoder_reference(module: nn.Module, sample: Sample) -> Feeds:
+    """The authors' path from an embedding and a prompt to their three masks and scores."""
+    import torch
+
+    coords, labels = slots(sample)
+    with torch.inference_mode():
+        low_res, iou = as_efficient_sam(module).decode(
+            torch.as_tensor(sample.embeddings),
+            torch.tensor([coords], dtype=torch.float32),
+            torch.tensor([labels]),
+            size=(PREPROCESS.prompt_size, PREPROCESS.prompt_size),
+        )
+    return {"low_res_masks": low_res[:, 1:].numpy(), "iou_predictions": iou[:, 1:].numpy()}
+
+
+def as_efficient_sam(module: nn.Module) -> EfficientSam:
+    """The module, known to be an `EfficientSam`."""
+    from effsam_export.models.efficient_sam.module import EfficientSam
+
+    assert isinstance(module, EfficientSam)
+    return module
+
+
+def wrap_encoder(module: nn.Module) -> nn.Module:
+    """Export form of the encoder: normalisation inside, positions baked."""
+    from effsam_export.models.efficient_sam.export import ExportEncoder
+
+    return ExportEncoder(as_efficient_sam(module))
+
+
+def wrap_decoder(module: nn.Module) -> nn.Module:
+    """Export form of the prompt encoder and mask decoder as one graph."""
+    from effsam_export.models.efficient_sam.export import ExportDecoder
+
+    return ExportDecoder(as_efficient_sam(module))
+
+
+def decoder_example() -> Mapping[str, Any]:
+    """Tracing inputs of the decoder: two prompts, so their number is not mistaken for 1."""
+    import torch
+
+    return {
+        "image_embeddings": torch.zeros(1, 256, 64, 64),
+        "point_coords": torch.zeros(2, MAX_POINTS, 2),
+        "point_labels": torch.ones(2, MAX_POINTS),
+    }
+
+
+ENCODER = ComponentSpec(
+    name="encoder",
+    inputs=(IMAGE,),
+    outputs=(EMBEDDINGS,),
+    wrap=wrap_encoder,
+    example=encoder_example,
+    feeds=encoder_feeds,
+    reference=encoder_reference,
+)
+DECODER = ComponentSpec(
+    name="decoder",
+    inputs=DECODER_INPUTS,
+    outputs=DECODER_OUTPUTS,
+    wrap=wrap_decoder,
+    example=decoder_example,
+    feeds=decoder_feeds,
+    reference=decoder_reference,
+)

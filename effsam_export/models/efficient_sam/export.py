@@ -1,0 +1,135 @@
+"""Export forms of EfficientSAM: modules that borrow the trained parts and trace well.
+
+The plain modules stay the reference; parity judges these against them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from effsam_export.models.sam.export import export_form, with_folded_neck
+
+if TYPE_CHECKING:
+    from effsam_export.models.efficient_sam.module import EfficientSam
+    from effsam_export.models.efficient_sam.prompt_encoder import PromptEncoder
+
+SCALE = 255.0
+
+
+class ExportEncoder(nn.Module):
+    """`image` 1x3x1024x1024 (RGB, 0-255, squashed) to `image_embeddings` 1x256x64x64."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, sam: EfficientSam) -> None:
+        super().__init__()
+        for name, value in (("pixel_mean", sam.pixel_mean), ("pixel_std", sam.pixel_std)):
+            self.register_buffer(name, value * SCALE, persistent=False)
+        self.image_encoder = with_folded_neck(export_form(sam.image_encoder))
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.image_encoder((image - self.pixel_mean) / self.pixel_std)
+        return out
+
+
+class GridEncoding(nn.Module):
+    """Positional encoding of the grid, 1xCxHxW, from one table for rows and one for columns.
+
+    Given: sine and cosine of the sum of a row's and a column's angles
+    Result: the addition theorems, 128 KB in the file instead of 4.2 MB
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, prompt_encoder: PromptEncoder) -> None:
+        super().__init__()
+        size = prompt_encoder.embedding_size
+        matrix = prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.detach().double()
+        centres = 2 * (torch.arange(size, dtype=torch.float64) + 0.5) / size - 1
+        angles = 2 * torch.pi * matrix[:, :, None] * centres  # 2 x C/2 x size: columns, then rows
+        for name, angle in (("rows", angles[1]), ("columns", angles[0])):
+            table = torch.stack([torch.sin(angle), torch.cos(angle)]).float()
+            self.register_buffer(name, table, persistent=False)
+
+    def forward(self) -> Tensor:
+        sin_y, cos_y = self.rows[0, :, :, None], self.rows[1, :, :, None]  # C/2 x H x 1
+        sin_x, cos_x = self.columns[0, :, None], self.columns[1, :, None]  # C/2 x 1 x W
+        sin = sin_x * cos_y + cos_x * sin_y
+        cos = cos_x * cos_y - sin_x * sin_y
+        return torch.cat([sin, cos]).unsqueeze(0)
+
+
+class StagedGroupNorm(nn.Module):
+    """GroupNorm with one group, in means that FP16 can hold.
+
+    Given: mean and variance of 64x128x128 values at once, whose sum can pass 65504
+    Result: the mean of means, over columns, rows and channels
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        assert norm.num_groups == 1
+        self.weight = norm.weight
+        self.bias = norm.bias
+        self.eps = norm.eps
+
+    @staticmethod
+    def _mean(x: Tensor) -> Tensor:
+        return x.mean(3, keepdim=True).mean(2, keepdim=True).mean(1, keepdim=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - self._mean(x)
+        x = centred / torch.sqrt(self._mean(centred * centred) + self.eps)
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class ExportDecoder(nn.Module):
+    """Prompt encoder and mask decoder as one graph of plain arithmetic, for three masks.
+
+    Against the reference: labels select embeddings by multiplication with a float, the image is
+    broadcast over prompts instead of repeated, the grid's positional encoding is two tables, and
+    the mask that the authors never return is not computed.
+    """
+
+    def __init__(self, sam: EfficientSam) -> None:
+        super().__init__()
+        self.prompt_encoder = sam.prompt_encoder
+        self.mask_decoder = sam.mask_decoder
+        self.grid = GridEncoding(sam.prompt_encoder)
+        first, second = list(sam.mask_decoder.final_output_upscaling_layers)
+        assert isinstance(first, nn.Sequential)
+        conv, norm, act = list(first)
+        assert isinstance(norm, nn.GroupNorm)
+        self.upscaling = nn.Sequential(conv, StagedGroupNorm(norm), act, second)
+
+    def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
+        """Coordinates Bx6x2 and labels Bx6 to the sparse embedding Bx6xC."""
+        encoder = self.prompt_encoder
+        # What is off the image at the top or left is no position at all, as in the authors' code.
+        off = (coords < 0).to(coords.dtype)
+        coords = coords * (1.0 - off) - off
+        embedding = encoder.pe_layer.encode((coords + 0.5) / encoder.image_size)
+        labels = labels.unsqueeze(-1)
+        for label, learned in encoder.label_embeddings().items():
+            embedding = embedding + learned * (labels == label).to(embedding.dtype)
+        return embedding
+
+    def forward(
+        self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        decoder = self.mask_decoder
+        sparse = self.embed_points(point_coords, point_labels)
+        b = sparse.shape[0]
+        h, w = image_embeddings.shape[-2:]
+        tokens = torch.cat([decoder.output_tokens(b), sparse], dim=1)
+        hs, src = decoder.transformer(image_embeddings, self.grid(), tokens)
+        upscaled = self.upscaling(src.transpose(1, 2).reshape(b, -1, h, w))
+        heads = list(decoder.output_hypernetworks_mlps)[1:]
+        hyper = torch.stack([mlp(hs[:, 2 + i]) for i, mlp in enumerate(heads)], dim=1)
+        masks = (hyper @ upscaled.flatten(2)).reshape(b, len(heads), 4 * h, 4 * w)
+        return masks, decoder.iou_prediction_head(hs[:, 0])[:, 1:]
