@@ -1,0 +1,109 @@
+"""A photograph fitted into a square or into a rectangle of whole strides, centred on grey.
+
+Source of the rules: the LetterBox of ultralytics 8.0.120 as FastSAM (b4ed20c) uses it, on OpenCV's
+`resize` with INTER_LINEAR, which works in fixed point; the same numbers come out here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+GREY = 114
+STRIDE = 32
+COEFFICIENT_BITS = 11
+"""OpenCV's INTER_RESIZE_COEF_BITS."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letterbox:
+    """Where a photograph lies in its box. Sizes are (height, width).
+
+    Attributes:
+        original: Of the photograph.
+        size: Of the box.
+        scale: Pixels of the box for each pixel of the photograph.
+        inner: The photograph's size in the box.
+        top, left: Where it begins.
+        framed: (x0, y0, x1, y1) of the smallest centred rectangle of whole strides around it:
+            the authors' own box, whose border boxes are snapped to.
+    """
+
+    original: tuple[int, int]
+    size: tuple[int, int]
+    scale: float
+    inner: tuple[int, int]
+    top: int
+    left: int
+    framed: tuple[float, float, float, float]
+
+
+def fit(original: tuple[int, int], image_size: int, *, square: bool) -> Letterbox:
+    """Geometry of a photograph of (height, width) in a square, or in the authors' rectangle."""
+    h, w = original
+    scale = min(image_size / h, image_size / w)
+    inner = max(1, round(h * scale)), max(1, round(w * scale))
+    strided = inner[0] + (image_size - inner[0]) % STRIDE, inner[1] + (image_size - inner[1]) % STRIDE
+    size = (image_size, image_size) if square else strided
+    # The authors round half a pixel of padding to the bottom and right.
+    top = round((size[0] - inner[0]) / 2 - 0.1)
+    left = round((size[1] - inner[1]) / 2 - 0.1)
+    x0, y0 = (size[1] - strided[1]) / 2, (size[0] - strided[0]) / 2
+    return Letterbox(
+        original=original,
+        size=size,
+        scale=scale,
+        inner=inner,
+        top=top,
+        left=left,
+        framed=(x0, y0, x0 + strided[1], y0 + strided[0]),
+    )
+
+
+def letterbox(
+    image: NDArray[np.uint8], image_size: int, *, square: bool
+) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Resize and pad uint8 HxWx3; `square` as the exported graph takes it, or the rectangle."""
+    box = fit((image.shape[0], image.shape[1]), image_size, square=square)
+    out = np.full((*box.size, 3), GREY, dtype=np.uint8)
+    h, w = box.inner
+    out[box.top : box.top + h, box.left : box.left + w] = resize_linear(image, box.inner)
+    return out, box
+
+
+def resize_linear(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bilinear resize of uint8 HxWxC in OpenCV's fixed point, without antialiasing."""
+    if image.shape[:2] == size:
+        return image
+    columns, left, right = _taps(image.shape[1], size[1])
+    rows, above, below = _taps(image.shape[0], size[0])
+    wide = image.astype(np.int32)
+    last = image.shape[1] - 1
+    across = (
+        wide[:, columns] * left[:, None] + wide[:, np.minimum(columns + 1, last)] * right[:, None]
+    )
+    # OpenCV drops bits on the way down, in this order.
+    upper = (above[:, None, None] * (across[rows] >> 4)) >> 16
+    lower_rows = np.minimum(rows + 1, image.shape[0] - 1)
+    lower = (below[:, None, None] * (across[lower_rows] >> 4)) >> 16
+    return np.clip((upper + lower + 2) >> 2, 0, 255).astype(np.uint8)
+
+
+def _taps(
+    old: int, new: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """For each new pixel: the first old one, and the weights of it and of the next."""
+    at = ((np.arange(new) + 0.5) * (1.0 / (new / old)) - 0.5).astype(np.float32)
+    first = np.floor(at).astype(np.int64)
+    part = at - first.astype(np.float32)
+    outside = (first < 0) | (first >= old - 1)
+    part = np.where(outside, np.float32(0), part).astype(np.float32)
+    first = np.clip(first, 0, old - 1)
+    one = np.float32(1 << COEFFICIENT_BITS)
+    weights = np.rint((np.float32(1) - part) * one), np.rint(part * one)
+    return first, weights[0].astype(np.int32), weights[1].astype(np.int32)
