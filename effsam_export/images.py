@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from effsam_export.errors import ImageError, PromptError
+from effsam_export.letterbox import letterbox
 from effsam_export.spec import MaskSet, Point, Preprocess, Prompt, PromptSupport
 
 if TYPE_CHECKING:
@@ -146,8 +147,6 @@ def encoder_image(image: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
             planes = image.transpose(2, 0, 1).astype(np.float32)
             return resize_bilinear(planes, square)[None]
         case "letterbox":
-            from effsam_export.letterbox import letterbox
-
             boxed, _ = letterbox(image, preprocess.image_size, square=True)
             return np.ascontiguousarray(boxed.transpose(2, 0, 1)[None], dtype=np.float32)
 

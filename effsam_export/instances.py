@@ -118,9 +118,10 @@ def snapped(boxes: Float32, frame: tuple[float, float, float, float]) -> Float32
 def to_original(boxes: Float32, letterbox: Letterbox) -> Float32:
     """Boxes from letterbox pixels to pixels of the original image, clipped to it."""
     h, w = letterbox.original
-    # Half of the padding, not the whole pixel it was rounded to: the authors' `scale_boxes`.
-    pad_x = (letterbox.size[1] - w * letterbox.scale) / 2
-    pad_y = (letterbox.size[0] - h * letterbox.scale) / 2
+    # From the unrounded size, so up to a pixel beside where the photograph lies: the authors'
+    # `scale_boxes`.
+    pad_x = round((letterbox.size[1] - w * letterbox.scale) / 2 - 0.1)
+    pad_y = round((letterbox.size[0] - h * letterbox.scale) / 2 - 0.1)
     moved = (boxes - np.float32([pad_x, pad_y, pad_x, pad_y])) / np.float32(letterbox.scale)
     return np.clip(moved, 0, np.float32([w, h, w, h])).astype(np.float32)
 

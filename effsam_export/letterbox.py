@@ -48,7 +48,10 @@ def fit(original: tuple[int, int], image_size: int, *, square: bool) -> Letterbo
     h, w = original
     scale = min(image_size / h, image_size / w)
     inner = max(1, round(h * scale)), max(1, round(w * scale))
-    strided = inner[0] + (image_size - inner[0]) % STRIDE, inner[1] + (image_size - inner[1]) % STRIDE
+    strided = (
+        inner[0] + (image_size - inner[0]) % STRIDE,
+        inner[1] + (image_size - inner[1]) % STRIDE,
+    )
     size = (image_size, image_size) if square else strided
     # The authors round half a pixel of padding to the bottom and right.
     top = round((size[0] - inner[0]) / 2 - 0.1)
@@ -94,9 +97,7 @@ def resize_linear(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     return np.clip((upper + lower + 2) >> 2, 0, 255).astype(np.uint8)
 
 
-def _taps(
-    old: int, new: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+def _taps(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
     """For each new pixel: the first old one, and the weights of it and of the next."""
     at = ((np.arange(new) + 0.5) * (1.0 / (new / old)) - 0.5).astype(np.float32)
     first = np.floor(at).astype(np.int64)

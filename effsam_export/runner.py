@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from effsam_export import instances, letterbox
 from effsam_export.errors import PromptError
 from effsam_export.images import (
     Frame,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from effsam_export.backends import Session
+    from effsam_export.instances import Instances
     from effsam_export.spec import Feeds, Float32, MaskSet, ModelSpec, Prompt
 
 
@@ -40,13 +42,14 @@ class Prediction:
     Attributes:
         masks: KxHxW bool at original size.
         scores: K values of the output that ranks masks (predicted IoU or stability), float32.
-        low_res_masks: KxSxS logits, float32; each can be fed back as `mask_input`.
+        low_res_masks: KxSxS logits, float32; each can be fed back as `mask_input`. None for a
+            model that finds instances.
         indices: K positions in the decoder's output.
     """
 
     masks: NDArray[np.bool_]
     scores: Float32
-    low_res_masks: Float32
+    low_res_masks: Float32 | None
     indices: tuple[int, ...]
 
 
@@ -87,6 +90,31 @@ def predict(
     outputs = decoder.run(decoder_feeds(model, embedded, prompt))
     indices = model.masks.single if single_mask else model.masks.multimask
     return select(outputs, indices, model.masks, embedded.frame)
+
+
+def find_instances(model: ModelSpec, segmenter: Session, image: NDArray[np.uint8]) -> Instances:
+    """Run a segmenter on a uint8 HxWx3 RGB photograph."""
+    spec = model.component("segmenter")
+    outputs = segmenter.run(spec.feeds(model.preprocess, Sample(image=image)))
+    size = (image.shape[0], image.shape[1])
+    box = letterbox.fit(size, model.preprocess.image_size, square=True)
+    return instances.detect(outputs, box)
+
+
+def choose(model: ModelSpec, found: Instances, prompt: Prompt) -> Prediction:
+    """Answer one prompt, in original-image pixels, with one mask out of the instances.
+
+    Raises:
+        PromptError: The prompt is off the image, or one the model cannot honour.
+    """
+    check_prompt(prompt, found.letterbox.original, model.prompts)
+    mask, score = instances.answer(found, prompt)
+    return Prediction(
+        masks=mask[None],
+        scores=np.asarray([score], dtype=np.float32),
+        low_res_masks=None,
+        indices=(0,),
+    )
 
 
 def decoder_feeds(model: ModelSpec, embedded: Embedded, prompt: Prompt) -> Feeds:

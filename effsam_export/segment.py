@@ -61,6 +61,16 @@ def segment(
         raise PromptError("there is no prompt", hint="give --point X,Y or --box X0,Y0,X1,Y1")
     for prompt in prompts:
         check_prompt(prompt, (image.shape[0], image.shape[1]), model.prompts)
+    if model.finds_instances:
+        if single_mask:
+            raise PromptError(
+                f"`{model.name}` has no single-mask output", hint="leave --single-mask out"
+            )
+        found = runner.find_instances(model, read.open_session(bundle, "segmenter"), image)
+        answers = [runner.choose(model, found, p) for p in prompts]
+        return Segmentation(
+            image=image, prediction=answers[0] if len(answers) == 1 else best_of_each(answers)
+        )
     embedded = runner.embed(model, read.open_session(bundle, "encoder"), image)
     decoder = read.open_session(bundle, "decoder")
     answers = [
@@ -73,10 +83,11 @@ def segment(
 
 def best_of_each(answers: Sequence[Prediction]) -> Prediction:
     """The best mask of each answer, in their order, as one prediction."""
+    logits = [a.low_res_masks[:1] for a in answers if a.low_res_masks is not None]
     return Prediction(
         masks=np.concatenate([a.masks[:1] for a in answers]),
         scores=np.concatenate([a.scores[:1] for a in answers]),
-        low_res_masks=np.concatenate([a.low_res_masks[:1] for a in answers]),
+        low_res_masks=np.concatenate(logits) if logits else None,
         indices=tuple(a.indices[0] for a in answers),
     )
 
@@ -92,16 +103,16 @@ def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
 def save_masks(prediction: Prediction, path: Path) -> None:
     """Write `masks`, `scores` and `low_res_masks` as a compressed .npz, whole or not at all.
 
+    A model that finds instances has no logits that could be fed back: `low_res_masks` is left out.
+
     Raises:
         OutputError: The file cannot be written.
     """
     data = io.BytesIO()
-    np.savez_compressed(
-        data,
-        masks=prediction.masks,
-        scores=prediction.scores,
-        low_res_masks=prediction.low_res_masks,
-    )
+    arrays = {"masks": prediction.masks, "scores": prediction.scores}
+    if prediction.low_res_masks is not None:
+        arrays["low_res_masks"] = prediction.low_res_masks
+    np.savez_compressed(data, **arrays)
     write_whole(path, data.getvalue())
 
 

@@ -144,6 +144,8 @@ def run_golden(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult, ...]:
     from effsam_export.parity.metrics import mask_iou
 
     model = bundle.model
+    if model.finds_instances:
+        return _run_golden_instances(bundle, vectors)
     decoder = read.open_session(bundle, "decoder")
     embedded = runner.embed(model, read.open_session(bundle, "encoder"), vectors.image)
     results = []
@@ -158,6 +160,28 @@ def run_golden(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult, ...]:
                 case=case.name,
                 mask_iou=min(mask_iou(case.masks[i], masks[i]) for i in case.answers),
                 score_error=float(np.abs(outputs[model.masks.score][0] - case.scores).max()),
+            )
+        )
+    return tuple(results)
+
+
+def _run_golden_instances(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult, ...]:
+    """The same for a bundle that finds instances: one mask for each prompt."""
+    from effsam_export import runner
+    from effsam_export.bundle import read
+    from effsam_export.parity.metrics import mask_iou
+
+    model = bundle.model
+    segmenter = read.open_session(bundle, "segmenter")
+    found = runner.find_instances(model, segmenter, vectors.image)
+    results = []
+    for case in vectors.cases:
+        answer = runner.choose(model, found, case.prompt)
+        results.append(
+            GoldenResult(
+                case=case.name,
+                mask_iou=mask_iou(case.masks[0], answer.masks[0]),
+                score_error=abs(float(answer.scores[0] - case.scores[0])),
             )
         )
     return tuple(results)

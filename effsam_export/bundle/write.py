@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from effsam_export.parity.check import ExpectedImage, Findings
     from effsam_export.parity.results import ParityReport
-    from effsam_export.spec import Checkpoint, ModelSpec, TargetProfile
+    from effsam_export.spec import Checkpoint, Float32, ModelSpec, TargetProfile
 
 LICENSES = Path(__file__).resolve().parent.parent / "licenses"
 ROLES = {
@@ -122,14 +122,14 @@ def _write_golden(
         if prompt.mask_input is not None:
             mask_file = f"{case.name}.mask_input.npy"
             np.save(directory / mask_file, prompt.mask_input)
-        winner = max(model.masks.multimask, key=lambda i: float(case.scores[i]))
+        answers = answers_of(model, case.scores)
         cases.append(
             {
                 "name": case.name,
                 "points": [[p.x, p.y, p.label] for p in prompt.points],
                 "box": None if prompt.box is None else list(prompt.box),
                 "mask_input": mask_file,
-                "answers": [*model.masks.single, winner],
+                "answers": answers,
                 "masks": [rle.encode(m) for m in case.masks],
                 "scores": [float(s) for s in case.scores],
             }
@@ -147,6 +147,13 @@ def _write_golden(
             "cases": cases,
         },
     )
+
+
+def answers_of(model: ModelSpec, scores: Float32) -> list[int]:
+    """Indices of the masks a user is given: the single mask, and the best of the multimask set."""
+    if model.finds_instances:
+        return [0]
+    return [*model.masks.single, max(model.masks.multimask, key=lambda i: float(scores[i]))]
 
 
 def _share_source(directory: Path, component: dict[str, Any]) -> None:

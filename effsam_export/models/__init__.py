@@ -32,6 +32,8 @@ MODELS: dict[str, tuple[str, str]] = {
     "repvit-sam": (f"{PACKAGE}.repvit_sam", "REPVIT_SAM"),
     "slim-sam-50": (f"{PACKAGE}.slim_sam", "SLIM_SAM_50"),
     "slim-sam-77": (f"{PACKAGE}.slim_sam", "SLIM_SAM_77"),
+    "fast-sam-s": (f"{PACKAGE}.fast_sam", "FAST_SAM_S"),
+    "fast-sam-x": (f"{PACKAGE}.fast_sam", "FAST_SAM_X"),
     "expedit-sam-vit-b": (f"{PACKAGE}.expedit_sam", "EXPEDIT_SAM_VIT_B"),
     "expedit-sam-vit-l": (f"{PACKAGE}.expedit_sam", "EXPEDIT_SAM_VIT_L"),
     "expedit-sam-vit-h": (f"{PACKAGE}.expedit_sam", "EXPEDIT_SAM_VIT_H"),

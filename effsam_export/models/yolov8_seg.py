@@ -196,9 +196,7 @@ class Segment(nn.Module):
 
     def levels(self, maps: list[Tensor]) -> list[Tensor]:
         """Box bins and class logits of each level, concatenated along the channels."""
-        return [
-            torch.cat([self.cv2[i](x), self.cv3[i](x)], dim=1) for i, x in enumerate(maps)
-        ]
+        return [torch.cat([self.cv2[i](x), self.cv3[i](x)], dim=1) for i, x in enumerate(maps)]
 
     def coefficients(self, maps: list[Tensor]) -> Tensor:
         """Mask coefficients of all anchors, Bx32xN."""

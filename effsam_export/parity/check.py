@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from effsam_export.backends import Session
     from effsam_export.images import Frame
+    from effsam_export.parity.instances import Measured
     from effsam_export.profiles import ParityImage
     from effsam_export.spec import (
         ComponentSpec,
@@ -120,6 +121,11 @@ def check(
         ImageError: A photograph cannot be read.
         PromptError: A prompt does not fit its photograph.
     """
+    if model.finds_instances:
+        from effsam_export.parity.instances import measure
+
+        found = measure(model, sides, images, progress)
+        return _judged(model, target, found, left_out)
     total = sum(len(i.cases) for i in images)
     seams: list[SeamResult] = []
     cases: list[CaseResult] = []
@@ -164,6 +170,14 @@ def check(
             if progress is not None:
                 progress(sum(len(e.cases) for e in expected) + len(answers), total)
         expected.append(ExpectedImage(name=name, image=image, cases=tuple(answers.values())))
+    return _judged(model, target, (seams, cases, pictures, expected), left_out)
+
+
+def _judged(
+    model: ModelSpec, target: TargetProfile, measured: Measured, left_out: tuple[str, ...]
+) -> Findings:
+    """What was measured, with the judgement of it."""
+    seams, cases, pictures, expected = measured
     report = ParityReport(
         model=model.name,
         target=target.name,

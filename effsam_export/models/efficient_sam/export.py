@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from effsam_export.models.sam.export import export_form, with_folded_neck
+from effsam_export.models.sam.export import DensePositions, export_form, with_folded_neck
 
 if TYPE_CHECKING:
     from effsam_export.models.efficient_sam.module import EfficientSam
-    from effsam_export.models.efficient_sam.prompt_encoder import PromptEncoder
 
 SCALE = 255.0
 
@@ -34,34 +33,6 @@ class ExportEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.image_encoder((image - self.pixel_mean) / self.pixel_std)
         return out
-
-
-class GridEncoding(nn.Module):
-    """Positional encoding of the grid, 1xCxHxW, from one table for rows and one for columns.
-
-    Given: sine and cosine of the sum of a row's and a column's angles
-    Result: the addition theorems, 128 KB in the file instead of 4.2 MB
-    """
-
-    rows: Tensor
-    columns: Tensor
-
-    def __init__(self, prompt_encoder: PromptEncoder) -> None:
-        super().__init__()
-        size = prompt_encoder.embedding_size
-        matrix = prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.detach().double()
-        centres = 2 * (torch.arange(size, dtype=torch.float64) + 0.5) / size - 1
-        angles = 2 * torch.pi * matrix[:, :, None] * centres  # 2 x C/2 x size: columns, then rows
-        for name, angle in (("rows", angles[1]), ("columns", angles[0])):
-            table = torch.stack([torch.sin(angle), torch.cos(angle)]).float()
-            self.register_buffer(name, table, persistent=False)
-
-    def forward(self) -> Tensor:
-        sin_y, cos_y = self.rows[0, :, :, None], self.rows[1, :, :, None]  # C/2 x H x 1
-        sin_x, cos_x = self.columns[0, :, None], self.columns[1, :, None]  # C/2 x 1 x W
-        sin = sin_x * cos_y + cos_x * sin_y
-        cos = cos_x * cos_y - sin_x * sin_y
-        return torch.cat([sin, cos]).unsqueeze(0)
 
 
 class StagedGroupNorm(nn.Module):
@@ -100,7 +71,8 @@ class ExportDecoder(nn.Module):
         super().__init__()
         self.prompt_encoder = sam.prompt_encoder
         self.mask_decoder = sam.mask_decoder
-        self.grid = GridEncoding(sam.prompt_encoder)
+        encoder = sam.prompt_encoder
+        self.dense_pe = DensePositions(encoder.pe_layer, encoder.embedding_size)
         first, second = list(sam.mask_decoder.final_output_upscaling_layers)
         assert isinstance(first, nn.Sequential)
         conv, norm, act = list(first)
@@ -127,7 +99,7 @@ class ExportDecoder(nn.Module):
         b = sparse.shape[0]
         h, w = image_embeddings.shape[-2:]
         tokens = torch.cat([decoder.output_tokens(b), sparse], dim=1)
-        hs, src = decoder.transformer(image_embeddings, self.grid(), tokens)
+        hs, src = decoder.transformer(image_embeddings, self.dense_pe(), tokens)
         upscaled = self.upscaling(src.transpose(1, 2).reshape(b, -1, h, w))
         heads = list(decoder.output_hypernetworks_mlps)[1:]
         hyper = torch.stack([mlp(hs[:, 2 + i]) for i, mlp in enumerate(heads)], dim=1)

@@ -1,0 +1,180 @@
+"""FastSAM, small and extra large: a YOLOv8-seg that finds all instances; prompts choose among them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from effsam_export.spec import (
+    ComponentSpec,
+    Feeds,
+    Licence,
+    MaskSet,
+    ModelSpec,
+    Preprocess,
+    PromptSupport,
+    Sample,
+    TensorSpec,
+    UrlSource,
+    WeightFile,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from effsam_export.models.yolov8_seg import YoloV8Seg
+
+SIDE = 1024
+ANCHORS = sum((SIDE // stride) ** 2 for stride in (8, 16, 32))
+PREPROCESS = Preprocess(
+    family="letterbox",
+    image_size=SIDE,
+    prompt_size=SIDE,
+    pixel_mean=(0.0, 0.0, 0.0),
+    pixel_std=(255.0, 255.0, 255.0),
+)
+PROMPTS = PromptSupport(points_with_box=False, mask=False)
+MASKS = MaskSet(single=(), multimask=(), threshold=0.0, low_res_size=SIDE // 4, score="scores")
+OUTPUTS = (
+    TensorSpec(
+        name="boxes", shape=(1, ANCHORS, 4), description="x0, y0, x1, y1 in pixels of the letterbox"
+    ),
+    TensorSpec(name="scores", shape=(1, ANCHORS), description="confidence, 0 to 1"),
+    TensorSpec(
+        name="mask_coefficients",
+        shape=(1, ANCHORS, 32),
+        description="weights of the prototypes in each mask",
+    ),
+    TensorSpec(
+        name="prototypes", shape=(1, 32, SIDE // 4, SIDE // 4), description="parts of all masks"
+    ),
+)
+
+
+def feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
+    """The graph's input for a sample."""
+    from effsam_export.images import encoder_image
+
+    return {"image": encoder_image(sample.image, preprocess)}
+
+
+def reference(module: nn.Module, sample: Sample) -> Feeds:
+    """The authors' forward pass on the letterboxed photograph."""
+    import torch
+
+    from effsam_export.letterbox import letterbox
+
+    boxed, _ = letterbox(sample.image, SIDE, square=True)
+    image = torch.from_numpy(boxed).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        found = as_yolo(module)(image)
+    return {spec.name: value.numpy() for spec, value in zip(OUTPUTS, found, strict=True)}
+
+
+def as_yolo(module: nn.Module) -> YoloV8Seg:
+    """The module, known to be a `YoloV8Seg`."""
+    from effsam_export.models.yolov8_seg import YoloV8Seg
+
+    assert isinstance(module, YoloV8Seg)
+    return module
+
+
+def wrap(module: nn.Module) -> nn.Module:
+    """Export form: /255 inside, anchors baked, norms folded."""
+    from effsam_export.models.yolov8_seg import ExportSegmenter
+
+    return ExportSegmenter(as_yolo(module), SIDE)
+
+
+def example() -> Mapping[str, Any]:
+    """Tracing input."""
+    import torch
+
+    return {"image": torch.zeros(1, 3, SIDE, SIDE)}
+
+
+SEGMENTER = ComponentSpec(
+    name="segmenter",
+    inputs=(
+        TensorSpec(
+            name="image",
+            shape=(1, 3, SIDE, SIDE),
+            description="RGB, 0 to 255, fitted into the square, centred on grey 114",
+        ),
+    ),
+    outputs=OUTPUTS,
+    wrap=wrap,
+    example=example,
+    feeds=feeds,
+    reference=reference,
+)
+
+
+def build(scale: str) -> nn.Module:
+    """FastSAM of one scale with the checkpoint's names, weights not loaded."""
+    from effsam_export.models.yolov8_seg import EXTRA_LARGE, SMALL, YoloV8Seg
+
+    return YoloV8Seg(SMALL if scale == "s" else EXTRA_LARGE).eval()
+
+
+def build_like(scale: str, state: Mapping[str, Tensor]) -> nn.Module:
+    """FastSAM with the number of bins found in a state dict; its widths have to be the scale's."""
+    from dataclasses import replace
+
+    from effsam_export.models.yolov8_seg import EXTRA_LARGE, SMALL, YoloV8Seg, size_of
+
+    size, found = SMALL if scale == "s" else EXTRA_LARGE, size_of(state)
+    if found is None:
+        return build(scale)
+    return YoloV8Seg(replace(size, reg_max=found.reg_max)).eval()
+
+
+def _spec(scale: str, title: str, weights: WeightFile) -> ModelSpec:
+    return ModelSpec(
+        name=f"fast-sam-{scale}",
+        title=title,
+        paper="Zhao et al., Fast Segment Anything, arXiv 2306.12156",
+        origin="https://github.com/CASIA-IVA-Lab/FastSAM at b4ed20c",
+        licence=Licence(
+            spdx="AGPL-3.0-only",
+            source="https://github.com/CASIA-IVA-Lab/FastSAM/blob/main/LICENSE",
+            text_file="AGPL-3.0.txt",
+            notice="The README still says Apache-2.0, and links to the AGPL file.",
+            restricted="the repository's LICENSE is the AGPL-3.0, its README says Apache-2.0; it "
+            "is treated as AGPL-3.0, which covers what is made from the weights too",
+        ),
+        weights=weights,
+        state="architecture verified",
+        preprocess=PREPROCESS,
+        prompts=PROMPTS,
+        masks=MASKS,
+        components=(SEGMENTER,),
+        build=partial(build, scale),
+        build_like=partial(build_like, scale),
+    )
+
+
+HOST = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
+FAST_SAM_S = _spec(
+    "s",
+    "FastSAM-s (YOLOv8s-seg)",
+    # Its authors publish no hash, and a drive link only; this is the mirror.
+    WeightFile(
+        file_name="FastSAM-s.pt",
+        sha256=None,
+        size=None,
+        sources=(UrlSource(url=f"{HOST}/FastSAM-s.pt"),),
+    ),
+)
+FAST_SAM_X = _spec(
+    "x",
+    "FastSAM (YOLOv8x-seg)",
+    WeightFile(
+        file_name="FastSAM-x.pt",
+        sha256="c0be4e7ddbe4c15333d15a859c676d053c486d0a746a3be6a7a9790d52a9b6d7",
+        size=144_943_063,
+        sources=(UrlSource(url=f"{HOST}/FastSAM-x.pt"),),
+    ),
+)

@@ -1,0 +1,118 @@
+"""The seams of a model that finds instances: one graph, then prompts that choose on the host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from effsam_export import instances, letterbox
+from effsam_export.images import check_prompt, load_image
+from effsam_export.parity.metrics import boundary_iou, mask_iou
+from effsam_export.parity.results import CaseResult, Picture
+from effsam_export.spec import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from effsam_export.instances import Instances
+    from effsam_export.parity.check import ExpectedImage, Sides
+    from effsam_export.parity.results import SeamResult
+    from effsam_export.profiles import ParityImage
+    from effsam_export.spec import ModelSpec
+
+EVERYTHING = "everything"
+
+Measured = tuple["list[SeamResult]", "list[CaseResult]", "list[Picture]", "list[ExpectedImage]"]
+
+
+def measure(
+    model: ModelSpec,
+    sides: Sides,
+    images: Sequence[ParityImage],
+    progress: Callable[[int, int], None] | None,
+) -> Measured:
+    """Both seams on every photograph; every prompt, and all instances together, end to end."""
+    from effsam_export.parity.check import Expected, ExpectedImage, compare
+
+    spec = model.component("segmenter")
+    total = sum(len(i.cases) for i in images)
+    seams: list[SeamResult] = []
+    cases: list[CaseResult] = []
+    pictures: list[Picture] = []
+    expected: list[ExpectedImage] = []
+    for row in images:
+        image = load_image(row.path)
+        size = (image.shape[0], image.shape[1])
+        for entry in row.cases:
+            check_prompt(entry.prompt, size, model.prompts)
+        sample = Sample(image=image)
+        box = letterbox.fit(size, model.preprocess.image_size, square=True)
+        feeds = spec.feeds(model.preprocess, sample)
+        outputs = spec.reference(sides.module, sample)
+        traced = sides.sources["segmenter"].run(feeds)
+        lowered = sides.artifacts["segmenter"].run(feeds)
+        name = row.path.stem
+        seams += [
+            compare("onnx", spec, name, outputs, traced),
+            compare("artifact", spec, name, traced, lowered),
+        ]
+        wanted, found = instances.detect(outputs, box), instances.detect(lowered, box)
+        cases.append(everything(f"{name}/{EVERYTHING}", wanted, found))
+        answers = []
+        for entry in row.cases:
+            mask, score = instances.answer(wanted, entry.prompt)
+            other, other_score = instances.answer(found, entry.prompt)
+            case = f"{name}/{entry.name}"
+            cases.append(
+                _case(case, mask_iou(mask, other), boundary_iou(mask, other), score - other_score)
+            )
+            pictures.append(
+                Picture(
+                    case=case,
+                    image=image,
+                    points=tuple((p.x, p.y, p.label) for p in entry.prompt.points),
+                    box=entry.prompt.box,
+                    reference=mask,
+                    found=other,
+                )
+            )
+            answers.append(
+                Expected(
+                    name=entry.name,
+                    prompt=entry.prompt,
+                    masks=mask[None],
+                    scores=np.asarray([score], dtype=np.float32),
+                )
+            )
+            if progress is not None:
+                progress(sum(len(e.cases) for e in expected) + len(answers), total)
+        expected.append(ExpectedImage(name=name, image=image, cases=tuple(answers)))
+    return seams, cases, pictures, expected
+
+
+def everything(case: str, wanted: Instances, found: Instances) -> CaseResult:
+    """All instances at once: the mean over them of the IoU with the best instance of the other.
+
+    Divided by the greater number, so that missing and extra instances count as 0.
+    """
+    masks = list(found.masks())
+    best = [max((mask_iou(m, other) for other in masks), default=0.0) for m in wanted.masks()]
+    count = max(len(wanted), len(found))
+    mean = sum(best) / count if count else 1.0
+    k = min(len(wanted), len(found))
+    error = float(np.abs(wanted.scores[:k] - found.scores[:k]).max()) if k else 0.0
+    return _case(case, mean, mean, error)
+
+
+def _case(case: str, iou: float, boundary: float, score_error: float) -> CaseResult:
+    return CaseResult(
+        case=case,
+        mask_iou=(iou,),
+        boundary_iou=(boundary,),
+        score_error=abs(score_error),
+        winner=0,
+        found_winner=0,
+        winner_gap=0.0,
+        answers=(0,),
+    )
