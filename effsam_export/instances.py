@@ -69,7 +69,7 @@ class Instances:
         x0, y0, x1, y1 = self.boxes[index]
         columns, rows = np.arange(w), np.arange(h)
         inside = ((rows >= y0) & (rows < y1))[:, None] & ((columns >= x0) & (columns < x1))
-        return (full > 0) & inside
+        return np.asarray((full > 0) & inside)
 
     def masks(self) -> Iterator[NDArray[np.bool_]]:
         """All masks, one after the other."""
@@ -112,7 +112,7 @@ def snapped(boxes: Float32, frame: tuple[float, float, float, float]) -> Float32
     shared = np.prod(np.clip(high - low, 0, None), axis=1)
     whole = (x1 - x0) * (y1 - y0)
     out[shared / (whole + areas - shared) > WHOLE_IOU] = (x0, y0, x1, y1)
-    return out
+    return np.asarray(out)
 
 
 def to_original(boxes: Float32, letterbox: Letterbox) -> Float32:
@@ -122,8 +122,11 @@ def to_original(boxes: Float32, letterbox: Letterbox) -> Float32:
     # `scale_boxes`.
     pad_x = round((letterbox.size[1] - w * letterbox.scale) / 2 - 0.1)
     pad_y = round((letterbox.size[0] - h * letterbox.scale) / 2 - 0.1)
-    moved = (boxes - np.float32([pad_x, pad_y, pad_x, pad_y])) / np.float32(letterbox.scale)
-    return np.clip(moved, 0, np.float32([w, h, w, h])).astype(np.float32)
+    moved = (boxes - np.asarray([pad_x, pad_y, pad_x, pad_y], dtype=np.float32)) / np.float32(
+        letterbox.scale
+    )
+    limits = np.asarray([w, h, w, h], dtype=np.float32)
+    return np.asarray(np.clip(moved, 0, limits), dtype=np.float32)
 
 
 def by_points(

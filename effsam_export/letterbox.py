@@ -94,7 +94,7 @@ def resize_linear(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     upper = (above[:, None, None] * (across[rows] >> 4)) >> 16
     lower_rows = np.minimum(rows + 1, image.shape[0] - 1)
     lower = (below[:, None, None] * (across[lower_rows] >> 4)) >> 16
-    return np.clip((upper + lower + 2) >> 2, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip((upper + lower + 2) >> 2, 0, 255), dtype=np.uint8)
 
 
 def _taps(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:

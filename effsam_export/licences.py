@@ -1,4 +1,4 @@
-"""Consent to licences that are not free: asked for once a model, and remembered beside the cache."""
+"""Consent to licences that are not free: asked for once a model, remembered in the cache."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effsam_export import runner
+from effsam_export import everything, runner
 from effsam_export.bundle import read
 from effsam_export.errors import PromptError
 from effsam_export.files import write_whole
@@ -18,11 +18,12 @@ from effsam_export.images import check_prompt, load_image
 from effsam_export.runner import Prediction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from effsam_export.everything import Found, GridSettings
     from effsam_export.spec import Float32, Prompt
 
 MASK_SUFFIX = ".npz"
@@ -81,6 +82,69 @@ def segment(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AllMasks:
+    """A photograph (uint8 HxWx3 RGB, EXIF rotation applied) and everything found on it."""
+
+    image: NDArray[np.uint8]
+    found: tuple[Found, ...]
+
+
+def segment_everything(
+    bundle_path: Path,
+    image_path: Path,
+    settings: GridSettings,
+    progress: Callable[[int, int], None] | None = None,
+) -> AllMasks:
+    """Find all masks on a photograph, without a prompt.
+
+    Raises:
+        BundleError: The bundle is broken or lacks a component.
+        ImageError: The photograph cannot be read.
+        ToolchainMissing: The bundle's runtime is not installed.
+    """
+    bundle = read.read(bundle_path)
+    model = bundle.model
+    image = load_image(image_path)
+    if model.finds_instances:
+        session = read.open_session(bundle, "segmenter")
+        found = everything.of_instances(runner.find_instances(model, session, image))
+    else:
+        embedded = runner.embed(model, read.open_session(bundle, "encoder"), image)
+        decoder = read.open_session(bundle, "decoder")
+        found = everything.generate(model, decoder, embedded, settings, progress)
+    return AllMasks(image=image, found=found)
+
+
+def save_everything(result: AllMasks, path: Path) -> None:
+    """Write `masks`, `scores`, `stability_scores`, `boxes` and `points` as a compressed .npz.
+
+    Stability is NaN and a point is (NaN, NaN) where the model does not know them.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    nan = float("nan")
+    h, w = result.image.shape[:2]
+    masks = np.zeros((len(result.found), h, w), dtype=np.bool_)
+    for i, record in enumerate(result.found):
+        masks[i] = record.decoded()
+    data = io.BytesIO()
+    np.savez_compressed(
+        data,
+        masks=masks,
+        scores=np.asarray([f.score for f in result.found], dtype=np.float32),
+        stability_scores=np.asarray(
+            [nan if f.stability is None else f.stability for f in result.found], dtype=np.float32
+        ),
+        boxes=np.asarray([f.box for f in result.found], dtype=np.int64).reshape(-1, 4),
+        points=np.asarray(
+            [(nan, nan) if f.point is None else f.point for f in result.found], dtype=np.float32
+        ).reshape(-1, 2),
+    )
+    write_whole(path, data.getvalue())
+
+
 def best_of_each(answers: Sequence[Prediction]) -> Prediction:
     """The best mask of each answer, in their order, as one prediction."""
     logits = [a.low_res_masks[:1] for a in answers if a.low_res_masks is not None]
@@ -109,10 +173,15 @@ def save_masks(prediction: Prediction, path: Path) -> None:
         OutputError: The file cannot be written.
     """
     data = io.BytesIO()
-    arrays = {"masks": prediction.masks, "scores": prediction.scores}
-    if prediction.low_res_masks is not None:
-        arrays["low_res_masks"] = prediction.low_res_masks
-    np.savez_compressed(data, **arrays)
+    if prediction.low_res_masks is None:
+        np.savez_compressed(data, masks=prediction.masks, scores=prediction.scores)
+    else:
+        np.savez_compressed(
+            data,
+            masks=prediction.masks,
+            scores=prediction.scores,
+            low_res_masks=prediction.low_res_masks,
+        )
     write_whole(path, data.getvalue())
 
 

@@ -11,6 +11,7 @@ import typer
 from effsam_export import console
 from effsam_export.cli.options import BundlePath, Json, Quiet
 from effsam_export.errors import OutputError, PromptError
+from effsam_export.progress import stage
 
 if TYPE_CHECKING:
     from effsam_export.segment import Segmentation
@@ -38,6 +39,13 @@ def run(
         Optional[Path],  # noqa: UP045
         typer.Option("--mask-input", help="Feed the best logits of an earlier --masks file back."),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="All masks of the photograph, without a prompt.")
+    ] = False,
+    grid: Annotated[
+        int,
+        typer.Option("--grid", min=1, max=256, help="With --everything: points along each side."),
+    ] = 32,
     single_mask: Annotated[
         bool, typer.Option("--single-mask", help="The model's one-mask output, not its set.")
     ] = False,
@@ -67,6 +75,16 @@ def run(
         raise OutputError(
             f"masks file `{masks}` does not end in `{segment.MASK_SUFFIX}`", hint="rename it"
         )
+    if everything:
+        given = [o for o, v in (("--point", point), ("--box", box)) if v]
+        given += ["--mask-input"] if mask_input is not None else []
+        given += ["--single-mask"] if single_mask else []
+        if given:
+            raise PromptError(
+                f"--everything takes no {' and no '.join(given)}", hint="leave one of them out"
+            )
+        show_everything(bundle, image, grid, output, masks, as_json=json, quiet=quiet)
+        return
     fed_back = None
     if mask_input is not None:
         size = read.read(bundle).model.masks.low_res_size
@@ -117,6 +135,63 @@ def show(found: Segmentation, *, as_json: bool) -> None:
         for i, s, b, a in zip(p.indices, p.scores, boxes, areas, strict=True)
     ]
     console.data(console.table(("mask", "score", "box", "pixels"), table))
+
+
+def show_everything(
+    bundle: Path,
+    image: Path,
+    per_side: int,
+    output: Path | None,
+    masks: Path | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Find all masks, write what was asked for, and print a row for each."""
+    from effsam_export import mosaic, overlay, segment
+    from effsam_export.everything import GridSettings
+
+    talk = console.Console(quiet=quiet)
+    try:
+        with stage("everything", talk.observe) as running:
+            result = segment.segment_everything(
+                bundle, image, GridSettings(points_per_side=per_side), running.advance
+            )
+            running.detail = f"{len(result.found)} masks"
+    finally:
+        talk.close()
+    if output is not None:
+        overlay.save(mosaic.draw(result.image, result.found), output)
+    if masks is not None:
+        segment.save_everything(result, masks)
+    if as_json:
+        h, w = result.image.shape[:2]
+        rows = [
+            {
+                "score": f.score,
+                "stability": f.stability,
+                "box": list(f.box),
+                "area": f.area,
+                "point": None if f.point is None else list(f.point),
+            }
+            for f in result.found
+        ]
+        console.document({"image": {"width": w, "height": h}, "masks": rows})
+    else:
+        table = [
+            [
+                str(i),
+                f"{f.score:.3f}",
+                "" if f.stability is None else f"{f.stability:.3f}",
+                f"({f.box[0]},{f.box[1]})-({f.box[2]},{f.box[3]})",
+                str(f.area),
+            ]
+            for i, f in enumerate(result.found)
+        ]
+        console.data(console.table(("mask", "score", "stability", "box", "pixels"), table))
+    for place in (output, masks):
+        if place is not None:
+            talk.say(f"wrote {place}")
 
 
 def to_prompts(points: list[str], boxes: list[str], mask_input: Float32 | None) -> list[Prompt]:

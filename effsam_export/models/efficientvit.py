@@ -1,13 +1,14 @@
 """EfficientViT-SAM's image encoder, with the authors' parameter names.
 
-Source: mit-han-lab/efficientvit (commit de7d773), `efficientvit/models/efficientvit/{backbone,sam}.py`
-and `models/nn/ops.py`. A backbone of convolutions and linear attention; its last three stages are
+Source: mit-han-lab/efficientvit (commit de7d773), `models/efficientvit/{backbone,sam}.py` and
+`models/nn/ops.py`. A backbone of convolutions and linear attention; its last three stages are
 added at 64x64 and go through a neck of fused inverted bottlenecks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -263,7 +264,7 @@ class Backbone(nn.Module):
         super().__init__()
         stem: nn.Module = ConvLayer(3, stages[0].width, stride=2, act=True)
         rows = [[stem]]
-        for previous, stage in zip(stages, stages[1:], strict=False):
+        for previous, stage in pairwise(stages):
             rows.append([first_block(previous.width, stage)])
         self.stages = nn.ModuleList(
             OpSequential([*row, *(block(stage) for _ in range(stage.depth))])

@@ -1,4 +1,4 @@
-"""EfficientViT-SAM: five sizes. The L models see 512 pixels, and are prompted in 1024 all the same."""
+"""EfficientViT-SAM: five sizes. The L models see 512 pixels, and are prompted in 1024."""
 
 from __future__ import annotations
 

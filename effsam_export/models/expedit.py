@@ -9,9 +9,9 @@ from the centres that were nearest. Padded tokens of the windows take part in al
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from effsam_export.models.vit import (
     from_windows,
     to_windows,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 WINDOW = 14
 CLOSED = 1e16

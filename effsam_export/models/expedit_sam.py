@@ -1,4 +1,4 @@
-"""Expedit-SAM: SAM made faster by clustering its tokens, without training and with SAM's weights."""
+"""Expedit-SAM: SAM made faster by clustering its tokens; no training, SAM's weights."""
 
 from __future__ import annotations
 

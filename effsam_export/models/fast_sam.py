@@ -1,4 +1,4 @@
-"""FastSAM, small and extra large: a YOLOv8-seg that finds all instances; prompts choose among them."""
+"""FastSAM, small and extra large: it finds all instances, and prompts choose among them."""
 
 from __future__ import annotations
 

@@ -124,8 +124,8 @@ def check(
     if model.finds_instances:
         from effsam_export.parity.instances import measure
 
-        found = measure(model, sides, images, progress)
-        return _judged(model, target, found, left_out)
+        measured = measure(model, sides, images, progress)
+        return _judged(model, target, measured, left_out)
     total = sum(len(i.cases) for i in images)
     seams: list[SeamResult] = []
     cases: list[CaseResult] = []

@@ -282,11 +282,17 @@ def test_embedding_of_noise_in_bfloat16(rounded: Sam, written: Golden) -> None:
     assert np.sqrt((off**2).mean()) <= BF16_RMS
 
 
+@pytest.fixture(scope="module")
+def roughly_seen(rounded: Sam, truck: NDArray[np.uint8]) -> Floats:
+    """The embedding of the photograph by attention in bfloat16."""
+    out: Floats = SAM_ENCODER.reference(rounded, Sample(image=truck))["image_embeddings"]
+    return out
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("name", CASES)
 def test_decoder_on_the_photo_in_bfloat16(
-    rounded: Sam, written: Golden, truck: NDArray[np.uint8], name: str
+    rounded: Sam, written: Golden, truck: NDArray[np.uint8], roughly_seen: Floats, name: str
 ) -> None:
-    seen = SAM_ENCODER.reference(rounded, Sample(image=truck))["image_embeddings"]
-    answer = ask(rounded, seen, written.manifest["prompts"]["photo"][name], truck)
+    answer = ask(rounded, roughly_seen, written.manifest["prompts"]["photo"][name], truck)
     assert_answer(written, f"photo.{name}", answer, BF16_MAX)
