@@ -128,7 +128,7 @@ def _failed(model: str, finished: Finished) -> Row:
         least_iou=None,
         prompts=0,
         run_s=0.0,
-        problem=lines[0] if lines else finished.err[-400:] or f"exit code {finished.code}",
+        problem=lines[0] if lines else (finished.err.splitlines() or ["no output"])[-1],
     )
 
 

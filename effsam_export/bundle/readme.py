@@ -71,10 +71,10 @@ def _prompt_rules(prompts: dict[str, Any], masks: dict[str, Any]) -> list[str]:
         rules = "; ".join(prompts["host_rules"])
         return ["5. The graph takes no prompts: it finds instances.", f"6. Choose: {rules}."]
     padding = prompts["padding"]
-    single = f", or mask {masks['single'][0]} for one answer without choosing"
+    single = "".join(f", or mask {i} for one answer without choosing" for i in masks["single"])
     return [
         "5. Points first, then the two corners of a box (labels 2 and 3). Padding, where "
         f"{padding['when']}: {padding['coordinates']} with label {padding['label']}.",
         f"6. Take, {masks['select']} (masks {masks['multimask']})"
-        f"{single if masks['single'] else ''}.",
+        f"{single}.",
     ]
