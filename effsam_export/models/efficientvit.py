@@ -7,6 +7,7 @@ added at 64x64 and go through a neck of fused inverted bottlenecks.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from effsam_export.models.folding import fold_batch_norms
+from effsam_export.models.sam.export import NECK_FOLD
 from effsam_export.models.sam.layers import LayerNorm2d
 
 GRID = 64
@@ -22,6 +24,8 @@ NECK_DIM = 256
 HEAD_DIM = 32
 ATTENTION_EPS = 1e-15
 """Under FP16's smallest number: a case for the precision recipes."""
+LAST_CONV = "neck.output_ops.0.op_list.0.conv"
+"""The convolution in front of the encoder's last norm."""
 
 BlockKind = Literal["res", "fmb", "mb", "att5", "att3"]
 """Residual, fused MBConv, MBConv, or linear attention with a 5x5 or 3x3 aggregation."""
@@ -327,5 +331,23 @@ class EfficientViTEncoder(nn.Module):
         return out
 
     def export_form(self) -> nn.Module:
-        """A twin without batch norms."""
-        return fold_batch_norms(self)
+        """A twin without batch norms, whose last norm squares nothing large.
+
+        Given: ``y = conv(x)`` at the end of the neck, ``norm(y)`` with eps
+        Result: ``y = conv(x) / 64``, ``norm(y)`` with eps / 64**2
+
+        The authors put FP16's empty masks down to layer norms (mit-han-lab/efficientvit#142), and
+        this is the encoder's only one. A power of two, so FP32 results do not change.
+        """
+        twin = fold_batch_norms(self)
+        conv = twin.get_submodule(LAST_CONV)
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        scaled, norm = deepcopy(conv), deepcopy(self.norm)
+        scaled.weight = nn.Parameter(conv.weight.detach() / NECK_FOLD, requires_grad=False)
+        scaled.bias = nn.Parameter(conv.bias.detach() / NECK_FOLD, requires_grad=False)
+        norm.eps = self.norm.eps / NECK_FOLD**2
+        # The twin has modules of its own, down to each parameter: the encoder stays as it is.
+        twin.set_submodule(LAST_CONV, scaled)
+        twin.set_submodule("norm", norm)
+        return twin
