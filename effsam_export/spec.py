@@ -233,7 +233,6 @@ class ModelSpec:
         refused: sha256 of files that look right and are not -> why, as a sentence.
         options: Settings that change the graph, with their values.
         with_options: The model with other settings; raises UsageError for bad ones.
-        cost: None until it was counted.
     """
 
     name: str
@@ -253,7 +252,6 @@ class ModelSpec:
     refused: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, float] = field(default_factory=dict)
     with_options: Callable[[Mapping[str, float]], ModelSpec] | None = None
-    cost: Cost | None = None
 
     @property
     def finds_instances(self) -> bool:

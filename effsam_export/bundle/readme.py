@@ -75,6 +75,5 @@ def _prompt_rules(prompts: dict[str, Any], masks: dict[str, Any]) -> list[str]:
     return [
         "5. Points first, then the two corners of a box (labels 2 and 3). Padding, where "
         f"{padding['when']}: {padding['coordinates']} with label {padding['label']}.",
-        f"6. Take, {masks['select']} (masks {masks['multimask']})"
-        f"{single}.",
+        f"6. Take, {masks['select']} (masks {masks['multimask']}){single}.",
     ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from effsam_export import __version__, console
-from effsam_export.cli import catalogue, export, fetch, run, verify
+from effsam_export.cli import catalogue, export, fetch, info, run, verify
 from effsam_export.errors import EffsamError
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def _root(
 
 app.command("list")(catalogue.list_models)
 app.command("targets")(catalogue.list_targets)
+app.command("info")(info.info)
 app.command("doctor")(catalogue.doctor)
 app.command("fetch")(fetch.fetch)
 app.command("export")(export.export)

@@ -2,6 +2,11 @@
 
 The IoU head was not distilled. The authors rank masks by their stability instead, so the decoder
 has one output more than SAM's (`predictor.py`, `utils/amg.py` of chongzhou96/EdgeSAM, b53372c).
+
+Their predictor gives 1, 3 or 4 masks: the first, the other three, or all. Its default and their
+generator of all masks take three, as SAM does, and so do we; their web demo takes the best of all
+four for points, and the first for a box. Prompts are SAM's, with a padding point where there is no
+box. Their export scripts leave the mask prompt out and interpolate another way; ours do neither.
 """
 
 from __future__ import annotations
@@ -64,8 +69,15 @@ def build() -> nn.Module:
     """EdgeSAM with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.repvit import M1_FUSED, RepViT
     from effsam_export.models.sam.module import Sam
+    from effsam_export.models.sam.transformer import Attention
 
-    return Sam(RepViT(M1_FUSED), SAM_PREPROCESS).eval()
+    sam = Sam(RepViT(M1_FUSED), SAM_PREPROCESS)
+    for module in sam.modules():
+        if isinstance(module, Attention):
+            # EdgeSAM registers the values' projection before the keys', SAM after them.
+            for name in ("k_proj", "out_proj"):
+                module.add_module(name, module._modules.pop(name))
+    return sam.eval()
 
 
 def _spec(name: str, title: str, file_name: str, sha256: str) -> ModelSpec:

@@ -1,0 +1,101 @@
+"""`effsam info`: everything that is known of one model. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from effsam_export import console
+from effsam_export.cli.options import Json, ModelName
+
+if TYPE_CHECKING:
+    from effsam_export.spec import ModelSpec, PackageSource, UrlSource
+
+READERS = "PyTorch state dict (plain or wrapped), safetensors, a zip of one of them"
+PICKLED = "pickled module (read without running it)"
+
+
+def info(model: ModelName, json: Json = False) -> None:
+    """Tell origin, licence, size, cost, input, prompts and checkpoint of a model."""
+    from effsam_export import models
+
+    facts = facts_of(models.get(model))
+    if json:
+        console.document(facts)
+        return
+    rows = []
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            rows += [[f"{key}.{k}", in_words(v)] for k, v in value.items()]
+        else:
+            rows.append([key, in_words(value)])
+    console.data(console.table(("what", "value"), rows))
+
+
+def facts_of(spec: ModelSpec) -> dict[str, Any]:
+    """The facts, ready for JSON."""
+    from effsam_export.models.figures import COSTS
+
+    licence, weights, cost = spec.licence, spec.weights, COSTS.get(spec.name)
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "state": spec.state,
+        "paper": spec.paper,
+        "origin": spec.origin,
+        "licence": {
+            "spdx": licence.spdx,
+            "source": licence.source,
+            "notice": licence.notice,
+            "needs_consent": licence.restricted or None,
+        },
+        "cost": None
+        if cost is None
+        else {
+            "parameters": cost.parameters,
+            "encoder_macs": cost.encoder_macs,
+            "decoder_macs": cost.decoder_macs,
+        },
+        "input": {
+            "family": spec.preprocess.family,
+            "image_size": spec.preprocess.image_size,
+            "prompt_size": spec.preprocess.prompt_size,
+        },
+        "prompts": {
+            "points": True,
+            "background_points": spec.prompts.negative_points,
+            "box": spec.prompts.box,
+            "points_with_box": spec.prompts.points_with_box,
+            "mask": spec.prompts.mask,
+            "max_points": spec.prompts.max_points,
+        },
+        "components": [c.name for c in spec.components],
+        "settings": dict(spec.options),
+        "containers": [READERS, PICKLED] if spec.build_like is not None else [READERS],
+        "checkpoint": None
+        if weights is None
+        else {
+            "file_name": weights.file_name,
+            "sha256": weights.sha256,
+            "size": weights.size,
+            "sources": [source_of(s) for s in weights.sources],
+        },
+    }
+
+
+def source_of(source: UrlSource | PackageSource) -> str:
+    """Where a checkpoint can be had, in words."""
+    url = getattr(source, "url", None)
+    if url is not None:
+        return str(url)
+    return f"package {getattr(source, 'project', '')} {getattr(source, 'version', '')}"
+
+
+def in_words(value: object) -> str:
+    """A fact for the table."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(str(v) for v in value)
+    if isinstance(value, int) and value >= 10_000_000:
+        return f"{value / 1e9:.2f} G" if value >= 1_000_000_000 else f"{value / 1e6:.2f} M"
+    return "-" if value is None or value == "" else str(value)
