@@ -102,9 +102,9 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, wrap: Callable[[object]
     path = save(tmp_path / "weights.pt", wrap({"weight": Code(proof)}))
     error = refusal(path)
     assert not proof.exists()
-    assert (
-        error.message
-        == f"`{path}` cannot be read as a checkpoint: it holds code, which is never run"
+    assert error.message == (
+        f"`{path}` cannot be read as a checkpoint: it holds code, which is never run, and no "
+        "module whose tensors could be taken"
     )
     assert error.hint == FETCH
 
@@ -117,9 +117,9 @@ def test_code_in_a_plain_pickle_is_not_run(tmp_path: Path, protocol: int) -> Non
     assert not proof.exists()
 
 
-def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
+def test_a_pickled_module_gives_its_tensors(tmp_path: Path) -> None:
     path = save(tmp_path / "module.pt", torch.nn.Linear(2, 2))
-    assert refusal(path).message.endswith(": it holds code, which is never run")
+    assert sorted(loading.read_state_dict(path)) == ["bias", "weight"]
 
 
 @pytest.mark.parametrize(
@@ -242,10 +242,27 @@ def test_one_difference(
 
 
 @pytest.mark.parametrize(
-    ("name", "what"), loading.LOOKS_LIKE, ids=[w for _, w in loading.LOOKS_LIKE]
+    ("shapes", "what"),
+    [
+        ({"image_encoder.layers.0.blocks.0.conv1.c.weight": (1,)}, "a MobileSAM (TinyViT)"),
+        ({"image_encoder.features.0.0.c.weight": (1,)}, "a RepViT-SAM"),
+        (
+            {"image_encoder.features.0.0.c.weight": (1,), "image_encoder.fuse_stage2.weight": (1,)},
+            "an EdgeSAM",
+        ),
+        ({"image_encoder.module.patch_embed.proj.weight": (1,)}, "a globally pruned SlimSAM"),
+        (
+            {"vision_encoder.patch_embed.projection.weight": (1,)},
+            "a SAM in the transformers naming",
+        ),
+        ({"model.0.conv.weight": (1,)}, "a YOLO"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_another_model_is_named(tmp_path: Path, name: str, what: str) -> None:
-    error = refused(tmp_path, {name: torch.zeros(1)})
+def test_another_model_is_named(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], what: str
+) -> None:
+    error = refused(tmp_path, {name: torch.zeros(shape) for name, shape in shapes.items()})
     assert (
         error.message == f"`weights.pt` is not a checkpoint of `tiny-sam`: "
         f"it looks like {what} checkpoint"
@@ -253,12 +270,89 @@ def test_another_model_is_named(tmp_path: Path, name: str, what: str) -> None:
 
 
 def test_an_edge_sam_is_not_a_mobile_sam(tmp_path: Path) -> None:
-    error = refused(tmp_path, {"image_encoder.features.0.0.c.weight": torch.zeros(1)}, "mobile-sam")
+    names = ("image_encoder.features.0.0.c.weight", "image_encoder.fuse_stage2.weight")
+    error = refused(tmp_path, dict.fromkeys(names, torch.zeros(1)), "mobile-sam")
     assert error.message == (
-        "`weights.pt` is not a checkpoint of `mobile-sam`: "
-        "it looks like an EdgeSAM or RepViT-SAM (RepViT) checkpoint"
+        "`weights.pt` is not a checkpoint of `mobile-sam`: it looks like an EdgeSAM checkpoint"
     )
     assert error.hint == (
         "missing are 439 of 439 tensors, as `image_encoder.patch_embed.seq.0.c.weight`; "
-        "unknown to it: 1, as `image_encoder.features.0.0.c.weight`"
+        "unknown to it: 2, as `image_encoder.features.0.0.c.weight`"
     )
+
+
+@pytest.mark.parametrize("name", ["sam-vit-b", "sam-vit-l", "slim-sam-50", "slim-sam-77"])
+@pytest.mark.parametrize("kind", ["efficientvit-sam-l2", "efficientvit-sam-xl0", "fast-sam-s"])
+def test_every_other_system_is_told_by_its_own_tensors(name: str, kind: str) -> None:
+    from effsam_export import models
+    from effsam_export.models.identify import describe
+
+    words = {
+        "sam-vit-b": "a SAM ViT-B (also Expedit-SAM's)",
+        "sam-vit-l": "a SAM ViT-L (also Expedit-SAM's)",
+        "slim-sam-50": "a SlimSAM-50",
+        "slim-sam-77": "a SlimSAM-77",
+        "efficientvit-sam-l2": "an EfficientViT-SAM L2",
+        "efficientvit-sam-xl0": "an EfficientViT-SAM XL0",
+        "fast-sam-s": "a FastSAM-s",
+    }
+    for model in (name, kind):
+        with torch.device("meta"):
+            state = models.get(model).build().state_dict()
+        assert describe(state) == words[model]
+
+
+# ------------------------------------------------------------------ containers
+
+
+def tiny_state() -> dict[str, Tensor]:
+    return {name: torch.randn(v.shape) for name, v in TINY_SAM.build().state_dict().items()}
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = tiny_state()
+    save_file(state, tmp_path / "weights.safetensors")
+    found = loading.read_state_dict(tmp_path / "weights.safetensors")
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_broken_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes((1 << 40).to_bytes(8, "little") + b"{" + b"x" * 100)
+    with pytest.raises(CheckpointError) as caught:
+        loading.read_state_dict(path)
+    assert "broken safetensors file" in caught.value.message
+
+
+def test_a_zip_of_one_weight_file(tmp_path: Path) -> None:
+    import zipfile
+
+    state = tiny_state()
+    torch.save({"model": state}, tmp_path / "inner.pt")
+    with zipfile.ZipFile(tmp_path / "weights.pt.zip", "w") as archive:
+        archive.write(tmp_path / "inner.pt", "../somewhere/weights.pt")
+        archive.writestr("__MACOSX/weights.pt", b"junk")
+    found = loading.read_state_dict(tmp_path / "weights.pt.zip")
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    assert not (tmp_path.parent / "somewhere").exists()
+
+
+def test_half_precision_becomes_full(tmp_path: Path) -> None:
+    state = {"a": torch.ones(2).half(), "b": torch.ones(2).bfloat16(), "n": torch.tensor(3)}
+    torch.save(state, tmp_path / "weights.pt")
+    found = loading.read_state_dict(tmp_path / "weights.pt")
+    assert [found[k].dtype for k in "abn"] == [torch.float32, torch.float32, torch.int64]
+
+
+def test_a_refused_hash_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    from effsam_export import models
+    from effsam_export.spec import Checkpoint
+
+    spec = models.get("efficientvit-sam-l0")
+    digest = next(iter(spec.refused))
+    absent = Checkpoint(path=tmp_path / "l0.pt", sha256=digest, official=False)
+    with pytest.raises(CheckpointError) as caught:
+        loading.load(spec, absent)
+    assert "only distilled" in caught.value.message
