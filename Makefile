@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo/mobile-sam-openvino-fp32
 
-.PHONY: install demo test lint
+.PHONY: install demo test test-slow lint
 
 install: .venv/installed
 
@@ -20,7 +20,11 @@ demo: install
 
 test: install
 	$(BIN)/effsam fetch mobile-sam
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+# Every model end to end, and the largest ones against the authors' figures: hours on two cores.
+test-slow: install
+	$(BIN)/python -m pytest -m slow
 
 lint: install
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ STATED: dict[str, Stated] = {
     "sam-vit-b": Stated(
         parameters=91,
         macs=487,
-        remark="MACs: TinySAM's table. The file of 375 MB holds the 93.7 M we count; encoder alone 89.7",
+        remark="MACs: TinySAM's table. The 375 MB file holds our 93.7 M; encoder alone 89.7",
     ),
     "sam-vit-l": Stated(
         parameters=308, macs=1491, remark="MACs: TinySAM's table; 308 M is the encoder alone"

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effsam_export.errors import PromptError, ToolchainMissing
 from effsam_export.images import resize_bilinear
 from effsam_export.nms import nms
 
@@ -180,16 +179,3 @@ def answer(instances: Instances, prompt: Prompt) -> tuple[NDArray[np.bool_], flo
         if any(label == 1 and m[int(y), int(x)] for x, y, label in points)
     ]
     return mask, max(held, default=0.0)
-
-
-def by_text(instances: Instances, image: NDArray[np.uint8], text: str) -> int:
-    """Index of the instance that CLIP finds nearest to a text.
-
-    Raises:
-        PromptError: There is no text.
-        ToolchainMissing: CLIP is not installed. Its weights are no part of FastSAM's checkpoint.
-    """
-    del instances, image
-    if not text.strip():
-        raise PromptError("the text prompt is empty", hint='as in --text "the dog"')
-    raise ToolchainMissing("text prompts", "clip", "text")

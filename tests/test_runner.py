@@ -139,6 +139,7 @@ def test_multimask_set_is_ordered_by_score(embedded: Embedded) -> None:
     found = runner.predict(MODEL, decoder(), embedded, POINT)
     assert found.indices == (2, 3, 1)
     np.testing.assert_array_equal(found.scores, np.array([0.8, 0.5, 0.2], dtype=np.float32))
+    assert found.low_res_masks is not None
     assert found.low_res_masks[:, 0, 0].tolist() == [0.5, 1.5, -0.5]
     assert [bool(m.all()) for m in found.masks] == [True, True, False]
 
@@ -169,11 +170,13 @@ def test_a_mask_is_what_is_above_the_threshold(threshold: float, full: list[bool
 def test_masks_are_at_the_size_of_the_photograph(embedded: Embedded) -> None:
     found = runner.predict(MODEL, decoder(), embedded, POINT)
     assert (found.masks.shape, found.masks.dtype) == ((3, 60, 120), np.dtype(np.bool_))
+    assert found.low_res_masks is not None
     assert found.low_res_masks.shape == (3, 256, 256)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_other_dtypes_of_a_runtime_become_float32(embedded: Embedded, dtype: str) -> None:
     found = runner.predict(MODEL, decoder(dtype=dtype), embedded, POINT)
+    assert found.low_res_masks is not None
     assert found.scores.dtype == found.low_res_masks.dtype == np.float32
     assert found.low_res_masks.flags.c_contiguous

@@ -74,10 +74,11 @@ def acquire(
     found = weights.cached(spec.weights, cache_dir=cache)
     if found is not None:
         return found
+    from effsam_export import lock
     from effsam_export.registry import configured_index
 
     try:
-        return weights.fetch(
+        found = weights.fetch(
             spec.weights,
             model=spec.name,
             cache_dir=cache,
@@ -86,3 +87,9 @@ def acquire(
         )
     finally:
         talk.close()
+    if spec.weights.sha256 is None:
+        talk.say(
+            f"note: no hash of `{spec.weights.file_name}` is published; this one is trusted, and "
+            f"recorded in {cache / lock.FILE_NAME}"
+        )
+    return found

@@ -39,6 +39,10 @@ def run(
         Optional[Path],  # noqa: UP045
         typer.Option("--mask-input", help="Feed the best logits of an earlier --masks file back."),
     ] = None,
+    text: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--text", help="FastSAM's text prompt; needs CLIP, not available yet."),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--everything", help="All masks of the photograph, without a prompt.")
     ] = False,
@@ -74,6 +78,12 @@ def run(
     if masks is not None and masks.suffix != segment.MASK_SUFFIX:
         raise OutputError(
             f"masks file `{masks}` does not end in `{segment.MASK_SUFFIX}`", hint="rename it"
+        )
+    if text is not None:
+        raise PromptError(
+            "text prompts need CLIP, whose weights no FastSAM checkpoint holds and which this "
+            "version cannot run",
+            hint="give --point, --box or --everything",
         )
     if everything:
         given = [o for o, v in (("--point", point), ("--box", box)) if v]

@@ -38,7 +38,7 @@ SAM_LIGHTENING = ModelSpec(
         restricted="its authors published no licence, so nobody has been given any right to it",
     ),
     weights=None,
-    state="blocked: no weights and no licence published; architecture verified",
+    state="blocked: no weights, no licence published",
     preprocess=SAM_PREPROCESS,
     prompts=SAM_PROMPTS,
     masks=SAM_MASKS,

@@ -199,6 +199,7 @@ def ask(case: Case, encode: Encode, decode: Decode) -> Outcome:
         prompt = case.prompt(name)
         if "mask_from" in entry:
             earlier = answers[entry["mask_from"], "multi"]
+            assert earlier.low_res_masks is not None
             prompt = replace(prompt, mask_input=earlier.low_res_masks[0])
         outputs = decode(embedded, prompt)
         for mode, indices in (("single", MODEL.masks.single), ("multi", MODEL.masks.multimask)):
@@ -264,7 +265,9 @@ def test_best_logits(
     name: str,
     mode: str,
 ) -> None:
-    found = outcome_of(route, photo).answers[name, mode].low_res_masks[0]
+    low_res_masks = outcome_of(route, photo).answers[name, mode].low_res_masks
+    assert low_res_masks is not None
+    found = low_res_masks[0]
     wanted = case_of(photo).figures[f"{name}/{mode}/low_res"][0]
     # Theirs were kept as float16, with 11 bits.
     np.testing.assert_allclose(found, wanted, rtol=2**-10, atol=1e-3)

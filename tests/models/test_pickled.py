@@ -85,7 +85,7 @@ class Runs:
     def __init__(self, function: object, *args: object) -> None:
         self.call = (function, args)
 
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return self.call
 
 

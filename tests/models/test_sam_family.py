@@ -180,3 +180,15 @@ def test_vit_h(shared: Path) -> None:
         out = sam.image_encoder(torch.from_numpy(golden_weights.noise_image()))
     assert_near(sample(out.numpy()), golden.figures["enc/noise/sample"])
     check_in_full("vit_h", sam, shared)
+
+
+def test_an_empty_mask_has_no_stability() -> None:
+    from effsam_export.models.sam.export import WithStability
+
+    class Below(torch.nn.Module):
+        def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.full((1, 4, 8, 8), -5.0), torch.zeros(1, 4)
+
+    none = torch.zeros(1)
+    scores = WithStability(Below(), 1.0)(none, none, none, none, none)[2]  # type: ignore[arg-type]
+    assert scores.tolist() == [[0, 0, 0, 0]]

@@ -184,4 +184,5 @@ class WithStability(nn.Module):
         )
         inside = (masks > self.offset).to(masks.dtype).mean((2, 3))
         around = (masks > -self.offset).to(masks.dtype).mean((2, 3))
-        return masks, iou, inside / around
+        # A mask below both thresholds has none; the authors divide zero by zero there.
+        return masks, iou, inside / (around + (around == 0).to(around.dtype))
