@@ -54,7 +54,7 @@ def effsam(
         pytest.param(
             ["export", "mobil-sam", "-t", "onnx"],
             "unknown model `mobil-sam`",
-            "did you mean `mobile-sam`?",
+            "did you mean `mobile-sam` or `repvit-sam`?",
             id="unknown model",
         ),
         pytest.param(
@@ -233,7 +233,8 @@ def test_a_checkpoint_of_another_model(effsam: Run, tmp_path: Path) -> None:
     import torch
 
     path = tmp_path / "edge_sam.pth"
-    torch.save({"image_encoder.features.0.0.c.weight": torch.zeros(24, 3, 3, 3)}, path)
+    names = ("image_encoder.features.0.0.c.weight", "image_encoder.fuse_stage2.weight")
+    torch.save({name: torch.zeros(24, 3, 3, 3) for name in names}, path)
     failure = effsam("export", "mobile-sam", "-t", "onnx", "--checkpoint", path, "-q")
     assert failure.code == 2
     assert "is not a checkpoint of `mobile-sam`: it looks like an EdgeSAM" in failure.err
