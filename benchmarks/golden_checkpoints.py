@@ -49,7 +49,7 @@ DFL = "model.22.dfl.conv.weight"
 
 
 def golden_dir() -> Path:
-    """The authors' manifests: `$EFFSAM_SHARED/golden`, or `../shared/golden`."""
+    """The authors' manifests: in `$EFFSAM_SHARED`, or in a folder beside the repository."""
     beside = Path(__file__).resolve().parents[2] / "shared"
     return Path(os.environ.get("EFFSAM_SHARED", beside)) / "golden"
 
