@@ -68,8 +68,10 @@ def start(command: list[str], directory: Path) -> Finished:
     with out.open("wb") as stdout, err.open("wb") as stderr:
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, cwd=ROOT)
         _, status, usage = os.wait4(process.pid, 0)
+        # `wait4` went past `Popen`, which would warn of a process that it thinks is still running.
+        process.returncode = os.waitstatus_to_exitcode(status)
     return Finished(
-        code=os.waitstatus_to_exitcode(status),
+        code=process.returncode,
         out=out.read_text("utf-8"),
         err=err.read_text("utf-8"),
         wall_s=time.perf_counter() - begin,
