@@ -1,8 +1,11 @@
 """EfficientViT-SAM, SlimSAM and Expedit-SAM against the authors' code, on weights from names.
 
 They share SAM's decoder and the format of their figures (`tests/sampled.py`). Expedit-SAM takes
-the k nearest centres of each token: where two are as near as each other, noise decides, so its
-photograph is held to a percentile, as the figures' own description says.
+the k nearest centres of each token: where two are as near as each other, the rounding of the
+machine decides, and one token in a thousand moves by up to 8e-3. So its photograph is held to a
+percentile, as the figures' own description says. Its noise is held in full, in the precision in
+which the ties fall as they did in the figures: single, but for ViT-L, where the authors' own code
+is 6.1e-3 away from their figures on the machine of these tests, and ours is with it to the bit.
 """
 
 from __future__ import annotations
@@ -65,6 +68,7 @@ HOURGLASS = {
     "window": "hourglass_cluster_window_size",
     "k": "hourglass_reconstruction_k",
 }
+PRECISION = {"expedit_vit_l_amg": torch.float64}
 every = pytest.mark.parametrize("variant", MODELS, scope="module")
 
 
@@ -88,8 +92,12 @@ def noise_of(spec: ModelSpec) -> torch.Tensor:
 
 
 def encode_noise(variant: str, golden: Golden, sam: Sam) -> Floats:
+    dtype = PRECISION.get(variant, torch.float32)
+    noise = noise_of(spec_of(variant, golden.manifest))
+    sam.image_encoder.to(dtype)
     with torch.inference_mode():
-        out = sam.image_encoder(noise_of(spec_of(variant, golden.manifest)))
+        out = sam.image_encoder(noise.to(dtype)).float()
+    sam.image_encoder.to(torch.float32)
     return np.asarray(out.numpy())
 
 
