@@ -36,12 +36,20 @@ def pipeline(target: TargetProfile) -> tuple[tuple[str, Pass], ...]:
 
 
 def rewrite(graph: Graph, target: TargetProfile, out_dir: Path) -> Graph:
-    """Run the passes on a traced graph and write the result into `out_dir`."""
-    model, notes = onnx.load(graph.path), []
+    """Run the passes on a traced graph and write the result into `out_dir`.
+
+    What the graph's precision recipe keeps in FP32 is looked up on the way, while the nodes still
+    say which module they come from.
+    """
+    model, notes, kept = onnx.load(graph.path), [], ()
     for name, apply in pipeline(target):
+        if graph.recipe and name == "strip_debug_info":
+            from effsam_export.precision.select import fp32_nodes
+
+            kept = fp32_nodes(model, graph.recipe)
         model, note = apply(model)
         notes.append(f"{name}: {note}")
     path = out_dir / f"{graph.component.name}.onnx"
     onnx_file.save(model, path)
     onnx_file.check(path)
-    return replace(graph, path=path, rewrites=tuple(notes))
+    return replace(graph, path=path, rewrites=tuple(notes), fp32_nodes=kept)
