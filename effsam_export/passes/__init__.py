@@ -13,6 +13,7 @@ import onnx
 
 from effsam_export import onnx_file
 from effsam_export.passes import regroup_gelu, share_constants, simplify, strip_debug_info
+from effsam_export.precision.select import fp32_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,11 +42,10 @@ def rewrite(graph: Graph, target: TargetProfile, out_dir: Path) -> Graph:
     What the graph's precision recipe keeps in FP32 is looked up on the way, while the nodes still
     say which module they come from.
     """
-    model, notes, kept = onnx.load(graph.path), [], ()
+    kept: tuple[str, ...] = ()
+    model, notes = onnx.load(graph.path), []
     for name, apply in pipeline(target):
         if graph.recipe and name == "strip_debug_info":
-            from effsam_export.precision.select import fp32_nodes
-
             kept = fp32_nodes(model, graph.recipe)
         model, note = apply(model)
         notes.append(f"{name}: {note}")
