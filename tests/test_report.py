@@ -144,7 +144,7 @@ def test_a_check_that_failed_says_why() -> None:
 
 def test_a_stand_in_is_named() -> None:
     text = Page(render(replace(PASSED, stand_in="a <stand-in>"), [])).text
-    assert "Simulated by a <stand-in>: the target's own runtime does not run" in text
+    assert "Simulated | by a <stand-in>: the target's own runtime does not run" in text
     assert "Simulated" not in Page(render(PASSED, [])).text
 
 
