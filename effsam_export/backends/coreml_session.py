@@ -24,33 +24,44 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Takes:
-    """What one function of a package takes: shapes of its inputs, and which are pictures."""
+    """What one function of a package takes and gives, as its description says.
+
+    Attributes:
+        shapes: Of its inputs, by name.
+        pictures: Those of its inputs that are pictures.
+        outputs: Names in order.
+    """
 
     shapes: Shapes
     pictures: frozenset[str]
+    outputs: tuple[str, ...]
 
 
 def functions_of(package: Path) -> dict[str, Takes]:
     """Every function of a package by name; the default function comes first."""
     description = coreml_package.read_spec(package).description
     if not description.functions:
-        return {MAIN: _takes(description.input)}
-    found = {f.name: _takes(f.input) for f in description.functions}
+        return {MAIN: _takes(description)}
+    found = {f.name: _takes(f) for f in description.functions}
     default = description.defaultFunctionName
     return {default: found[default], **found}
 
 
-def _takes(features: Any) -> Takes:  # noqa: ANN401 - protobuf of a package without types
+def _takes(function: Any) -> Takes:  # noqa: ANN401 - protobuf of a package without types
     shapes: Shapes = {}
     pictures = []
-    for feature in features:
+    for feature in function.input:
         if feature.type.WhichOneof("Type") == "imageType":
             image = feature.type.imageType
             shapes[feature.name] = (1, 3, image.height, image.width)
             pictures.append(feature.name)
         else:
             shapes[feature.name] = tuple(feature.type.multiArrayType.shape)
-    return Takes(shapes=shapes, pictures=frozenset(pictures))
+    return Takes(
+        shapes=shapes,
+        pictures=frozenset(pictures),
+        outputs=tuple(f.name for f in function.output),
+    )
 
 
 def function_for(functions: Mapping[str, Takes], feeds: Feeds) -> str:
@@ -86,7 +97,8 @@ class CoremlSession:
     def run(self, feeds: Feeds) -> Feeds:
         """Run the function that takes as many points as were given."""
         name = function_for(self.functions, feeds)
-        pictures = self.functions[name].pictures
+        takes = self.functions[name]
+        pictures = takes.pictures
         given = {k: whole_pixels(v) if k in pictures else v for k, v in feeds.items()}
         if name not in self.opened:
             self.opened[name] = self._open(name)
@@ -96,7 +108,7 @@ class CoremlSession:
         found = program.predict(
             {k: Image.fromarray(v) if k in pictures else v for k, v in given.items()}
         )
-        return {k: np.asarray(v) for k, v in found.items()}
+        return {k: np.asarray(found[k]) for k in takes.outputs}
 
     def _open(self, name: str) -> Any:  # noqa: ANN401 - a model of Core ML, or a program
         if not self.native:
