@@ -84,6 +84,20 @@ BACKENDS: dict[str, BackendEntry] = {
         precisions=("fp32", "fp16"),
         options={"device": str, "inference_precision": str},
     ),
+    "coreml": BackendEntry(
+        module="effsam_export.backends.coreml",
+        packages=("coremltools", "torch"),
+        extra="coreml",
+        precisions=("fp32", "fp16"),
+        options={
+            "slots": int,
+            "functions": str,
+            "deployment_target": str,
+            "compute_units": str,
+            "image_input": bool,
+        },
+        reads="program",
+    ),
 }
 
 

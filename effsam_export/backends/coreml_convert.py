@@ -64,7 +64,7 @@ def read_program(path: Path, component: ComponentSpec) -> ExportedProgram:
         UsageError: Some of its shapes change from call to call.
     """
     with coreml_sdk.quiet():
-        program = torch.export.load(path).run_decompositions({})
+        program: ExportedProgram = torch.export.load(path).run_decompositions({})
     changing = [
         name
         for name, shape in _shapes(program, component).items()
@@ -145,9 +145,7 @@ def save_functions(
         for name, program in programs.items():
             single = Path(folder) / f"{name}.mlpackage"
             origins[name] = save(program, conversion, single)
-            functions.add_function(
-                str(single), src_function_name=MAIN, target_function_name=name
-            )
+            functions.add_function(str(single), src_function_name=MAIN, target_function_name=name)
         functions.default_function_name = next(iter(programs))
         with coreml_sdk.quiet():
             ct.utils.save_multifunction(functions, str(package))

@@ -19,7 +19,13 @@ def register() -> None:
     coreml_sdk.load()
     from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
 
+    register_torch_op(alias, override=True)
     register_torch_op(upsample_bicubic2d, torch_alias=["upsample_bicubic2d.vec"], override=True)
+
+
+def alias(context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools' own
+    """Another name for a tensor."""
+    context.add(context[node.inputs[0]], torch_name=node.name)
 
 
 def upsample_bicubic2d(context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools' own

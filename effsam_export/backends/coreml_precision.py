@@ -8,12 +8,13 @@ here, and the pass that casts to FP16 is told to leave alone what bears one of t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.errors import CheckFailed
+from effsam_export.precision.select import fp32_program_nodes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch.export import ExportedProgram
     from torch.fx import Node
 
@@ -51,36 +52,19 @@ def number_nodes(program: ExportedProgram) -> None:
             node.meta[HANDLE] = i
 
 
-def kept(program: ExportedProgram, recipe: tuple[KeepFp32, ...]) -> Kept:
-    """Find the nodes of a numbered program that a recipe keeps in FP32.
+def kept(program: ExportedProgram, recipe: Sequence[KeepFp32]) -> Kept:
+    """The nodes of a numbered program that a recipe keeps in FP32.
 
     Raises:
-        CheckFailed: A rule of the recipe names nothing in the program.
+        UsageError: Entries of the recipe that select nothing.
     """
-    nodes: dict[str, Node] = {}
-    for rule in recipe:
-        found = [n for n in program.graph.nodes if n.op == "call_function" and matches(n, rule)]
-        if not found:
-            raise CheckFailed(
-                f"{rule.component}: the precision recipe keeps {', '.join(rule.ops) or 'all'} of "
-                f"{', '.join(f'`{m}`' for m in rule.modules)} in fp32, and the graph has none"
-            )
-        nodes.update((n.name, n) for n in found)
+    names = fp32_program_nodes(program, recipe) if recipe else frozenset()
+    nodes = tuple(n for n in program.graph.nodes if n.name in names)
     return Kept(
-        handles=frozenset(n.meta[HANDLE] for n in nodes.values()),
-        nodes=tuple(nodes),
-        constants=_constants_read_by(tuple(nodes.values())),
+        handles=frozenset(n.meta[HANDLE] for n in nodes),
+        nodes=tuple(n.name for n in nodes),
+        constants=_constants_read_by(nodes),
     )
-
-
-def matches(node: Node, rule: KeepFp32) -> bool:
-    """Whether a rule names this node: by its operation, and by a module that it is part of."""
-    packet = getattr(node.target, "overloadpacket", node.target)
-    name: str = getattr(packet, "__name__", "")
-    if rule.ops and name not in rule.ops:
-        return False
-    stack = node.meta.get("nn_module_stack", {}).values()
-    return any(fnmatchcase(path, pattern) for path, *_ in stack for pattern in rule.modules)
 
 
 def _constants_read_by(nodes: tuple[Node, ...]) -> int:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from effsam_export.backends.receipt import check_precision
 from effsam_export.errors import CheckFailed
 from effsam_export.mil import read
+from effsam_export.mil.program import Constant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
     from effsam_export.backends.coreml_convert import Conversion, Origin
     from effsam_export.mil.program import Program
+
+FP16_MAX = 65504.0
 
 
 def receipt(
@@ -64,8 +69,8 @@ def _check_kept(component: str, program: Program, origin: Origin) -> None:
     Raises:
         CheckFailed: Something else computes in FP32, or something of the recipe does not.
     """
-    found = _in_fp32(program)
-    strangers = [n for n in found if n not in origin.operations]
+    found, forced = _in_fp32(program), _past_fp16(program)
+    strangers = [n for n in found if n not in origin.operations and n not in forced]
     rounded = [
         op.outputs[0].name
         for op in program.operations
@@ -77,3 +82,27 @@ def _check_kept(component: str, program: Program, origin: Origin) -> None:
     problems += [f"`{n}` computes in fp16 and the recipe keeps it in fp32" for n in rounded]
     if problems:
         raise CheckFailed(f"{component}: {'; '.join(problems[:5])}")
+
+
+def _past_fp16(program: Program) -> set[str]:
+    """Operations with a constant that FP16 cannot hold, by first output.
+
+    coremltools leaves them in FP32 of its own accord (`FP16ComputePrecision.fp16_overflow`), and
+    is right: the other choice is infinity.
+    """
+    constants = {op.outputs[0].name: op for op in program.operations if op.kind == "const"}
+    forced = set()
+    for op in program.operations:
+        for value in (v for bound in op.inputs.values() for v in bound):
+            held = constants[value].inputs["val"][0] if value in constants else value
+            if isinstance(held, Constant) and _largest(held) > FP16_MAX:
+                forced.add(op.outputs[0].name)
+    return forced
+
+
+def _largest(constant: Constant) -> float:
+    """Greatest finite magnitude of a float32 constant; 0 for any other."""
+    if isinstance(constant.data, str) or constant.type.dtype != "float32":
+        return 0.0
+    magnitudes = np.abs(constant.data)
+    return float(np.max(magnitudes, where=magnitudes < 1e38, initial=0.0))
