@@ -90,11 +90,13 @@ def _past_fp16(program: Program) -> set[str]:
     coremltools leaves them in FP32 of its own accord (`FP16ComputePrecision.fp16_overflow`), and
     is right: the other choice is infinity.
     """
-    constants = {op.outputs[0].name: op for op in program.operations if op.kind == "const"}
+    given = {
+        op.outputs[0].name: op.inputs["val"][0] for op in program.operations if op.kind == "const"
+    }
     forced = set()
     for op in program.operations:
         for value in (v for bound in op.inputs.values() for v in bound):
-            held = constants[value].inputs["val"][0] if value in constants else value
+            held = value if isinstance(value, Constant) else given.get(value)
             if isinstance(held, Constant) and _largest(held) > FP16_MAX:
                 forced.add(op.outputs[0].name)
     return forced
