@@ -19,6 +19,7 @@ from effsam_export.backends import (
 )
 from effsam_export.backends.coreml_convert import MAIN, Conversion
 from effsam_export.errors import UnknownNameError, UsageError
+from effsam_export.precision.select import in_words
 from effsam_export.spec import Artifact
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     coreml_package.normalise(
         package,
         tensors=(*component.inputs, *component.outputs),
-        described=f"{component.name} of a Segment-Anything model, {target.precision}",
+        described=f"{graph.about.get('title', 'Segment Anything')}: {component.name}, "
+        f"{target.precision}",
         about=about(graph, target),
     )
     constants, ops = coreml_receipt.receipt(package, conversion, origins)
@@ -107,16 +109,14 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
 
 def about(graph: Graph, target: TargetProfile) -> dict[str, str]:
     """Facts that travel inside the package, for a person who has nothing but it."""
+    kept = graph.recipe if target.precision == "fp16" else ()
     return {
+        **graph.about,
         "version": __version__,
         "component": graph.component.name,
         "precision": target.precision,
+        "kept_fp32": "; ".join(in_words(k) for k in kept),
         "target": target.name,
-        "kept_fp32": "; ".join(
-            f"{', '.join(k.ops) or 'all'} of {', '.join(k.modules)}" for k in graph.recipe
-        )
-        if target.precision == "fp16"
-        else "",
     }
 
 

@@ -59,8 +59,8 @@ def normalise(
         package: The `.mlpackage` directory, changed in place.
         tensors: Inputs and outputs, whose descriptions Xcode shows.
         described: One line on the model.
-        about: Facts for the user-defined metadata; `author`, `license` and `version` also fill
-            the fields Core ML has for them.
+        about: Facts for the user-defined metadata; `origin`, `licence` and `version` also fill
+            the fields Core ML has for author, licence and version.
     """
     (package / DEBUG_HANDLES).unlink(missing_ok=True)
     spec = read_spec(package)
@@ -93,8 +93,8 @@ def _describe(
             feature.shortDescription = texts[feature.name]
     metadata = description.metadata
     metadata.shortDescription = described
-    metadata.author = about.get("author", "")
-    metadata.license = about.get("license", "")
+    metadata.author = about.get("origin", "")
+    metadata.license = about.get("licence", "")
     metadata.versionString = about.get("version", "")
     for key, value in about.items():
         metadata.userDefined[f"effsam.{key}"] = value
