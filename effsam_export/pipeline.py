@@ -182,12 +182,28 @@ def convert(
                 graph,
                 program=trace.save(program, scratch / f"{component.name}.pt2"),
                 variants=variants(request, module, component, scratch),
+                about=about(request),
             )
         running.detail = megabytes(list(graph.files))
     with stage(f"lower {component.name}", observer) as running:
         artifact = isolate.lower(graph, target, work, scratch / f"lower-{component.name}.log")
         running.detail = megabytes(list(artifact.files))
     return Exported(graph=graph, artifact=artifact)
+
+
+def about(request: ExportRequest) -> dict[str, str]:
+    """What a format with room for it says of the model, to a person who has nothing else."""
+    from effsam_export.bundle.manifest import CONTRACT_VERSION
+
+    model = request.model
+    return {
+        "model": model.name,
+        "title": model.title,
+        "origin": model.origin,
+        "licence": model.licence.spdx,
+        "checkpoint_sha256": request.checkpoint.sha256,
+        "contract_version": str(CONTRACT_VERSION),
+    }
 
 
 def variants(

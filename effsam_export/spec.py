@@ -353,6 +353,8 @@ class Graph:
         recipe: What stays in FP32 if the graph is cast to FP16.
         fp32_nodes: The nodes of the ONNX file that `recipe` selects, by name.
         rewrites: What each pass did or why it refused, in order.
+        about: Facts on the model for formats that can carry them: `title`, `origin`, `licence`,
+            `checkpoint_sha256` and the like.
     """
 
     component: ComponentSpec
@@ -363,6 +365,7 @@ class Graph:
     recipe: tuple[KeepFp32, ...] = ()
     fp32_nodes: tuple[str, ...] = ()
     rewrites: tuple[str, ...] = ()
+    about: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:
