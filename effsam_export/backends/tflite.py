@@ -6,7 +6,6 @@ import os
 import tempfile
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,9 @@ from effsam_export.spec import Artifact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ai_edge_litert import schema_py_generated as schema
 
     from effsam_export.spec import ComponentSpec, Feeds, Graph, TargetProfile
 
@@ -91,7 +93,7 @@ def check_fixed(component: ComponentSpec) -> None:
         )
 
 
-def check_limits(name: str, target: TargetProfile, model: object) -> None:
+def check_limits(name: str, target: TargetProfile, model: schema.ModelT) -> None:
     """Refuse what the target cannot run.
 
     Raises:

@@ -26,11 +26,11 @@ class Named(nn.Module):
         super().__init__()
         # A traced graph refuses `eval()`: it has no training mode to leave.
         self.training = False
-        self.graph = graph
+        self.inner = graph
         self.outputs = tuple(outputs)
 
     def forward(self, **feeds: Tensor) -> dict[str, Tensor]:
-        results = self.graph(*feeds.values())
+        results = self.inner(*feeds.values())
         rows = results if isinstance(results, (tuple, list)) else (results,)
         return dict(zip(self.outputs, rows, strict=True))
 

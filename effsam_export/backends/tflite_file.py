@@ -51,43 +51,45 @@ class AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]
         if x.dtype != np.uint8:
             return int(super().CreateNumpyVector(x))
         self.StartVector(1, x.size, ALIGNMENT)
-        self.head = self.head - x.size
-        self.Bytes[self.head : self.head + x.size] = x.tobytes()
+        payload = x.tobytes()
+        start = int(self.Head()) - len(payload)
+        self.Bytes[start : start + len(payload)] = payload
+        self.head = start
         self.vectorNumElems = x.size
         return int(self.EndVector())
 
 
-def parse(content: bytes) -> Any:
+def parse(content: bytes) -> schema.ModelT:
     """The records (`ModelT`) of a file's bytes, which they share their constants with."""
     return flatbuffer_utils.read_model_from_bytearray(content)
 
 
-def serialise(model: Any) -> bytes:
+def serialise(model: schema.ModelT) -> bytes:
     """The bytes of a file; equal records give equal bytes."""
     builder = AlignedBuilder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
 
 
-def read(path: Path) -> Any:
+def read(path: Path) -> schema.ModelT:
     """The records of a file."""
     return parse(path.read_bytes())
 
 
-def operator_name(model: Any, operator: Any) -> str:
+def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
     """Kind of one operator, as the schema spells it; a custom one with its own name."""
     code = model.operatorCodes[operator.opcodeIndex]
     name = OPERATORS[flatbuffer_utils.get_builtin_code_from_operator_code(code)]
     return f"CUSTOM {code.customCode.decode()}" if name == "CUSTOM" else name
 
 
-def count_operators(model: Any) -> dict[str, int]:
+def count_operators(model: schema.ModelT) -> dict[str, int]:
     """Operators of all subgraphs by kind."""
     counts = Counter(operator_name(model, o) for s in model.subgraphs for o in s.operators)
     return dict(sorted(counts.items()))
 
 
-def count_constants(model: Any) -> dict[str, int]:
+def count_constants(model: schema.ModelT) -> dict[str, int]:
     """Elements of all constants by numpy dtype name; a shared one counts once."""
     counts, seen = Counter[str](), set[int]()
     for graph in model.subgraphs:
@@ -98,29 +100,30 @@ def count_constants(model: Any) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def dtype_name(tensor: Any) -> str:
+def dtype_name(tensor: schema.TensorT) -> str:
     return DTYPES.get(tensor.type, f"type {tensor.type}")
 
 
-def shape_of(tensor: Any) -> tuple[int, ...]:
+def shape_of(tensor: schema.TensorT) -> tuple[int, ...]:
     return () if tensor.shape is None else tuple(int(n) for n in tensor.shape)
 
 
-def signature_of(model: Any, key: str) -> Any:
+def signature_of(model: schema.ModelT, key: str) -> schema.SignatureDefT | None:
     """The signature called `key`, or None."""
     return next((s for s in model.signatureDefs or () if s.signatureKey.decode() == key), None)
 
 
-def signature_outputs(model: Any, key: str) -> tuple[str, ...]:
+def signature_outputs(model: schema.ModelT, key: str) -> tuple[str, ...]:
     """Names of a signature's outputs in the order of its graph; the file sorts them by name."""
     signature = signature_of(model, key)
+    assert signature is not None
     order = list(model.subgraphs[signature.subgraphIndex].outputs)
     found = sorted(signature.outputs, key=lambda m: order.index(m.tensorIndex))
     return tuple(m.name.decode() for m in found)
 
 
 def signature_faults(
-    model: Any, key: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    model: schema.ModelT, key: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> list[str]:
     """Where the signature `key` differs from the contract in name, shape or dtype."""
     signature = signature_of(model, key)
@@ -142,7 +145,7 @@ def signature_faults(
     return problems
 
 
-def limit_faults(model: Any, max_rank: int | None, forbidden: Sequence[str]) -> list[str]:
+def limit_faults(model: schema.ModelT, max_rank: int | None, forbidden: Sequence[str]) -> list[str]:
     """What a target cannot run: its forbidden operators, custom ones, and tensors of high rank."""
     problems = []
     for graph in model.subgraphs:
@@ -166,12 +169,12 @@ def limit_faults(model: Any, max_rank: int | None, forbidden: Sequence[str]) -> 
     return problems
 
 
-def times(tensor: Any) -> str:
+def times(tensor: schema.TensorT) -> str:
     """A shape as text: `1x64x64x32`."""
     return "x".join(map(str, shape_of(tensor))) or "()"
 
 
-def halve_constants(model: Any) -> None:
+def halve_constants(model: schema.ModelT) -> None:
     """Store every FP32 constant in FP16, behind a DEQUANTIZE; arithmetic stays as it is.
 
     This is TensorFlow Lite's own form of FP16 weights: a CPU unpacks them once, when it loads the
@@ -208,14 +211,14 @@ def halve_constants(model: Any) -> None:
         model.buffers[index].data = values.astype(np.float16).view(np.uint8)
 
 
-def _fits(data: NDArray[np.uint8] | None, tensor: Any) -> bool:
+def _fits(data: NDArray[np.uint8] | None, tensor: schema.TensorT) -> bool:
     """Whether a tensor is a constant FP32 array that FP16 can hold."""
     if data is None or tensor.type != schema.TensorType.FLOAT32 or data.size <= SCALAR:
         return False
     return bool(np.abs(np.frombuffer(data, np.float32)).max() <= HALF_MAX)
 
 
-def operator_code(model: Any, builtin: int, version: int) -> int:
+def operator_code(model: schema.ModelT, builtin: int, version: int) -> int:
     """Index of an operator in the file's table of operators, where it is put if it is missing."""
     for i, code in enumerate(model.operatorCodes):
         found = flatbuffer_utils.get_builtin_code_from_operator_code(code)

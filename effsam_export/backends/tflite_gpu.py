@@ -7,7 +7,7 @@ that asked for the GPU, this is only seen as slowness. Source of all of it: goog
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -23,24 +23,27 @@ from effsam_export.backends.tflite_file import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-SUPPORTED = frozenset(
-    """
-    ABS ADD AVERAGE_POOL_2D BATCH_MATMUL CAST CONCATENATION CONV_2D COS CUMSUM DEPTHWISE_CONV_2D
-    DEPTH_TO_SPACE DEQUANTIZE DIV ELU EQUAL EXP FLOOR FLOOR_DIV FLOOR_MOD FULLY_CONNECTED GATHER
-    GELU GREATER GREATER_EQUAL HARD_SWISH LEAKY_RELU LESS LESS_EQUAL LOG LOGICAL_AND LOGISTIC
-    MAXIMUM MAX_POOL_2D MEAN MINIMUM MIRROR_PAD MUL NEG NOT_EQUAL ONE_HOT PACK PAD PADV2 POW PRELU
-    REDUCE_MAX REDUCE_MIN REDUCE_PROD RELU RELU6 RELU_N1_TO_1 RESHAPE RESIZE_BILINEAR
-    RESIZE_NEAREST_NEIGHBOR RSQRT SELECT SELECT_V2 SIGN SIN SLICE SOFTMAX SPACE_TO_DEPTH SPLIT
-    SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE STRIDED_SLICE SUB SUM TANH TILE TRANSPOSE TRANSPOSE_CONV
-    """.split()
-)
+# fmt: off
+SUPPORTED = frozenset((
+    "ABS", "ADD", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CAST", "CONCATENATION", "CONV_2D", "COS",
+    "CUMSUM", "DEPTHWISE_CONV_2D", "DEPTH_TO_SPACE", "DEQUANTIZE", "DIV", "ELU", "EQUAL", "EXP",
+    "FLOOR", "FLOOR_DIV", "FLOOR_MOD", "FULLY_CONNECTED", "GATHER", "GELU", "GREATER",
+    "GREATER_EQUAL", "HARD_SWISH", "LEAKY_RELU", "LESS", "LESS_EQUAL", "LOG", "LOGICAL_AND",
+    "LOGISTIC", "MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MIRROR_PAD", "MUL", "NEG",
+    "NOT_EQUAL", "ONE_HOT", "PACK", "PAD", "PADV2", "POW", "PRELU", "REDUCE_MAX", "REDUCE_MIN",
+    "REDUCE_PROD", "RELU", "RELU6", "RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR",
+    "RESIZE_NEAREST_NEIGHBOR", "RSQRT", "SELECT", "SELECT_V2", "SIGN", "SIN", "SLICE", "SOFTMAX",
+    "SPACE_TO_DEPTH", "SPLIT", "SPLIT_V", "SQRT", "SQUARE", "SQUARED_DIFFERENCE", "STRIDED_SLICE",
+    "SUB", "SUM", "TANH", "TILE", "TRANSPOSE", "TRANSPOSE_CONV",
+))
+# fmt: on
 """Operators that are always taken, or taken under the conditions checked below."""
 INT32 = schema.TensorType.INT32
 SLICED_RANKS = (3, 4)
 CASTS = frozenset({("bool", "float32"), ("float32", "bool"), ("int32", "float32")})
 
 
-def align_ranks(model: Any) -> None:
+def align_ranks(model: schema.ModelT) -> None:
     """Give both operands of an ADD or MUL the same rank, by a RESHAPE that moves nothing.
 
     The converter drops leading ones where broadcasting would put them back: 1x4096x256 plus
@@ -62,7 +65,9 @@ def align_ranks(model: Any) -> None:
         graph.operators = operators
 
 
-def _reshape(model: Any, graph: Any, index: int, shape: tuple[int, ...]) -> Any:
+def _reshape(
+    model: schema.ModelT, graph: schema.SubGraphT, index: int, shape: tuple[int, ...]
+) -> schema.OperatorT:
     """A RESHAPE of a tensor, with its result and its constant put into the graph."""
     source = graph.tensors[index]
     result, wanted = schema.TensorT(), schema.TensorT()
@@ -85,7 +90,7 @@ def _reshape(model: Any, graph: Any, index: int, shape: tuple[int, ...]) -> Any:
     return operator
 
 
-def faults(model: Any) -> list[str]:
+def faults(model: schema.ModelT) -> list[str]:
     """Every operator of a file that the delegate would not take, as sentences."""
     return [
         f"{why}: `{operator_name(model, operator)}` that gives "
@@ -97,7 +102,9 @@ def faults(model: Any) -> list[str]:
     ]
 
 
-def _reasons(model: Any, graph: Any, operator: Any) -> Iterator[str]:
+def _reasons(
+    model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT
+) -> Iterator[str]:
     """Why the delegate would not take one operator."""
     name = operator_name(model, operator)
     inputs = [graph.tensors[i] for i in operator.inputs if i >= 0]

@@ -54,4 +54,5 @@ def weights(length: int, out: int, *, align_corners: bool) -> Tensor:
     """
     units = torch.eye(length).reshape(1, length, length, 1)
     size: Sequence[int] = (out, 1)
-    return BICUBIC(units, size, align_corners, None).reshape(length, out).contiguous()
+    stretched: Tensor = BICUBIC(units, size, align_corners, None)
+    return stretched.reshape(length, out).contiguous()
