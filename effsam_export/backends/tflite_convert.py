@@ -1,0 +1,61 @@
+"""A traced program to the bytes of a .tflite file, by litert-torch."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from effsam_export.backends import tflite_rewrite
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import fx
+
+    from effsam_export.spec import ComponentSpec
+
+
+class Named(nn.Module):
+    """A traced graph that takes and gives its tensors by name, which litert-torch keeps."""
+
+    def __init__(self, graph: fx.GraphModule, outputs: Sequence[str]) -> None:
+        super().__init__()
+        # A traced graph refuses `eval()`: it has no training mode to leave.
+        self.training = False
+        self.inner = graph
+        self.outputs = tuple(outputs)
+
+    def forward(self, **feeds: Tensor) -> dict[str, Tensor]:
+        results = self.inner(*feeds.values())
+        rows = results if isinstance(results, (tuple, list)) else (results,)
+        return dict(zip(self.outputs, rows, strict=True))
+
+
+def convert(program: Path, component: ComponentSpec) -> bytes:
+    """Convert a traced program, with one signature that is called as its component.
+
+    Args:
+        program: A file that `torch.export.save` wrote, FP32, with fixed shapes.
+        component: Names and shapes of its tensors, in the program's order.
+
+    Returns:
+        The file, FP32, with the contract's names of inputs and outputs.
+    """
+    with warnings.catch_warnings():
+        # Raised inside torch's, jax's and litert-torch's own code; nothing a caller could change.
+        warnings.simplefilter("ignore")
+        import litert_torch
+
+        graph = torch.export.load(program).module()
+        tflite_rewrite.apply(graph)
+        feeds: Mapping[str, Tensor] = {
+            s.name: torch.zeros([int(n) for n in s.shape]) for s in component.inputs
+        }
+        named = Named(graph, [s.name for s in component.outputs])
+        converter = litert_torch.signature(component.name, named, sample_kwargs=feeds)
+        with torch.no_grad():
+            return bytes(converter.convert().model_content())
