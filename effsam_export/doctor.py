@@ -69,7 +69,7 @@ def diagnose(cache_dir: Path) -> Diagnosis:
     for name in profiles.target_names():
         backend = profiles.load_target(name).backend
         entry = backends.BACKENDS[backend]
-        missing = None if backends.available(backend) else entry.package
+        missing = None if backends.available(backend) else entry.packages[0]
         targets.append(TargetState(name=name, backend=backend, missing=missing, extra=entry.extra))
     return Diagnosis(
         version=__version__,

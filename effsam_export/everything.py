@@ -102,8 +102,11 @@ def generate(
     """
     points = grid(embedded.frame.original, settings.points_per_side)
     found: list[Found] = []
-    for start in range(0, len(points), settings.points_per_batch):
-        batch = points[start : start + settings.points_per_batch]
+    # A decoder of fixed shapes takes one prompt a call.
+    dynamic = any("prompts" in t.shape for t in model.component("decoder").inputs)
+    size = settings.points_per_batch if dynamic else 1
+    for start in range(0, len(points), size):
+        batch = points[start : start + size]
         outputs = decoder.run(batch_feeds(model, embedded, batch))
         found += _kept(model, embedded, batch, outputs, settings)
         if progress is not None:

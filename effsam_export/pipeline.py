@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import filecmp
 import platform
+import shutil
+import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effsam_export import backends, profiles
+from effsam_export import backends, isolate, profiles
 from effsam_export.errors import CheckFailed, UsageError
+from effsam_export.models import fixed
 from effsam_export.progress import ignore, stage
 from effsam_export.spec import Artifact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -50,11 +54,15 @@ class ExportRequest:
     force: bool = False
 
     @property
+    def prepared(self) -> ModelSpec:
+        """The model as the target gets it: with fixed shapes, if it wants them."""
+        return fixed.for_options(self.model, self.target.options)
+
+    @property
     def chosen(self) -> tuple[ComponentSpec, ...]:
         """The components to export, in the model's order."""
-        return tuple(
-            c for c in self.model.components if not self.components or c.name in self.components
-        )
+        components = self.prepared.components
+        return tuple(c for c in components if not self.components or c.name in self.components)
 
 
 class ParityFailed(CheckFailed):
@@ -88,8 +96,9 @@ def check_request(request: ExportRequest) -> None:
     from effsam_export.bundle import place
 
     backends.load(request.target.backend)
+    backends.require_lowering(request.target.backend)
     backends.require_tracing()
-    known = {c.name for c in request.model.components}
+    known = {c.name for c in request.prepared.components}
     unknown = [c for c in request.components if c not in known]
     if unknown:
         raise UsageError(
@@ -109,40 +118,28 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
     Raises:
         ParityFailed: The artefacts do not reach the target's gates; the evidence is kept in
             `<output>.failed`.
+        ConversionFailed: A converter crashed; its log is kept there.
         EffsamError: Anything `check_request`, the checkpoint or the file system objects to.
     """
-    from effsam_export import passes, report, trace
+    from effsam_export import report
     from effsam_export.bundle import place, write
-    from effsam_export.bundle.manifest import Exported
     from effsam_export.models import loading
 
     check_request(request)
-    model, target = request.model, request.target
+    model, target = request.prepared, request.target
     backend = backends.load(target.backend)
-    exported: list[Exported] = []
     with stage("load", observer) as running:
         module = loading.load(model, request.checkpoint)
         running.detail = f"sha256 {request.checkpoint.sha256[:12]}"
-    with place.staged(request.output) as work:
-        sources = work / "source"
-        sources.mkdir()
-        for component in request.chosen:
-            with stage(f"trace {component.name}", observer) as running:
-                program = trace.trace(module, component)
-                graph = trace.to_onnx(program, component, target.opset, sources)
-                graph = passes.rewrite(graph, target, sources)
-                running.detail = megabytes(list(graph.files))
-            with stage(f"lower {component.name}", observer) as running:
-                artifact = backend.lower(graph, target, work)
-                running.detail = megabytes(list(artifact.files))
-            exported.append(Exported(graph=graph, artifact=artifact))
+    with place.staged(request.output) as work, kept_logs(request.output) as scratch:
+        exported = [convert(request, module, c, work, scratch, observer) for c in request.chosen]
         with stage("parity", observer) as running:
             findings = prove(request, module, exported, backend, running.advance)
             running.detail = summary(findings.report)
             running.failed = not findings.report.passed
         html = report.render(findings.report, findings.pictures)
         if not findings.report.passed:
-            evidence = request.output.with_name(f"{request.output.name}.failed")
+            evidence = evidence_of(request.output)
             keep_evidence(evidence, findings, html)
             raise ParityFailed(findings.report, evidence)
         with stage("bundle", observer) as running:
@@ -155,9 +152,77 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
                 findings=findings,
                 html=html,
                 versions=versions(exported),
+                stand_in=backend.stand_in(target.options),
             )
             running.detail = f"{len(manifest['files']) + 1} files"
     return findings.report
+
+
+def convert(
+    request: ExportRequest,
+    module: nn.Module,
+    component: ComponentSpec,
+    work: Path,
+    scratch: Path,
+    observer: Observer,
+) -> Exported:
+    """Trace one component, rewrite its graph, and lower it in a process of its own."""
+    from effsam_export import passes, trace
+    from effsam_export.bundle.manifest import Exported
+
+    target = request.target
+    sources = work / "source"
+    sources.mkdir(exist_ok=True)
+    with stage(f"trace {component.name}", observer) as running:
+        program = trace.trace(module, component)
+        recipe = tuple(k for k in request.model.precision if k.component == component.name)
+        graph = replace(trace.to_onnx(program, component, target.opset, sources), recipe=recipe)
+        graph = passes.rewrite(graph, target, sources)
+        if backends.BACKENDS[target.backend].reads == "program":
+            graph = replace(
+                graph,
+                program=trace.save(program, scratch / f"{component.name}.pt2"),
+                variants=variants(request, module, component, scratch),
+            )
+        running.detail = megabytes(list(graph.files))
+    with stage(f"lower {component.name}", observer) as running:
+        artifact = isolate.lower(graph, target, work, scratch / f"lower-{component.name}.log")
+        running.detail = megabytes(list(artifact.files))
+    return Exported(graph=graph, artifact=artifact)
+
+
+def variants(
+    request: ExportRequest, module: nn.Module, component: ComponentSpec, scratch: Path
+) -> tuple[tuple[int, Path], ...]:
+    """Programs of a component with the further numbers of slots that the target asks for."""
+    from effsam_export import trace
+
+    dynamic = request.model.component(component.name)
+    if dynamic.fixed is None or dynamic.inputs == component.inputs:
+        return ()
+    found = []
+    for slots in fixed.further_slots(request.target.options):
+        program = trace.trace(module, dynamic.fixed(dynamic, slots))
+        found.append((slots, trace.save(program, scratch / f"{component.name}.{slots}.pt2")))
+    return tuple(found)
+
+
+def evidence_of(output: Path) -> Path:
+    """Where the evidence of a failed export is kept."""
+    return output.with_name(f"{output.name}.failed")
+
+
+@contextmanager
+def kept_logs(output: Path) -> Iterator[Path]:
+    """A folder for traced programs and logs; after a failed conversion the logs are kept."""
+    evidence = evidence_of(output)
+    with tempfile.TemporaryDirectory(prefix="effsam-") as name:
+        try:
+            yield Path(name)
+        except isolate.ConversionFailed as failure:
+            evidence.mkdir(parents=True, exist_ok=True)
+            kept = shutil.copyfile(failure.log, evidence / failure.log.name)
+            raise failure.moved(kept) from failure
 
 
 def prove(
@@ -182,8 +247,10 @@ def prove(
             for e in exported
         },
     )
-    images, left_out = judged_by(request.model, request.parity_file)
-    return check(request.model, request.target, sides, images, left_out=left_out, progress=progress)
+    images, left_out = judged_by(request.prepared, request.parity_file)
+    return check(
+        request.prepared, request.target, sides, images, left_out=left_out, progress=progress
+    )
 
 
 def judged_by(

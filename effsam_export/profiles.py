@@ -71,16 +71,20 @@ def target_names() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in data_dir("targets").glob("*.toml")))
 
 
-def load_target(name: str, precision: str | None = None) -> TargetProfile:
+def load_target(
+    name: str, precision: str | None = None, options: Mapping[str, str] | None = None
+) -> TargetProfile:
     """Read a target profile and resolve one precision of it.
 
     Args:
         name: A profile's name, or the path of a TOML file.
         precision: One of the profile's precisions; its first when None.
+        options: Values, as text, in the place of the profile's own or beside them.
 
     Raises:
         UnknownNameError: No such profile, or no such precision anywhere.
-        UsageError: Every fault of the file in one message, or a precision the target lacks.
+        UsageError: Every fault of the file or of the options in one message, or a precision the
+            target lacks.
     """
     path = Path(name) if name.endswith(".toml") else data_dir("targets") / f"{name}.toml"
     if not path.is_file():
@@ -109,10 +113,33 @@ def load_target(name: str, precision: str | None = None) -> TargetProfile:
         precisions=tuple(offered),
         opset=table["opset"],
         simplify=table["simplify"],
-        options=table["options"],
+        options={**table["options"], **_parsed(table["backend"], options or {})},
         gates=Gates(**{k: float(v) for k, v in table["gates"][chosen].items()}),
         source=path.read_bytes(),
     )
+
+
+def _parsed(backend: str, given: Mapping[str, str]) -> dict[str, str | int | float | bool]:
+    """Options of a backend from text, each in the type its table says."""
+    known = backends.BACKENDS[backend].options
+    values: dict[str, str | int | float | bool] = {}
+    problems = []
+    for key, text in given.items():
+        if key not in known:
+            problems.append(_unknown(f"option of backend `{backend}`", key, known))
+            continue
+        kind = known[key]
+        try:
+            if kind is bool:
+                values[key] = {"true": True, "false": False}[text.lower()]
+            else:
+                values[key] = kind(text)
+        except (ValueError, KeyError):
+            wanted = "true or false" if kind is bool else f"of type {kind.__name__}"
+            problems.append(f"option `{key}` is `{text}`, want it {wanted}")
+    if problems:
+        raise UsageError("; ".join(problems))
+    return values
 
 
 def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:

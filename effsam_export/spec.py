@@ -99,6 +99,8 @@ class PromptSupport:
 
     Attributes:
         max_points: Most points of one prompt, a box counting as two; None if there is no limit.
+        slots: Points that a decoder of fixed shapes has room for, empty ones by label -2; None for
+            a dynamic decoder, and for a model with another rule.
     """
 
     negative_points: bool = True
@@ -106,6 +108,7 @@ class PromptSupport:
     points_with_box: bool = True
     mask: bool = True
     max_points: int | None = None
+    slots: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +154,8 @@ class ComponentSpec:
         feeds: Sample -> graph inputs, by the rules the manifest states (numpy only).
         reference: Loaded model and sample -> outputs by name, through the authors' own unwrapped
             path. It shares no code with `wrap` or `feeds`.
+        fixed: This component and a number of prompt slots -> the component for one prompt of that
+            many, every shape a number. None where every shape is a number already.
     """
 
     name: ComponentName
@@ -160,6 +165,25 @@ class ComponentSpec:
     example: Callable[[], Mapping[str, Any]]
     feeds: Callable[[Preprocess, Sample], Feeds]
     reference: Callable[[nn.Module, Sample], Feeds]
+    fixed: Callable[[ComponentSpec, int], ComponentSpec] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepFp32:
+    """A region of a component that stays in FP32 where the rest computes in FP16.
+
+    Attributes:
+        modules: Patterns (`fnmatch`) of module paths in the export form.
+        ops: Operator names without overload (`div`, `layer_norm`); all of the modules' when empty.
+        reason: What FP16 does to it, as a sentence.
+        source: Where that is known from: an issue, a paper, a measurement of ours.
+    """
+
+    component: ComponentName
+    modules: tuple[str, ...]
+    ops: tuple[str, ...] = ()
+    reason: str
+    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +257,7 @@ class ModelSpec:
         refused: sha256 of files that look right and are not -> why, as a sentence.
         options: Settings that change the graph, with their values.
         with_options: The model with other settings; raises UsageError for bad ones.
+        precision: What stays in FP32 in an FP16 export.
     """
 
     name: str
@@ -252,6 +277,7 @@ class ModelSpec:
     refused: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, float] = field(default_factory=dict)
     with_options: Callable[[Mapping[str, float]], ModelSpec] | None = None
+    precision: tuple[KeepFp32, ...] = ()
 
     @property
     def finds_instances(self) -> bool:
@@ -322,13 +348,21 @@ class Graph:
 
     Attributes:
         path: The ONNX file; weights past protobuf's 2 GB lie beside it as `<name>.onnx.data`.
+        program: The traced `torch.export` program in FP32 (`.pt2`), for the backends that read it.
+        variants: The same with other numbers of prompt slots: (slots, `.pt2` file).
+        recipe: What stays in FP32 if the graph is cast to FP16.
+        fp32_nodes: The nodes of the ONNX file that `recipe` selects, by name.
+        rewrites: What each pass did or why it refused, in order.
     """
 
     component: ComponentSpec
     path: Path
     opset: int
+    program: Path | None = None
+    variants: tuple[tuple[int, Path], ...] = ()
+    recipe: tuple[KeepFp32, ...] = ()
+    fp32_nodes: tuple[str, ...] = ()
     rewrites: tuple[str, ...] = ()
-    """What each pass did or why it refused, in order."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -342,7 +376,9 @@ class Artifact:
     """A lowered component: the files a runtime opens (the first is the one to open).
 
     Attributes:
+        files: In the folder it was lowered into, or in a package folder there (`.mlpackage`).
         tensors_by_dtype: Receipt: constants of the re-opened file, elements by dtype.
+        ops: Receipt: operators of the re-opened file by kind.
         versions: Toolchain package -> version that made it.
     """
 
@@ -351,5 +387,6 @@ class Artifact:
     precision: Precision
     files: tuple[Path, ...]
     tensors_by_dtype: Mapping[str, int]
+    ops: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str]
     options: Mapping[str, str | int | float | bool]

@@ -45,6 +45,12 @@ def trace(module: nn.Module, component: ComponentSpec) -> ExportedProgram:
         )
 
 
+def save(program: ExportedProgram, path: Path) -> Path:
+    """Write a traced program for a process that lowers it."""
+    torch.export.save(program, path)
+    return path
+
+
 def to_onnx(program: ExportedProgram, component: ComponentSpec, opset: int, out_dir: Path) -> Graph:
     """Write a traced program as ONNX, with exactly the tensors its spec names.
 

@@ -203,7 +203,7 @@ def test_inspect_shows_the_contract(effsam: Callable[..., Shown], bundle: Path) 
     for name in ("image_embeddings", "point_coords", "low_res_masks", "iou_predictions"):
         assert name in text
     document = json.loads(effsam("inspect", bundle, "--json").out)
-    assert document["manifest"]["manifest_version"] == 2
+    assert document["manifest"]["manifest_version"] == 3
 
 
 def test_points_and_one_box_are_one_prompt() -> None:

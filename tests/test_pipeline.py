@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from effsam_export import pipeline, profiles
+from effsam_export import isolate, pipeline, profiles
 from effsam_export.bundle import place, read, write
 from effsam_export.errors import CheckpointError, OutputError, UsageError
 from effsam_export.spec import Checkpoint, Gates
@@ -97,18 +97,22 @@ def test_below_a_gate_nothing_is_written_but_the_evidence(
     assert [e.stage for e in events if e.kind == "failed"] == ["parity"]
 
 
-def test_a_converter_that_dies_leaves_nothing(
+def test_a_converter_that_dies_leaves_its_log_and_nothing_else(
     request_: pipeline.ExportRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from effsam_export.backends import onnxruntime
-
-    def die(*args: object) -> None:
-        raise RuntimeError("converter died")
-
-    monkeypatch.setattr(onnxruntime, "lower", die)
-    with pytest.raises(RuntimeError, match="converter died"):
+    crash = "import os; print('something odd', flush=True); os.kill(os.getpid(), 11)"
+    monkeypatch.setattr(isolate, "OTHER_SIDE", crash)
+    with pytest.raises(isolate.ConversionFailed) as failed:
         pipeline.export(request_)
-    assert list(request_.output.parent.iterdir()) == []
+    evidence = request_.output.with_name("out.failed")
+    log = evidence / "lower-encoder.log"
+    assert failed.value.message == (
+        "encoder, onnx: the converter crashed with signal 11\n  something odd"
+    )
+    assert failed.value.hint == f"everything it said is in `{log}`"
+    assert log.read_text("utf-8") == "something odd\n"
+    assert list(evidence.iterdir()) == [log]
+    assert list(request_.output.parent.iterdir()) == [evidence]
 
 
 def test_a_full_disk_is_one_error_and_leaves_nothing(

@@ -1,4 +1,4 @@
-"""Every backend, by name: a module with `lower` and `open_session`, imported when it is used.
+"""Every backend, by name: a module with three functions, imported when it is used.
 
 A new one is a file beside this one, a line in the table, and an extra in `pyproject.toml`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from effsam_export.errors import ToolchainMissing
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.spec import Artifact, Feeds, Graph, Precision, TargetProfile
+
+    Options = Mapping[str, str | int | float | bool]
 
 
 class Session(Protocol):
@@ -42,29 +44,42 @@ class Backend(Protocol):
         """Load an artefact with the options it was made for."""
         ...
 
+    def stand_in(self, options: Options) -> str:
+        """What `open_session` runs in the place of the real runtime on this machine.
+
+        Empty where the real one runs; anything else makes a result `simulated`.
+        """
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackendEntry:
-    """Where a backend is, what it needs and can do, and the options a target may give it."""
+    """Where a backend is, what it needs and can do, and the options a target may give it.
+
+    Attributes:
+        reads: What it lowers from: the ONNX file, or the traced program.
+        packages: What `lower` needs; the first is what runs an artefact.
+    """
 
     module: str
-    package: str
+    packages: tuple[str, ...]
     extra: str
     precisions: tuple[Precision, ...]
     options: Mapping[str, type]
+    reads: Literal["onnx", "program"] = "onnx"
 
 
 BACKENDS: dict[str, BackendEntry] = {
     "onnx": BackendEntry(
         module="effsam_export.backends.onnxruntime",
-        package="onnxruntime",
+        packages=("onnxruntime",),
         extra="onnx",
         precisions=("fp32", "fp16"),
         options={"provider": str},
     ),
     "openvino": BackendEntry(
         module="effsam_export.backends.openvino",
-        package="openvino",
+        packages=("openvino",),
         extra="openvino",
         precisions=("fp32", "fp16"),
         options={"device": str, "inference_precision": str},
@@ -73,20 +88,28 @@ BACKENDS: dict[str, BackendEntry] = {
 
 
 def available(name: str) -> bool:
-    """Whether the package of a backend is installed, without importing it."""
-    return find_spec(BACKENDS[name].package) is not None
+    """Whether the package that runs a backend's artefacts is installed, without importing it."""
+    return find_spec(BACKENDS[name].packages[0]) is not None
 
 
 def load(name: str) -> Backend:
     """Import a backend of the table.
 
     Raises:
-        ToolchainMissing: Its package is not installed.
+        ToolchainMissing: The package that runs its artefacts is not installed.
     """
     entry = BACKENDS[name]
     if not available(name):
-        raise ToolchainMissing(f"backend `{name}`", entry.package, entry.extra)
+        raise ToolchainMissing(f"backend `{name}`", entry.packages[0], entry.extra)
     return cast("Backend", import_module(entry.module))
+
+
+def require_lowering(name: str) -> None:
+    """Raise `ToolchainMissing` unless everything that a backend lowers with is installed."""
+    entry = BACKENDS[name]
+    for package in entry.packages:
+        if find_spec(package) is None:
+            raise ToolchainMissing(f"backend `{name}`", package, entry.extra)
 
 
 def require_tracing() -> None:

@@ -15,6 +15,7 @@ from effsam_export.spec import Artifact
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from effsam_export.backends import Options
     from effsam_export.spec import Feeds, Graph, TargetProfile
 
 
@@ -27,7 +28,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
 
     path = out_dir / f"{graph.component.name}.onnx"
     if target.precision == "fp16":
-        onnx_file.save(cast_fp16.apply(onnx.load(graph.path)), path)
+        onnx_file.save(cast_fp16.apply(onnx.load(graph.path), keep=graph.fp32_nodes), path)
     else:
         for file in graph.files:
             shutil.copyfile(file, out_dir / file.name)
@@ -40,6 +41,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
         precision=target.precision,
         files=(path, data) if data.is_file() else (path,),
         tensors_by_dtype=counts,
+        ops=count_ops(path),
         versions={"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         options=target.options,
     )
@@ -54,6 +56,14 @@ def count_constants(path: Path) -> dict[str, int]:
         name = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
         counts[name] += int(np.prod(tensor.dims, dtype=np.int64))
     return dict(sorted(counts.items()))
+
+
+def count_ops(path: Path) -> dict[str, int]:
+    """Operators of an ONNX file by kind."""
+    import onnx
+
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    return dict(sorted(Counter(n.op_type for n in nodes).items()))
 
 
 class OnnxSession:
@@ -78,3 +88,9 @@ def open_session(artifact: Artifact) -> OnnxSession:
     """Open with the provider of the target profile, and with no other to fall back on."""
     provider = str(artifact.options.get("provider", "CPUExecutionProvider"))
     return OnnxSession(artifact.files[0], provider)
+
+
+def stand_in(options: Options) -> str:
+    """Nothing: ONNX Runtime on a CPU is what ships."""
+    del options
+    return ""

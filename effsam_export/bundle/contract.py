@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from effsam_export.models.fixed import EMPTY_LABEL
+
 if TYPE_CHECKING:
     from effsam_export.spec import ModelSpec, Preprocess
 
@@ -81,13 +83,16 @@ def prompts(model: ModelSpec) -> dict[str, Any]:
             "box_top_left": 2,
             "box_bottom_right": 3,
             "padding": -1,
+            "empty": None if model.prompts.slots is None else int(EMPTY_LABEL),
         },
         "order": ["points", "box_top_left", "box_bottom_right"],
         "padding": _padding(model),
         "mask_input": "low_res_masks of an earlier answer, unchanged; zeros if there is none"
         if model.prompts.mask
         else None,
-        "batch": "prompts with equally many points can share one call",
+        "batch": "prompts with equally many points can share one call"
+        if model.prompts.slots is None
+        else "one prompt a call",
         "host_rules": list(INSTANCE_PROMPTS) if model.finds_instances else [],
         "supports": asdict(model.prompts),
     }
@@ -113,14 +118,17 @@ def _frame(model: ModelSpec) -> str:
 def _padding(model: ModelSpec) -> dict[str, Any] | None:
     if model.finds_instances:
         return None
-    if model.prompts.max_points is not None:
+    if model.prompts.max_points is not None and model.prompts.slots is None:
         return {
             "when": f"a prompt has fewer than {model.prompts.max_points} points: up to that many",
             "coordinates": [-1, -1],
             "label": -1,
         }
+    then = ""
+    if model.prompts.slots is not None:
+        then = f"; then empty slots at (0, 0) with label -2, up to {model.prompts.slots}"
     return {
-        "when": "the prompt has no box: one point more, after the others",
+        "when": f"the prompt has no box: one point more, after the others{then}",
         "coordinates": [0, 0],
         "label": -1,
     }

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     )
 
 MANIFEST = "manifest.json"
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 """Layout of the manifest; a reader refuses another one."""
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 """What a caller of the graphs has to do; another number means other code in the app."""
 
 
@@ -46,7 +46,7 @@ class Exported:
 
 def schema() -> dict[str, Any]:
     """The published JSON Schema of the manifest."""
-    path = Path(__file__).resolve().parent.parent / "schemas" / "manifest-v2.schema.json"
+    path = Path(__file__).resolve().parent.parent / "schemas" / "manifest-v3.schema.json"
     loaded: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return loaded
 
@@ -88,12 +88,15 @@ def compose(
     versions: Mapping[str, str],
     files: list[dict[str, Any]],
     golden: str | None,
+    directory: Path,
+    stand_in: str,
 ) -> dict[str, Any]:
     """Put a manifest together; `files` are the entries of every file but the manifest itself."""
     return {
         "manifest_version": MANIFEST_VERSION,
         "contract_version": CONTRACT_VERSION,
-        "state": "verified",
+        "state": "simulated" if stand_in else "verified",
+        "stand_in": stand_in,
         "model": {
             "name": model.name,
             "title": model.title,
@@ -122,8 +125,15 @@ def compose(
         "precision": {
             "asked": target.precision,
             "found": {e.artifact.component: dict(e.artifact.tensors_by_dtype) for e in exported},
+            "ops": {e.artifact.component: dict(e.artifact.ops) for e in exported},
+            "kept_fp32": [
+                {**asdict(k), "modules": list(k.modules), "ops": list(k.ops)}
+                for e in exported
+                if target.precision != "fp32"
+                for k in e.graph.recipe
+            ],
         },
-        "components": [_component(e) for e in exported],
+        "components": [_component(e, directory) for e in exported],
         "preprocess": contract.preprocess(model),
         "prompts": contract.prompts(model),
         "masks": contract.masks(model),
@@ -135,11 +145,11 @@ def compose(
     }
 
 
-def _component(exported: Exported) -> dict[str, Any]:
+def _component(exported: Exported, directory: Path) -> dict[str, Any]:
     graph, artifact = exported.graph, exported.artifact
     return {
         "name": artifact.component,
-        "files": [p.name for p in artifact.files],
+        "files": [p.relative_to(directory).as_posix() for p in artifact.files],
         "source": f"source/{graph.path.name}",
         "inputs": [_tensor(t) for t in graph.component.inputs],
         "outputs": [_tensor(t) for t in graph.component.outputs],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from effsam_export import backends, models
 from effsam_export.bundle.manifest import MANIFEST, validate
 from effsam_export.errors import BundleError
+from effsam_export.models import fixed
 from effsam_export.spec import Artifact
 from effsam_export.weights import sha256_of
 
@@ -30,7 +31,8 @@ class Bundle:
     def model(self) -> ModelSpec:
         """The model it was made from."""
         entry = self.manifest["model"]
-        return models.configured(models.get(entry["name"]), entry["options"])
+        model = models.configured(models.get(entry["name"]), entry["options"])
+        return fixed.for_options(model, self.manifest["target"]["options"])
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -51,6 +53,7 @@ class Bundle:
                     precision=self.manifest["precision"]["asked"],
                     files=tuple(self.path / f for f in entry["files"]),
                     tensors_by_dtype=self.manifest["precision"]["found"][component],
+                    ops=self.manifest["precision"]["ops"][component],
                     versions=self.manifest["tools"],
                     options=self.manifest["target"]["options"],
                 )

@@ -12,7 +12,7 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
     lines = [
         f"# {model['title']} for {target['name']}, {manifest['precision']['asked']}",
         "",
-        f"State: **{manifest['state']}**. Licence of the weights: {model['licence']['spdx']} "
+        f"State: **{_state(manifest)}**. Licence of the weights: {model['licence']['spdx']} "
         f"(`{model['licence']['file']}`). Everything below is in `manifest.json` for programs.",
         "",
         "## Files to ship",
@@ -52,6 +52,11 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
         lines.append("One component only: judged tensor by tensor (`parity.json`).")
     lines += ["", "`effsam verify .` checks the files and repeats the proof.", ""]
     return "\n".join(lines)
+
+
+def _state(manifest: dict[str, Any]) -> str:
+    stand_in = manifest["stand_in"]
+    return f"{manifest['state']}, by {stand_in}" if stand_in else str(manifest["state"])
 
 
 def _resize_rule(pre: dict[str, Any]) -> str:

@@ -176,9 +176,10 @@ class TinyViTBlock(nn.Module):
         pad_h, pad_w = -h % s, -w % s
         x = nn.functional.pad(x, (0, 0, 0, pad_w, 0, pad_h))
         nh, nw = (h + pad_h) // s, (w + pad_w) // s
-        x = x.view(b, nh, s, nw, s, c).transpose(2, 3).reshape(b * nh * nw, s * s, c)
+        # A window's columns and channels stay together, so that no tensor has more than four axes.
+        x = x.reshape(b * nh, s, nw, s * c).transpose(1, 2).reshape(b * nh * nw, s * s, c)
         x = self.attn(x)
-        x = x.view(b, nh, nw, s, s, c).transpose(2, 3).reshape(b, nh * s, nw * s, c)
+        x = x.reshape(b * nh, nw, s, s * c).transpose(1, 2).reshape(b, nh * s, nw * s, c)
         return x[:, :h, :w]
 
     def forward(self, x: Tensor) -> Tensor:

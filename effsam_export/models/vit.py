@@ -130,7 +130,8 @@ def to_windows(x: Tensor, size: int) -> Tensor:
     b, h, w, c = x.shape
     x = nn.functional.pad(x, (0, 0, 0, -w % size, 0, -h % size))
     rows, columns = -(-h // size), -(-w // size)
-    x = x.view(b, rows, size, columns, size, c).transpose(2, 3)
+    # A window's columns and channels stay together, so that no tensor has more than four axes.
+    x = x.reshape(b * rows, size, columns, size * c).transpose(1, 2)
     return x.reshape(b * rows * columns, size, size, c)
 
 
@@ -138,7 +139,7 @@ def from_windows(windows: Tensor, h: int, w: int) -> Tensor:
     """Windows of `to_windows` as a map BxHxWxC again, without what filled them up."""
     size, c = windows.shape[1], windows.shape[-1]
     rows, columns = -(-h // size), -(-w // size)
-    x = windows.view(-1, rows, columns, size, size, c).transpose(2, 3)
+    x = windows.reshape(-1, columns, size, size * c).transpose(1, 2)
     return x.reshape(-1, rows * size, columns * size, c)[:, :h, :w]
 
 

@@ -12,14 +12,23 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import onnx
 
 
-def apply(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the FP16 form of a model; the given one is not changed."""
+def apply(model: onnx.ModelProto, *, keep: Sequence[str] = ()) -> onnx.ModelProto:
+    """Return the FP16 form of a model; the given one is not changed.
+
+    Args:
+        model: In FP32.
+        keep: Names of nodes that go on in FP32, between casts.
+    """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    cast = convert_float_to_float16(deepcopy(model), keep_io_types=True)
+    cast = convert_float_to_float16(
+        deepcopy(model), keep_io_types=True, node_block_list=list(keep) or None
+    )
     # The converter appends the inputs' casts behind the nodes that use them, against the standard.
     graph = ir.from_proto(cast)
     graph.graph.sort()

@@ -1,4 +1,4 @@
-"""Manifest version 1: its schema, and the golden file that keeps it from changing by accident."""
+"""Manifest version 3: its schema, and the golden file that keeps it from changing by accident."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from effsam_export.errors import BundleError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GOLDEN = Path(__file__).resolve().parent / "manifest-v2.json"
+GOLDEN = Path(__file__).resolve().parent / "manifest-v3.json"
 pytestmark = pytest.mark.backend
 
 
@@ -41,6 +41,7 @@ def stable(document: dict[str, Any]) -> dict[str, Any]:
     for component in kept["components"]:
         component["rewrites"] = []
         kept["precision"]["found"][component["name"]] = {}
+        kept["precision"]["ops"][component["name"]] = {}
     return kept
 
 
@@ -48,7 +49,7 @@ def test_the_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(m.schema())
 
 
-def test_version_2_has_not_changed(manifest: dict[str, Any]) -> None:
+def test_version_3_has_not_changed(manifest: dict[str, Any]) -> None:
     """A difference here is a new manifest version, or a bug."""
     assert stable(manifest) == json.loads(GOLDEN.read_text("utf-8"))
 
@@ -110,10 +111,10 @@ def test_all_faults_are_named_together(manifest: dict[str, Any]) -> None:
 
 
 def test_a_newer_manifest_asks_for_a_newer_tool(manifest: dict[str, Any]) -> None:
-    manifest["manifest_version"] = 3
+    manifest["manifest_version"] = 4
     with pytest.raises(BundleError) as refused:
         m.validate(manifest)
-    assert refused.value.message == "the bundle's manifest is version 3, this effsam reads 2"
+    assert refused.value.message == "the bundle's manifest is version 4, this effsam reads 3"
     assert refused.value.hint == "upgrade effsam-export"
 
 
@@ -121,7 +122,7 @@ def test_an_older_manifest_asks_for_a_new_export(manifest: dict[str, Any]) -> No
     manifest["manifest_version"] = 1
     with pytest.raises(BundleError) as refused:
         m.validate(manifest)
-    assert refused.value.message == "the bundle's manifest is version 1, this effsam reads 2"
+    assert refused.value.message == "the bundle's manifest is version 1, this effsam reads 3"
     assert refused.value.hint == "export it again"
 
 

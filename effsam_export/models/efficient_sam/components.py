@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from effsam_export.models.fixed import one_prompt
 from effsam_export.models.sam.components import EMBEDDINGS, encoder_example, encoder_feeds
 from effsam_export.spec import ComponentSpec, MaskSet, Preprocess, PromptSupport, TensorSpec
 
@@ -166,4 +167,5 @@ DECODER = ComponentSpec(
     example=decoder_example,
     feeds=decoder_feeds,
     reference=decoder_reference,
+    fixed=one_prompt,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from effsam_export.models.fixed import empty_slots
 from effsam_export.spec import (
     ComponentSpec,
     MaskSet,
@@ -205,6 +206,7 @@ SAM_DECODER = ComponentSpec(
     example=decoder_example,
     feeds=decoder_feeds,
     reference=decoder_reference,
+    fixed=empty_slots,
 )
 
 

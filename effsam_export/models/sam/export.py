@@ -154,9 +154,15 @@ class ExportDecoder(nn.Module):
         decoder = self.mask_decoder
         tokens = torch.cat([decoder.output_tokens(sparse.shape[0]), sparse], dim=1)
         src = image_embeddings + self.embed_masks(mask_input, has_mask_input)
-        hs, src = decoder.transformer(src, self.dense_pe(), tokens)
+        hs, src = self.attend(src, tokens, point_labels)
         h, w = image_embeddings.shape[-2:]
         return decoder.heads(hs, src, (h, w))
+
+    def attend(self, src: Tensor, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The two-way transformer: tokens BxNxC, and the image as a sequence BxHWxC."""
+        del labels
+        out: tuple[Tensor, Tensor] = self.mask_decoder.transformer(src, self.dense_pe(), tokens)
+        return out
 
 
 class WithStability(nn.Module):

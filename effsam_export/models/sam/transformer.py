@@ -27,14 +27,15 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(dim, inner)
         self.out_proj = nn.Linear(inner, dim)
 
-    def _split(self, x: Tensor) -> Tensor:
+    def split_heads(self, x: Tensor) -> Tensor:
+        """Tokens BxNxC as B x heads x N x C/heads."""
         b, n, c = x.shape
         return x.reshape(b, n, self.num_heads, c // self.num_heads).transpose(1, 2)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q = self._split(self.q_proj(q))  # B x heads x Nq x C/heads
-        k = self._split(self.k_proj(k))
-        v = self._split(self.v_proj(v))
+        q = self.split_heads(self.q_proj(q))  # B x heads x Nq x C/heads
+        k = self.split_heads(self.k_proj(k))
+        v = self.split_heads(self.v_proj(v))
         weights = torch.softmax(q @ k.transpose(-2, -1) * self.scale, dim=-1)
         out = (weights @ v).transpose(1, 2).flatten(2)  # B x Nq x C
         projected: Tensor = self.out_proj(out)
