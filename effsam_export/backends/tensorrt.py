@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import onnx
+import onnxruntime
 
 from effsam_export.backends import trt_kit, trt_profiles, trt_typed
 from effsam_export.backends.onnxruntime import OnnxSession
@@ -54,7 +55,8 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     shapes = trt_profiles.ranges(graph.component, target.options)
     typed = trt_typed.write(graph, target.precision, out_dir)
     documents = trt_kit.write(graph, target, typed, shapes, out_dir)
-    files, versions, ops = [*typed.files, *documents], {"onnx": onnx.__version__}, typed.ops
+    files, ops = [*typed.files, *documents], typed.ops
+    versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     if usable():
         import tensorrt as trt
 
@@ -69,6 +71,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
         precision=target.precision,
         files=tuple(files),
         tensors_by_dtype=typed.constants,
+        ops=ops,
         versions=versions,
         options=target.options,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import onnx
+import onnxruntime
 import tensorrt_rtx_bindings as trt
 
 from effsam_export.backends import trt_build, trt_profiles, trt_typed
@@ -109,7 +110,12 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
         precision=target.precision,
         files=(*files, layers),
         tensors_by_dtype=built[0].constants,
-        versions={"tensorrt_rtx_bindings": str(trt.__version__), "onnx": onnx.__version__},
+        ops=built[0].kinds,
+        versions={
+            "tensorrt_rtx_bindings": str(trt.__version__),
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
         options=options,
     )
 

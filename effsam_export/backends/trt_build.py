@@ -44,6 +44,7 @@ LAYER = re.compile(
 TENSOR = re.compile(r"Dimensions: \[(?P<dims>[-\d,]*)\].*?Datatype: (?P<dtype>\w+)")
 NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 REASON = re.compile(r"Error Code \d+: [\w ]+ \((?P<reason>.*?)(?:\. In \w+ at |\)\s*$)", re.DOTALL)
+PLACE = re.compile(r"^\[[\w./]+:\d+: \w+\] ")
 NOISE = "checkMacros.cpp"
 """Follows every refusal on a machine without a GPU, and says only that."""
 
@@ -185,7 +186,7 @@ def reason(message: str) -> str:
     lines = [line for line in message.splitlines() if NOISE not in line]
     found = REASON.search("\n".join(lines))
     if found:
-        return found["reason"].strip()
+        return PLACE.sub("", found["reason"].strip().removeprefix("("))
     return " ".join(line for line in lines if not line.startswith("Invalid Node")).strip()
 
 

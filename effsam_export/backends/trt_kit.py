@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 FOLDER = "kit"
 FILES = ("README.md", "build_engine.py", "golden_masks.py", "trt_engine.py", "verify_engine.py")
+OLDEST = "10.3"
+"""The first TensorRT with everything the kit asks for that JetPack ships."""
 NOTE = (
     "counts are of ONNX nodes; TensorRT fuses nodes, so an engine has fewer layers, of the same "
-    "dtypes. The mean and variance of a LayerNormalization are taken in float32 inside an engine"
+    "dtypes. TensorRT takes the mean and variance of a LayerNormalization in float32 by itself"
 )
 
 
@@ -66,7 +68,9 @@ def profiles_document(
         "opset": graph.opset,
         "precision": target.precision,
         "strongly_typed": True,
+        "tensorrt": str(target.options.get("tensorrt", OLDEST)),
         "tf32": bool(target.options.get("tf32", False)),
+        "workspace_mib": int(target.options.get("workspace_mib", 0)),
         "inputs": document(shapes),
     }
 
@@ -83,7 +87,7 @@ def expected_document(graph: Graph, target: TargetProfile, typed: TypedOnnx) -> 
         "nodes_by_op": typed.ops,
         "constants_by_dtype": typed.constants,
         "fp32_islands": [{"name": n, "op": op} for n, op in islands.items()],
-        "reasons": [asdict(rule) for rule in getattr(graph, "recipe", ())] if islands else [],
+        "reasons": [asdict(rule) for rule in graph.recipe] if islands else [],
         "note": NOTE,
     }
 

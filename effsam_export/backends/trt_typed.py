@@ -59,7 +59,7 @@ def write(graph: Graph, precision: Precision, out_dir: Path) -> TypedOnnx:
     """
     path = out_dir / f"{graph.component.name}.onnx"
     if precision == "fp16":
-        onnx_file.save(cast_fp16.apply(onnx.load(graph.path)), path)
+        onnx_file.save(cast_fp16.apply(onnx.load(graph.path), keep=graph.fp32_nodes), path)
     else:
         for file in graph.files:
             shutil.copyfile(file, out_dir / file.name)
@@ -98,7 +98,8 @@ def _dtypes(model: onnx.ModelProto) -> dict[str, str]:
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values = [*inferred.input, *inferred.value_info, *inferred.output]
     return {
-        **{v.name: _dtype(v.type.tensor_type.elem_type) for v in values},
+        # 0: inference knows the shape of a tensor and not its dtype.
+        **{v.name: _dtype(e) for v in values if (e := v.type.tensor_type.elem_type)},
         **{t.name: _dtype(t.data_type) for t in inferred.initializer},
     }
 

@@ -38,9 +38,10 @@ def profile_of(bundle: Path, component: str) -> dict[str, Any]:
     return found
 
 
-def trtexec(bundle: Path, component: str, workspace_mib: int | None = None) -> str:
+def trtexec(bundle: Path, component: str, workspace_mib: int = 0) -> str:
     """The trtexec command line that builds the same engine."""
     document = profile_of(bundle, component)
+    workspace_mib = workspace_mib or document["workspace_mib"]
     words = [
         "trtexec",
         f"--onnx={bundle / (component + '.onnx')}",
@@ -51,7 +52,7 @@ def trtexec(bundle: Path, component: str, workspace_mib: int | None = None) -> s
     ]
     if not document["tf32"]:
         words.append("--noTF32")
-    if workspace_mib is not None:
+    if workspace_mib:
         words.append(f"--memPoolSize=workspace:{workspace_mib}M")
     dynamic = {n: r for n, r in document["inputs"].items() if r["min"] != r["max"]}
     if dynamic:
@@ -62,16 +63,23 @@ def trtexec(bundle: Path, component: str, workspace_mib: int | None = None) -> s
     return " ".join(words)
 
 
-def build(trt: Any, bundle: Path, component: str, workspace_mib: int | None = None) -> bytes:
+def version_of(text: str) -> tuple[int, ...]:
+    """The first two numbers of a version: (10, 3) of 10.3.0.30."""
+    return tuple(int(n) for n in text.split(".")[:2])
+
+
+def build(trt: Any, bundle: Path, component: str, workspace_mib: int = 0) -> bytes:
     """Compile one component; every reason of a refusal in one exception."""
     document = profile_of(bundle, component)
+    workspace_mib = workspace_mib or document["workspace_mib"]
     logger = trt.Logger(trt.Logger.WARNING)
+    oldest = document["tensorrt"]
+    if version_of(trt.__version__) < version_of(oldest):
+        raise RuntimeError(f"TensorRT {trt.__version__} is too old: want {oldest} or newer")
     builder = trt.Builder(logger)
     # TensorRT 10 has to be asked for it; 11 knows no other network and may drop the flag.
     flags = getattr(trt, "NetworkDefinitionCreationFlag", None)
     strong = getattr(flags, "STRONGLY_TYPED", None)
-    if strong is None and int(trt.__version__.split(".")[0]) < 10:
-        raise RuntimeError(f"TensorRT {trt.__version__} is too old: want 10.3 or newer")
     network = builder.create_network(0 if strong is None else 1 << int(strong))
     parser = trt.OnnxParser(network, logger)
     parsed = parser.parse_from_file(str(bundle / f"{component}.onnx"))
@@ -82,7 +90,7 @@ def build(trt: Any, bundle: Path, component: str, workspace_mib: int | None = No
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if not document["tf32"]:
         config.clear_flag(trt.BuilderFlag.TF32)
-    if workspace_mib is not None:
+    if workspace_mib:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     if any(r["min"] != r["max"] for r in document["inputs"].values()):
         profile = builder.create_optimization_profile()
@@ -101,7 +109,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("components", nargs="*", help="all of the bundle's when left out")
     parser.add_argument("--bundle", type=Path, default=KIT.parent)
     parser.add_argument("--print", action="store_true", help="only print the trtexec commands")
-    parser.add_argument("--workspace-mib", type=int, help="most memory for one layer's workspace")
+    parser.add_argument(
+        "--workspace-mib", type=int, default=0, help="most memory for one layer's workspace"
+    )
     asked = parser.parse_args(arguments)
     known = components(asked.bundle)
     chosen = asked.components or known

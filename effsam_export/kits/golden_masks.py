@@ -74,10 +74,8 @@ def decoder_feeds(
         coords += [(box[0] * sx, box[1] * sy), (box[2] * sx, box[3] * sy)]
         labels += [2, 3]
     padding, most = manifest["prompts"]["padding"], manifest["prompts"]["supports"]["max_points"]
-    if most is not None:
-        missing = most - len(labels)
-    else:
-        missing = 1 if box is None else 0
+    closing = 1 if box is None else 0
+    missing = closing if most is None else most - len(labels)
     coords += [tuple(padding["coordinates"])] * missing
     labels += [padding["label"]] * missing
     feeds = {

@@ -6,6 +6,7 @@ packages `tensorrt` (8.5 to 11) and `tensorrt_rtx`; the caller hands in whicheve
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import re
@@ -120,10 +121,8 @@ def load_driver() -> Any:
         GpuError: There is none.
     """
     for name in DRIVERS:
-        try:
+        with contextlib.suppress(OSError):
             return ctypes.CDLL(name)
-        except OSError:
-            continue
     raise GpuError(f"there is no NVIDIA driver ({', '.join(DRIVERS)})")
 
 
@@ -168,7 +167,8 @@ class Engine:
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """The numpy dtype of an input or output."""
-        return np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
+        found: np.dtype[Any] = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
+        return found
 
     def run(self, feeds: Any) -> dict[str, Any]:
         """Run once: every input by name, every output by name.

@@ -4,6 +4,7 @@ It answers the calls the kit makes, writes them down, and computes with ONNX Run
 as `tensorrt.py` beside the scripts, or put it into `sys.modules`; so it imports nothing of tests.
 """
 
+# ruff: noqa: ANN401  (what an SDK takes has no types)
 from __future__ import annotations
 
 import ctypes
@@ -248,32 +249,32 @@ class Driver:
             return lambda *_: 2
         return object.__getattribute__(self, name)
 
-    def cuInit(self, flags: int) -> int:  # noqa: N802 - the driver's own names
+    def cuInit(self, flags: int) -> int:
         return 0
 
-    def cuDeviceGetCount(self, out: Any) -> int:  # noqa: N802
+    def cuDeviceGetCount(self, out: Any) -> int:
         out._obj.value = self.count
         return 0
 
-    def cuDeviceGet(self, out: Any, index: int) -> int:  # noqa: N802
+    def cuDeviceGet(self, out: Any, index: int) -> int:
         out._obj.value = index
         return 0
 
-    def cuDeviceGetAttribute(self, out: Any, number: int, device: Any) -> int:  # noqa: N802
+    def cuDeviceGetAttribute(self, out: Any, number: int, device: Any) -> int:
         out._obj.value = {75: self.capability[0], 76: self.capability[1]}[number]
         return 0
 
-    def cuDevicePrimaryCtxRetain(self, out: Any, device: Any) -> int:  # noqa: N802
+    def cuDevicePrimaryCtxRetain(self, out: Any, device: Any) -> int:
         out._obj.value = 1
         return 0
 
-    def cuCtxSetCurrent(self, context: Any) -> int:  # noqa: N802
+    def cuCtxSetCurrent(self, context: Any) -> int:
         return 0
 
-    def cuCtxSynchronize(self) -> int:  # noqa: N802
+    def cuCtxSynchronize(self) -> int:
         return 0
 
-    def cuMemAlloc_v2(self, out: Any, size: Any) -> int:  # noqa: N802
+    def cuMemAlloc_v2(self, out: Any, size: Any) -> int:
         # Past 32 bits, as real addresses are.
         address = (1 << 40) + 256 * (len(MEMORY) + 1)
         while address in MEMORY:
@@ -282,14 +283,14 @@ class Driver:
         out._obj.value = address
         return 0
 
-    def cuMemFree_v2(self, address: Any) -> int:  # noqa: N802
+    def cuMemFree_v2(self, address: Any) -> int:
         del MEMORY[address.value]
         return 0
 
-    def cuMemcpyHtoD_v2(self, address: Any, host: Any, size: Any) -> int:  # noqa: N802
+    def cuMemcpyHtoD_v2(self, address: Any, host: Any, size: Any) -> int:
         MEMORY[address.value][:] = ctypes.string_at(host, size.value)
         return 0
 
-    def cuMemcpyDtoH_v2(self, host: Any, address: Any, size: Any) -> int:  # noqa: N802
+    def cuMemcpyDtoH_v2(self, host: Any, address: Any, size: Any) -> int:
         ctypes.memmove(host, bytes(MEMORY[address.value]), size.value)
         return 0
