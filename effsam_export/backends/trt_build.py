@@ -187,7 +187,8 @@ def reason(message: str) -> str:
     found = REASON.search("\n".join(lines))
     if found:
         return PLACE.sub("", found["reason"].strip().removeprefix("("))
-    return " ".join(line for line in lines if not line.startswith("Invalid Node")).strip()
+    rest = " ".join(line for line in lines if not line.startswith("Invalid Node")).strip()
+    return rest or "it is not valid"
 
 
 def signature_faults(network: Any, component: ComponentSpec) -> list[str]:  # noqa: ANN401
