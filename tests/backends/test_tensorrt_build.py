@@ -142,7 +142,7 @@ def test_engine_that_lists_no_layers_is_not_believed() -> None:
             "(bad_matmul: last dimension of input0 = 48 and second to last dimension of input1 = 4 "
             "but must match. In validate at /_src/api/layers/matrixMultiplyLayer.cpp:192)"
             "\n[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (In "
-            "catchCudaError at /_src/common/dispatch/checkMacros.cpp:250 (cudaError 35: CUDA driver version is "
+            "catchCudaError at /_src/checkMacros.cpp:250 (cudaError 35: CUDA driver version is "
             "insufficient for CUDA runtime version))",
             "bad_matmul: last dimension of input0 = 48 and second to last dimension of input1 = 4 "
             "but must match",

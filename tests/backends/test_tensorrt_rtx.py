@@ -16,10 +16,11 @@ import tensorrt_rtx_bindings as trt
 from onnx import TensorProto, helper
 
 from effsam_export import profiles
-from effsam_export.backends import tensorrt_rtx, trt_build, trt_typed
+from effsam_export.backends import tensorrt_rtx, trt_build, trt_profiles, trt_typed
 from effsam_export.backends.onnxruntime import OnnxSession
 from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.kits import trt_engine
+from effsam_export.passes import cast_fp16
 from tests.backends import fake_tensorrt
 from tests.backends.test_contract import (
     COMPONENT,
@@ -136,7 +137,7 @@ def test_logger_is_one_for_the_process() -> None:
 
 
 def keep_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trt_typed.cast_fp16, "apply", lambda model, keep=(): model)
+    monkeypatch.setattr(cast_fp16, "apply", lambda model, keep=(): model)
 
 
 def test_graph_that_stays_in_fp32_is_found_out(
@@ -234,7 +235,7 @@ def test_tf32_is_as_asked(allowed: bool) -> None:
 
 def refused(tmp_path: Path, path: Path) -> str:
     """The message of a build from this file, precision unchecked."""
-    shapes = tensorrt_rtx.trt_profiles.ranges(COMPONENT, {})
+    shapes = trt_profiles.ranges(COMPONENT, {})
     with pytest.raises(CheckFailed) as caught:
         trt_build.build(trt, COMPONENT, path, shapes, lambda config: None)
     return caught.value.message
@@ -302,7 +303,8 @@ def test_numbers_of_the_stand_in(precision: Precision, prompts: int, tmp_path: P
 def test_stand_in_opens_the_very_file_that_was_compiled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    artifact, opened = lower(tmp_path), []
+    artifact = lower(tmp_path)
+    opened: list[tuple[Path, str]] = []
     monkeypatch.setattr(tensorrt_rtx, "OnnxSession", lambda *a: opened.append(a))
     tensorrt_rtx.open_session(artifact)
     assert opened == [(tmp_path / "out" / "decoder.onnx", "CPUExecutionProvider")]
@@ -331,7 +333,8 @@ def test_stand_in(capability: int | None, said: str, monkeypatch: pytest.MonkeyP
 
 
 def test_engine_of_the_machine_is_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    artifact, opened = lower(tmp_path, per_capability=True), []
+    artifact = lower(tmp_path, per_capability=True)
+    opened: list[Path] = []
     gpu(monkeypatch, 86)
     monkeypatch.setattr(tensorrt_rtx, "EngineSession", opened.append)
     tensorrt_rtx.open_session(artifact)
