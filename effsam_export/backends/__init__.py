@@ -120,9 +120,11 @@ BACKENDS: dict[str, BackendEntry] = {
         precisions=("fp32", "fp16"),
         options={
             "compute_capabilities": str,
+            "per_capability": bool,
             "max_prompts": int,
+            "opt_prompts": int,
             "max_points": int,
-            "workspace_mib": int,
+            "opt_points": int,
             "tf32": bool,
         },
     ),
@@ -133,7 +135,9 @@ BACKENDS: dict[str, BackendEntry] = {
         precisions=("fp32", "fp16"),
         options={
             "max_prompts": int,
+            "opt_prompts": int,
             "max_points": int,
+            "opt_points": int,
             "workspace_mib": int,
             "tf32": bool,
             "tensorrt": str,

@@ -1,0 +1,109 @@
+"""The typed ONNX that engines are compiled from, and what is in it.
+
+Precision is written into the graph: a strongly typed network computes every node in the dtype its
+inputs have. What is counted here is therefore what a builder is asked for.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from effsam_export import onnx_file
+from effsam_export.backends.receipt import check_precision
+from effsam_export.passes import cast_fp16
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec import Graph, Precision
+
+SHAPE_OPS = ("Cast", "Constant", "Shape")
+"""Ops whose dtype says nothing about the precision that the graph computes in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypedOnnx:
+    """A typed ONNX file and the counts of the re-opened file.
+
+    Attributes:
+        constants: Elements of the constants by numpy dtype name.
+        ops: Nodes by op type.
+        float_ops: Computing nodes by the floating-point dtype of their first output.
+        fp32_nodes: Nodes that compute in FP32, name -> op type; all of them in an FP32 graph.
+    """
+
+    path: Path
+    constants: dict[str, int]
+    ops: dict[str, int]
+    float_ops: dict[str, int]
+    fp32_nodes: dict[str, str]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, and its weights where they lie outside."""
+        data = self.path.with_name(f"{self.path.name}.data")
+        return (self.path, data) if data.is_file() else (self.path,)
+
+
+def write(graph: Graph, precision: Precision, out_dir: Path) -> TypedOnnx:
+    """Write `<component>.onnx` with the precision in the graph, re-open it and count.
+
+    Raises:
+        CheckFailed: The constants do not have the asked dtype.
+    """
+    path = out_dir / f"{graph.component.name}.onnx"
+    if precision == "fp16":
+        onnx_file.save(cast_fp16.apply(onnx.load(graph.path), keep=graph.fp32_nodes), path)
+    else:
+        for file in graph.files:
+            shutil.copyfile(file, out_dir / file.name)
+    found = count(path)
+    check_precision(graph.component.name, precision, found.constants)
+    return found
+
+
+def count(path: Path) -> TypedOnnx:
+    """Open a typed ONNX file and count what it holds."""
+    model = onnx.load(path, load_external_data=False)
+    constants = Counter[str]()
+    for tensor in model.graph.initializer:
+        constants[_dtype(tensor.data_type)] += int(np.prod(tensor.dims, dtype=np.int64))
+    dtypes = _dtypes(model)
+    ops, float_ops, kept = Counter[str](), Counter[str](), {}
+    for node in model.graph.node:
+        ops[node.op_type] += 1
+        dtype = dtypes.get(node.output[0], "unknown")
+        if node.op_type in SHAPE_OPS or not dtype.startswith(("float", "bfloat", "unknown")):
+            continue
+        float_ops[dtype] += 1
+        if dtype == "float32":
+            kept[node.name] = node.op_type
+    return TypedOnnx(
+        path=path,
+        constants=dict(sorted(constants.items())),
+        ops=dict(sorted(ops.items())),
+        float_ops=dict(sorted(float_ops.items())),
+        fp32_nodes=kept,
+    )
+
+
+def _dtypes(model: onnx.ModelProto) -> dict[str, str]:
+    """Dtype of every tensor, by ONNX's own inference."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = [*inferred.input, *inferred.value_info, *inferred.output]
+    return {
+        # 0: inference knows the shape of a tensor and not its dtype.
+        **{v.name: _dtype(e) for v in values if (e := v.type.tensor_type.elem_type)},
+        **{t.name: _dtype(t.data_type) for t in inferred.initializer},
+    }
+
+
+def _dtype(code: int) -> str:
+    found: Any = onnx.helper.tensor_dtype_to_np_dtype(code)
+    return str(np.dtype(found).name)

@@ -1,0 +1,168 @@
+"""A bundle's photograph and prompts into tensors, and logits into masks, as its manifest says.
+
+numpy and Pillow only (`sudo apt install python3-pil` on a Jetson). The same numbers to the bit as
+`effsam run` of the package that wrote the bundle; its tests hold the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+CUBIC = -0.75
+"""The cubic convolution's free parameter, as in torch."""
+
+
+def load_image(path: Any) -> Any:
+    """The photograph as uint8 HxWx3 RGB."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def longest_side(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(height, width) after the longest side has become `longest`."""
+    scale = longest / max(size)
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+def preprocess(image: Any, rule: dict[str, Any]) -> Any:
+    """uint8 HxWx3 RGB to the encoder's `image`, float32 1x3xSxS, by the manifest's `preprocess`."""
+    size = rule["image_size"]
+    if rule["family"] == "squash":
+        planes = image.transpose(2, 0, 1).astype(np.float32)
+        return resize_bilinear(planes, (size, size))[None]
+    if rule["family"] == "longest-side-pad":
+        from PIL import Image
+
+        h, w = longest_side(image.shape[:2], size)
+        resized = np.asarray(Image.fromarray(image).resize((w, h), Image.BILINEAR))  # type: ignore[attr-defined]
+        out = np.empty((1, 3, size, size), dtype=np.float32)
+        out[0] = np.asarray(rule["pad"]["value"], dtype=np.float32)[:, None, None]
+        out[0, :, :h, :w] = resized.transpose(2, 0, 1)
+        return out
+    raise ValueError(f"this kit cannot prepare images of the family `{rule['family']}`")
+
+
+def prompt_frame(size: tuple[int, int], manifest: dict[str, Any]) -> tuple[int, int]:
+    """(height, width) of a photograph in the frame of the prompts."""
+    side = manifest["prompts"]["coordinates"]["size"]
+    if manifest["preprocess"]["family"] == "squash":
+        return side, side
+    return longest_side(size, side)
+
+
+def decoder_feeds(
+    case: dict[str, Any], mask_input: Any, size: tuple[int, int], manifest: dict[str, Any]
+) -> dict[str, Any]:
+    """The decoder's inputs for one golden case, without the embedding.
+
+    Args:
+        case: An entry of `golden.json`: points [x, y, label] and box in original pixels.
+        mask_input: Logits fed back, or None.
+        size: (height, width) of the photograph.
+        manifest: Of the bundle.
+    """
+    h, w = prompt_frame(size, manifest)
+    sy, sx = h / size[0], w / size[1]
+    coords = [(x * sx, y * sy) for x, y, _ in case["points"]]
+    labels = [label for _, _, label in case["points"]]
+    box = case["box"]
+    if box is not None:
+        coords += [(box[0] * sx, box[1] * sy), (box[2] * sx, box[3] * sy)]
+        labels += [2, 3]
+    padding, most = manifest["prompts"]["padding"], manifest["prompts"]["supports"]["max_points"]
+    closing = 1 if box is None else 0
+    missing = closing if most is None else most - len(labels)
+    coords += [tuple(padding["coordinates"])] * missing
+    labels += [padding["label"]] * missing
+    feeds = {
+        "point_coords": np.asarray([coords], dtype=np.float32),
+        "point_labels": np.asarray([labels], dtype=np.float32),
+    }
+    if manifest["prompts"]["mask_input"] is not None:
+        side = manifest["masks"]["low_res_size"]
+        mask = np.zeros((1, 1, side, side), dtype=np.float32)
+        if mask_input is not None:
+            mask[0, 0] = mask_input
+        feeds["mask_input"] = mask
+        feeds["has_mask_input"] = np.asarray([mask_input is not None], dtype=np.float32)
+    return feeds
+
+
+def upscale(low_res: Any, size: tuple[int, int], manifest: dict[str, Any]) -> Any:
+    """Logits KxSxS of the decoder to bool masks KxHxW of the photograph's size."""
+    threshold = manifest["masks"]["threshold"]
+    if manifest["masks"]["resize"][0].startswith("bicubic"):
+        return resize_bicubic(low_res, size) > threshold
+    side = manifest["prompts"]["coordinates"]["size"]
+    h, w = prompt_frame(size, manifest)
+    full = resize_bilinear(low_res, (side, side))
+    return resize_bilinear(full[:, :h, :w], size) > threshold
+
+
+def resize_bilinear(x: Any, size: tuple[int, int]) -> Any:
+    """Bilinear resize of KxHxW float32, half-pixel centres, no antialiasing, edges clamped."""
+    for axis, new in ((2, size[1]), (1, size[0])):
+        old = x.shape[axis]
+        at = np.maximum(positions(old, new), np.float32(0))
+        low = np.minimum(at.astype(np.int64), old - 1)
+        high = np.minimum(low + 1, old - 1)
+        part = at - low.astype(np.float32)
+        part = part[:, None] if axis == 1 else part
+        below, above = np.take(x, low, axis=axis), np.take(x, high, axis=axis)
+        x = (above - below) * part + below
+    return x
+
+
+def resize_bicubic(x: Any, size: tuple[int, int]) -> Any:
+    """Bicubic resize of KxHxW float32, half-pixel centres, no antialiasing, edges repeated."""
+    for axis, new in ((2, size[1]), (1, size[0])):
+        old = x.shape[axis]
+        at = positions(old, new)
+        base = np.floor(at).astype(np.int64)
+        weights = cubic_weights(at - base.astype(np.float32))
+        total = None
+        for offset, weight in zip((-1, 0, 1, 2), weights, strict=True):
+            taken = np.take(x, np.clip(base + offset, 0, old - 1), axis=axis)
+            part = taken * (weight[:, None] if axis == 1 else weight)
+            total = part if total is None else total + part
+        x = total
+    return x
+
+
+def positions(old: int, new: int) -> Any:
+    """Where each new pixel's centre lies among the old ones, rounded to float32 as torch does."""
+    scale = np.float64(np.float32(old) / np.float32(new))
+    return ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)
+
+
+def cubic_weights(t: Any) -> list[Any]:
+    """Keys' kernel at the four neighbours of a position `t` past the second."""
+    a = np.float32(CUBIC)
+
+    def near(d: Any) -> Any:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: Any) -> Any:
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+    return [np.asarray(w, dtype=np.float32) for w in (far(t + 1), near(t), near(1 - t), far(2 - t))]
+
+
+def decode_rle(rle: dict[str, Any]) -> Any:
+    """The bool HxW mask of an uncompressed COCO run-length encoding."""
+    height, width = rle["size"]
+    counts = np.asarray(rle["counts"], dtype=np.int64)
+    if counts.min(initial=0) < 0 or counts.sum() != height * width:
+        raise ValueError("the runs of a golden mask do not add up to its size")
+    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return np.ascontiguousarray(flat.reshape((height, width), order="F"))
+
+
+def mask_iou(a: Any, b: Any) -> float:
+    """Intersection over union of two HxW masks; 1 when both are empty."""
+    union = int(np.count_nonzero(a | b))
+    return int(np.count_nonzero(a & b)) / union if union else 1.0

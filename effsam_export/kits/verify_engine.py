@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Run the engines of this bundle on its golden vectors: does this device segment like PyTorch?
+
+    python3 kit/verify_engine.py           after `python3 kit/build_engine.py`
+
+Needs Python 3.10 or newer with `tensorrt` and numpy (part of JetPack) and Pillow
+(`sudo apt install python3-pil`). Prints PASSED or FAILED last; 0 passed, 1 failed, 2 cannot be
+checked, 3 something is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+KIT = Path(__file__).resolve().parent
+# The two files beside this one, wherever it is called from.
+sys.path.insert(0, str(KIT))
+
+import golden_masks  # noqa: E402
+import trt_engine  # noqa: E402
+
+
+def check(manifest: dict[str, Any], golden: Path, encoder: Any, decoder: Any) -> list[Any]:
+    """Every golden case as (name, least mask IoU, greatest score error).
+
+    Args:
+        manifest: Of the bundle.
+        golden: `golden/golden.json`.
+        encoder: Anything with `run(feeds)`: tensors in and out by name.
+        decoder: The same.
+    """
+    document = json.loads(golden.read_text("utf-8"))
+    image = golden_masks.load_image(golden.parent / document["image"])
+    size = image.shape[:2]
+    feeds = {"image": golden_masks.preprocess(image, manifest["preprocess"])}
+    embeddings = encoder.run(feeds)["image_embeddings"].astype(np.float32)
+    results = []
+    for case in document["cases"]:
+        mask = case["mask_input"] and np.load(golden.parent / case["mask_input"])
+        given = golden_masks.decoder_feeds(case, mask, size, manifest)
+        outputs = decoder.run({"image_embeddings": embeddings, **given})
+        low_res = outputs["low_res_masks"][0].astype(np.float32)
+        found = golden_masks.upscale(low_res, size, manifest)
+        ious = [
+            golden_masks.mask_iou(golden_masks.decode_rle(case["masks"][i]), found[i])
+            for i in case["answers"]
+        ]
+        scores = outputs[manifest["masks"]["score"]][0].astype(np.float32)
+        error = float(np.abs(scores - np.asarray(case["scores"], dtype=np.float32)).max())
+        results.append((case["name"], min(ious), error))
+    return results
+
+
+def failures(results: list[Any], tolerances: dict[str, float]) -> list[str]:
+    """What misses the bundle's tolerances, as sentences; NaN misses them too."""
+    found = [] if results else ["there is no golden case"]
+    for name, iou, error in results:
+        if not iou >= tolerances["mask_iou"]:
+            found.append(f"{name}: mask IoU {iou:.6f}, want {tolerances['mask_iou']:g}")
+        if not error <= tolerances["score_error"]:
+            found.append(
+                f"{name}: score off by {error:.2e}, want at most {tolerances['score_error']:g}"
+            )
+    return found
+
+
+def layer_failures(component: str, layers: list[Any], expected: dict[str, Any]) -> list[str]:
+    """Where the precision of an engine's layers is not what its graph asked for."""
+    half = [n["name"] for n in layers if {"float16", "bfloat16"} & set(n["outputs"])]
+    known = [n for n in layers if set(n["outputs"]) - {"unknown"}]
+    if not known:
+        return [f"{component}: the engine does not tell the dtypes of its layers"]
+    if expected["precision"] == "fp32" and half:
+        return [f"{component}: {len(half)} layers compute in half precision, first `{half[0]}`"]
+    if expected["precision"] == "fp16" and not half:
+        return [f"{component}: none of {len(layers)} layers computes in half precision"]
+    return []
+
+
+def layer_summary(layers: list[Any]) -> str:
+    """How many layers write which dtypes."""
+    counts: dict[str, int] = {}
+    for layer in layers:
+        name = "+".join(sorted(set(layer["outputs"]))) or "none"
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
+
+
+def obstacle(bundle: Path, manifest: dict[str, Any]) -> str:
+    """Why this bundle cannot be checked here, or an empty string."""
+    names = [c["name"] for c in manifest["components"]]
+    if manifest["golden"] is None or names != ["encoder", "decoder"]:
+        return (
+            f"the golden vectors need an encoder and a decoder, the bundle holds "
+            f"{', '.join(names)}; check it with `effsam verify`"
+        )
+    absent = [f"{n}.engine" for n in names if not (bundle / f"{n}.engine").is_file()]
+    if absent:
+        return f"there is no `{absent[0]}`: run `python3 kit/build_engine.py` first"
+    return ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check, print a line for each case, and the verdict last."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--bundle", type=Path, default=KIT.parent)
+    bundle: Path = parser.parse_args(arguments).bundle
+    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+    reason = obstacle(bundle, manifest)
+    if reason:
+        print(f"error: {reason}", file=sys.stderr)
+        return 2
+    try:
+        import tensorrt as trt
+        from PIL import Image  # noqa: F401
+    except ImportError as error:
+        print(f"error: {error}; see the head of this file", file=sys.stderr)
+        return 3
+    problems: list[str] = []
+    try:
+        gpu = trt_engine.Gpu()
+        engines = {}
+        for name in ("encoder", "decoder"):
+            plan = (bundle / f"{name}.engine").read_bytes()
+            engines[name] = trt_engine.Engine(trt, plan, gpu)
+            expected = json.loads((bundle / f"{name}.expected_layers.json").read_text("utf-8"))
+            layers = engines[name].layers()
+            print(f"{name}: {len(layers)} layers by output dtype: {layer_summary(layers)}")
+            problems += layer_failures(name, layers, expected)
+        golden = bundle / manifest["golden"]
+        results = check(manifest, golden, engines["encoder"], engines["decoder"])
+    except trt_engine.GpuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    for name, iou, error_ in results:
+        print(f"{name}: mask IoU {iou:.4f}, score error {error_:.1e}")
+    problems += failures(results, json.loads(golden.read_text("utf-8"))["tolerances"])
+    for problem in problems:
+        print(f"  {problem}")
+    least = min((iou for _, iou, _ in results), default=float("nan"))
+    verdict = "FAILED" if problems else "PASSED"
+    print(
+        f"{verdict}: {len(results)} prompts, least mask IoU {least:.4f}, "
+        f"TensorRT {trt.__version__}, compute capability {gpu.capability}"
+    )
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
