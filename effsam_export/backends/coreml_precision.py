@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch.export import ExportedProgram
-    from torch.fx import Node
 
     from effsam_export.spec import KeepFp32
 
@@ -31,12 +30,10 @@ class Kept:
     Attributes:
         handles: Numbers of its FX nodes.
         nodes: Their names.
-        constants: Elements of the floating-point constants those nodes read directly.
     """
 
     handles: frozenset[int]
     nodes: tuple[str, ...]
-    constants: int
 
     def casts(self, op: Any) -> bool:  # noqa: ANN401 - an operation of coremltools
         """Whether the cast to FP16 may take an operation of the program that is being made."""
@@ -63,12 +60,4 @@ def kept(program: ExportedProgram, recipe: Sequence[KeepFp32]) -> Kept:
     return Kept(
         handles=frozenset(n.meta[HANDLE] for n in nodes),
         nodes=tuple(n.name for n in nodes),
-        constants=_constants_read_by(nodes),
     )
-
-
-def _constants_read_by(nodes: tuple[Node, ...]) -> int:
-    """Elements of the parameters and buffers that are inputs of these nodes, each once."""
-    read = {i for n in nodes for i in n.all_input_nodes if i.op == "placeholder"}
-    tensors = [i.meta["val"] for i in read]
-    return sum(t.numel() for t in tensors if t.is_floating_point())
