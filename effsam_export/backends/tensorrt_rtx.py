@@ -3,6 +3,10 @@
 One engine holds every named compute capability and is as large as one for a single capability
 (MobileSAM's encoder in FP16: 19.7 MB for 80, 86 and 89 together, 19.7 MB for each), because the
 kernels are finished on the user's GPU. With the option `per_capability` there is a file for each.
+
+Equal graphs give engines of equal layers and size. Encoders are equal to the byte; in the decoders
+of SAM and in FastSAM TensorRT-RTX 1.7 numbers its internal tensors (`__mye104710`) otherwise each
+time: some hundred bytes of 17 million, with one thread and at fixed addresses too.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from effsam_export import messages
 from effsam_export.backends.trt_profiles import set_profile
 from effsam_export.errors import CheckFailed
 
@@ -43,7 +44,9 @@ LAYER = re.compile(
 )
 TENSOR = re.compile(r"Dimensions: \[(?P<dims>[-\d,]*)\].*?Datatype: (?P<dtype>\w+)")
 NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
-REASON = re.compile(r"Error Code \d+: [\w ]+ \((?P<reason>.*?)(?:\. In \w+ at |\)\s*$)", re.DOTALL)
+REASON = re.compile(
+    r"Error Code \d+: [\w ]+ \((?P<reason>.*?)(?:\.?\s+In \w+ at |\)\s*$)", re.DOTALL
+)
 PLACE = re.compile(r"^\[[\w./]+:\d+: \w+\] ")
 NOISE = "checkMacros.cpp"
 """Follows every refusal on a machine without a GPU, and says only that."""
@@ -133,9 +136,7 @@ def build(
     faults = [parser.get_error(i) for i in range(parser.num_errors)]
     if not parsed or faults:
         reasons = [node_fault(f.node_name(), f.node_operator(), f.desc()) for f in faults]
-        raise CheckFailed(
-            f"{component.name}: TensorRT cannot read the graph: {'; '.join(reasons) or path.name}"
-        )
+        raise refused(f"{component.name}: TensorRT cannot read the graph", reasons)
     problems = signature_faults(network, component)
     if problems:
         raise CheckFailed(f"{component.name}: {'; '.join(problems)}")
@@ -150,10 +151,7 @@ def build(
     seconds = time.perf_counter() - begin
     if engine is None:
         found = [reason(m) for s, m in log.lines if _is_error(trt, s) and NOISE not in m]
-        raise CheckFailed(
-            f"{component.name}: TensorRT built no engine: "
-            f"{'; '.join(dict.fromkeys(found)) or 'it gave no reason'}"
-        )
+        raise refused(f"{component.name}: TensorRT built no engine", list(dict.fromkeys(found)))
     return Built(
         engine=bytes(engine),
         layers=layers_of(m for _, m in log.lines),
@@ -174,6 +172,13 @@ def strongly_typed(trt: Any) -> int:  # noqa: ANN401 - an SDK module
 
 def _is_error(trt: Any, severity: Any) -> bool:  # noqa: ANN401 - SDK objects
     return severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
+
+
+def refused(what: str, reasons: list[str]) -> CheckFailed:
+    """The error of a refusal, with every reason, and with advice where one is known."""
+    text = "; ".join(reasons) or "it gave no reason"
+    known = messages.explain(text)
+    return CheckFailed(f"{what}: {text}", hint=f"{known.cause}: {known.hint}" if known else None)
 
 
 def node_fault(name: str, op: str, description: str) -> str:

@@ -16,6 +16,7 @@ import onnx
 
 from effsam_export import onnx_file
 from effsam_export.backends.receipt import check_precision
+from effsam_export.errors import CheckFailed
 from effsam_export.passes import cast_fp16
 
 if TYPE_CHECKING:
@@ -34,15 +35,23 @@ class TypedOnnx:
     Attributes:
         constants: Elements of the constants by numpy dtype name.
         ops: Nodes by op type.
-        float_ops: Computing nodes by the floating-point dtype of their first output.
-        fp32_nodes: Nodes that compute in FP32, name -> op type; all of them in an FP32 graph.
+        nodes: Nodes that compute in floating point: name -> op type, dtype of the first output.
     """
 
     path: Path
     constants: dict[str, int]
     ops: dict[str, int]
-    float_ops: dict[str, int]
-    fp32_nodes: dict[str, str]
+    nodes: dict[str, tuple[str, str]]
+
+    @property
+    def float_ops(self) -> dict[str, int]:
+        """Computing nodes by dtype."""
+        return dict(sorted(Counter(dtype for _, dtype in self.nodes.values()).items()))
+
+    @property
+    def fp32_nodes(self) -> dict[str, str]:
+        """Nodes that compute in FP32, name -> op type; all of them in an FP32 graph."""
+        return {n: op for n, (op, dtype) in self.nodes.items() if dtype == "float32"}
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -55,7 +64,8 @@ def write(graph: Graph, precision: Precision, out_dir: Path) -> TypedOnnx:
     """Write `<component>.onnx` with the precision in the graph, re-open it and count.
 
     Raises:
-        CheckFailed: The constants do not have the asked dtype.
+        CheckFailed: The constants do not have the asked dtype, or a node the recipe keeps in
+            FP32 is not.
     """
     path = out_dir / f"{graph.component.name}.onnx"
     if precision == "fp16":
@@ -65,7 +75,23 @@ def write(graph: Graph, precision: Precision, out_dir: Path) -> TypedOnnx:
             shutil.copyfile(file, out_dir / file.name)
     found = count(path)
     check_precision(graph.component.name, precision, found.constants)
+    if precision == "fp16":
+        check_kept(graph, found)
     return found
+
+
+def check_kept(graph: Graph, typed: TypedOnnx) -> None:
+    """Hold the nodes of an FP16 graph against the recipe that keeps some in FP32.
+
+    Raises:
+        CheckFailed: A node the recipe keeps computes in FP16.
+    """
+    lost = [n for n in graph.fp32_nodes if typed.nodes.get(n, ("", ""))[1] == "float16"]
+    if lost:
+        raise CheckFailed(
+            f"{graph.component.name}: {len(lost)} of {len(graph.fp32_nodes)} nodes that stay in "
+            f"FP32 compute in FP16, first `{lost[0]}`"
+        )
 
 
 def count(path: Path) -> TypedOnnx:
@@ -75,21 +101,17 @@ def count(path: Path) -> TypedOnnx:
     for tensor in model.graph.initializer:
         constants[_dtype(tensor.data_type)] += int(np.prod(tensor.dims, dtype=np.int64))
     dtypes = _dtypes(model)
-    ops, float_ops, kept = Counter[str](), Counter[str](), {}
+    nodes = {}
     for node in model.graph.node:
-        ops[node.op_type] += 1
         dtype = dtypes.get(node.output[0], "unknown")
         if node.op_type in SHAPE_OPS or not dtype.startswith(("float", "bfloat", "unknown")):
             continue
-        float_ops[dtype] += 1
-        if dtype == "float32":
-            kept[node.name] = node.op_type
+        nodes[node.name or node.output[0]] = node.op_type, dtype
     return TypedOnnx(
         path=path,
         constants=dict(sorted(constants.items())),
-        ops=dict(sorted(ops.items())),
-        float_ops=dict(sorted(float_ops.items())),
-        fp32_nodes=kept,
+        ops=dict(sorted(Counter(n.op_type for n in model.graph.node).items())),
+        nodes=nodes,
     )
 
 

@@ -12,9 +12,11 @@ import pytest
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+import onnx
 
 from effsam_export import profiles
 from effsam_export.backends import tensorrt as backend
+from effsam_export.backends import trt_typed
 from effsam_export.backends.onnxruntime import OnnxSession
 from effsam_export.errors import CheckFailed
 from effsam_export.kits import trt_engine
@@ -100,6 +102,28 @@ def test_graph_that_stays_in_fp32_is_found_out(
         f"decoder: asked for fp16, but the file holds {WEIGHT.size} float32 "
         "(0.00% float16, want 99%)"
     )
+
+
+def test_node_of_the_recipe_that_went_to_fp16_is_found_out(tmp_path: Path) -> None:
+    graph = write_graph(tmp_path / "named.onnx")
+    model = onnx.load(graph.path)
+    for node in model.graph.node:
+        node.name = f"node_{node.op_type}"
+    onnx.save(model, graph.path)
+    typed = trt_typed.write(replace(graph, fp32_nodes=("node_Tanh",)), "fp16", tmp_path)
+    assert typed.fp32_nodes == {"node_Tanh": "Tanh"}
+    assert typed.float_ops == {"float16": 4, "float32": 1}
+    with pytest.raises(CheckFailed) as caught:
+        trt_typed.check_kept(replace(graph, fp32_nodes=("node_Tanh", "node_Mul")), typed)
+    assert caught.value.message == (
+        "decoder: 1 of 2 nodes that stay in FP32 compute in FP16, first `node_Mul`"
+    )
+
+
+def test_names_of_the_recipe_that_compute_nothing_are_let_be(tmp_path: Path) -> None:
+    graph = write_graph(tmp_path / "named.onnx")
+    typed = trt_typed.write(graph, "fp16", tmp_path)
+    trt_typed.check_kept(replace(graph, fp32_nodes=("node_of_a_shape",)), typed)
 
 
 @every_precision

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
+from effsam_export import messages
 from effsam_export.backends.trt_build import (
     Built,
     Layer,
@@ -16,6 +17,7 @@ from effsam_export.backends.trt_build import (
     layers_of,
     node_fault,
     reason,
+    refused,
     signature_faults,
     strongly_typed,
 )
@@ -155,15 +157,36 @@ def test_engine_that_lists_no_layers_is_not_believed() -> None:
             "supported",
         ),
         (
+            "Invalid Node - tile\n[elementWiseNode.cpp::computeOutputExtents::85] Error Code 2: "
+            "Internal Error (Assertion x.nbDims == y.nbDims failed.  mismatched inputs : a [1] and "
+            "rep [1,p] In computeOutputExtents at /_src/elementWiseNode.cpp:85)",
+            "Assertion x.nbDims == y.nbDims failed.  mismatched inputs : a [1] and rep [1,p]",
+        ),
+        (
             'creator && "Plugin not found, are the plugin name, version, and namespace correct?"',
             'creator && "Plugin not found, are the plugin name, version, and namespace correct?"',
         ),
         ("Invalid Node - node_of_column", "it is not valid"),
     ],
-    ids=["shapes", "gpu", "plugin", "nothing"],
+    ids=["shapes", "gpu", "assertion", "plugin", "nothing"],
 )
 def test_reason(message: str, wanted: str) -> None:
     assert reason(message) == wanted
+
+
+def test_refusal_with_every_reason() -> None:
+    found = refused("decoder: TensorRT built no engine", ["this", "that"])
+    assert (found.message, found.hint) == ("decoder: TensorRT built no engine: this; that", None)
+
+
+def test_refusal_without_a_reason() -> None:
+    assert refused("decoder: no engine", []).message == "decoder: no engine: it gave no reason"
+
+
+def test_refusal_that_is_known_brings_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = messages.Known(pattern="no tactics", cause="too little room", hint="give more", source="")
+    monkeypatch.setattr(messages, "MESSAGES", (row,))
+    assert refused("decoder", ["no tactics at all"]).hint == "too little room: give more"
 
 
 def test_fault_names_the_node() -> None:
