@@ -70,14 +70,71 @@ MESSAGES: tuple[Known, ...] = (
         source="vietanhdev/samexporter#31; NVIDIA/TensorRT#2968",
     ),
     Known(
+        pattern=r"cudaError 35|CUDA driver version is insufficient for CUDA runtime",
+        cause="the NVIDIA driver is missing or older than this TensorRT wants",
+        hint="update the driver; building a TensorRT-RTX engine needs none",
+        source="seen here (RTX 1.7.1 without a driver)",
+    ),
+    Known(
+        pattern=r"FP32 GEMM is not supported|for Turing \(SM75\)",
+        cause="Turing GPUs (compute capability 7.5) have no FP32 matrix products in TensorRT-RTX",
+        hint="export in FP16, or leave 75 out of `compute_capabilities`",
+        source="seen here (RTX 1.7.1)",
+    ),
+    Known(
+        pattern=r"must have same input types\. But they are of types (Half|Float|BFloat16) and "
+        r"(Half|Float|BFloat16)",
+        cause="a node gets FP16 and FP32 at once, which a strongly typed network does not cast "
+        "by itself",
+        hint="a cast is missing in the graph: report it with the node's name",
+        source="seen here (RTX 1.7.1)",
+    ),
+    Known(
+        pattern=r"Plugin not found|plugin creator .*was not found",
+        cause="TensorRT does not have an operator of this graph",
+        hint="`effsam lint MODEL --target tensorrt` names the operator's line and what to write",
+        source="seen here: custom domain, NonZero",
+    ),
+    Known(
+        pattern=r"ScatterND with reduction is not supported",
+        cause="TensorRT's ScatterND only overwrites",
+        hint="write the sum as a product with a mask, or set `reduction` to none",
+        source="seen here",
+    ),
+    Known(
+        pattern=r"missing values for shape input tensor (\S+)|no optimization profile has been "
+        r"defined",
+        cause="an input decides shapes, or a dynamic input has no range",
+        hint="leave sizes such as `orig_im_size` out of the graph; give every dynamic input a "
+        "range",
+        source="seen here; vietanhdev/samexporter#31",
+    ),
+    Known(
+        pattern=r"no tactics to implement the operation within workspace limit|insufficient "
+        r"workspace",
+        cause="the workspace that the builder may use is too small for a layer",
+        hint="raise `workspace_mib` (0 is no limit)",
+        source="seen here (1 byte of workspace)",
+    ),
+    Known(
+        pattern=r"mismatched inputs : .*ONNXTRT_ShapeElementWise"
+        r"|isInFlight\(p\.second\.symbolicRep\)",
+        cause="a shape is computed from data, as by `repeat_interleave` (OneHot, Tile) or a "
+        "size given as a float",
+        hint="broadcast instead, and keep sizes out of the graph",
+        source="seen here; nanosam#12, efficientvit#78",
+    ),
+    Known(
         pattern=r"Could not find any implementation for node",
         cause="TensorRT found no kernel for a layer, often because GPU memory ran out",
-        hint="free the GPU, lower `workspace_mib` in the target's options, or use a newer TensorRT",
+        hint="free the GPU's memory, set another `workspace_mib` in the target's options, or use a "
+        "newer TensorRT",
         source="NVIDIA/TensorRT#4258; NVIDIA-AI-IOT/nanosam#6",
     ),
     Known(
         pattern=r"serialized engine.*(version|compatib)|plan file.*(version|incompatible)"
-        r"|magicTag|Version tag does not match",
+        r"|magicTag|Version tag does not match|incompatible serialization version"
+        r"|plan\.header\.size == blobSize",
         cause="an engine only works with the TensorRT version and GPU that it was built for",
         hint="build it again on the device, from the ONNX file in the bundle",
         source="NVIDIA/TensorRT#70, #292, #818; open-mmlab/mmdeploy#1231",

@@ -24,6 +24,30 @@ SEEN = {
     "orig_im_size: shape tensor must be INT32": "the image size is an input",
     "Could not find any implementation for node {ForeignNode[norm...Softmax]}": "TensorRT found",
     "Error Code 1: Serialization (Version tag does not match. Note: ...)": "an engine only works",
+    "cudaError 35: CUDA driver version is insufficient for CUDA runtime version": (
+        "the NVIDIA driver is missing"
+    ),
+    "Cannot compile operation 'node_of_hidden' for Turing (SM75): FP32 GEMM is not supported": (
+        "Turing GPUs (compute capabil"
+    ),
+    "mixed_mul: ElementWiseOperation PROD must have same input types. But they are "
+    "of types Half and Float": "a node gets FP16 and FP32 at",
+    "NonZero plugin creator version 1 was not found in plugin registry.": (
+        "TensorRT does not have an op"
+    ),
+    'Assertion failed: mode == "none": ScatterND with reduction is not supported.': (
+        "TensorRT's ScatterND only ov"
+    ),
+    "Optimization profile 0 is missing values for shape input tensor orig_im_size": (
+        "an input decides shapes, or "
+    ),
+    "Tactic Selection: no tactics to implement the operation within workspace limit.": (
+        "the workspace that the build"
+    ),
+    "mismatched inputs : ONNXTRT_ShapeTensorFromDims_output [1] and rep [1,p] in "
+    "ONNXTRT_ShapeElementWise": "a shape is computed from dat",
+    "Serialization assertion header.magicTag == kEXPECTED_MAGIC_TAG failed.Trying to "
+    "load an engine created with incompatible serialization version": "an engine only works",
     "Flex ops: FlexErf, FlexExtractImagePatches": "the graph needs TensorFlow operators",
     "E5RT: ANECCompile() FAILED (11)": "the Neural Engine's compiler",
     "ValueError: Message onnx.ModelProto exceeds maximum protobuf size of 2GB": "a file would be",

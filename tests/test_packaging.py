@@ -60,7 +60,7 @@ def test_an_installed_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
         env={"PYTHONPATH": str(tmp_path), "PATH": ""},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("('intel-cpu', 'onnx', 'openvino')")
+    assert done.stdout.startswith("('android-cpu', 'android-gpu', 'coreml', 'intel-cpu',")
 
 
 def test_metadata(wheel: Path) -> None:
@@ -70,7 +70,7 @@ def test_metadata(wheel: Path) -> None:
     assert f"Version: {effsam_export.__version__}" in text
     assert "License-Expression: Apache-2.0" in text
     assert "Requires-Python: >=3.10" in text
-    for extra in ("torch", "onnx", "openvino", "coreml", "tflite", "tensorrt", "all"):
+    for extra in ("torch", "onnx", "openvino", "coreml", "tflite", "tensorrt-rtx", "tensorrt", "all"):
         assert f"Provides-Extra: {extra}" in text
 
 

@@ -51,6 +51,13 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
     else:
         lines.append("One component only: judged tensor by tensor (`parity.json`).")
     lines += ["", "`effsam verify .` checks the files and repeats the proof.", ""]
+    if target["backend"] == "tensorrt":
+        lines += [
+            "## On the device",
+            "",
+            "`python3 kit/build_engine.py`, then `python3 kit/verify_engine.py` (`kit/README.md`).",
+            "",
+        ]
     return "\n".join(lines)
 
 
