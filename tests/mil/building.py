@@ -19,21 +19,18 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-OPSETS = ("iOS16", "iOS17", "iOS18")
-
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """coremltools converts with a progress bar, and warns of the versions beside it."""
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
 
 
 def save(
