@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effsam_export.mil import package as files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from effsam_export.mil.package import Proto
 
 RECORD_BYTES = 64
 
@@ -18,7 +20,7 @@ def copied(package: Path, name: str) -> Path:
     return shutil.copytree(package, package.with_name(f"{name}.mlpackage"))
 
 
-def edited(package: Path, change: Callable[[Any], None], name: str = "edited") -> Path:
+def edited(package: Path, change: Callable[[Proto], None], name: str = "edited") -> Path:
     """A copy whose model's protobuf `change` has worked on."""
     copy = copied(package, name)
     model = files.model_file(copy)
@@ -28,21 +30,21 @@ def edited(package: Path, change: Callable[[Any], None], name: str = "edited") -
     return copy
 
 
-def main(spec: Any) -> Any:
+def main(spec: Proto) -> Proto:
     return spec.mlProgram.functions["main"]
 
 
-def block(spec: Any) -> Any:
+def block(spec: Proto) -> Proto:
     """The ops of `main`."""
     return main(spec).block_specializations[main(spec).opset]
 
 
-def operation(spec: Any, kind: str) -> Any:
+def operation(spec: Proto, kind: str) -> Proto:
     """The first op of a kind."""
     return next(op for op in block(spec).operations if op.type == kind)
 
 
-def literal(spec: Any, kind: str, parameter: str) -> Any:
+def literal(spec: Proto, kind: str, parameter: str) -> Proto:
     """The protobuf value of the constant that the first op of a kind takes as a parameter."""
     name = operation(spec, kind).inputs[parameter].arguments[0].name
     made = next(op for op in block(spec).operations if op.outputs[0].name == name)

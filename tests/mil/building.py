@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from tests.mil.cases.case import Var
+
     Array = np.ndarray[Any, Any]
 
 
@@ -36,7 +38,7 @@ def quiet() -> Iterator[None]:
 def save(
     path: Path,
     inputs: Sequence[tuple[tuple[int, ...], str]],
-    build: Callable[..., Any],
+    build: Callable[..., Var],
     opset: str = "iOS17",
 ) -> Path:
     """Save `build(*inputs)` as a package whose outputs are `out0`, `out1`, ...

@@ -20,13 +20,16 @@ with quiet():
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from effsam_export.mil.package import Proto
+    from tests.mil.cases.case import Var
+
 pytestmark = pytest.mark.backend
 
 X = np.random.default_rng(0).standard_normal((1, 3, 6, 6)).astype(np.float32)
 WEIGHT = np.random.default_rng(1).standard_normal((3, 3, 3, 3)).astype(np.float32)
 
 
-def network(x: Any) -> Any:
+def network(x: Var) -> Var:
     kept = mb.conv(x=x, weight=WEIGHT, pad_type="custom", pad=(1, 1, 1, 1))
     weights = mb.softmax(x=kept, axis=-1)
     return mb.concat(values=(mb.relu(x=kept), weights), axis=1)
@@ -59,7 +62,7 @@ def test_one_bit_of_one_weight_shows(package: Path, element: int) -> None:
 
 
 def test_another_axis_shows(package: Path) -> None:
-    def change(spec: Any) -> None:
+    def change(spec: Proto) -> None:
         value = breaking.literal(spec, "softmax", "axis")
         value.immediateValue.tensor.ints.values[0] = 1
 
@@ -69,7 +72,7 @@ def test_another_axis_shows(package: Path) -> None:
 
 
 def test_an_axis_that_changes_the_shape_is_an_error(package: Path) -> None:
-    def change(spec: Any) -> None:
+    def change(spec: Proto) -> None:
         value = breaking.literal(spec, "concat", "axis")
         value.immediateValue.tensor.ints.values[0] = 2
 
@@ -82,7 +85,7 @@ def test_an_axis_that_changes_the_shape_is_an_error(package: Path) -> None:
 
 
 def test_an_axis_out_of_range_is_an_error(package: Path) -> None:
-    def change(spec: Any) -> None:
+    def change(spec: Proto) -> None:
         value = breaking.literal(spec, "softmax", "axis")
         value.immediateValue.tensor.ints.values[0] = 4
 
@@ -94,7 +97,7 @@ def test_an_axis_out_of_range_is_an_error(package: Path) -> None:
 
 
 def test_another_declared_dtype_is_an_error(package: Path) -> None:
-    def change(spec: Any) -> None:
+    def change(spec: Proto) -> None:
         breaking.operation(spec, "relu").outputs[0].type.tensorType.dataType = 10
 
     with pytest.raises(CheckFailed) as raised:
@@ -106,7 +109,7 @@ def test_another_declared_dtype_is_an_error(package: Path) -> None:
 
 
 def test_an_op_swapped_for_another_shows(package: Path) -> None:
-    def change(spec: Any) -> None:
+    def change(spec: Proto) -> None:
         breaking.operation(spec, "relu").type = "abs"
 
     (sound,), (broken,) = run(package, X), run(breaking.edited(package, change), X)
@@ -129,7 +132,7 @@ def test_a_missing_weight_file_is_an_error(package: Path) -> None:
 
 
 def test_another_offset_is_an_error(package: Path) -> None:
-    def change(spec: Any) -> None:
+    def change(spec: Proto) -> None:
         breaking.literal(spec, "conv", "weight").blobFileValue.offset = 128
 
     with pytest.raises(BundleError) as raised:
@@ -138,7 +141,7 @@ def test_another_offset_is_an_error(package: Path) -> None:
 
 
 def test_a_file_outside_the_package_is_an_error(package: Path) -> None:
-    def change(spec: Any) -> None:
+    def change(spec: Proto) -> None:
         value = breaking.literal(spec, "conv", "weight")
         value.blobFileValue.fileName = "@model_path/../../weight.bin"
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from effsam_export.mil.package import Proto
+    from tests.mil.cases.case import Var
+
     Array = np.ndarray[Any, Any]
 
 pytestmark = pytest.mark.backend
@@ -32,7 +35,7 @@ def half(*values: float) -> Array:
     return np.array([values], np.float16)
 
 
-def evaluated(path: Path, x: Array, build: Callable[[Any], Any], **how: bool) -> Array:
+def evaluated(path: Path, x: Array, build: Callable[[Var], Var], **how: bool) -> Array:
     package = save(path / "one.mlpackage", [(x.shape, x.dtype.name)], build)
     return run(package, x, **how)[0]
 
@@ -85,7 +88,7 @@ def test_an_unknown_op_is_named_with_its_output(tmp_path: Path) -> None:
 
 
 def test_an_unknown_parameter_is_refused(pair: Path) -> None:
-    def change(spec: Any) -> None:
+    def change(spec: Proto) -> None:
         add = breaking.operation(spec, "add")
         add.inputs["alpha"].CopyFrom(add.inputs["x"])
 
@@ -103,7 +106,7 @@ def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
         lambda x: mb.gelu(x=x, mode="TANH_APPROXIMATION"),
     )
 
-    def change(spec: Any) -> None:
+    def change(spec: Proto) -> None:
         value = breaking.literal(spec, "gelu", "mode")
         value.immediateValue.tensor.strings.values[0] = "ERF"
 
@@ -116,7 +119,7 @@ def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
 
 
 def test_operands_of_two_dtypes_are_refused(pair: Path) -> None:
-    def change(spec: Any) -> None:
+    def change(spec: Proto) -> None:
         # The cast's operand instead of its result.
         breaking.operation(spec, "add").inputs["y"].arguments[0].name = "in1"
 
@@ -132,15 +135,15 @@ def test_operands_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         tmp_path / "one.mlpackage", [((2, 3), "float32")], lambda x: mb.reshape(x=x, shape=(3, 2))
     )
 
-    def change(spec: Any) -> None:
+    def change(spec: Proto) -> None:
         value = breaking.literal(spec, "reshape", "shape")
         value.immediateValue.tensor.ints.values[0] = 4
 
-    with pytest.raises(UsageError, match="^the `reshape` that gives `reshape_0` cannot be eval"):
+    with pytest.raises(UsageError, match=r"^the `reshape` that gives `reshape_0` cannot be eval"):
         run(breaking.edited(package, change), np.ones((2, 3), np.float32))
 
 
-REFUSED: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
+REFUSED: tuple[tuple[str, Callable[[Var], Var], str], ...] = (
     (
         "ceil mode",
         lambda x: mb.max_pool(
@@ -196,7 +199,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("build", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
 )
 def test_what_is_not_evaluated_is_refused(
-    build: Callable[[Any], Any], message: str, tmp_path: Path
+    build: Callable[[Var], Var], message: str, tmp_path: Path
 ) -> None:
     package = save(tmp_path / "one.mlpackage", [((1, 3, 5, 5), "float32")], build)
     with pytest.raises(UsageError) as raised:
@@ -258,7 +261,7 @@ def test_a_mean_does_not_overflow_where_its_result_does_not(tmp_path: Path) -> N
     np.testing.assert_array_equal(found, half(60000))
 
 
-def normalised(x: Any) -> Any:
+def normalised(x: Var) -> Var:
     return mb.layer_norm(x=x, axes=(-1,))
 
 

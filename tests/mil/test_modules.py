@@ -42,7 +42,8 @@ class Residual(nn.Module):
         inner = functional.gelu(self.norm(self.grow(x)))
         inner = functional.relu(self.depth(inner))
         inner = inner * torch.sigmoid(self.gate(inner.mean((2, 3), keepdim=True)))
-        return x + self.shrink(inner)
+        grown: Tensor = self.shrink(inner)
+        return x + grown
 
 
 class Attention(nn.Module):
@@ -62,7 +63,8 @@ class Attention(nn.Module):
         weights = ((q @ k.transpose(-1, -2)) / math.sqrt(4.0) + self.bias).softmax(-1)
         mixed = self.out((weights @ v).transpose(1, 2).reshape(4, 9, 12))
         back = mixed.reshape(1, 2, 2, 3, 3, 12).permute(0, 1, 3, 2, 4, 5).reshape(1, 6, 6, 12)
-        return x + back[:, :5, :5]
+        kept: Tensor = back[:, :5, :5]
+        return x + kept
 
 
 class Pyramid(nn.Module):

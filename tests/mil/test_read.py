@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from effsam_export.mil.package import Proto
+    from tests.mil.cases.case import Var
+
 pytestmark = pytest.mark.backend
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 X = np.array([[1, -2, 3, -4]], np.float32)
 
 
-def linear(x: Any) -> Any:
+def linear(x: Var) -> Var:
     return mb.linear(x=x, weight=WEIGHT)
 
 
@@ -74,7 +77,7 @@ def test_ops_are_counted_without_constants(package: Path) -> None:
 
 
 def test_elements_of_constants_are_counted_by_dtype(tmp_path: Path) -> None:
-    def build(x: Any) -> Any:
+    def build(x: Var) -> Var:
         stored = mb.constexpr_affine_dequantize(
             quantized_data=np.ones((3, 4), np.int8),
             scale=np.float16(0.5),
@@ -125,9 +128,9 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("picture") / "picture.mlpackage"
     with quiet():
-        traced = torch.jit.trace(torch.nn.ReLU(), torch.zeros(1, 3, 4, 6))
+        traced = torch.export.export(torch.nn.ReLU(), (torch.zeros(1, 3, 4, 6),))
         model = ct.convert(
-            traced,
+            traced.run_decompositions({}),
             inputs=[
                 ct.ImageType(
                     name="image",
@@ -168,7 +171,7 @@ def test_a_picture_of_another_size_is_refused(picture: Path) -> None:
 
 
 def test_a_picture_of_other_colours_is_refused(picture: Path) -> None:
-    def change(spec: Any) -> None:
+    def change(spec: Proto) -> None:
         spec.description.input[0].type.imageType.colorSpace = 30
 
     with pytest.raises(UsageError) as raised:
@@ -209,70 +212,70 @@ def test_a_model_that_is_no_protobuf_is_refused(package: Path) -> None:
         read.load(package)
 
 
-def _other_kind(spec: Any) -> None:
+def _other_kind(spec: Proto) -> None:
     spec.neuralNetwork.SetInParent()
 
 
-def _other_version(spec: Any) -> None:
+def _other_version(spec: Proto) -> None:
     spec.mlProgram.version = 2
 
 
-def _other_opset(spec: Any) -> None:
+def _other_opset(spec: Proto) -> None:
     breaking.main(spec).opset = "CoreML99"
 
 
-def _no_block(spec: Any) -> None:
+def _no_block(spec: Proto) -> None:
     breaking.main(spec).opset = "CoreML6"
 
 
-def _lost_output(spec: Any) -> None:
+def _lost_output(spec: Proto) -> None:
     breaking.block(spec).outputs[0] = "elsewhere"
 
 
-def _lost_operand(spec: Any) -> None:
+def _lost_operand(spec: Proto) -> None:
     breaking.operation(spec, "linear").inputs["x"].arguments[0].name = "elsewhere"
 
 
-def _given_twice(spec: Any) -> None:
+def _given_twice(spec: Proto) -> None:
     operations = breaking.block(spec).operations
     last = operations[-1]
     operations.add().CopyFrom(last)
 
 
-def _control_flow(spec: Any) -> None:
+def _control_flow(spec: Proto) -> None:
     breaking.operation(spec, "linear").blocks.add()
 
 
-def _described_otherwise(spec: Any) -> None:
+def _described_otherwise(spec: Proto) -> None:
     spec.description.output[0].name = "other"
 
 
-def _described_in_half(spec: Any) -> None:
+def _described_in_half(spec: Proto) -> None:
     spec.description.input[0].type.multiArrayType.dataType = 65552
 
 
-def _with_a_state(spec: Any) -> None:
+def _with_a_state(spec: Proto) -> None:
     spec.description.state.add().name = "memory"
 
 
-def _unknown_rank(spec: Any) -> None:
+def _unknown_rank(spec: Proto) -> None:
     breaking.operation(spec, "linear").outputs[0].type.tensorType.rank = -1
 
 
-def _a_list(spec: Any) -> None:
+def _a_list(spec: Proto) -> None:
     breaking.operation(spec, "linear").outputs[0].type.listType.SetInParent()
 
 
-def _too_few_values(spec: Any) -> None:
+def _too_few_values(spec: Proto) -> None:
     value = breaking.literal(spec, "linear", "bias")
     del value.immediateValue.tensor.floats.values[:]
 
 
-def _of_another_dtype(spec: Any) -> None:
+def _of_another_dtype(spec: Proto) -> None:
     breaking.literal(spec, "linear", "bias").type.tensorType.dataType = 23
 
 
-REFUSED: tuple[tuple[Callable[[Any], None], type[Exception], str], ...] = (
+REFUSED: tuple[tuple[Callable[[Proto], None], type[Exception], str], ...] = (
     (_other_kind, UsageError, "`edited.mlpackage` is not an ML program but a neuralNetwork"),
     (_other_version, UsageError, "`edited.mlpackage` has a MIL program of version 2"),
     (_other_opset, UsageError, "`edited.mlpackage` uses the unknown opset `CoreML99`"),
@@ -323,7 +326,7 @@ REFUSED: tuple[tuple[Callable[[Any], None], type[Exception], str], ...] = (
     ("change", "error", "message"), REFUSED, ids=[row[0].__name__[1:] for row in REFUSED]
 )
 def test_what_cannot_be_trusted_is_refused(
-    change: Callable[[Any], None], error: type[Exception], message: str, tmp_path: Path
+    change: Callable[[Proto], None], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     package = save(
         tmp_path / "sound.mlpackage",
@@ -342,7 +345,7 @@ def test_ops_and_constants_are_those_that_coremltools_loads(tmp_path: Path) -> N
     """The same file by another reader: kinds, names, and every constant to the bit."""
     rng = np.random.default_rng(0)
 
-    def build(x: Any) -> Any:
+    def build(x: Var) -> Var:
         found = mb.conv(
             x=x, weight=rng.standard_normal((5, 3, 3, 3)).astype(np.float16), strides=(2, 1)
         )
