@@ -70,18 +70,16 @@ def parse(model: Path) -> Proto:
 
 def _schema() -> Proto:
     """The generated protobuf modules, whose package tells the terminal what it lacks."""
-    loggers = [logging.getLogger(name) for name in ("coremltools", "torchao")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
+    # Of all loggers: coremltools sets the level of its own during the import.
+    logging.disable(max(before, logging.WARNING))
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
-            # coremltools imports every framework it could convert from; none is used here.
+            # It imports every framework it could convert from; none is used here.
             warnings.simplefilter("ignore")
             from coremltools.proto import Model_pb2
     except ImportError as error:
         raise ToolchainMissing("reading a Core ML package", "coremltools", "coreml") from error
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
     return Model_pb2

@@ -17,29 +17,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    Array = np.ndarray[Any, Any]
+    from tests.mil.cases.case import Var
 
-OPSETS = ("iOS16", "iOS17", "iOS18")
+    Array = np.ndarray[Any, Any]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """coremltools converts with a progress bar, and warns of the versions beside it."""
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
 
 
 def save(
     path: Path,
     inputs: Sequence[tuple[tuple[int, ...], str]],
-    build: Callable[..., Any],
+    build: Callable[..., Var],
     opset: str = "iOS17",
 ) -> Path:
     """Save `build(*inputs)` as a package whose outputs are `out0`, `out1`, ...

@@ -23,6 +23,8 @@ from tests.mil.cases.case import HALF_STEP, Case
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.mil.cases.case import Var
+
     Array = np.ndarray[Any, Any]
 
 pytestmark = pytest.mark.backend
@@ -46,7 +48,7 @@ def operands(case: Case, dtype: str) -> list[Array]:
 def test_an_op_is_what_its_formula_says(case: Case, tmp_path: Path) -> None:
     fed = {dtype: operands(case, dtype) for dtype in case.dtypes}
 
-    def build(*given: Any) -> list[Any]:
+    def build(*given: Var) -> list[Any]:
         """The op once for every dtype, in one program."""
         found: list[Any] = []
         for index, dtype in enumerate(case.dtypes):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     Array = np.ndarray[Any, Any]
+
+Var = Any
+"""A variable of coremltools' builder, which has no types."""
+
+Parameter = Any
+"""What the builder takes as a parameter of an op."""
+
+Make = Callable[[np.random.Generator, tuple[int, ...]], "Array"]
+"""Shape -> values of an operand."""
 
 HALF_STEP = 2.0**-11
 """Half the distance of two FP16 numbers, relative: one rounding."""
@@ -53,9 +61,9 @@ class Case:
     kind: str
     title: str = ""
     shapes: tuple[tuple[int, ...], ...]
-    build: Callable[..., Any]
+    build: Callable[..., Var]
     expect: Callable[..., Any]
-    make: Callable[[np.random.Generator, tuple[int, ...]], Array] = normal
+    make: Make = normal
     dtypes: tuple[str, ...] = ("float32", "float16")
     half: float = HALF_STEP
     opset: str = "iOS17"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
 from tests.mil.cases.case import Case
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.mil.cases.case import Var
 
 DATA = np.random.default_rng(0).integers(-128, 128, (3, 4, 5)).astype(np.int8)
 SCALE = np.array([0.5, 0.25, 2.0])
@@ -22,7 +27,9 @@ MASK = np.array([0, 1, 1, 0, 0, 0, 1, 0, 1, 0], bool)
 VALUES = np.array([1.5, -2.0, 0.25, 8.0])
 
 
-def stored(kind: str, title: str, constant: Any, expect: np.ndarray[Any, Any], opset: str) -> Case:
+def stored(
+    kind: str, title: str, constant: Callable[[type], Var], expect: np.ndarray[Any, Any], opset: str
+) -> Case:
     """`x + constant`, so that what is unpacked is of the op's own dtype."""
     return Case(
         kind=kind,
@@ -49,7 +56,7 @@ def _spread(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return values.repeat(2, 0).repeat(2, 1).astype(np.float64)
 
 
-def _vectors(t: type) -> Any:
+def _vectors(t: type) -> Var:
     return mb.constexpr_lut_to_dense(
         indices=_sub_byte(INDICES.reshape(3, 4) % 2, "uint1"),
         lut=np.arange(6).reshape(1, 1, 2, 3).astype(t),
@@ -57,7 +64,7 @@ def _vectors(t: type) -> Any:
     )
 
 
-def _quantized(t: type, x: Any) -> Any:
+def _quantized(t: type, x: Var) -> Var:
     places = mb.quantize(
         input=x, scale=SCALE.astype(t), zero_point=ZERO, axis=0, output_dtype="int8"
     )

@@ -14,17 +14,19 @@ from tests.mil.cases.case import Case, inside, natural, normal, positive, whole
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.mil.cases.case import Make, Var
+
     Array = np.ndarray[Any, Any]
 
 SHAPE = (2, 3, 5)
 
 
-def unary(kind: str, expect: Callable[[Array], Array], make: Any = normal) -> Case:
+def unary(kind: str, expect: Callable[[Array], Array], make: Make = normal) -> Case:
     op = getattr(mb, kind)
     return Case(kind=kind, shapes=(SHAPE,), build=lambda t, x: op(x=x), expect=expect, make=make)
 
 
-def binary(kind: str, expect: Callable[[Array, Array], Array], make: Any = normal) -> Case:
+def binary(kind: str, expect: Callable[[Array, Array], Array], make: Make = normal) -> Case:
     """With both operands broadcast."""
     op = getattr(mb, kind)
     return Case(
@@ -72,11 +74,11 @@ def integers(kind: str, expect: Callable[[Array, Array], Array]) -> Case:
     )
 
 
-def by_torch(function: Callable[..., torch.Tensor], *rest: Any) -> Callable[[Array], Array]:
+def by_torch(function: Callable[..., torch.Tensor], *rest: int) -> Callable[[Array], Array]:
     return lambda x: function(torch.from_numpy(x), *rest).numpy()
 
 
-def _gelu(t: type, x: Any, mode: str) -> Any:
+def _gelu(t: type, x: Var, mode: str) -> Var:
     return mb.gelu(x=x, mode=mode)
 
 

@@ -14,6 +14,8 @@ from tests.mil.cases.case import Case, natural, normal, positive, whole
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.mil.cases.case import Make, Parameter
+
     Array = np.ndarray[Any, Any]
 
 ACCUMULATED = 2.0**-10
@@ -100,7 +102,9 @@ PRODUCTS = (
 )
 
 
-def convolved(title: str, shape: tuple[int, ...], weight: tuple[int, ...], **how: Any) -> Case:
+def convolved(
+    title: str, shape: tuple[int, ...], weight: tuple[int, ...], **how: Parameter
+) -> Case:
     """A convolution held against torch's with the padding done outside."""
     groups, strides = how.get("groups", 1), how.get("strides", [1] * (len(shape) - 2))
     dilations = how.get("dilations", [1] * (len(shape) - 2))
@@ -124,7 +128,7 @@ def convolved(title: str, shape: tuple[int, ...], weight: tuple[int, ...], **how
     )
 
 
-def spread(title: str, groups: int, **how: Any) -> Case:
+def spread(title: str, groups: int, **how: Parameter) -> Case:
     """A transposed convolution held against the gradient of a convolution."""
     weight = (4, 3, 3, 2)
     cut = how.get("pad", (0, 0, 0, 0))
@@ -139,9 +143,8 @@ def spread(title: str, groups: int, **how: Any) -> Case:
             (x.shape[0], 3 * groups, *full), dtype=torch.float64, requires_grad=True
         )
         result = functional.conv2d(image, wide(fixed(*weight)), None, strides, 0, dilations, groups)
-        result.backward(torch.from_numpy(x))
-        assert image.grad is not None
-        whole_image = image.grad + wide(fixed(3 * groups)).reshape(1, -1, 1, 1)
+        (spread_out,) = torch.autograd.grad(result, image, torch.from_numpy(x))
+        whole_image = spread_out + wide(fixed(3 * groups)).reshape(1, -1, 1, 1)
         rows = slice(cut[0], full[0] - cut[1])
         return whole_image[:, :, rows, cut[2] : full[1] - cut[3]].numpy()
 
@@ -234,7 +237,7 @@ CONVOLUTIONS = (
 
 
 def pooled(
-    kind: str, title: str, expect: Callable[[torch.Tensor], torch.Tensor], **how: Any
+    kind: str, title: str, expect: Callable[[torch.Tensor], torch.Tensor], **how: Parameter
 ) -> Case:
     op = getattr(mb, kind)
     return Case(
@@ -466,7 +469,7 @@ NORMS = (
 
 
 def reduced(
-    kind: str, expect: Callable[..., Array], make: Any = normal, half: float = ACCUMULATED
+    kind: str, expect: Callable[..., Array], make: Make = normal, half: float = ACCUMULATED
 ) -> tuple[Case, ...]:
     """Over negative axes that are dropped, over an inner axis that is kept, and over all."""
     op = getattr(mb, kind)

@@ -13,6 +13,10 @@ from tests.mil.cases.case import Case, whole
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.mil.cases.case import Make, Parameter, Var
+
+    Array = np.ndarray[Any, Any]
+
 EVERY = ("float32", "float16", "int32")
 X = ((2, 3, 4),)
 
@@ -20,11 +24,11 @@ X = ((2, 3, 4),)
 def moved(
     kind: str,
     title: str,
-    build: Callable[..., Any],
+    build: Callable[..., Var],
     expect: Callable[..., Any],
     shapes: tuple[tuple[int, ...], ...] = X,
     dtypes: tuple[str, ...] = EVERY,
-    make: Any = whole,
+    make: Make = whole,
 ) -> Case:
     return Case(
         kind=kind,
@@ -38,7 +42,7 @@ def moved(
     )
 
 
-def sliced(title: str, expect: Callable[..., Any], **parameters: Any) -> Case:
+def sliced(title: str, expect: Callable[..., Any], **parameters: Parameter) -> Case:
     return moved(
         "slice_by_index",
         title,
@@ -48,7 +52,7 @@ def sliced(title: str, expect: Callable[..., Any], **parameters: Any) -> Case:
     )
 
 
-def _one_hot(indices: Any) -> Any:
+def _one_hot(indices: Array) -> Array:
     return np.moveaxis(np.where(np.eye(5)[indices] > 0, 7, -1), -1, 1)
 
 
@@ -57,12 +61,12 @@ def _tied(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[Any, A
     return rng.integers(0, 4, shape).astype(np.float64)
 
 
-def _best(x: Any, k: int, axis: int) -> tuple[Any, Any]:
+def _best(x: Array, k: int, axis: int) -> tuple[Array, Array]:
     order = np.argsort(-x, axis=axis, kind="stable").take(range(k), axis=axis)
     return np.take_along_axis(x, order, axis), order
 
 
-def _depth_to_space(x: Any) -> Any:
+def _depth_to_space(x: Array) -> Array:
     """Channel (a * 2 + b) * 2 + c of 8 goes to row a and column b of channel c."""
     n, _, h, w = x.shape
     result = np.zeros((n, 2, 2 * h, 2 * w))
@@ -331,8 +335,8 @@ PICKS = (
 )
 
 
-def _scattered(x: Any) -> Any:
-    result = x.copy()
+def _scattered(x: Array) -> Array:
+    result: Array = x.copy()
     np.put_along_axis(result, np.array([[2, 0, 1, 1]]), np.array([[9, 8, 7, 6]]), 0)
     return result
 
