@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -139,7 +140,7 @@ def test_functions_that_take_the_same(tmp_path: Path) -> None:
     """A model with a number of points of its own has no second number of slots."""
     graph = tools.decoder_graph(tmp_path, slots=4, further=(2,))
     assert graph.program is not None
-    twice = tools.replace(graph, variants=((2, graph.program),))
+    twice = replace(graph, variants=((2, graph.program),))
     with pytest.raises(UsageError) as caught:
         tools.lower(twice, tmp_path / "out", deployment_target="iOS18", functions="2")
     assert caught.value.message == (
