@@ -156,13 +156,13 @@ class Arguments:
         data = found.data if isinstance(found, Constant) else found.numpy()
         return np.asarray(data)
 
-    def _scalar(self, name: str, default: float | None, kinds: str, wanted: str) -> Any:
+    def _scalar(self, name: str, default: float | None, kinds: str, wanted: str) -> float:
         if not self.has(name) and default is not None:
             return default
         value = self._small(name)
         if value.dtype.kind not in kinds or value.size != 1:
             raise self.refuse(f"needs `{name}` as {wanted}")
-        return value.reshape(())[()]
+        return float(value.reshape(())[()])
 
     def _in_range(self, name: str, axis: int, rank: int) -> int:
         if not -rank <= axis < rank:

@@ -13,6 +13,7 @@ from effsam_export.mil.weight_file import BITS, unpack
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from effsam_export.mil.package import Proto
     from effsam_export.mil.weight_file import WeightFile
 
 DTYPES: dict[int, str] = {
@@ -49,7 +50,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def tensor_type(declared: Any, where: str) -> TensorType:
+def tensor_type(declared: Proto, where: str) -> TensorType:
     """A declared `ValueType` that is a tensor.
 
     Raises:
@@ -63,7 +64,7 @@ def tensor_type(declared: Any, where: str) -> TensorType:
         raise UsageError(f"{where} has the unknown data type {found.dataType}")
     if found.rank != len(found.dimensions):
         raise UsageError(f"{where} has a rank that is known only at run time")
-    sizes = []
+    sizes: list[int | None] = []
     for dimension in found.dimensions:
         if dimension.WhichOneof("dimension") == "constant":
             sizes.append(int(dimension.constant.size))
@@ -74,7 +75,7 @@ def tensor_type(declared: Any, where: str) -> TensorType:
     return TensorType(dtype=DTYPES[found.dataType], shape=tuple(sizes))
 
 
-def constant(value: Any, where: str, weights: Callable[[str], WeightFile]) -> Constant:
+def constant(value: Proto, where: str, weights: Callable[[str], WeightFile]) -> Constant:
     """A constant `Value`, from the protobuf itself or from the weight file it names.
 
     Args:
@@ -100,7 +101,7 @@ def constant(value: Any, where: str, weights: Callable[[str], WeightFile]) -> Co
     return Constant(type=declared, data=_immediate(value.immediateValue.tensor, declared, where))
 
 
-def _immediate(tensor: Any, declared: TensorType, where: str) -> np.ndarray[Any, Any] | str:
+def _immediate(tensor: Proto, declared: TensorType, where: str) -> np.ndarray[Any, Any] | str:
     field = tensor.WhichOneof("value")
     if declared.dtype == "string" and field == "strings" and declared.shape == ():
         if len(tensor.strings.values) == 1:
@@ -116,8 +117,10 @@ def _immediate(tensor: Any, declared: TensorType, where: str) -> np.ndarray[Any,
         bits = BITS[declared.dtype]
         if len(raw) != -(-count * bits // 8):
             raise BundleError(f"{where} declares {declared} but holds {len(raw)} bytes")
-        data = raw.view(numpy_dtype(declared.dtype)) if bits >= 8 else unpack(
-            raw, declared.dtype, count
+        data = (
+            raw.view(numpy_dtype(declared.dtype))
+            if bits >= 8
+            else unpack(raw, declared.dtype, count)
         )
     else:
         if len(values) != count:

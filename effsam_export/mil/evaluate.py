@@ -51,11 +51,10 @@ def run(
     last_use = _last_uses(program)
     with torch.inference_mode():
         for index, op in enumerate(program.operations):
-            for name, result in _results(op, values, pessimistic=pessimistic).items():
-                # A result that nothing reads is not kept.
-                if last_use.get(name, -1) > index:
-                    values[name] = result
-            for name in {b for bound in op.inputs.values() for b in bound if isinstance(b, str)}:
+            results = _results(op, values, pessimistic=pessimistic)
+            # Neither results that nothing reads nor operands that were read last are kept.
+            values.update({n: r for n, r in results.items() if last_use.get(n, -1) > index})
+            for name in _named(op):
                 if last_use[name] == index:
                     del values[name]
     return {output.name: _to_numpy(values[output.name]) for output in program.outputs}
@@ -65,10 +64,14 @@ def _last_uses(program: Program) -> dict[str, int]:
     """The op after which each value can be freed; outputs are kept."""
     last: dict[str, int] = {}
     for index, op in enumerate(program.operations):
-        for bound in op.inputs.values():
-            last.update({value: index for value in bound if isinstance(value, str)})
+        last.update(dict.fromkeys(_named(op), index))
     last.update({output.name: len(program.operations) for output in program.outputs})
     return last
+
+
+def _named(op: Operation) -> set[str]:
+    """The values that an op reads."""
+    return {value for bound in op.inputs.values() for value in bound if isinstance(value, str)}
 
 
 def _results(
@@ -129,10 +132,11 @@ def _feed(program: Program, feeds: Mapping[str, Array]) -> dict[str, Tensor]:
 def _as_tensor(feature: Feature, value: Array) -> Array:
     """A picture as the tensor Core ML makes of it; anything else as it is."""
     if feature.image and value.dtype == np.uint8 and value.ndim == 3:
-        return value.transpose(IMAGE_AXES)[None].astype(feature.type.dtype)
+        picture: Array = value.transpose(IMAGE_AXES)[None].astype(feature.type.dtype)
+        return picture
     return value
 
 
 def _to_numpy(value: Tensor | Constant) -> Array:
-    found = value.data if isinstance(value, Constant) else value.numpy()
-    return np.array(found)
+    found: Array = np.array(value.data if isinstance(value, Constant) else value.numpy())
+    return found

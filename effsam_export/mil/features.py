@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effsam_export.errors import BundleError, UsageError
 from effsam_export.mil.program import Feature, Named, TensorType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from effsam_export.mil.package import Proto
 
 ARRAY_DTYPES: dict[int, str] = {
     # FeatureTypes.proto, ArrayDataType -> numpy name
@@ -23,14 +25,15 @@ RGB = 20
 
 
 def described(
-    description: Any, function: str, given: Sequence[Named], results: Sequence[Named]
+    description: Proto, function: str, given: Sequence[Named], results: Sequence[Named]
 ) -> tuple[tuple[Feature, ...], tuple[Feature, ...]]:
     """Inputs and outputs as the description orders them.
 
     Args:
         description: The `ModelDescription` protobuf.
         function: Whose description is wanted; only packages of several functions have one each.
-        given, results: What the function itself declares.
+        given: What the function itself declares to take.
+        results: What it declares to give.
 
     Raises:
         BundleError: The description names or types other tensors than the function.
@@ -49,7 +52,7 @@ def described(
     )
 
 
-def _match(kind: str, shown: Any, declared: Sequence[Named]) -> tuple[Feature, ...]:
+def _match(kind: str, shown: Proto, declared: Sequence[Named]) -> tuple[Feature, ...]:
     types = {value.name: value.type for value in declared}
     names = [feature.name for feature in shown]
     if sorted(names) != sorted(types):
@@ -57,7 +60,7 @@ def _match(kind: str, shown: Any, declared: Sequence[Named]) -> tuple[Feature, .
     return tuple(_feature(kind, feature, types[feature.name]) for feature in shown)
 
 
-def _feature(kind: str, shown: Any, declared: TensorType) -> Feature:
+def _feature(kind: str, shown: Proto, declared: TensorType) -> Feature:
     what = shown.type.WhichOneof("Type")
     if what == "imageType":
         return _image(kind, shown, declared)
@@ -76,7 +79,7 @@ def _feature(kind: str, shown: Any, declared: TensorType) -> Feature:
     return Feature(name=shown.name, type=declared)
 
 
-def _image(kind: str, shown: Any, declared: TensorType) -> Feature:
+def _image(kind: str, shown: Proto, declared: TensorType) -> Feature:
     image = shown.type.imageType
     if kind == "output" or image.colorSpace != RGB:
         raise UsageError(f"the {kind} `{shown.name}` is not an RGB picture that goes in")

@@ -12,6 +12,9 @@ from effsam_export.errors import BundleError, ToolchainMissing
 if TYPE_CHECKING:
     from pathlib import Path
 
+Proto = Any
+"""A protobuf message. coremltools ships no types for its schema."""
+
 MODEL_PATH = "@model_path"
 """How constants name the folder of the model's own file."""
 
@@ -25,7 +28,7 @@ def model_file(package: Path) -> Path:
     try:
         manifest = json.loads((package / "Manifest.json").read_text("utf-8"))
         entry = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-        found = package / "Data" / entry
+        found: Path = package / "Data" / str(entry)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"`{package.name}` is not a Core ML package: no usable manifest") from (
             error
@@ -48,7 +51,7 @@ def weights_path(model: Path, file_name: str) -> Path:
     return model.parent.joinpath(*parts)
 
 
-def parse(model: Path) -> Any:
+def parse(model: Path) -> Proto:
     """The model's protobuf, a `Model_pb2.Model`.
 
     Raises:
@@ -56,7 +59,7 @@ def parse(model: Path) -> Any:
         ToolchainMissing: coremltools, which holds the schema, is not installed.
     """
     parsed = _schema().Model()
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         parsed.ParseFromString(model.read_bytes())
@@ -65,20 +68,18 @@ def parse(model: Path) -> Any:
     return parsed
 
 
-def _schema() -> Any:
+def _schema() -> Proto:
     """The generated protobuf modules, whose package tells the terminal what it lacks."""
-    loggers = [logging.getLogger(name) for name in ("coremltools", "torchao")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
+    # Of all loggers: coremltools sets the level of its own during the import.
+    logging.disable(max(before, logging.WARNING))
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
-            # coremltools imports every framework it could convert from; none is used here.
+            # It imports every framework it could convert from; none is used here.
             warnings.simplefilter("ignore")
             from coremltools.proto import Model_pb2
     except ImportError as error:
         raise ToolchainMissing("reading a Core ML package", "coremltools", "coreml") from error
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
     return Model_pb2

@@ -34,9 +34,7 @@ class TensorType:
         return (
             dtype == self.dtype
             and len(shape) == len(self.shape)
-            and all(
-                want in (None, found) for want, found in zip(self.shape, shape, strict=True)
-            )
+            and all(want in (None, found) for want, found in zip(self.shape, shape, strict=True))
         )
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effsam_export.errors import BundleError, UnknownNameError, UsageError
 from effsam_export.mil import package as files
 from effsam_export.mil.constants import constant, tensor_type
 from effsam_export.mil.features import described
-from effsam_export.mil.program import Constant, Named, Operation, Program
+from effsam_export.mil.program import Constant, Named, Operation, Program, TensorType
 from effsam_export.mil.weight_file import WeightFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from effsam_export.mil.package import Proto
 
 OPSETS = ("CoreML5", "CoreML6", "CoreML7", "CoreML8", "CoreML9")
 """iOS 15 to 18, and 26, whose ops here are those of 18."""
@@ -90,8 +92,8 @@ def _weights_of(model: Path) -> Callable[[str], WeightFile]:
 
 
 def _operations(
-    block: Any, given: list[Named], weights: Callable[[str], WeightFile]
-) -> tuple[tuple[Operation, ...], dict[str, Any]]:
+    block: Proto, given: list[Named], weights: Callable[[str], WeightFile]
+) -> tuple[tuple[Operation, ...], dict[str, TensorType]]:
     """The ops of a block, each of whose inputs is defined before it; and every type declared."""
     if block.inputs:
         raise UsageError(f"the block takes inputs of its own, such as `{block.inputs[0].name}`")
@@ -113,7 +115,7 @@ def _operations(
     return tuple(operations), known
 
 
-def _operation(proto: Any, weights: Callable[[str], WeightFile]) -> Operation:
+def _operation(proto: Proto, weights: Callable[[str], WeightFile]) -> Operation:
     first = proto.outputs[0].name if proto.outputs else "nothing"
     where = f"`{proto.type}` that gives `{first}`"
     if proto.blocks:

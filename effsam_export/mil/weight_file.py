@@ -64,7 +64,7 @@ class WeightFile:
             raise BundleError(f"`{path.name}` of the package cannot be read: {error}") from error
         if len(self.data) < RECORD_BYTES:
             raise BundleError(f"`{path.name}` is cut off: it has {len(self.data)} bytes")
-        _, version = HEADER.unpack_from(self.data)
+        _, version = HEADER.unpack(self.data[: HEADER.size].tobytes())
         if version != VERSION:
             raise BundleError(f"`{path.name}` is a weight file of version {version}, want 2")
 
@@ -77,7 +77,8 @@ class WeightFile:
         where = f"`{self.name}` at offset {offset}"
         if offset + RECORD_BYTES > len(self.data):
             raise BundleError(f"{where} is cut off: the file has {len(self.data)} bytes")
-        sentinel, code, size, begin, spare_bits = RECORD.unpack_from(self.data, offset)
+        record = self.data[offset : offset + RECORD.size].tobytes()
+        sentinel, code, size, begin, spare_bits = RECORD.unpack(record)
         if sentinel != SENTINEL:
             raise BundleError(f"{where} has no record of a constant")
         found, bits = ELEMENTS.get(code, (f"type {code}", 0))
@@ -97,8 +98,10 @@ def unpack(raw: NDArray[np.uint8], dtype: str, count: int) -> NDArray[Any]:
     """Elements below a byte, one byte each, sign-extended where signed."""
     bits = BITS[dtype]
     every = np.unpackbits(raw, bitorder="little")[: count * bits].reshape(count, bits)
-    values = (every << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+    powers = np.arange(bits, dtype=np.uint8)
+    values: NDArray[np.uint8] = (every << powers).sum(axis=1, dtype=np.uint8)
     if not dtype.startswith("int"):
         return values
     # Move the sign bit to the top of the byte and back, so that it fills the bits above.
-    return (values << (8 - bits)).view(np.int8) >> (8 - bits)
+    signed: NDArray[np.int8] = (values << (8 - bits)).view(np.int8)
+    return signed >> (8 - bits)

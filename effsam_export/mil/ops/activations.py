@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from effsam_export.mil.arguments import Arguments
 
 
+SLICE = 1 << 16
+"""Elements of a slice of softmax, which a core's own cache holds in FP32."""
+
+
 def _plain(function: Callable[[Tensor], Tensor], args: Arguments) -> Tensor:
     return lift(function, args.tensor("x"))
 
@@ -92,9 +96,16 @@ def softmax(x: Tensor, axis: int, args: Arguments) -> Tensor:
     steps = args.steps(x)
     if not steps.rounds:
         return lift(lambda wide: torch.softmax(wide, axis), x)
-    wide = steps.widen(x)
-    powers = steps.store(torch.exp(steps.store(wide - wide.amax(axis, keepdim=True))))
-    return steps.finish(powers / steps.store(powers.sum(axis, keepdim=True)))
+    # Slice by slice: attention maps do not fit a cache, and every step goes through them.
+    slices = x.movedim(axis, -1).reshape(-1, x.shape[axis])
+    result = torch.empty_like(slices)
+    rows = max(1, SLICE // x.shape[axis])
+    for start in range(0, len(slices), rows):
+        wide = steps.widen(slices[start : start + rows])
+        powers = steps.store(steps.store(wide - wide.amax(-1, keepdim=True)).exp_())
+        total = steps.store(powers.sum(-1, keepdim=True))
+        result[start : start + rows] = powers.div_(total)
+    return result.reshape(x.movedim(axis, -1).shape).movedim(-1, axis)
 
 
 OPS: dict[str, Callable[[Arguments], Tensor]] = {

@@ -121,9 +121,7 @@ def _quantize(args: Arguments) -> Tensor:
     """`clip(round(input / scale) + zero_point)`."""
     x = args.tensor("input")
     axis = args.axis("axis", x.ndim, 0)
-    dtype = {"int8": torch.int8, "uint8": torch.uint8}[
-        args.word("output_dtype", ("int8", "uint8"))
-    ]
+    dtype = {"int8": torch.int8, "uint8": torch.uint8}[args.word("output_dtype", ("int8", "uint8"))]
     places = torch.round(x.float() / _along(args, "scale", x, axis))
     if args.has("zero_point"):
         places = places + _along(args, "zero_point", x, axis)

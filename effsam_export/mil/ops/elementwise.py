@@ -61,10 +61,11 @@ def _shifted(function: Callable[[Tensor], Tensor], args: Arguments) -> Tensor:
     return steps.finish(function(steps.store(steps.widen(x) + shift)))
 
 
-def _divide(x: Tensor, y: Tensor) -> Tensor:
-    if x.is_floating_point():
-        return x / y
-    return torch.div(x, y, rounding_mode="trunc")
+def _real_div(args: Arguments) -> Tensor:
+    x = args.tensor("x")
+    if not x.is_floating_point():
+        raise args.refuse("divides integers, whose rounding is not documented")
+    return lift(torch.div, x, args.tensor("y", x))
 
 
 def _cast(args: Arguments) -> Tensor:
@@ -118,7 +119,7 @@ OPS: dict[str, Callable[[Arguments], Tensor]] = {
     "mod": partial(_binary, torch.remainder),
     "mul": partial(_binary, torch.mul),
     "pow": partial(_binary, torch.pow),
-    "real_div": partial(_binary, _divide),
+    "real_div": _real_div,
     "sub": partial(_binary, torch.sub),
     "equal": partial(_compare, torch.eq),
     "greater": partial(_compare, torch.gt),

@@ -84,7 +84,7 @@ def _topk(args: Arguments) -> Sequence[Tensor]:
     if not args.flag("sort", True):
         raise args.refuse("leaves the order of its values undefined (`sort` is false)")
     dtype = INDEX_DTYPES[args.word("output_indices_dtype", tuple(INDEX_DTYPES), "int32")]
-    values, indices = x.sort(axis, descending=not ascending, stable=True)
+    values, indices = x.sort(dim=axis, descending=not ascending, stable=True)
     values, indices = values.narrow(axis, 0, k), indices.narrow(axis, 0, k)
     return (values, indices.to(dtype)) if args.flag("return_indices", True) else (values,)
 
@@ -94,7 +94,7 @@ def _argsort(args: Arguments) -> Tensor:
     axis = args.axis("axis", x.ndim, -1)
     ascending = args.flag("ascending", False)
     dtype = INDEX_DTYPES[args.word("output_dtype", tuple(INDEX_DTYPES), "int32")]
-    return x.sort(axis, descending=not ascending, stable=True).indices.to(dtype)
+    return x.sort(dim=axis, descending=not ascending, stable=True).indices.to(dtype)
 
 
 def _cumsum(args: Arguments) -> Tensor:

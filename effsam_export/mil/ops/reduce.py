@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     Reduction = Callable[[Steps, Tensor, list[int], bool], Tensor]
 
 
-def _mean(steps: Steps, x: Tensor, axes: list[int], keep: bool) -> Tensor:
+def _mean(_: Steps, x: Tensor, axes: list[int], keep: bool) -> Tensor:
     return x.mean(axes, keepdim=keep)
 
 
-def _sum(steps: Steps, x: Tensor, axes: list[int], keep: bool) -> Tensor:
+def _sum(_: Steps, x: Tensor, axes: list[int], keep: bool) -> Tensor:
     return x.sum(axes, keepdim=keep, dtype=x.dtype)
 
 
-def _max(steps: Steps, x: Tensor, axes: list[int], keep: bool) -> Tensor:
+def _max(_: Steps, x: Tensor, axes: list[int], keep: bool) -> Tensor:
     return x.amax(axes, keepdim=keep)
 
 
-def _min(steps: Steps, x: Tensor, axes: list[int], keep: bool) -> Tensor:
+def _min(_: Steps, x: Tensor, axes: list[int], keep: bool) -> Tensor:
     return x.amin(axes, keepdim=keep)
 
 
-def _prod(steps: Steps, x: Tensor, axes: list[int], keep: bool) -> Tensor:
+def _prod(_: Steps, x: Tensor, axes: list[int], keep: bool) -> Tensor:
     for axis in sorted(axes, reverse=True):
         x = x.prod(axis, keepdim=keep, dtype=x.dtype)
     return x

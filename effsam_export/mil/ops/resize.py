@@ -61,7 +61,9 @@ def _linear(x: Tensor, axis: int, wanted: int, mode: str) -> Tensor:
 
 def _bilinear(x: Tensor, height: int, width: int, mode: str) -> Tensor:
     return lift(
-        lambda wide: _linear(_linear(wide, wide.ndim - 2, height, mode), wide.ndim - 1, width, mode),
+        lambda wide: _linear(
+            _linear(wide, wide.ndim - 2, height, mode), wide.ndim - 1, width, mode
+        ),
         x,
     )
 
@@ -113,9 +115,7 @@ def _resize(args: Arguments) -> Tensor:
     x, shape = args.tensor("x"), args.integers("shape")
     if args.integer("resized_dims") != 2 or len(shape) < 2:
         raise args.refuse("resizes another number of axes than two")
-    height, width = (
-        size or old for size, old in zip(shape[-2:], x.shape[-2:], strict=True)
-    )
+    height, width = (size or old for size, old in zip(shape[-2:], x.shape[-2:], strict=True))
     mode = args.word("sampling_mode", MODES, "DEFAULT")
     args.word("interpolation_mode", ("LINEAR",), "LINEAR")
     return _bilinear(x, height, width, mode)

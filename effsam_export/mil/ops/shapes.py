@@ -65,11 +65,11 @@ def _split(args: Arguments) -> Sequence[Tensor]:
     if not args.has("split_sizes"):
         if not count or x.shape[axis] % count:
             raise args.refuse(f"cuts {x.shape[axis]} into {count} equal parts")
-        return x.split(x.shape[axis] // count, axis)
+        return torch.split(x, x.shape[axis] // count, axis)
     sizes = args.integers("split_sizes")
     if count not in (None, len(sizes)):
         raise args.refuse(f"names {len(sizes)} sizes for {count} parts")
-    return x.split(sizes, axis)
+    return torch.split(x, sizes, axis)
 
 
 def _slice_by_index(args: Arguments) -> Tensor:

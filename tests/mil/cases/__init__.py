@@ -1,0 +1,1 @@
+"""Every op of the evaluator's table, tried at least once."""
