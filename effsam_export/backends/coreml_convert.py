@@ -137,8 +137,12 @@ def save_functions(
     """Convert several programs into one package, a function each; equal weights are stored once.
 
     The first is the default function.
+
+    Raises:
+        UsageError: Two of them take inputs of the same shapes, so that no caller could choose.
     """
     ct = coreml_sdk.load()
+    _check_distinct(programs, conversion.component)
     origins = {}
     with tempfile.TemporaryDirectory() as folder:
         functions = ct.utils.MultiFunctionDescriptor()
@@ -150,3 +154,16 @@ def save_functions(
         with coreml_sdk.quiet():
             ct.utils.save_multifunction(functions, str(package))
     return origins
+
+
+def _check_distinct(programs: Mapping[str, Path], component: ComponentSpec) -> None:
+    seen: dict[str, str] = {}
+    for name, path in programs.items():
+        shapes = str(_shapes(read_program(path, component), component))
+        if shapes in seen:
+            raise UsageError(
+                f"the {component.name} takes the same number of points in `{seen[shapes]}` and "
+                f"`{name}`: it has no further functions",
+                hint="leave `functions` out of the options of the target profile",
+            )
+        seen[shapes] = name

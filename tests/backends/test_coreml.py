@@ -132,9 +132,9 @@ def test_terminal_stays_quiet(
 
 
 def test_stand_in_says_that_core_ml_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coreml.platform, "system", lambda: "Linux")
+    monkeypatch.setattr("platform.system", lambda: "Linux")
     assert coreml.stand_in({}) == "an evaluator of the saved ML program"
-    monkeypatch.setattr(coreml.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
     assert coreml.stand_in({}) == ""
 
 
@@ -357,7 +357,7 @@ def test_options_that_do_not_exist(
     graph: Graph, option: str, value: str, message: str, hint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UnknownNameError) as caught:
-        tools.lower(graph, tmp_path / "out", **{option: value})
+        tools.lower(graph, tmp_path / "out", "fp16", **{option: value})
     assert caught.value.message == message
     assert hint in str(caught.value.hint)
     assert isinstance(caught.value, EffsamError)
