@@ -1,8 +1,8 @@
-"""Given a traced program; Result: the same program without what TFLite runs badly.
+"""Given a traced program; Result: the same program without what litert-torch converts badly.
 
-Bicubic interpolation becomes a thousand gathered rows in TFLite (GATHER_ND and BROADCAST_TO, which
+Bicubic interpolation becomes sixteen gathers of single pixels (GATHER_ND and BROADCAST_TO, which
 the GPU delegate does not have). It is linear and separable, so two products with constant matrices
-say the same.
+say the same. `topk` becomes STABLEHLO_SORT, which LiteRT cannot run, although TOPK_V2 exists.
 """
 
 from __future__ import annotations
@@ -12,39 +12,41 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor, fx
 
 BICUBIC = torch.ops.aten.upsample_bicubic2d.vec
+TOPK = torch.ops.aten.topk.default
 
 
-def apply(module: fx.GraphModule) -> int:
-    """Replace every bicubic interpolation of a graph, in place; returns how many there were."""
-    nodes = [n for n in module.graph.nodes if n.target is BICUBIC]
-    for i, node in enumerate(nodes):
-        image, size, align_corners, factors = (*node.args, None)[:4]
-        h, w = image.meta["val"].shape[-2:]
-        out_h, out_w = node.meta["val"].shape[-2:]
-        assert size is None or tuple(size) == (out_h, out_w)
-        assert factors is None or tuple(factors) == (out_h / h, out_w / w)
-        constants = {
-            f"bicubic_{i}_columns": weights(w, out_w, align_corners=align_corners),
-            f"bicubic_{i}_rows": weights(h, out_h, align_corners=align_corners),
-        }
+def apply(module: fx.GraphModule) -> tuple[str, ...]:
+    """Rewrite a graph in place; returns the names of the nodes that were replaced."""
+    found = [n for n in module.graph.nodes if n.target in (BICUBIC, TOPK)]
+    for node in found:
+        rewrite = _bicubic if node.target is BICUBIC else _topk
         with module.graph.inserting_before(node):
-            x = image
-            # Columns, then rows: each time from the right, where TFLite wants its constants.
-            for name, matrix in constants.items():
-                module.register_buffer(name, matrix)
-                product = (x, module.graph.get_attr(name))
-                x = module.graph.call_function(torch.ops.aten.matmul.default, product)
-                x = module.graph.call_function(torch.ops.aten.transpose.int, (x, 2, 3))
-        node.replace_all_uses_with(x)
+            result = rewrite(module, node)
+        node.replace_all_uses_with(result)
         module.graph.erase_node(node)
-    if nodes:
+    if found:
         module.recompile()
-    return len(nodes)
+    return tuple(n.name for n in found)
+
+
+def _bicubic(module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Columns, then rows, each from the right, where TFLite wants its constants."""
+    x, size, align_corners, factors = (*node.args, None)[:4]
+    assert isinstance(x, torch.fx.Node)
+    h, w = x.meta["val"].shape[-2:]
+    out_h, out_w = node.meta["val"].shape[-2:]
+    # Else the kernel would place its samples by the factors, which are not the sizes' quotient.
+    assert size is not None or factors == [out_h / h, out_w / w]
+    for axis, length, out in (("columns", w, out_w), ("rows", h, out_h)):
+        name = f"{node.name}_{axis}"
+        module.register_buffer(name, weights(length, out, align_corners=bool(align_corners)))
+        product = (x, module.graph.get_attr(name))
+        x = module.graph.call_function(torch.ops.aten.matmul.default, product)
+        x = module.graph.call_function(torch.ops.aten.transpose.int, (x, 2, 3))
+    return x
 
 
 def weights(length: int, out: int, *, align_corners: bool) -> Tensor:
@@ -53,6 +55,14 @@ def weights(length: int, out: int, *, align_corners: bool) -> Tensor:
     Taken from torch's own kernel: it is applied to every unit vector.
     """
     units = torch.eye(length).reshape(1, length, length, 1)
-    size: Sequence[int] = (out, 1)
-    stretched: Tensor = BICUBIC(units, size, align_corners, None)
+    stretched: Tensor = BICUBIC(units, (out, 1), align_corners, None)
     return stretched.reshape(length, out).contiguous()
+
+
+def _topk(module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """The largest along the last axis; `torch.ops.tfl` is there once litert-torch is imported."""
+    x, k, dim, largest = (*node.args, -1, True)[:4]
+    assert isinstance(x, torch.fx.Node)
+    assert largest
+    assert dim in (-1, x.meta["val"].ndim - 1)
+    return module.graph.call_function(torch.ops.tfl.topk_v2.default, (x, k))
