@@ -33,8 +33,9 @@ def flat_inputs(program: ExportedProgram, feeds: Mapping[str, Any]) -> tuple[Any
         else:
             assert spec.target is not None
             held: Mapping[str, Any] = program.state_dict
-            values.append(held[spec.target] if spec.target in held else
-                          program.constants[spec.target])
+            values.append(
+                held[spec.target] if spec.target in held else program.constants[spec.target]
+            )
     return tuple(values)
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from effsam_export.precision.interpret import run
+from effsam_export.precision.interpret import Outputs, run
 from effsam_export.precision.select import op_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from torch.export import ExportedProgram
     from torch.fx import Node
@@ -66,9 +66,8 @@ Ranges = dict[str, Range]
 """By name of the node in the program."""
 
 
-def measure(program: ExportedProgram, inputs: Iterable[Mapping[str, Any]]) -> Ranges:
-    """Run a program on each of the inputs (by name, in its order) and record every float node."""
-    ranges: Ranges = {}
+def measure(program: ExportedProgram, feeds: Mapping[str, Any], ranges: Ranges) -> Outputs:
+    """Run a program on inputs (by name, in its order) and widen `ranges` by every float node."""
 
     def visit(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         assert callable(node.target)
@@ -79,9 +78,7 @@ def measure(program: ExportedProgram, inputs: Iterable[Mapping[str, Any]]) -> Ra
             ranges[node.name] = found if old is None else old.merged(found)
         return result
 
-    for feeds in inputs:
-        run(program, feeds, visit)
-    return ranges
+    return run(program, feeds, visit)
 
 
 def _range(op: str, args: tuple[Any, ...], result: Tensor) -> Range:
