@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from effsam_export import __version__, console
-from effsam_export.cli import catalogue, export, fetch, info, run, verify
+from effsam_export.cli import catalogue, export, fetch, info, lint, run, verify
 from effsam_export.errors import EffsamError
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ app.command("targets")(catalogue.list_targets)
 app.command("info")(info.info)
 app.command("doctor")(catalogue.doctor)
 app.command("fetch")(fetch.fetch)
+app.command("lint")(lint.lint)
 app.command("export")(export.export)
 app.command("run")(run.run)
 app.command("verify")(verify.verify)

@@ -33,6 +33,8 @@ CLOSED = 1e16
 """Added to the distance of a centre that a token may not belong to."""
 
 LEAST_WEIGHT = 1e-16
+FP16_CLOSED = 3e4
+"""In the export form, taken from the logit instead: exp of it is zero too, and FP16 holds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +105,27 @@ class TokenClustering(nn.Module):
         tokens = windows.flatten(1, 2)
         centres = self.first_centres(windows)
         for _ in range(self.rule.iterations):
-            distances = squared_distances(centres, tokens) + self.closed
-            share = (-distances * self.rule.temperature).softmax(1)  # over centres
-            centres = (share @ tokens) / share.sum(2, keepdim=True).clamp(min=LEAST_WEIGHT)
+            share = self.logits(squared_distances(centres, tokens)).softmax(1)  # over centres
+            centres = (share @ tokens) / self.divisor(share.sum(2, keepdim=True))
         return centres
+
+    def logits(self, distances: Tensor) -> Tensor:
+        """Distances as logits of belonging; those of closed pairs are far below all others."""
+        return -(distances + self.closed) * self.rule.temperature
+
+    def divisor(self, total: Tensor) -> Tensor:
+        """What a centre's weighted sum is divided by, off zero."""
+        return total.clamp(min=LEAST_WEIGHT)
 
 
 class ExportTokenClustering(TokenClustering):
-    """The same with the first means as one constant matrix: cells overlap where 14 % s is not 0."""
+    """The same without numbers that FP16 does not hold, to the bit in FP32.
+
+    Given: 1e16 added to a distance; sums of weights kept above 1e-16
+    Result: 3e4 taken from a logit: zero behind the softmax too; a sum of zero becomes one
+
+    The first means are one constant matrix: cells overlap where 14 % s is not 0.
+    """
 
     means: Tensor
 
@@ -118,12 +133,20 @@ class ExportTokenClustering(TokenClustering):
         super().__init__(rule)
         unit = torch.eye(WINDOW**2).reshape(WINDOW**2, 1, WINDOW, WINDOW)
         pooled = nn.functional.adaptive_avg_pool2d(unit, rule.side)
+        self.closed = self.closed / CLOSED * FP16_CLOSED
         self.register_buffer(
             "means", pooled.reshape(WINDOW**2, -1).T.contiguous(), persistent=False
         )
 
     def first_centres(self, windows: Tensor) -> Tensor:
         return self.means @ windows.flatten(1, 2)
+
+    def logits(self, distances: Tensor) -> Tensor:
+        return -distances * self.rule.temperature - self.closed
+
+    def divisor(self, total: Tensor) -> Tensor:
+        total = super().divisor(total)
+        return total + (total == 0).to(total.dtype)
 
 
 def rebuild(tokens: Tensor, centres: Tensor, processed: Tensor, rule: Clustering) -> Tensor:

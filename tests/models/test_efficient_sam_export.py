@@ -22,7 +22,7 @@ from effsam_export.models.efficient_sam.encoder import Block, ExportAttention, E
 from effsam_export.models.efficient_sam.export import ExportDecoder, StagedGroupNorm
 from effsam_export.models.efficient_sam.spec import build
 from effsam_export.models.loading import settle_vector_maths
-from effsam_export.models.sam.export import NECK_FOLD
+from effsam_export.models.sam.norm_folds import NECK_FOLD
 from effsam_export.spec import Point, Prompt, Sample
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, compare

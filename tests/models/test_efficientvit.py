@@ -42,8 +42,8 @@ from effsam_export.models.efficientvit_sam import (
 )
 from effsam_export.models.loading import load, settle_vector_maths
 from effsam_export.models.sam.components import SAM_DECODER, SAM_PREPROCESS, as_sam
-from effsam_export.models.sam.export import NECK_FOLD
 from effsam_export.models.sam.layers import LayerNorm2d
+from effsam_export.models.sam.norm_folds import NECK_FOLD
 from effsam_export.spec import Checkpoint, Point, Prompt, Sample, UrlSource
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, compare, generator

@@ -17,8 +17,8 @@ from effsam_export.models.sam.components import (
     SAM_PREPROCESS,
     stack_decoder_feeds,
 )
-from effsam_export.models.sam.export import NECK_FOLD, with_folded_neck
 from effsam_export.models.sam.layers import LayerNorm2d
+from effsam_export.models.sam.norm_folds import NECK_FOLD, with_folded_neck
 from effsam_export.spec import Sample
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, Floats, compare

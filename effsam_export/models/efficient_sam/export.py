@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from effsam_export.models.sam.export import DensePositions, export_form, with_folded_neck
+from effsam_export.models.sam.export import DensePositions, export_form
+from effsam_export.models.sam.norm_folds import with_folded_neck
 
 if TYPE_CHECKING:
     from effsam_export.models.efficient_sam.module import EfficientSam

@@ -5,25 +5,17 @@ The plain modules stay the reference; parity judges these against them.
 
 from __future__ import annotations
 
-from copy import copy, deepcopy
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from effsam_export.models.folding import fold_batch_norms
-from effsam_export.models.sam.layers import LayerNorm2d
+from effsam_export.models.sam.norm_folds import with_folded_neck, with_mask_gain
 
 if TYPE_CHECKING:
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.sam.prompt_encoder import PositionEmbeddingRandom
-
-NECK_FOLD = 64.0
-"""Power of two taken out of the convolution in front of the neck's last LayerNorm2d.
-
-In MobileSAM that convolution reaches 598 on photographs, and the norm squares it: 3.6e5, past
-FP16's 65504. Divided by 64 the square is 87. A power of two, so FP32 results do not change.
-"""
 
 
 class ExportEncoder(nn.Module):
@@ -49,33 +41,6 @@ def export_form(encoder: nn.Module) -> nn.Module:
     own = getattr(encoder, "export_form", None)
     form: nn.Module = own() if own is not None else fold_batch_norms(encoder)
     return form.eval()
-
-
-def with_folded_neck(encoder: nn.Module) -> nn.Module:
-    """The encoder with a power of two moved out of its neck, in a copy that shares all else.
-
-    Given: ``y = conv(x)``, ``norm(y)`` with eps
-    Result: ``y = conv(x) / 64``, ``norm(y)`` with eps / 64**2
-
-    Layer normalisation is scale-invariant, so the output is the same. Encoders whose neck does not
-    end in a bias-free convolution and a LayerNorm2d are returned as they are.
-    """
-    neck = getattr(encoder, "neck", None)
-    if not isinstance(neck, nn.Sequential) or len(neck) < 2:
-        return encoder
-    conv, norm = neck[-2], neck[-1]
-    if (
-        not isinstance(conv, nn.Conv2d)
-        or conv.bias is not None
-        or not isinstance(norm, LayerNorm2d)
-    ):
-        return encoder
-    scaled, folded = deepcopy(conv), deepcopy(norm)
-    scaled.weight = nn.Parameter(conv.weight.detach() / NECK_FOLD, requires_grad=False)
-    folded.eps = norm.eps / NECK_FOLD**2
-    twin = copy(encoder)
-    twin._modules = {**encoder._modules, "neck": nn.Sequential(*list(neck)[:-2], scaled, folded)}
-    return twin.eval()
 
 
 class DensePositions(nn.Module):
@@ -117,7 +82,7 @@ class ExportDecoder(nn.Module):
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
-        self.prompt_encoder = sam.prompt_encoder
+        self.prompt_encoder = with_mask_gain(sam.prompt_encoder)
         self.mask_decoder = sam.mask_decoder
         self.prompt_size = sam.prompt_encoder.image_size
         self.dense_pe = DensePositions(sam.prompt_encoder.pe_layer, sam.embedding_size)

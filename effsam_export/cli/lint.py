@@ -1,0 +1,132 @@
+"""`effsam lint`: what would a target refuse, or get wrong?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from effsam_export import console
+from effsam_export.cli.options import CacheDir, CheckpointFile, Json, ModelName, Quiet
+from effsam_export.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.lint.findings import Finding, LintReport
+    from effsam_export.spec import Checkpoint, ModelSpec
+
+
+def lint(
+    model: ModelName,
+    target: Annotated[
+        str,
+        typer.Option("--target", "-t", help="A name from `effsam targets`, or a TOML file."),
+    ],
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--precision", "-p", help="fp32, fp16 or int8 [default: the target's first]."),
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")] = False,
+    component: Annotated[
+        str, typer.Option("--component", "-c", help="encoder, decoder or all.")
+    ] = "all",
+    checkpoint: CheckpointFile = None,
+    ranges: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--ranges/--no-ranges",
+            help="Measure values on a photograph [default: for FP16, with weights at hand].",
+        ),
+    ] = None,
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="NAME=NUMBER", help="A setting that `effsam info` lists."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Find what a target would refuse or get wrong, before any slow work. Nothing is downloaded."""
+    from effsam_export import backends, models, profiles
+    from effsam_export.cli.export import chosen_precision, to_settings
+
+    talk = console.Console(quiet=quiet)
+    spec = models.configured(models.get(model), to_settings(settings or []))
+    profile = profiles.load_target(target, chosen_precision(precision, fp16=fp16, int8=False))
+    backends.require_tracing()
+    from effsam_export.lint.check import LintRequest
+    from effsam_export.lint.check import lint as library
+
+    try:
+        report = library(
+            LintRequest(
+                model=spec,
+                target=profile,
+                checkpoint=_weights(spec, checkpoint, cache_dir),
+                components=() if component == "all" else (component,),
+                ranges=ranges,
+            ),
+            talk.observe,
+        )
+    finally:
+        talk.close()
+    what = f"{report.model} {report.target} {report.precision}"
+    if report.not_measured:
+        talk.say(f"note: ranges were not measured: {report.not_measured}")
+    if json:
+        console.document(document(report))
+    elif report.findings:
+        console.data(table(report.findings))
+    talk.verdict(passed=report.passed, what=what)
+    if not report.passed:
+        count = report.errors
+        noun = "error" if count == 1 else "errors"
+        raise CheckFailed(
+            f"{count} {noun} in `{report.model}` for target `{report.target}`",
+            hint="each is told above with what would mend it",
+        )
+    talk.next(f"effsam export {report.model} --target {target} --precision {report.precision}")
+
+
+def document(report: LintReport) -> dict[str, object]:
+    """A report for a JSON document."""
+    return {
+        "model": report.model,
+        "target": report.target,
+        "precision": report.precision,
+        "passed": report.passed,
+        "components": list(report.components),
+        "rules": list(report.rules),
+        "measured_on": list(report.measured),
+        "not_measured": report.not_measured or None,
+        "findings": [asdict(f) for f in report.findings],
+    }
+
+
+def table(findings: tuple[Finding, ...]) -> str:
+    """One table per rule, with the reason above it and what mends it below."""
+    parts = []
+    for rule, severity in dict.fromkeys((f.rule, f.severity) for f in findings):
+        rows = [f for f in findings if (f.rule, f.severity) == (rule, severity)]
+        lines = console.table(
+            ("  node", "module", "found", "source"),
+            [
+                [f"  {f.component} {f.node}", f.module or "-", f.detail, f.source or "-"]
+                for f in rows
+            ],
+        )
+        parts.append(f"{severity} {rule}: {rows[0].why}\n{lines}\n  rewrite: {rows[0].rewrite}")
+    return "\n\n".join(parts)
+
+
+def _weights(spec: ModelSpec, checkpoint: Path | None, cache_dir: Path | None) -> Checkpoint | None:
+    """The given checkpoint, or the cached official one; nothing is downloaded."""
+    from effsam_export import weights
+
+    if checkpoint is not None:
+        return weights.checkpoint_from_file(checkpoint, spec.weights)
+    if spec.weights is None:
+        return None
+    return weights.cached(spec.weights, cache_dir=cache_dir or weights.default_cache_dir())

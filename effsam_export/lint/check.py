@@ -1,0 +1,156 @@
+"""Trace a model for a target and apply the rules: seconds, where an export takes minutes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from effsam_export import profiles, trace
+from effsam_export.errors import UsageError
+from effsam_export.lint import measured
+from effsam_export.lint.findings import Finding, LintReport
+from effsam_export.lint.rules import RULES, rules_for
+from effsam_export.lint.subject import Subject, module_of, source_of
+from effsam_export.models import fixed, loading
+from effsam_export.parity.check import honoured
+from effsam_export.precision.select import fp32_program_nodes
+from effsam_export.progress import ignore, stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from effsam_export.lint.findings import Hit
+    from effsam_export.precision.ranges import Ranges
+    from effsam_export.profiles import ParityImage
+    from effsam_export.progress import Observer
+    from effsam_export.spec import Checkpoint, ComponentSpec, ModelSpec, TargetProfile
+
+
+@dataclass(frozen=True, kw_only=True)
+class LintRequest:
+    """What is to be looked at.
+
+    Attributes:
+        checkpoint: Weights, or None to trace without: rules on their values see nothing then.
+        components: Names; all of the model's when empty.
+        ranges: Whether to measure on a photograph; None for where it makes sense.
+    """
+
+    model: ModelSpec
+    target: TargetProfile
+    checkpoint: Checkpoint | None = None
+    components: tuple[str, ...] = ()
+    ranges: bool | None = None
+
+
+def lint(request: LintRequest, observer: Observer = ignore) -> LintReport:
+    """Find everything the target would refuse or get wrong.
+
+    Raises:
+        UsageError: The model has no such component, or ranges are asked for without weights.
+        CheckpointError: The file is not a checkpoint of the model.
+    """
+    target = request.target
+    model = fixed.for_options(request.model, target.options)
+    chosen = _chosen(request, model)
+    names = rules_for(target)
+    why_not = _why_not(request, names)
+    images: tuple[ParityImage, ...] = ()
+    if not why_not and any(RULES[n].measured for n in names):
+        images = honoured(profiles.load_parity_images(), model.prompts)[0][:1]
+    with stage("load", observer) as running:
+        loading.settle_vector_maths()
+        module = (
+            model.build().eval()
+            if request.checkpoint is None
+            else loading.load(model, request.checkpoint)
+        )
+        running.detail = (
+            "without weights"
+            if request.checkpoint is None
+            else f"sha256 {request.checkpoint.sha256[:12]}"
+        )
+    programs = {}
+    for component in chosen:
+        with stage(f"trace {component.name}", observer) as running:
+            programs[component.name] = trace.trace(module, component)
+            running.detail = f"{len(programs[component.name].graph.nodes)} nodes"
+    ranges: dict[str, Ranges] = {}
+    if images:
+        with stage("measure", observer) as running:
+            ranges = measured.measure(model, module, programs, images)
+            running.detail = f"{images[0].path.stem}, {len(images[0].cases)} prompts"
+    findings: list[Finding] = []
+    with stage("rules", observer) as running:
+        for component in chosen:
+            recipe = tuple(k for k in model.precision if k.component == component.name)
+            program = programs[component.name]
+            subject = Subject(
+                component=component,
+                target=target,
+                program=program,
+                ranges=ranges.get(component.name, {}),
+                kept=fp32_program_nodes(program, recipe),
+            )
+            findings += apply(names, subject)
+        running.detail = f"{len(names)} rules, {len(findings)} findings"
+    return LintReport(
+        model=model.name,
+        target=target.name,
+        precision=target.precision,
+        components=tuple(c.name for c in chosen),
+        rules=names,
+        findings=tuple(sorted(findings, key=lambda f: f.severity != "error")),
+        measured=tuple(i.path.name for i in images),
+        not_measured=why_not,
+    )
+
+
+def apply(names: tuple[str, ...], subject: Subject) -> Iterator[Finding]:
+    """Apply the named rules to one component."""
+    for name in names:
+        for hit in RULES[name].check(subject):
+            yield _finding(name, hit, subject.component)
+
+
+def _finding(name: str, hit: Hit, component: ComponentSpec) -> Finding:
+    rule, node = RULES[name], hit.node
+    return Finding(
+        rule=name,
+        severity=hit.severity or rule.severity,
+        component=component.name,
+        node=node.name,
+        op="input" if node.op == "placeholder" else str(node.target),
+        module=module_of(node),
+        source=source_of(node),
+        detail=hit.detail,
+        why=rule.why,
+        rewrite=rule.rewrite,
+    )
+
+
+def _chosen(request: LintRequest, model: ModelSpec) -> tuple[ComponentSpec, ...]:
+    known = {c.name for c in model.components}
+    for name in request.components:
+        if name not in known:
+            raise UsageError(
+                f"model `{model.name}` has no component `{name}`",
+                hint=f"it has {', '.join(sorted(known))}",
+            )
+    return tuple(
+        c for c in model.components if not request.components or c.name in request.components
+    )
+
+
+def _why_not(request: LintRequest, names: tuple[str, ...]) -> str:
+    """Why ranges are not measured; empty where they are, or where no rule wants them."""
+    if request.ranges and request.checkpoint is None:
+        raise UsageError(
+            f"there are no weights of `{request.model.name}` to measure ranges with",
+            hint=f"`effsam fetch {request.model.name}`, or give a file with --checkpoint",
+        )
+    if not any(RULES[n].measured for n in names):
+        return ""
+    if request.ranges is False:
+        return "switched off"
+    return "" if request.checkpoint is not None else "no weights at hand"

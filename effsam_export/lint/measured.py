@@ -1,0 +1,84 @@
+"""Ranges of a model's graphs on a photograph and its prompts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from effsam_export import runner
+from effsam_export.images import frame_of, load_image
+from effsam_export.precision.ranges import Ranges
+from effsam_export.precision.ranges import measure as record
+from effsam_export.spec import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from effsam_export.profiles import ParityImage
+    from effsam_export.spec import ComponentName, Feeds, Float32, ModelSpec
+
+    Programs = Mapping[ComponentName, ExportedProgram]
+
+
+def measure(
+    model: ModelSpec, module: nn.Module, programs: Programs, images: Sequence[ParityImage]
+) -> dict[str, Ranges]:
+    """Ranges of every traced component, on each photograph and all of its prompts.
+
+    The decoder sees the embedding of the encoder's export form, or of the reference where the
+    encoder was not traced.
+    """
+    found: dict[str, Ranges] = {name: {} for name in programs}
+    for row in images:
+        image = load_image(row.path)
+        sample = Sample(image=image)
+        first = model.components[0]
+        given: Feeds = {}
+        if first.name in programs:
+            feeds = first.feeds(model.preprocess, sample)
+            outputs = record(programs[first.name], feeds, found[first.name])
+            given = {
+                spec.name: tensor.numpy()
+                for spec, tensor in zip(first.outputs, outputs, strict=True)
+            }
+        elif "decoder" in programs:
+            given = first.reference(module, sample)
+        if "decoder" in programs:
+            embedded = _embedded(model, image, given["image_embeddings"])
+            _decoder(model, programs["decoder"], embedded, row, found["decoder"])
+    return found
+
+
+def _embedded(model: ModelSpec, image: NDArray[np.uint8], embedding: Any) -> runner.Embedded:  # noqa: ANN401
+    frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
+    return runner.Embedded(frame=frame, sample=Sample(image=image, embeddings=embedding))
+
+
+def _decoder(
+    model: ModelSpec,
+    program: ExportedProgram,
+    embedded: runner.Embedded,
+    row: ParityImage,
+    ranges: Ranges,
+) -> None:
+    """Every prompt of a photograph, in order, so that an earlier mask can be fed back."""
+    spec = model.component("decoder")
+    best: dict[str, Float32] = {}
+    for case in row.cases:
+        prompt = case.prompt
+        if case.mask_from is not None:
+            prompt = replace(prompt, mask_input=best[case.mask_from])
+        feeds = runner.decoder_feeds(model, embedded, prompt)
+        outputs = {
+            s.name: t.numpy()
+            for s, t in zip(spec.outputs, record(program, feeds, ranges), strict=True)
+        }
+        answers = list(model.masks.multimask)
+        winner = answers[int(np.argmax(outputs[model.masks.score][0][answers]))]
+        best[case.name] = np.ascontiguousarray(outputs["low_res_masks"][0, winner], np.float32)

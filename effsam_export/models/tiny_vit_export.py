@@ -1,0 +1,95 @@
+"""TinyViT's export form: no batch norms, and layer norms that hold in FP16 on any accelerator."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from effsam_export.models.folding import fold_batch_norms
+from effsam_export.models.tiny_vit import Attention, BasicLayer, TinyViTBlock
+
+if TYPE_CHECKING:
+    from effsam_export.models.tiny_vit import TinyViT
+
+LOUD_STAGE = 3
+"""The stage whose tokens are large: on photographs their squares reach 62,701 and the sums of those
+131,167, where FP16 ends at 65,504. In the others they stay below 6,300."""
+
+LOUD_FOLD = 8.0
+"""Power of two taken out of that stage's tokens in front of the norm: the squares become 980."""
+
+
+class TokenNorm(nn.Module):
+    """A LayerNorm without its bias, on tokens divided by a power of two.
+
+    Layer normalisation is scale-invariant, so with eps divided by the square it is the same norm.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, fold: float) -> None:
+        super().__init__()
+        self.shape = list(norm.normalized_shape)
+        self.weight = norm.weight
+        self.factor = 1.0 / fold
+        self.eps = norm.eps / fold**2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.factor != 1.0:
+            x = x * self.factor
+        return nn.functional.layer_norm(x, self.shape, self.weight, None, self.eps)
+
+
+class ExportBlock(TinyViTBlock):
+    """A block that normalises its tokens before the windows are filled up with zeros.
+
+    Given: zeros, then a norm (which makes its bias of them: 0 / sqrt(0 + eps)), then `qkv`
+    Result: a norm without bias, then zeros, then `qkv` with the norm's bias in its own
+
+    The same numbers within FP32's noise. But where an accelerator takes numbers below 6.1e-5 for
+    zero, eps (1e-5) is zero, and 0 / 0 in the windows at the edge made the whole embedding NaN.
+    """
+
+    def __init__(self, block: TinyViTBlock, fold: float) -> None:
+        nn.Module.__init__(self)
+        self.window = block.window
+        self.norm = TokenNorm(block.attn.norm, fold)
+        self.attn = without_norm(block.attn)
+        self.mlp = block.mlp
+        self.local_conv = block.local_conv
+
+    def windows(self, x: Tensor) -> Tensor:
+        """Attention inside each window of a BxHxWxC map, on normalised tokens."""
+        return super().windows(self.norm(x))
+
+
+def without_norm(attention: Attention) -> Attention:
+    """A twin whose tokens are normalised already, with the norm's bias in that of `qkv`."""
+    qkv, norm = attention.qkv, attention.norm
+    folded = nn.Linear(qkv.in_features, qkv.out_features)
+    with torch.no_grad():
+        bias = qkv.weight.double() @ norm.bias.double() + qkv.bias.double()
+    folded.weight = qkv.weight
+    folded.bias = nn.Parameter(bias.float(), requires_grad=False)
+    twin = copy(attention)
+    twin._modules = {**attention._modules, "norm": nn.Identity(), "qkv": folded}
+    return twin
+
+
+def export_form(encoder: TinyViT) -> nn.Module:
+    """A twin for export that shares all weights it does not fold; the encoder stays as it is."""
+    twin = fold_batch_norms(encoder)
+    layers = twin.get_submodule("layers")
+    assert isinstance(layers, nn.ModuleList)
+    for stage, layer in enumerate(layers):
+        if not isinstance(layer, BasicLayer):
+            continue
+        fold = LOUD_FOLD if stage == LOUD_STAGE else 1.0
+        blocks = list(layer.blocks)
+        assert all(isinstance(b, TinyViTBlock) for b in blocks)
+        # The twin has modules of its own, down to each parameter.
+        layer.blocks = nn.ModuleList(
+            ExportBlock(b, fold) for b in blocks if isinstance(b, TinyViTBlock)
+        )
+    return twin
