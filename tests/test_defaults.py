@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import defaults, plain
-from effsam_export.models.sam.components import SAM_DECODER, SAM_PREPROCESS
+from effsam_export.models.sam.components import SAM_DECODER, SAM_PREPROCESS, as_sam
 from effsam_export.spec import Point, Prompt, Sample
 from tests.tiny import build
 
@@ -48,7 +48,7 @@ class Odd(nn.Module):
 
 
 def test_the_plain_decoder_is_the_reference() -> None:
-    sam = build()
+    sam = as_sam(build())
     embeddings = np.random.default_rng(0).standard_normal((1, 256, 64, 64)).astype(np.float32)
     sample = Sample(
         image=np.zeros((1, 1, 3), dtype=np.uint8),
@@ -65,7 +65,7 @@ def test_the_plain_decoder_is_the_reference() -> None:
 
 
 def test_the_plain_encoder_normalises() -> None:
-    sam = build()
+    sam = as_sam(build())
     mean = torch.tensor(SAM_PREPROCESS.pixel_mean).view(1, 3, 1, 1).expand(1, 3, 1024, 1024)
     with torch.inference_mode():
         found = plain.PlainEncoder(sam)(mean)

@@ -70,7 +70,8 @@ def test_metadata(wheel: Path) -> None:
     assert f"Version: {effsam_export.__version__}" in text
     assert "License-Expression: Apache-2.0" in text
     assert "Requires-Python: >=3.10" in text
-    for extra in ("torch", "onnx", "openvino", "coreml", "tflite", "tensorrt-rtx", "tensorrt", "all"):
+    extras = ("torch", "onnx", "openvino", "coreml", "tflite", "tensorrt-rtx", "tensorrt", "all")
+    for extra in extras:
         assert f"Provides-Extra: {extra}" in text
 
 
