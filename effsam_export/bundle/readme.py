@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+PACKAGE = ".mlpackage"
+"""A folder that Core ML and a Mac's Finder take for one file."""
+
 
 def integrator_readme(manifest: dict[str, Any]) -> str:
     """Markdown that says what is in the bundle and how to call it."""
@@ -19,7 +22,8 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
         "",
     ]
     for component in manifest["components"]:
-        lines.append(f"* {component['name']}: {', '.join(f'`{f}`' for f in component['files'])}")
+        names = ", ".join(f"`{f}`" for f in shipped(component["files"]))
+        lines.append(f"* {component['name']}: {names}")
         for kind in ("inputs", "outputs"):
             for t in component[kind]:
                 shape = f"[{', '.join(str(s) for s in t['shape'])}]"
@@ -59,6 +63,12 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def shipped(files: list[str]) -> list[str]:
+    """What an app takes: files, and package folders as the one thing they are."""
+    found = (f"{f.split(PACKAGE)[0]}{PACKAGE}" if PACKAGE in f else f for f in files)
+    return list(dict.fromkeys(found))
 
 
 def _state(manifest: dict[str, Any]) -> str:

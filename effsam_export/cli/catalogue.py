@@ -136,12 +136,15 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
 
 def _describe(bundle: Bundle) -> str:
     """A bundle on one screen."""
+    from effsam_export.bundle.readme import shipped
+
     m: dict[str, Any] = bundle.manifest
     parity = m["parity"]
     sizes = {e["path"]: e["size"] for e in m["files"]}
     official = "official" if m["checkpoint"]["official"] else "not the pinned file"
     lines = [
-        f"{m['model']['name']} for {m['target']['name']}, {m['precision']['asked']}, {m['state']}",
+        f"{m['model']['name']} for {m['target']['name']}, {m['precision']['asked']}, "
+        + (f"{m['state']} by {m['stand_in']}" if m["stand_in"] else m["state"]),
         f"weights   {m['checkpoint']['file_name']}, sha256 {m['checkpoint']['sha256'][:12]}, "
         f"{official}, {m['model']['licence']['spdx']}",
         f"made by   {', '.join(f'{k} {v}' for k, v in sorted(m['tools'].items()))}",
@@ -161,7 +164,7 @@ def _describe(bundle: Bundle) -> str:
         rows.append(
             [
                 component["name"],
-                " ".join(component["files"]),
+                " ".join(shipped(component["files"])),
                 f"{size / 1e6:.1f} MB",
                 ", ".join(f"{n} {k}" for k, n in sorted(kinds.items())),
             ]

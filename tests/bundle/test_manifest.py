@@ -12,7 +12,7 @@ import pytest
 
 from effsam_export.bundle import manifest as m
 from effsam_export.bundle import read
-from effsam_export.bundle.readme import integrator_readme
+from effsam_export.bundle.readme import integrator_readme, shipped
 from effsam_export.errors import BundleError
 
 if TYPE_CHECKING:
@@ -148,3 +148,29 @@ def test_artifact_and_source_are_one_file_where_they_are_equal(exported_tiny: Pa
     for name in bundle.components:
         assert bundle.source(name) == bundle.artifact(name).files[0]
     assert not (exported_tiny / "source").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        (["encoder.onnx", "encoder.onnx.data"], ["encoder.onnx", "encoder.onnx.data"]),
+        (
+            ["a.mlpackage/Manifest.json", "a.mlpackage/Data/model.mlmodel", "b.json"],
+            ["a.mlpackage", "b.json"],
+        ),
+    ],
+)
+def test_a_package_folder_is_one_thing_to_ship(files: list[str], wanted: list[str]) -> None:
+    assert shipped(files) == wanted
+
+
+def test_a_stand_in_is_named_to_the_integrator(manifest: dict[str, Any]) -> None:
+    assert "State: **verified**." in integrator_readme(manifest)
+    manifest.update(state="simulated", stand_in="a pocket calculator")
+    assert "State: **simulated, by a pocket calculator**." in integrator_readme(manifest)
+
+
+def test_the_kit_is_shown_to_who_builds_an_engine(manifest: dict[str, Any]) -> None:
+    assert "kit/build_engine.py" not in integrator_readme(manifest)
+    manifest["target"]["backend"] = "tensorrt"
+    assert "`python3 kit/build_engine.py`" in integrator_readme(manifest)
