@@ -69,13 +69,15 @@ FOLDS: dict[str, Fold] = {
         models=("mobile-",), place="tiny_vit_export", undone={"export_form": _plain_tiny_vit}
     ),
     "neck's last convolution / 64": Fold(
-        models=("efficientvit-",), place="efficientvit", undone={"NECK_FOLD": 1.0}
+        models=("efficientvit-",), place="efficientvit_export", undone={"NECK_FOLD": 1.0}
     ),
     "linear attention / 2^16": Fold(
-        models=("efficientvit-",), place="efficientvit", undone={"ATTENTION_FOLD": 1.0}
+        models=("efficientvit-",), place="efficientvit_export", undone={"ATTENTION_FOLD": 1.0}
     ),
     "linear attention, all of it": Fold(
-        models=("efficientvit-",), place="efficientvit", undone={"ExportLiteMLA": lambda: _same}
+        models=("efficientvit-",),
+        place="efficientvit_export",
+        undone={"ExportLiteMLA": lambda: _same},
     ),
 }
 

@@ -22,8 +22,6 @@ from tests.lint.tools import target
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from effsam_export.spec import Checkpoint
 
 pytestmark = pytest.mark.backend
@@ -220,11 +218,9 @@ def test_warnings_pass_and_are_shown_with_place_and_cure(tiny: None) -> None:
 
 
 def test_errors_fail(monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
-    from effsam_export import profiles as module
-
     real = profiles.load_target
     monkeypatch.setattr(
-        module, "load_target", lambda name, precision: replace(real(name), backend="coreml")
+        profiles, "load_target", lambda name, precision: replace(real(name), backend="coreml")
     )
 
     result = run("tiny-sam", "--target", "onnx", "--component", "decoder")
@@ -291,9 +287,7 @@ def test_mobile_sam_is_clean_in_fp16(official: Checkpoint) -> None:
     assert report.measured == ("coffee.jpg",)
 
 
-def test_a_checkpoint_file_is_taken(
-    tiny: None, tiny_checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_a_checkpoint_file_is_taken(tiny: None, tiny_checkpoint: Checkpoint) -> None:
     result = run(
         "tiny-sam", "--target", "onnx", "--fp16", "--checkpoint", str(tiny_checkpoint.path)
     )
