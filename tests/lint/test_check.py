@@ -12,7 +12,6 @@ pytest.importorskip("torch")
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from effsam_export import profiles
 from effsam_export.cli import app
 from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.lint.check import LintRequest, lint
@@ -22,6 +21,8 @@ from tests.lint.tools import target
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from effsam_export.spec import Checkpoint
 
 pytestmark = pytest.mark.backend
@@ -217,18 +218,42 @@ def test_warnings_pass_and_are_shown_with_place_and_cure(tiny: None) -> None:
     assert cure.startswith("  rewrite: scale the divisor by a power of two")
 
 
-def test_errors_fail(monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
-    real = profiles.load_target
-    monkeypatch.setattr(
-        profiles, "load_target", lambda name, precision: replace(real(name), backend="coreml")
-    )
+CORE_ML = """
+description = "Core ML for a test"
+backend = "coreml"
+precisions = ["fp32"]
+opset = 18
+simplify = false
+[options]
+compute_units = "ALL"
+[gates]
+fp32 = { mask_iou = 0.999, score_error = 0.001, cosine = 0.99999 }
+"""
 
-    result = run("tiny-sam", "--target", "onnx", "--component", "decoder")
+
+@pytest.fixture
+def phone(tmp_path: Path) -> str:
+    """A target file for Core ML without slots."""
+    path = tmp_path / "phone.toml"
+    path.write_text(CORE_ML, "utf-8")
+    return str(path)
+
+
+def test_errors_fail(tiny: None, phone: str) -> None:
+    result = run("tiny-sam", "--target", phone, "--component", "decoder")
 
     assert isinstance(result.exception, CheckFailed)
-    assert result.exception.message == "4 errors in `tiny-sam` for target `onnx`"
-    assert "FAILED  tiny-sam onnx fp32" in result.stderr
+    assert result.exception.message == "4 errors in `tiny-sam` for target `phone`"
+    assert result.exception.hint == "each is told above with what would mend it"
+    assert "FAILED  tiny-sam phone fp32" in result.stderr
     assert result.stdout.startswith("error dynamic-input: this target wants every size fixed")
+
+
+def test_an_option_takes_the_place_of_the_targets_own(tiny: None, phone: str) -> None:
+    result = run("tiny-sam", "--target", phone, "--component", "decoder", "--option", "slots=4")
+
+    assert result.exit_code == 0
+    assert result.stdout == ""
 
 
 def test_json_holds_everything(tiny: None) -> None:
