@@ -44,17 +44,25 @@ def lint(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--set", metavar="NAME=NUMBER", help="A setting that `effsam info` lists."),
     ] = None,
+    option: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--option", metavar="NAME=VALUE", help="An option of the target, in place of its own."
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Find what a target would refuse or get wrong, before any slow work. Nothing is downloaded."""
     from effsam_export import backends, models, profiles
-    from effsam_export.cli.export import chosen_precision, to_settings
+    from effsam_export.cli.export import chosen_precision, to_options, to_settings
 
     talk = console.Console(quiet=quiet)
     spec = models.configured(models.get(model), to_settings(settings or []))
-    profile = profiles.load_target(target, chosen_precision(precision, fp16=fp16, int8=False))
+    profile = profiles.load_target(
+        target, chosen_precision(precision, fp16=fp16, int8=False), to_options(option or [])
+    )
     backends.require_tracing()
     from effsam_export.lint.check import LintRequest
     from effsam_export.lint.check import lint as library

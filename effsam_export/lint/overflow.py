@@ -23,6 +23,11 @@ def values(subject: Subject) -> Iterator[Hit]:
         if found is None:
             continue
         if not found.finite:
+            if any(
+                i.name in subject.ranges and not subject.ranges[i.name].finite
+                for i in node.all_input_nodes
+            ):
+                continue  # Told of where it began.
             yield Hit(node=node, detail="is Inf or NaN in FP32 already")
         elif found.largest > FP16_MAX / HEADROOM:
             past = found.largest > FP16_MAX

@@ -7,7 +7,6 @@ added at 64x64 and go through a neck of fused inverted bottlenecks.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -15,24 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from effsam_export.models.folding import fold_batch_norms
 from effsam_export.models.sam.layers import LayerNorm2d
-from effsam_export.models.sam.norm_folds import NECK_FOLD, scaled
 
 GRID = 64
 NECK_DIM = 256
 HEAD_DIM = 32
 ATTENTION_EPS = 1e-15
-ATTENTION_FOLD = 2.0**8
-"""Power of two taken out of queries and of keys in the export form.
-
-Linear attention divides a sum over all tokens and channels (256 to 1024 times 32 products) by one
-of the same kind: numerator and denominator overflow together in FP16, and Inf / Inf is NaN. With
-2**-16 in both the sums are at most half a mean, and the quotient is the same.
-"""
-LAST_CONV = "neck.output_ops.0.op_list.0.conv"
-"""The convolution in front of the encoder's last norm."""
-
 BlockKind = Literal["res", "fmb", "mb", "att5", "att3"]
 """Residual, fused MBConv, MBConv, or linear attention with a 5x5 or 3x3 aggregation."""
 
@@ -174,6 +161,21 @@ class MBConv(nn.Module):
         return out
 
 
+class LinearAttention(nn.Module):
+    """ReLU attention of queries, keys and values B x heads x 32 x N, in linear time."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = torch.relu(q), torch.relu(k)
+        # A row of ones under v sums up k: numerator and denominator in one product.
+        v = nn.functional.pad(v, (0, 0, 0, 1), value=1.0)
+        out = (v @ k.transpose(-1, -2)) @ q
+        return out[:, :, :-1] / self.divisor(out[:, :, -1:])
+
+    def divisor(self, total: Tensor) -> Tensor:
+        """What the weighted sums are divided by, off zero."""
+        return total + ATTENTION_EPS
+
+
 class LiteMLA(nn.Module):
     """Multi-scale linear attention with a ReLU kernel, on BxCxHxW."""
 
@@ -189,6 +191,7 @@ class LiteMLA(nn.Module):
                 )
             ]
         )
+        self.attention = LinearAttention()
         self.proj = ConvLayer(2 * dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -196,48 +199,9 @@ class LiteMLA(nn.Module):
         qkv = self.qkv(x)
         qkv = torch.cat([qkv, *(op(qkv) for op in self.aggreg)], dim=1)
         q, k, v = qkv.reshape(b, -1, 3 * HEAD_DIM, h * w).chunk(3, dim=2)
-        q, k = torch.relu(q), torch.relu(k)
-        # A row of ones under v sums up k: numerator and denominator in one product.
-        v = nn.functional.pad(v, (0, 0, 0, 1), value=1.0)
-        out = (v @ k.transpose(-1, -2)) @ q
-        out = out[:, :, :-1] / self.divisor(out[:, :, -1:])
+        out = self.attention(q, k, v)
         projected: Tensor = self.proj(out.reshape(b, -1, h, w))
         return projected
-
-    def divisor(self, total: Tensor) -> Tensor:
-        """What the weighted sums are divided by, off zero."""
-        return total + ATTENTION_EPS
-
-
-class ExportLiteMLA(LiteMLA):
-    """The same attention with a power of two out of queries and keys, at no cost.
-
-    Given: ``(v k^T q) / (1 k^T q + eps)``
-    Result: ``(v k'^T q') / (1 k'^T q' + eps / fold**2)`` with q' = q / fold, k' = k / fold
-
-    The factors are in the weights of `qkv`: the aggregation behind it is linear and mixes no query
-    with a key or value, and ReLU lets positive factors through. FP32 results stay the same to the
-    bit. Where eps is nothing (FP16) a divisor of zero becomes one: the numerator is zero as well.
-    """
-
-    def __init__(self, attention: LiteMLA) -> None:
-        nn.Module.__init__(self)
-        self.qkv = deepcopy(attention.qkv)
-        self.aggreg = attention.aggreg
-        self.proj = attention.proj
-        weight = attention.qkv.conv.weight.detach()
-        # Per head: 32 queries, 32 keys, 32 values.
-        factors = torch.ones(3, HEAD_DIM)
-        factors[:2] = 1.0 / ATTENTION_FOLD
-        repeated = factors.reshape(-1).repeat(len(weight) // (3 * HEAD_DIM))
-        self.qkv.conv.weight = nn.Parameter(
-            weight * repeated.reshape(-1, 1, 1, 1), requires_grad=False
-        )
-
-    def divisor(self, total: Tensor) -> Tensor:
-        """The folded divisor; one where it is zero."""
-        total = total + ATTENTION_EPS / ATTENTION_FOLD**2
-        return total + (total == 0).to(total.dtype)
 
 
 class Residual(nn.Module):
@@ -372,23 +336,7 @@ class EfficientViTEncoder(nn.Module):
         return out
 
     def export_form(self) -> nn.Module:
-        """A twin without batch norms, whose last norm squares nothing large, and whose attention
-        sums up nothing large.
+        """A twin without batch norms, whose attention and last norm hold in FP16."""
+        from effsam_export.models.efficientvit_export import export_form
 
-        Given: ``y = conv(x)`` at the end of the neck, ``norm(y)`` with eps
-        Result: ``y = conv(x) / 64``, ``norm(y)`` with eps / 64**2
-
-        The authors put FP16's empty masks down to layer norms (mit-han-lab/efficientvit#142), and
-        this is the encoder's only one. A power of two, so FP32 results do not change.
-        """
-        twin = fold_batch_norms(self)
-        conv = twin.get_submodule(LAST_CONV)
-        assert isinstance(conv, nn.Conv2d)
-        folded, norm = scaled(conv, self.norm, 1 / NECK_FOLD)
-        # The twin has modules of its own, down to each parameter: the encoder stays as it is.
-        twin.set_submodule(LAST_CONV, folded)
-        twin.set_submodule("norm", norm)
-        for name, module in list(twin.named_modules()):
-            if isinstance(module, LiteMLA):
-                twin.set_submodule(name, ExportLiteMLA(module))
-        return twin
+        return export_form(self)

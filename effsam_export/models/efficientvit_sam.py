@@ -14,7 +14,7 @@ from effsam_export.models.sam.components import (
     SAM_PREPROCESS,
     SAM_PROMPTS,
 )
-from effsam_export.spec import Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.spec import KeepFp32, Licence, ModelSpec, UrlSource, WeightFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +43,16 @@ DISTILLED_ONLY = dict.fromkeys(
         "f8007c8811dc08288fd4270ecd227fbb50fa37ec73cd07b4fa6bba96f20d03b6",
     ),
     _DISTILLED,
+)
+PRECISION = (
+    KeepFp32(
+        component="encoder",
+        modules=("image_encoder.backbone.stages.*.context_module.main.attention",),
+        reason="it divides sums over all tokens and channels; the authors compute it in FP32 "
+        "whatever the rest does, and how large they get with the real weights is not known here",
+        source="mit-han-lab/efficientvit `models/nn/ops.py` (LiteMLA) and #113: in FP16 the L2 "
+        "encoder's mIoU is 0.0 (79.1 in FP32)",
+    ),
 )
 LARGE_PREPROCESS = replace(SAM_PREPROCESS, image_size=LARGE_SIDE)
 LARGE_IMAGE = replace(
@@ -113,6 +123,7 @@ def _spec(size: str, sha256: str) -> ModelSpec:
         components=(LARGE_ENCODER if large else SAM_ENCODER, SAM_DECODER),
         build=partial(build, size),
         refused=DISTILLED_ONLY,
+        precision=PRECISION,
     )
 
 

@@ -162,6 +162,17 @@ def rebuild(tokens: Tensor, centres: Tensor, processed: Tensor, rule: Clustering
     return nn.functional.normalize(kept, dim=2) @ processed
 
 
+class Rebuilding(nn.Module):
+    """`rebuild` as a module of its own, so that a precision recipe can name it."""
+
+    def __init__(self, rule: Clustering) -> None:
+        super().__init__()
+        self.rule = rule
+
+    def forward(self, tokens: Tensor, centres: Tensor, processed: Tensor) -> Tensor:
+        return rebuild(tokens, centres, processed, self.rule)
+
+
 class ExpeditEncoder(ImageEncoderViT):
     """SAM's encoder with clustering; loads SAM's weights as they are."""
 
@@ -183,6 +194,7 @@ class ExpeditEncoder(ImageEncoderViT):
             # Their relative positions stay those of 14 tokens, and are interpolated to s.
             block.window = block.window and rule.side
         self.clustering = TokenClustering(rule)
+        self.rebuilding = Rebuilding(rule)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x) + self.pos_embed
@@ -197,7 +209,7 @@ class ExpeditEncoder(ImageEncoderViT):
         for block in self.blocks[self.rule.location :]:
             x = block(x)
         processed = to_windows(x, side).flatten(1, 2)
-        tokens = rebuild(windows.flatten(1, 2), centres, processed, self.rule)
+        tokens = self.rebuilding(windows.flatten(1, 2), centres, processed)
         x = from_windows(tokens.reshape(windows.shape), h, w)
         out: Tensor = self.neck(x.permute(0, 3, 1, 2))
         return out

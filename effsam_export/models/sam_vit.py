@@ -12,7 +12,7 @@ from effsam_export.models.sam.components import (
     SAM_PREPROCESS,
     SAM_PROMPTS,
 )
-from effsam_export.spec import Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.spec import KeepFp32, Licence, ModelSpec, UrlSource, WeightFile
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +21,14 @@ SAM_LICENCE = Licence(
     spdx="Apache-2.0",
     source="https://github.com/facebookresearch/segment-anything/blob/main/LICENSE",
     text_file="Apache-2.0.txt",
+)
+VIT_NORMS = KeepFp32(
+    component="encoder",
+    modules=("image_encoder.blocks.*",),
+    ops=("layer_norm",),
+    reason="the tokens of the later blocks are large and a norm squares them; masks are bad in "
+    "half precision and good with the norms in FP32",
+    source="facebookresearch/segment-anything#696; not measured here, as the weights cannot be had",
 )
 VIT_SIZES: dict[str, tuple[int, int, int, tuple[int, ...]]] = {
     # Tokens' width, blocks, heads, global blocks; segment-anything, `build_sam.py`.
@@ -74,6 +82,7 @@ def _spec(size: str, weights: WeightFile) -> ModelSpec:
         masks=SAM_MASKS,
         components=(SAM_ENCODER, SAM_DECODER),
         build=partial(build, size),
+        precision=(VIT_NORMS,),
     )
 
 

@@ -13,6 +13,7 @@ from effsam_export.models.sam.components import (
     SAM_PREPROCESS,
     SAM_PROMPTS,
 )
+from effsam_export.models.sam_vit import VIT_NORMS
 from effsam_export.spec import Licence, ModelSpec, UrlSource, WeightFile
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def _spec(pruned: int, dim: int, mlp_dim: int, sha256: str) -> ModelSpec:
         build=partial(build, dim, mlp_dim),
         build_like=partial(build_like, (dim, mlp_dim)),
         rename=rename,
+        precision=(VIT_NORMS,),
     )
 
 

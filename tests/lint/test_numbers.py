@@ -145,8 +145,8 @@ def test_a_value_near_the_end_is_a_warning() -> None:
     assert hits("overflow", found) == [("mul", "reached 45,000", "warning")]
 
 
-def test_a_value_that_is_infinite_in_fp32_is_told_of() -> None:
-    found = subject(lambda x: 1 / x, RAMP, measured=True)
+def test_a_value_that_is_infinite_in_fp32_is_told_of_where_it_began() -> None:
+    found = subject(lambda x: torch.reciprocal(x) * 2 + 1, RAMP, measured=True)
 
     assert hits("overflow", found) == [("reciprocal", "is Inf or NaN in FP32 already", "error")]
 

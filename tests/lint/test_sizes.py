@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 pytest.importorskip("torch")
@@ -91,7 +93,7 @@ def test_selecting_by_a_mask_depends_on_values() -> None:
 
 def test_a_size_read_out_of_a_tensor_depends_on_values() -> None:
     def resized(x: Tensor, size: Tensor) -> Tensor:
-        side = int(size[0].item())
+        side: Any = size[0].item()
         torch._check(side > 1)  # type: ignore[no-untyped-call]
         torch._check(side < 9)  # type: ignore[no-untyped-call]
         return interpolate(x, size=(side, side), mode="nearest")

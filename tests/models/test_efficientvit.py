@@ -24,7 +24,6 @@ from effsam_export.models.efficientvit import (
     ATTENTION_EPS,
     GRID,
     HEAD_DIM,
-    LAST_CONV,
     ConvLayer,
     EfficientViTEncoder,
     LiteMLA,
@@ -33,6 +32,7 @@ from effsam_export.models.efficientvit import (
     first_block,
     large,
 )
+from effsam_export.models.efficientvit_export import LAST_CONV
 from effsam_export.models.efficientvit_sam import (
     DISTILLED_ONLY,
     LARGE_ENCODER,

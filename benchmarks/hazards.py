@@ -1,0 +1,260 @@
+"""What FP16 does to a model, with and without each fold and each entry of its precision recipe.
+
+`python -m benchmarks.hazards MODEL CHECKPOINT [--images N]` prints a table in Markdown. FP16 is
+simulated (`effsam_export/precision/simulate.py`), once as it is and once on an accelerator that
+takes numbers below 6.1e-5 for zero. Every row takes one measure back and leaves the others.
+Figures are against the untouched reference in FP32, on the photographs and prompts that ship.
+For models whose weights cannot be had, `benchmarks.golden_checkpoints` makes a checkpoint: its
+masks mean nothing, so the embedding's error is what to look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from effsam_export import models, profiles, trace, weights
+from effsam_export.images import frame_of, load_image, prompt_to_model, upscale_masks
+from effsam_export.models import loading
+from effsam_export.precision.select import fp32_program_nodes
+from effsam_export.precision.simulate import Arithmetic, simulate
+from effsam_export.spec import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from effsam_export.profiles import ParityImage
+    from effsam_export.spec import Feeds, KeepFp32, ModelSpec
+
+PACKAGE = "effsam_export.models"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """An exact fold, and how to take it back: attributes of a module and their other values."""
+
+    models: tuple[str, ...]
+    place: str
+    undone: dict[str, Any]
+
+
+def _plain_tiny_vit() -> Callable[[nn.Module], nn.Module]:
+    from effsam_export.models.folding import fold_batch_norms
+
+    return fold_batch_norms
+
+
+SAM_LIKE = ("sam-", "mobile-", "edge-", "efficientvit-", "repvit-", "slim-", "expedit-")
+FOLDS: dict[str, Fold] = {
+    "neck / 64": Fold(
+        models=("sam-", "mobile-", "edge-", "repvit-", "slim-", "expedit-"),
+        place="sam.norm_folds",
+        undone={"NECK_FOLD": 1.0},
+    ),
+    "mask prompt x 16": Fold(models=SAM_LIKE, place="sam.norm_folds", undone={"MASK_GAIN": 1.0}),
+    "TinyViT's last stage / 8": Fold(
+        models=("mobile-",), place="tiny_vit_export", undone={"LOUD_FOLD": 1.0}
+    ),
+    "TinyViT's norms before the windows": Fold(
+        models=("mobile-",), place="tiny_vit_export", undone={"export_form": _plain_tiny_vit}
+    ),
+    "neck's last convolution / 64": Fold(
+        models=("efficientvit-",), place="efficientvit_export", undone={"NECK_FOLD": 1.0}
+    ),
+    "linear attention / 2^16": Fold(
+        models=("efficientvit-",), place="efficientvit_export", undone={"ATTENTION_FOLD": 1.0}
+    ),
+    "linear attention, all of it": Fold(
+        models=("efficientvit-",),
+        place="efficientvit_export",
+        undone={"ExportLiteMLA": lambda: _same},
+    ),
+}
+
+
+def _same(module: nn.Module) -> nn.Module:
+    return module
+
+
+@contextmanager
+def taken_back(fold: Fold | None) -> Iterator[None]:
+    """While it lasts, export forms are made without a fold."""
+    if fold is None:
+        yield
+        return
+    module = import_module(f"{PACKAGE}.{fold.place}")
+    before = {name: getattr(module, name) for name in fold.undone}
+    for name, value in fold.undone.items():
+        setattr(module, name, value() if callable(value) else value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A photograph and its prompts, with the reference's answers."""
+
+    image: NDArray[np.uint8]
+    row: ParityImage
+    embedding: NDArray[np.float32]
+    samples: dict[str, Sample]
+    answers: dict[str, Feeds]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """What one way of computing did, over all photographs and prompts.
+
+    Attributes:
+        broken: Share of the embedding's elements that are NaN or Inf.
+        error: Largest error of the embedding's other elements.
+        least, mean: IoU of the answer masks with the reference's, at original size.
+        score: Largest error of a predicted IoU; NaN if one was NaN.
+    """
+
+    broken: float
+    error: float
+    least: float
+    mean: float
+    score: float
+
+
+def ask(model: ModelSpec, module: nn.Module, row: ParityImage) -> Asked:
+    """Answer every prompt of a photograph by the untouched reference."""
+    encoder, decoder = model.component("encoder"), model.component("decoder")
+    image = load_image(row.path)
+    frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
+    embedding = encoder.reference(module, Sample(image=image))["image_embeddings"]
+    samples: dict[str, Sample] = {}
+    answers: dict[str, Feeds] = {}
+    for case in row.cases:
+        prompt = case.prompt
+        if case.mask_from is not None:
+            best = _winner(model, answers[case.mask_from])
+            logits = answers[case.mask_from]["low_res_masks"][0, best]
+            prompt = replace(prompt, mask_input=np.ascontiguousarray(logits))
+        moved = prompt_to_model(prompt, frame)
+        samples[case.name] = Sample(image=image, embeddings=embedding, prompt=moved)
+        answers[case.name] = decoder.reference(module, samples[case.name])
+    return Asked(image=image, row=row, embedding=embedding, samples=samples, answers=answers)
+
+
+def judge(
+    model: ModelSpec,
+    module: nn.Module,
+    asked: list[Asked],
+    recipe: tuple[KeepFp32, ...],
+    *,
+    flush: bool,
+) -> Damage:
+    """Run both graphs in simulated FP16, the decoder on the embedding of the encoder."""
+    runs: dict[str, tuple[ExportedProgram, Arithmetic]] = {}
+    for spec in model.components:
+        program = trace.trace(module, spec)
+        kept = fp32_program_nodes(program, [k for k in recipe if k.component == spec.name])
+        runs[spec.name] = program, Arithmetic(keep=kept, flush=flush)
+    broken, errors, ious, scores = [], [], [], []
+    for one in asked:
+        embedding = _run(model, runs, "encoder", Sample(image=one.image))["image_embeddings"]
+        bad = ~np.isfinite(embedding)
+        broken.append(float(bad.mean()))
+        errors.append(float(np.abs(embedding - one.embedding)[~bad].max(initial=0.0)))
+        frame = frame_of((one.image.shape[0], one.image.shape[1]), model.preprocess)
+        for name, sample in one.samples.items():
+            found = _run(model, runs, "decoder", replace(sample, embeddings=embedding))
+            wanted = one.answers[name]
+            best = _winner(model, wanted)
+            masks = [
+                upscale_masks(
+                    np.ascontiguousarray(f["low_res_masks"][0, [best]]), frame, model.masks
+                )
+                > model.masks.threshold
+                for f in (found, wanted)
+            ]
+            union = np.logical_or(*masks).sum()
+            ious.append(float(np.logical_and(*masks).sum() / union) if union else 1.0)
+            difference = found[model.masks.score] - wanted[model.masks.score]
+            scores.append(float(np.abs(difference).max()))
+    return Damage(
+        broken=float(np.mean(broken)),
+        error=max(errors),
+        least=min(ious),
+        mean=float(np.mean(ious)),
+        score=float(np.max(scores)),
+    )
+
+
+def _run(
+    model: ModelSpec,
+    runs: dict[str, tuple[ExportedProgram, Arithmetic]],
+    name: str,
+    sample: Sample,
+) -> Feeds:
+    spec = model.component(name)
+    program, arithmetic = runs[name]
+    outputs = simulate(program, spec.feeds(model.preprocess, sample), arithmetic)
+    return {s.name: t.numpy() for s, t in zip(spec.outputs, outputs, strict=True)}
+
+
+def _winner(model: ModelSpec, answer: Feeds) -> int:
+    """Index of the best mask of the multimask set."""
+    scores = answer[model.masks.score][0]
+    return max(model.masks.multimask, key=lambda i: float(scores[i]))
+
+
+def table(model: ModelSpec, checkpoint: Path, images: int) -> Iterator[str]:
+    """The figures as lines of Markdown, as they come."""
+    module = loading.load(model, weights.checkpoint_from_file(checkpoint, model.weights))
+    from effsam_export.parity.check import honoured
+
+    rows = honoured(profiles.load_parity_images(), model.prompts)[0][:images]
+    asked = [ask(model, module, row) for row in rows]
+    yield (
+        "| `" + model.name + "` | below 6.1e-5 | NaN or Inf | embedding error | least mask IoU "
+        "| mean | score error |"
+    )
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    folds = {n: f for n, f in FOLDS.items() if model.name.startswith(f.models)}
+    plans: list[tuple[str, Fold | None, tuple[KeepFp32, ...]]] = [
+        ("as exported", None, model.precision),
+        *((f"without: {name}", fold, model.precision) for name, fold in folds.items()),
+    ]
+    for i, entry in enumerate(model.precision):
+        others = (*model.precision[:i], *model.precision[i + 1 :])
+        plans.append((f"in FP16 too: {' '.join(entry.modules)}", None, others))
+    for label, fold, recipe in plans:
+        for flush in (False, True):
+            with taken_back(fold):
+                found = judge(model, module, asked, recipe, flush=flush)
+            yield (
+                f"| {label} | {'zero' if flush else 'kept'} | {found.broken:.1%} "
+                f"| {found.error:.2g} | {found.least:.4f} | {found.mean:.4f} | {found.score:.2g} |"
+            )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table of one model."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("model", choices=[*models.MODELS])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--images", type=int, default=3, help="photographs to judge by")
+    args = parser.parse_args(argv)
+    for line in table(models.get(args.model), args.checkpoint, args.images):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
