@@ -17,12 +17,12 @@ from PIL import Image
 from effsam_export.backends import coreml, coreml_package, coreml_sdk, coreml_session
 from effsam_export.mil import read
 from tests.backends import coreml_tools as tools
-from tests.passes.tools import Array
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.spec import Artifact
+    from tests.passes.tools import Array
 
 pytestmark = pytest.mark.backend
 
