@@ -84,6 +84,61 @@ BACKENDS: dict[str, BackendEntry] = {
         precisions=("fp32", "fp16"),
         options={"device": str, "inference_precision": str},
     ),
+    "coreml": BackendEntry(
+        module="effsam_export.backends.coreml",
+        packages=("coremltools", "torch"),
+        extra="coreml",
+        precisions=("fp32", "fp16"),
+        options={
+            "slots": int,
+            "functions": str,
+            "deployment_target": str,
+            "compute_units": str,
+            "image_input": bool,
+        },
+        reads="program",
+    ),
+    "tflite": BackendEntry(
+        module="effsam_export.backends.tflite",
+        packages=("ai_edge_litert", "litert_torch", "ai_edge_quantizer"),
+        extra="tflite",
+        precisions=("fp32", "fp16"),
+        options={
+            "slots": int,
+            "num_threads": int,
+            "delegate": str,
+            "max_rank": int,
+            "forbidden_ops": str,
+            "single_file": bool,
+        },
+        reads="program",
+    ),
+    "tensorrt-rtx": BackendEntry(
+        module="effsam_export.backends.tensorrt_rtx",
+        packages=("onnxruntime", "tensorrt_rtx_bindings"),
+        extra="tensorrt-rtx",
+        precisions=("fp32", "fp16"),
+        options={
+            "compute_capabilities": str,
+            "max_prompts": int,
+            "max_points": int,
+            "workspace_mib": int,
+            "tf32": bool,
+        },
+    ),
+    "tensorrt": BackendEntry(
+        module="effsam_export.backends.tensorrt",
+        packages=("onnxruntime",),
+        extra="tensorrt",
+        precisions=("fp32", "fp16"),
+        options={
+            "max_prompts": int,
+            "max_points": int,
+            "workspace_mib": int,
+            "tf32": bool,
+            "tensorrt": str,
+        },
+    ),
 }
 
 
