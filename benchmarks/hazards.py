@@ -11,7 +11,7 @@ masks mean nothing, so the embedding's error is what to look at.
 from __future__ import annotations
 
 import argparse
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -87,11 +87,8 @@ def _same(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def taken_back(fold: Fold | None) -> Iterator[None]:
+def taken_back(fold: Fold) -> Iterator[None]:
     """While it lasts, export forms are made without a fold."""
-    if fold is None:
-        yield
-        return
     module = import_module(f"{PACKAGE}.{fold.place}")
     before = {name: getattr(module, name) for name in fold.undone}
     for name, value in fold.undone.items():
@@ -228,16 +225,19 @@ def table(model: ModelSpec, checkpoint: Path, images: int) -> Iterator[str]:
     )
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
     folds = {n: f for n, f in FOLDS.items() if model.name.startswith(f.models)}
-    plans: list[tuple[str, Fold | None, tuple[KeepFp32, ...]]] = [
-        ("as exported", None, model.precision),
-        *((f"without: {name}", fold, model.precision) for name, fold in folds.items()),
+    plans: list[tuple[str, tuple[Fold, ...], tuple[KeepFp32, ...]]] = [
+        ("as exported", (), model.precision),
+        ("without any fold or recipe", tuple(folds.values()), ()),
+        *((f"without: {name}", (fold,), model.precision) for name, fold in folds.items()),
     ]
     for i, entry in enumerate(model.precision):
         others = (*model.precision[:i], *model.precision[i + 1 :])
-        plans.append((f"in FP16 too: {' '.join(entry.modules)}", None, others))
-    for label, fold, recipe in plans:
+        plans.append((f"in FP16 too: {' '.join(entry.modules)}", (), others))
+    for label, undone, recipe in plans:
         for flush in (False, True):
-            with taken_back(fold):
+            with ExitStack() as stack:
+                for fold in undone:
+                    stack.enter_context(taken_back(fold))
                 found = judge(model, module, asked, recipe, flush=flush)
             yield (
                 f"| {label} | {'zero' if flush else 'kept'} | {found.broken:.1%} "

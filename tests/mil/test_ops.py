@@ -13,7 +13,7 @@ pytest.importorskip("coremltools")
 from tests.mil.building import quiet
 
 with quiet():
-    from tests.mil.cases import compressed, elementwise, numeric, shapes
+    from tests.mil.cases import compressed, convolutions, elementwise, numeric, shapes
 
 from effsam_export.mil import read
 from effsam_export.mil.ops import OPS
@@ -32,6 +32,7 @@ pytestmark = pytest.mark.backend
 CASES: tuple[Case, ...] = (
     *elementwise.CASES,
     *shapes.CASES,
+    *convolutions.CASES,
     *numeric.CASES,
     *compressed.CASES,
 )
