@@ -117,9 +117,10 @@ class ExportAttention(nn.Module):
         by_row = by_row.reshape(h, n, w, h).transpose(0, 1).reshape(n, h * w, h, 1)
         by_column = grid.permute(2, 0, 1, 3).reshape(w, n * h, c) @ self.columns
         by_column = by_column.reshape(w, n, h, w).permute(1, 2, 0, 3).reshape(n, h * w, 1, w)
-        scores = (q * self.scale) @ k.transpose(-2, -1)
-        scores = scores.reshape(n, h * w, h, w) + (by_row + by_column)
-        weights = scores.reshape(n, h * w, h * w).softmax(dim=-1)
+        # Added in the shape of the scores: OpenVINO 2026.4 takes a reshape between sum and softmax
+        # for attention with a mask of rank 4, and then cannot read its own graph.
+        bias = (by_row + by_column).reshape(n, h * w, h * w)
+        weights = ((q * self.scale) @ k.transpose(-2, -1) + bias).softmax(dim=-1)
         out = (weights @ v).reshape(b, self.num_heads, h * w, c).transpose(1, 2)
         projected: Tensor = self.proj(out.reshape(b, h * w, -1))
         return projected.reshape(b, h, w, -1)
