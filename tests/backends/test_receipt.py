@@ -51,3 +51,43 @@ def test_wrong(asked: Precision, counts: dict[str, int], found: str) -> None:
     with pytest.raises(CheckFailed) as caught:
         check_precision("encoder", asked, counts)
     assert caught.value.message == f"encoder: asked for {asked}, but the file holds {found}"
+
+
+@pytest.mark.parametrize(
+    ("counts", "kept"),
+    [
+        ({"float16": 99, "float32": 201}, 200),
+        ({"float16": 99, "float32": 1}, 200),
+        ({"float16": 1, "float32": 0}, 5),
+    ],
+    ids=["what is kept does not count", "less than was allowed", "none at all"],
+)
+def test_constants_of_a_recipe(counts: dict[str, int], kept: int) -> None:
+    check_precision("encoder", "fp16", counts, kept_fp32=kept)
+
+
+@pytest.mark.parametrize(
+    ("asked", "counts", "kept", "found"),
+    [
+        (
+            "fp16",
+            {"float16": 98, "float32": 202},
+            200,
+            "98 float16, 202 float32 (98.00% float16, want 99%)",
+        ),
+        ("fp16", {"float32": 200}, 200, "200 float32 (0.00% float16, want 99%)"),
+        (
+            "fp32",
+            {"float16": 100, "float32": 100},
+            100,
+            "100 float16, 100 float32 (50.00% float32, want 99%)",
+        ),
+    ],
+    ids=["too much beside it", "nothing beside it", "a recipe is of no use in fp32"],
+)
+def test_more_than_a_recipe_keeps(
+    asked: Precision, counts: dict[str, int], kept: int, found: str
+) -> None:
+    with pytest.raises(CheckFailed) as caught:
+        check_precision("encoder", asked, counts, kept_fp32=kept)
+    assert caught.value.message == f"encoder: asked for {asked}, but the file holds {found}"
