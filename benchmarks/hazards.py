@@ -71,7 +71,7 @@ FOLDS: dict[str, Fold] = {
     "neck's last convolution / 64": Fold(
         models=("efficientvit-",), place="efficientvit_export", undone={"NECK_FOLD": 1.0}
     ),
-    "linear attention / 2^16": Fold(
+    "linear attention / 2^12": Fold(
         models=("efficientvit-",), place="efficientvit_export", undone={"ATTENTION_FOLD": 1.0}
     ),
     "linear attention, all of it": Fold(
