@@ -1,4 +1,4 @@
-"""A .tflite file in LiteRT's CPU runtime: as a phone's CPU runs it, or as near to its GPU as here."""
+"""A .tflite file in LiteRT's CPU runtime, in FP32 as a phone runs it or in FP16 for its GPU."""
 
 from __future__ import annotations
 
