@@ -128,6 +128,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def state(report: ParityReport) -> str:
+    """`verified`, or `simulated` and what ran in the place of the runtime."""
+    return f"{report.state} by {report.stand_in}" if report.stand_in else report.state
+
+
 def parity_table(report: ParityReport) -> str:
     """End to end per prompt, then the worst of each tensor at each seam."""
     parts = []

@@ -152,7 +152,6 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
                 findings=findings,
                 html=html,
                 versions=versions(exported),
-                stand_in=backend.stand_in(target.options),
             )
             running.detail = f"{len(manifest['files']) + 1} files"
     return findings.report
@@ -246,6 +245,7 @@ def prove(
             else backend.open_session(e.artifact)
             for e in exported
         },
+        stand_in=backend.stand_in(request.target.options),
     )
     images, left_out = judged_by(request.prepared, request.parity_file)
     return check(
@@ -330,6 +330,8 @@ def figures(report: ParityReport) -> dict[str, Any]:
         "model": report.model,
         "target": report.target,
         "precision": report.precision,
+        "state": report.state,
+        "stand_in": report.stand_in,
         "gates": asdict(report.gates),
         "cases": [{**asdict(c), "answer_iou": c.answer_iou} for c in report.cases],
         "left_out": list(report.left_out),

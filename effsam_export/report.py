@@ -109,7 +109,21 @@ def _head(report: ParityReport, heading: str) -> str:
     stamp = f'<p class="verdict {kind}">{verdict}</p>'
     items = "".join(f"<li>{_text(failure)}</li>" for failure in failures)
     listed = f'\n<ul class="failures">{items}</ul>' if items else ""
-    return f"<h1>{heading}</h1>\n{stamp}\n<p>{asked}</p>{listed}"
+    return f"<h1>{heading}</h1>\n{stamp}\n<p>{asked}</p>{_ran(report)}{listed}"
+
+
+def _ran(report: ParityReport) -> str:
+    """What ran, where it was not the runtime that ships, and which prompts were not asked."""
+    found = ""
+    if report.stand_in:
+        found += (
+            f"\n<p><strong>Simulated</strong> by {_text(report.stand_in)}: the target's own "
+            "runtime does not run on this machine.</p>"
+        )
+    if report.left_out:
+        items = "".join(f"<li>{_text(entry)}</li>" for entry in report.left_out)
+        found += f"\n<p>Prompts this model cannot honour:</p>\n<ul>{items}</ul>"
+    return found
 
 
 def _gates(report: ParityReport) -> str:

@@ -219,6 +219,7 @@ def run_seams(
         module=loading.load(bundle.model, checkpoint),
         sources={c: open_onnx(c, bundle.source(c)) for c in bundle.components},
         artifacts={c: read.open_session(bundle, c) for c in bundle.components},
+        stand_in=bundle.stand_in,
     )
     images, left_out = judged_by(bundle.model, parity_file)
     target = profile_of(bundle)

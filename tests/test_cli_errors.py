@@ -52,6 +52,15 @@ def effsam(
     ("arguments", "error", "hint"),
     [
         pytest.param(
+            [
+                *("export", "mobile-sam", "-t", "onnx", "--option", "provider"),
+                *("--option", "a=1", "--option", "a=2"),
+            ],
+            "--option `provider` is not NAME=VALUE; --option `a` is given twice",
+            "as in --option slots=4",
+            id="malformed options",
+        ),
+        pytest.param(
             ["export", "mobil-sam", "-t", "onnx"],
             "unknown model `mobil-sam`",
             "did you mean `mobile-sam` or `repvit-sam`?",

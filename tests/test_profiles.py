@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from effsam_export import profiles
+from effsam_export import backends, profiles
 from effsam_export.errors import UnknownNameError, UsageError
 from effsam_export.images import check_prompt, load_image
 from effsam_export.spec import Gates, Point, Prompt, PromptSupport
@@ -102,6 +103,38 @@ def test_precision_that_the_target_lacks() -> None:
         profiles.load_target("onnx", "int8")
     assert caught.value.message == "target `onnx` has no precision `int8`"
     assert caught.value.hint == "it has `fp32`, `fp16`"
+
+
+def test_an_option_takes_the_place_of_the_profiles_own() -> None:
+    target = profiles.load_target("openvino", "fp32", {"device": "GPU"})
+    assert target.options == {"device": "GPU", "inference_precision": "f32"}
+
+
+def test_options_have_the_types_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = backends.BACKENDS["onnx"]
+    kinds = {**entry.options, "slots": int, "wide": bool, "share": float}
+    monkeypatch.setitem(backends.BACKENDS, "onnx", replace(entry, options=kinds))
+    given = {"slots": "8", "wide": "True", "share": "0.5"}
+    target = profiles.load_target("onnx", None, given)
+    assert target.options == {
+        "provider": "CPUExecutionProvider",
+        "slots": 8,
+        "wide": True,
+        "share": 0.5,
+    }
+
+
+def test_every_wrong_option_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = backends.BACKENDS["onnx"]
+    kinds = {**entry.options, "slots": int, "wide": bool}
+    monkeypatch.setitem(backends.BACKENDS, "onnx", replace(entry, options=kinds))
+    with pytest.raises(UsageError) as caught:
+        profiles.load_target("onnx", None, {"slot": "8", "slots": "many", "wide": "yes"})
+    assert caught.value.message == (
+        "unknown option of backend `onnx` `slot` (did you mean `slots`?); "
+        "option `slots` is `many`, want it of type int; "
+        "option `wide` is `yes`, want it true or false"
+    )
 
 
 # ------------------------------------------------------------------ a user's own target

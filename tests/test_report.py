@@ -142,6 +142,18 @@ def test_a_check_that_failed_says_why() -> None:
     assert "✗ mask 1, not 3; gap 0.02" in page.text
 
 
+def test_a_stand_in_is_named() -> None:
+    text = Page(render(replace(PASSED, stand_in="a <stand-in>"), [])).text
+    assert "Simulated | by a <stand-in>: the target's own runtime does not run" in text
+    assert "Simulated" not in Page(render(PASSED, [])).text
+
+
+def test_prompts_that_were_left_out_are_listed() -> None:
+    text = Page(render(replace(PASSED, left_out=("coffee/cup: takes no background",)), [])).text
+    assert "Prompts this model cannot honour:" in text
+    assert "coffee/cup: takes no background" in text
+
+
 def test_an_empty_check_did_not_pass() -> None:
     for failures in ((), ("nothing was measured",)):
         page = Page(render(replace(PASSED, seams=(), cases=(), failures=failures), []))

@@ -89,14 +89,13 @@ def compose(
     files: list[dict[str, Any]],
     golden: str | None,
     directory: Path,
-    stand_in: str,
 ) -> dict[str, Any]:
     """Put a manifest together; `files` are the entries of every file but the manifest itself."""
     return {
         "manifest_version": MANIFEST_VERSION,
         "contract_version": CONTRACT_VERSION,
-        "state": "simulated" if stand_in else "verified",
-        "stand_in": stand_in,
+        "state": report.state,
+        "stand_in": report.stand_in,
         "model": {
             "name": model.name,
             "title": model.title,

@@ -35,6 +35,12 @@ class Bundle:
         return fixed.for_options(model, self.manifest["target"]["options"])
 
     @property
+    def stand_in(self) -> str:
+        """What runs it on this machine in the place of its own runtime; empty where that does."""
+        target = self.manifest["target"]
+        return backends.load(target["backend"]).stand_in(target["options"])
+
+    @property
     def components(self) -> tuple[str, ...]:
         """Names of the components it holds."""
         return tuple(c["name"] for c in self.manifest["components"])

@@ -46,7 +46,6 @@ def write(
     findings: Findings,
     html: str,
     versions: Mapping[str, str],
-    stand_in: str,
 ) -> dict[str, Any]:
     """Add everything but the graphs, which are there already, and return the manifest.
 
@@ -59,7 +58,6 @@ def write(
         findings: A parity check that passed.
         html: The report page.
         versions: Package -> version of the tools that took part.
-        stand_in: What ran in the place of the target's own runtime, or an empty string.
     """
     write_json(directory / "parity.json", parity_document(findings.report))
     (directory / "report.html").write_text(html, "utf-8")
@@ -81,7 +79,6 @@ def write(
         files=[],
         golden=golden,
         directory=directory,
-        stand_in=stand_in,
     )
     for component in manifest["components"]:
         _share_source(directory, component)

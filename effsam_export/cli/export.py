@@ -49,6 +49,12 @@ def export(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--set", metavar="NAME=NUMBER", help="A setting that `effsam info` lists."),
     ] = None,
+    option: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--option", metavar="NAME=VALUE", help="An option of the target, in place of its own."
+        ),
+    ] = None,
     parity: ParityFile = None,
     accept_license: AcceptLicense = False,
     force: Annotated[
@@ -67,7 +73,9 @@ def export(
 
     talk = console.Console(quiet=quiet)
     spec = models.configured(models.get(model), to_settings(settings or []))
-    profile = profiles.load_target(target, chosen_precision(precision, fp16=fp16, int8=int8))
+    profile = profiles.load_target(
+        target, chosen_precision(precision, fp16=fp16, int8=int8), to_options(option or [])
+    )
     place = output or Path(f"{spec.name}-{profile.name}-{profile.precision}")
     components = () if component == "all" else (component,)
     if dry_run:
@@ -91,7 +99,7 @@ def export(
         report = pipeline.export(request, talk.observe)
     except pipeline.ParityFailed as failure:
         talk.say(f"\n{console.parity_table(failure.report)}\n")
-        talk.verdict(passed=False, what=what)
+        talk.verdict(passed=False, what=f"{what}, {console.state(failure.report)}")
         raise
     finally:
         talk.close()
@@ -100,7 +108,7 @@ def export(
         console.document({"bundle": str(place), "passed": True, **pipeline.figures(report)})
     else:
         console.data(str(place))
-    talk.verdict(passed=True, what=what)
+    talk.verdict(passed=True, what=f"{what}, {console.state(report)}")
     talk.next(f"effsam run {place} IMAGE --point X,Y --output overlay.png")
 
 
@@ -139,6 +147,27 @@ def to_settings(given: list[str]) -> dict[str, float]:
     if problems:
         raise UsageError("; ".join(problems), hint="as in --set location=8")
     return settings
+
+
+def to_options(given: list[str]) -> dict[str, str]:
+    """Parse `NAME=VALUE` options.
+
+    Raises:
+        UsageError: Every one that is malformed or given twice.
+    """
+    options: dict[str, str] = {}
+    problems = []
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            problems.append(f"--option `{text}` is not NAME=VALUE")
+        elif name in options:
+            problems.append(f"--option `{name}` is given twice")
+        else:
+            options[name] = value
+    if problems:
+        raise UsageError("; ".join(problems), hint="as in --option slots=4")
+    return options
 
 
 def _show_plan(

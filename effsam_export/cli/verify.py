@@ -78,7 +78,8 @@ def verify(
         console.data(console.table(("golden vector", "mask IoU", "score error"), rows))
     if found.not_run is not None:
         talk.say(f"not compared with PyTorch: {found.not_run}")
-    talk.verdict(passed=found.passed, what=str(bundle))
+    judged = f", {console.state(found.report)}" if found.report else ""
+    talk.verdict(passed=found.passed, what=f"{bundle}{judged}")
     if not found.passed:
         raise CheckFailed(
             "the bundle failed:\n  " + "\n  ".join(found.failures or ("nothing could be checked",))

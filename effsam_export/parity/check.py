@@ -57,11 +57,16 @@ class Sides:
 
     A component that is missing from `artifacts` is not exported and not judged; end to end needs
     both.
+
+    Attributes:
+        stand_in: What runs the artefacts in the place of the target's own runtime; empty where
+            that runs itself.
     """
 
     module: nn.Module
     sources: Mapping[str, Session]
     artifacts: Mapping[str, Session]
+    stand_in: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +130,7 @@ def check(
         from effsam_export.parity.instances import measure
 
         measured = measure(model, sides, images, progress)
-        return _judged(model, target, measured, left_out)
+        return _judged(model, target, sides, measured, left_out)
     total = sum(len(i.cases) for i in images)
     seams: list[SeamResult] = []
     cases: list[CaseResult] = []
@@ -170,11 +175,15 @@ def check(
             if progress is not None:
                 progress(sum(len(e.cases) for e in expected) + len(answers), total)
         expected.append(ExpectedImage(name=name, image=image, cases=tuple(answers.values())))
-    return _judged(model, target, (seams, cases, pictures, expected), left_out)
+    return _judged(model, target, sides, (seams, cases, pictures, expected), left_out)
 
 
 def _judged(
-    model: ModelSpec, target: TargetProfile, measured: Measured, left_out: tuple[str, ...]
+    model: ModelSpec,
+    target: TargetProfile,
+    sides: Sides,
+    measured: Measured,
+    left_out: tuple[str, ...],
 ) -> Findings:
     """What was measured, with the judgement of it."""
     seams, cases, pictures, expected = measured
@@ -187,6 +196,7 @@ def _judged(
         cases=tuple(cases),
         failures=judge(target.gates, seams, cases, model.masks.score),
         left_out=left_out,
+        stand_in=sides.stand_in,
     )
     return Findings(report=report, pictures=tuple(pictures), expected=tuple(expected))
 

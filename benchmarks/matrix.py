@@ -1,0 +1,287 @@
+"""Every model for every target in every precision: one table of state, size, time and mask IoU.
+
+`python -m benchmarks.matrix [MODEL ...] [--target T ...] [--precision P ...] [--json NAME]`. A
+model is traced once for each kind of shape, and its PyTorch answers are computed once; each cell is
+then lowered in a process of its own and judged as `effsam export` does. Checkpoints are made from
+the authors' manifests (`golden_checkpoints.py`), or taken from `--weights DIR/MODEL.pt`. A cell
+that fails is a row with its reason; cells that `--json` has already are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks import golden_checkpoints, machine
+from benchmarks.memo import Remembered, remembering
+from effsam_export import backends, isolate, models, passes, profiles, trace, weights
+from effsam_export.errors import EffsamError
+from effsam_export.models import fixed, loading
+from effsam_export.parity.check import Sides, check, honoured
+from effsam_export.pipeline import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+    from effsam_export.backends import Session
+    from effsam_export.parity.results import ParityReport
+    from effsam_export.profiles import ParityImage
+    from effsam_export.spec import Artifact, ComponentSpec, Graph, ModelSpec, TargetProfile
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGETS = ("onnx", "openvino", "tflite", "coreml", "tensorrt-rtx")
+PRECISIONS = ("fp32", "fp16")
+PROMPTS = {"coffee", "cup", "spoon", "saucer", "refine"}
+"""Of the first photograph: a point, several points, a box, both, and a mask fed back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One model for one target in one precision.
+
+    Attributes:
+        state: `verified`, `simulated`, or `failed`.
+        bytes: Files an app ships.
+        lower_s: Wall time of all lowerings, each in its own process.
+        judge_s: Wall time of running the artefacts on all prompts.
+        least_iou, mean_iou: End-to-end mask IoU against PyTorch, of the masks a user is given.
+        score_error: Largest difference of a score.
+        finite: No output of an artefact is NaN or infinite.
+        reason: Why it failed: the first gate that was missed, or the error.
+    """
+
+    model: str
+    target: str
+    precision: str
+    official: bool
+    state: str
+    stand_in: str = ""
+    bytes: int = 0
+    lower_s: float = 0.0
+    judge_s: float = 0.0
+    prompts: int = 0
+    least_iou: float | None = None
+    mean_iou: float | None = None
+    score_error: float | None = None
+    finite: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A loaded model and what its cells share."""
+
+    model: ModelSpec
+    module: nn.Module
+    official: bool
+    images: tuple[ParityImage, ...]
+    graphs: dict[tuple[object, ...], Graph]
+    sources: dict[Path, Session]
+    folder: Path
+
+
+def prepare(name: str, checkpoint: Path, images: tuple[ParityImage, ...], folder: Path) -> Prepared:
+    """Load a model, its reference answers remembered."""
+    spec = models.get(name)
+    found = weights.checkpoint_from_file(checkpoint, spec.weights)
+    module = loading.load(spec, found)
+    components = tuple(remembering(c) for c in spec.components)
+    kept, _ = honoured(images, spec.prompts)
+    return Prepared(
+        model=replace(spec, components=components),
+        module=module,
+        official=found.official,
+        images=kept,
+        graphs={},
+        sources={},
+        folder=folder,
+    )
+
+
+def graph_of(prepared: Prepared, component: ComponentSpec, target: TargetProfile) -> Graph:
+    """The traced component, traced at the first call for its shapes."""
+    key = (component.name, component.inputs, target.opset, target.simplify)
+    if key not in prepared.graphs:
+        folder = prepared.folder / f"{component.name}-{len(prepared.graphs)}"
+        folder.mkdir()
+        program = trace.trace(prepared.module, component)
+        recipe = tuple(k for k in prepared.model.precision if k.component == component.name)
+        graph = trace.to_onnx(program, component, target.opset, folder)
+        graph = passes.rewrite(replace(graph, recipe=recipe), target, folder)
+        saved = trace.save(program, folder / "program.pt2")
+        prepared.graphs[key] = replace(graph, program=saved)
+    return replace(prepared.graphs[key], component=component)
+
+
+def make(prepared: Prepared, target: TargetProfile) -> Cell:
+    """One cell: lowered, opened and judged."""
+    start = Cell(
+        model=prepared.model.name,
+        target=target.name,
+        precision=target.precision,
+        official=prepared.official,
+        state="failed",
+    )
+    model = fixed.for_options(prepared.model, target.options)
+    with tempfile.TemporaryDirectory(dir=prepared.folder) as name:
+        out = Path(name)
+        graphs: dict[str, Graph] = {}
+        artifacts: dict[str, Artifact] = {}
+        try:
+            for component in model.components:
+                graphs[component.name] = graph = graph_of(prepared, component, target)
+                began = time.perf_counter()
+                log = out / f"{component.name}.log"
+                artifacts[component.name] = isolate.lower(graph, target, out, log)
+                start = replace(start, lower_s=start.lower_s + time.perf_counter() - began)
+        except EffsamError as error:
+            return replace(start, reason=error.message.splitlines()[0])
+        except Exception as error:
+            # A row of the table, not the end of it.
+            return replace(start, reason=f"{type(error).__name__}: {error}".splitlines()[0][:200])
+        start = replace(
+            start, bytes=sum(f.stat().st_size for a in artifacts.values() for f in a.files)
+        )
+        begin = time.perf_counter()
+        report = judged(prepared, model, target, graphs, artifacts)
+    return with_report(replace(start, judge_s=time.perf_counter() - begin), report)
+
+
+def judged(
+    prepared: Prepared,
+    model: ModelSpec,
+    target: TargetProfile,
+    graphs: dict[str, Graph],
+    artifacts: dict[str, Artifact],
+) -> ParityReport:
+    """The parity check of one cell; traced graphs answer a question once."""
+    backend = backends.load(target.backend)
+    for graph in graphs.values():
+        if graph.path not in prepared.sources:
+            prepared.sources[graph.path] = Remembered(open_source(graph))
+    sides = Sides(
+        module=prepared.module,
+        sources={name: prepared.sources[g.path] for name, g in graphs.items()},
+        artifacts={name: backend.open_session(a) for name, a in artifacts.items()},
+        stand_in=backend.stand_in(target.options),
+    )
+    images, _ = honoured(prepared.images, model.prompts)
+    return check(model, target, sides, images).report
+
+
+def with_report(cell: Cell, report: ParityReport) -> Cell:
+    """A cell with what parity found."""
+    ious = [c.answer_iou for c in report.cases]
+    artefact = [t for s in report.seams if s.seam == "artifact" for t in s.tensors]
+    return replace(
+        cell,
+        state=report.state if report.passed else "failed",
+        stand_in=report.stand_in,
+        prompts=len(ious),
+        least_iou=min(ious),
+        mean_iou=float(np.mean(ious)),
+        score_error=max(c.score_error for c in report.cases),
+        finite=all(t.finite for t in artefact),
+        reason="" if report.passed else report.failures[0],
+    )
+
+
+def table(cells: list[Cell]) -> str:
+    """The cells as Markdown."""
+    lines = [
+        "| model | target | precision | state | MB | lower, s | least IoU | mean IoU | why |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for c in cells:
+        ious = ["-" if v is None else f"{v:.4f}" for v in (c.least_iou, c.mean_iou)]
+        lines.append(
+            f"| `{c.model}` | {c.target} | {c.precision} | {c.state} | {c.bytes / 1e6:.1f} "
+            f"| {c.lower_s:.0f} | {ious[0]} | {ious[1]} | {c.reason} |"
+        )
+    return "\n".join(lines)
+
+
+def one_photograph(full: bool) -> tuple[ParityImage, ...]:
+    """The photographs that ship, or the first of them with all kinds of prompts."""
+    images = profiles.load_parity_images()
+    if full:
+        return images
+    cases = tuple(c for c in images[0].cases if c.name in PROMPTS)
+    return (replace(images[0], cases=cases),)
+
+
+def cells_of(
+    model: str, args: argparse.Namespace, done: set[tuple[str, str, str]]
+) -> Iterator[Cell]:
+    """The missing cells of one model, as they are made."""
+    wanted = [
+        (t, p)
+        for t in args.target
+        for p in args.precision
+        if (model, t, p) not in done and p in profiles.load_target(t).precisions
+    ]
+    if not wanted:
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        given = args.weights / f"{model}.pt" if args.weights else None
+        if given is None or not given.is_file():
+            given = golden_checkpoints.write_checkpoint(model, folder / f"{model}.pt", args.golden)
+        prepared = prepare(model, given, one_photograph(args.full), folder)
+        for target, precision in wanted:
+            options = {"compute_capabilities": "86"} if target == "tensorrt-rtx" else {}
+            yield make(prepared, profiles.load_target(target, precision, options))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Fill the matrix, as far as it is asked for and not there yet."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("models", nargs="*", choices=[*golden_checkpoints.VARIANTS, []])
+    parser.add_argument("--target", nargs="+", default=TARGETS)
+    parser.add_argument("--precision", nargs="+", default=PRECISIONS)
+    parser.add_argument("--golden", type=Path, default=golden_checkpoints.golden_dir())
+    parser.add_argument("--weights", type=Path, help="folder of MODEL.pt files to prefer")
+    parser.add_argument("--full", action="store_true", help="all photographs and prompts")
+    parser.add_argument("--json", metavar="NAME", help="keep the cells in results/NAME.json")
+    args = parser.parse_args(argv)
+    path = ROOT / "benchmarks" / "results" / f"{args.json}.json" if args.json else None
+    cells = read(path) if path else []
+    done = {(c.model, c.target, c.precision) for c in cells if c.state != "failed"}
+    for model in args.models or golden_checkpoints.VARIANTS:
+        for cell in cells_of(model, args, done):
+            same = (cell.model, cell.target, cell.precision)
+            cells = [c for c in cells if (c.model, c.target, c.precision) != same] + [cell]
+            print(table([cell]).splitlines()[-1], file=sys.stderr, flush=True)
+            if path:
+                write(cells, path)
+    print(table(cells))
+
+
+def read(path: Path) -> list[Cell]:
+    """The cells of an earlier run."""
+    if not path.is_file():
+        return []
+    return [Cell(**row) for row in json.loads(path.read_text("utf-8"))["cells"]]
+
+
+def write(cells: list[Cell], path: Path) -> None:
+    """Keep the cells with the machine they were made on."""
+    document: dict[str, Any] = {
+        "machine": machine.describe(),
+        "cells": [asdict(c) for c in cells],
+    }
+    path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
