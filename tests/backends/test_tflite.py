@@ -221,21 +221,30 @@ def test_forbidden_operators_are_refused(graph: Graph, tmp_path: Path) -> None:
     assert fault.endswith(f"` of shape {PROMPTS}x{WIDTH}")
 
 
-class Gathers(nn.Module):
-    """Rows by a position that only the input knows."""
+class Picks(nn.Module):
+    """Single values from here and there."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.tensor([5, 0, 3]))
+        self.register_buffer("columns", torch.tensor([1, 3, 2]))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        order = tokens.sum(1).argsort()
-        return tokens[order]
+        return tokens[self.rows, self.columns]
 
 
 def test_what_the_gpu_does_not_take_is_refused(tmp_path: Path) -> None:
-    spec = component({"tokens": (6, 4)}, {"sorted": (6, 4)})
-    graph = save_program(Gathers(), spec, tmp_path / "decoder.pt2")
+    spec = component({"tokens": (6, 4)}, {"picked": (3,)})
+    graph = save_program(Picks(), spec, tmp_path / "decoder.pt2")
     with pytest.raises(CheckFailed) as caught:
-        tflite.lower(graph, target("android-gpu", "fp16", max_rank="4"), tmp_path)
-    assert "decoder: target `android-gpu` cannot run this graph:" in caught.value.message
-    assert "not on the GPU: `STABLEHLO_SORT` that gives `" in caught.value.message
+        tflite.lower(graph, target("android-gpu", "fp16"), tmp_path)
+    assert caught.value.message == (
+        "decoder: target `android-gpu` cannot run this graph:\n"
+        "  not on the GPU: `GATHER_ND` that gives `decoder_picked_output` of shape 3"
+    )
 
 
 def test_many_faults_are_counted(graph: Graph, tmp_path: Path) -> None:

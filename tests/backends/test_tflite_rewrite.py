@@ -45,7 +45,7 @@ class Largest(nn.Module):
 def trace(module: nn.Module, *shape: int) -> fx.GraphModule:
     with torch.no_grad():
         program = torch.export.export(module.eval(), (torch.zeros(shape),))
-    traced: fx.GraphModule = program.module()  # type: ignore[assignment]
+    traced: fx.GraphModule = program.module()
     return traced
 
 
