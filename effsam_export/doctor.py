@@ -21,7 +21,6 @@ PACKAGES = (
     "coremltools",
     "litert-torch",
     "ai-edge-litert",
-    "ai-edge-quantizer",
     "tensorrt-rtx-cu12-bindings",
     "tensorrt",
     "numpy",

@@ -100,7 +100,7 @@ BACKENDS: dict[str, BackendEntry] = {
     ),
     "tflite": BackendEntry(
         module="effsam_export.backends.tflite",
-        packages=("ai_edge_litert", "litert_torch", "ai_edge_quantizer"),
+        packages=("ai_edge_litert", "litert_torch"),
         extra="tflite",
         precisions=("fp32", "fp16"),
         options={

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from contextlib import contextmanager
+from collections import Counter
+from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from effsam_export.backends import tflite_file, tflite_gpu
+from effsam_export.backends import tflite_file, tflite_gpu, tflite_merge
 from effsam_export.backends.receipt import check_precision
+from effsam_export.backends.tflite_session import HalfSession, InterpreterSession
 from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.spec import Artifact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ai_edge_litert import schema_py_generated as schema
 
-    from effsam_export.spec import ComponentSpec, Feeds, Graph, TargetProfile
+    from effsam_export.backends import Session
+    from effsam_export.spec import ComponentSpec, Graph, TargetProfile
 
     Options = Mapping[str, str | int | float | bool]
 
 TOOLS = ("ai-edge-litert", "litert-torch")
+STAND_IN = "LiteRT on the CPU, computing in FP16"
+MAX_BYTES = 2**31 - 2**24
+"""A flatbuffer's 2 GB, less a share for everything that is not a constant."""
 SHOWN = 5
 """Operators of a refused file that the message names."""
 
@@ -51,8 +53,24 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     if target.precision == "fp16":
         tflite_file.halve_constants(model)
     path = out_dir / f"{component.name}.tflite"
-    path.write_bytes(tflite_file.serialise(model))
+    write(model, path)
     return artifact_of(path, component, target)
+
+
+def write(model: schema.ModelT, path: Path) -> None:
+    """Write a file.
+
+    Raises:
+        CheckFailed: Its constants are more than a .tflite file can hold.
+    """
+    size = tflite_file.bytes_of_constants(model)
+    if size > MAX_BYTES:
+        raise CheckFailed(
+            f"{path.stem}: a .tflite file holds at most 2 GB, and these constants have "
+            f"{size / 1e9:.1f} GB",
+            hint="FP16 (`--fp16`) halves them",
+        )
+    path.write_bytes(tflite_file.serialise(model))
 
 
 def artifact_of(path: Path, component: ComponentSpec, target: TargetProfile) -> Artifact:
@@ -115,51 +133,47 @@ def check_limits(name: str, target: TargetProfile, model: schema.ModelT) -> None
         raise CheckFailed(f"{name}: target `{target.name}` cannot run this graph:\n  {shown}{more}")
 
 
-class TfliteSession:
-    """One signature of a file in LiteRT's interpreter, with XNNPACK."""
+def combine(
+    artifacts: Sequence[Artifact],
+    components: Sequence[ComponentSpec],
+    target: TargetProfile,
+    out_dir: Path,
+) -> tuple[Artifact, ...]:
+    """The artefacts as one file with a signature for each, if the target's `single_file` asks so.
 
-    def __init__(self, path: Path, signature: str, num_threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
+    Args:
+        artifacts: What `lower` gave, whose files are removed.
+        components: Their contracts, in the same order.
+        target: With or without `single_file`.
+        out_dir: Where `model.tflite` goes.
 
-        outputs = tflite_file.signature_outputs(tflite_file.read(path), signature)
-        with quiet_runtime():
-            interpreter = Interpreter(model_path=str(path), num_threads=num_threads)
-            self._runner = interpreter.get_signature_runner(signature)
-        self._outputs = outputs
+    Returns:
+        The same artefacts, with their own receipts, all in that file; or untouched.
+    """
+    if not target.options.get("single_file") or len(artifacts) < 2:
+        return tuple(artifacts)
+    path = out_dir / "model.tflite"
+    write(tflite_merge.merge([tflite_file.read(a.files[0]) for a in artifacts]), path)
+    model = tflite_file.read(path)
+    for component in components:
+        faults = tflite_file.signature_faults(
+            model, component.name, component.inputs, component.outputs
+        )
+        assert not faults, f"{component.name}: {'; '.join(faults)}"
+    wanted = sum((Counter(a.tensors_by_dtype) for a in artifacts), Counter[str]())
+    assert tflite_file.count_constants(model) == dict(wanted)
+    for artifact in artifacts:
+        artifact.files[0].unlink()
+    return tuple(replace(a, files=(path,)) for a in artifacts)
 
-    def run(self, feeds: Feeds) -> Feeds:
-        with quiet_runtime():
-            results = self._runner(**{k: np.ascontiguousarray(v) for k, v in feeds.items()})
-        # Copies: the arrays may lie in the interpreter's memory, which the next call overwrites.
-        return {name: np.array(results[name]) for name in self._outputs}
 
-
-def open_session(artifact: Artifact) -> TfliteSession:
+def open_session(artifact: Artifact) -> Session:
     """Load the component's signature with the number of threads of the target profile."""
+    kind = HalfSession if artifact.options.get("delegate") == "gpu" else InterpreterSession
     threads = int(artifact.options.get("num_threads", 1))
-    return TfliteSession(artifact.files[0], artifact.component, threads)
+    return kind(artifact.files[0], artifact.component, threads)
 
 
 def stand_in(options: Options) -> str:
     """What runs here in the place of the target's runtime; empty where that is LiteRT's CPU one."""
-    return "LiteRT on the CPU" if options.get("delegate") == "gpu" else ""
-
-
-@contextmanager
-def quiet_runtime() -> Iterator[None]:
-    """Keep the runtime's own notes off the terminal; they are written by C++, past `sys.stderr`.
-
-    What it said stays available where it matters: it is added to an error that is raised.
-    """
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)
-        try:
-            yield
-        except (RuntimeError, ValueError) as error:
-            notes.seek(0)
-            said = notes.read().decode(errors="replace").strip()
-            raise RuntimeError(f"{error}\n{said}" if said else str(error)) from error
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+    return STAND_IN if options.get("delegate") == "gpu" else ""

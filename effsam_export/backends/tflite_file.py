@@ -100,6 +100,11 @@ def count_constants(model: schema.ModelT) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def bytes_of_constants(model: schema.ModelT) -> int:
+    """Size of all constants."""
+    return sum(b.data.size for b in model.buffers if b.data is not None)
+
+
 def dtype_name(tensor: schema.TensorT) -> str:
     return DTYPES.get(tensor.type, f"type {tensor.type}")
 

@@ -105,4 +105,6 @@ class ExportDecoder(nn.Module):
         heads = list(decoder.output_hypernetworks_mlps)[1:]
         hyper = torch.stack([mlp(hs[:, 2 + i]) for i, mlp in enumerate(heads)], dim=1)
         masks = (hyper @ upscaled.flatten(2)).reshape(b, len(heads), 4 * h, 4 * w)
-        return masks, decoder.iou_prediction_head(hs[:, 0])[:, 1:]
+        # Cut while it has three dimensions: LiteRT's GPU delegate takes no SLICE of a matrix.
+        scores = decoder.iou_prediction_head(hs[:, :1])[:, :, 1:]
+        return masks, scores.flatten(1)

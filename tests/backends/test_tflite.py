@@ -1,0 +1,418 @@
+"""The TFLite backend on programs that are made here: names, receipt, refusals, sessions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("litert_torch")
+pytest.importorskip("ai_edge_litert")
+import torch
+from torch import Tensor, nn
+
+from effsam_export.backends import receipt, tflite, tflite_file, tflite_session
+from effsam_export.errors import CheckFailed, UsageError
+from tests.backends.tflite_tools import (
+    COMPONENT,
+    PROMPTS,
+    WEIGHT,
+    WIDTH,
+    Layers,
+    component,
+    feeds,
+    save_program,
+    target,
+    wanted,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec import Artifact, ComponentSpec, Graph, Precision
+
+pytestmark = pytest.mark.backend
+
+TARGETS: tuple[tuple[str, Precision], ...] = (
+    ("tflite", "fp32"),
+    ("tflite", "fp16"),
+    ("android-cpu", "fp16"),
+    ("android-gpu", "fp16"),
+)
+TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
+every_target = pytest.mark.parametrize(("name", "precision"), TARGETS)
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    """The traced layers."""
+    return save_program(Layers(), COMPONENT, tmp_path_factory.mktemp("traced") / "decoder.pt2")
+
+
+@pytest.fixture(scope="module")
+def lowered(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """The layers in each target and precision, by `target-precision`."""
+    found = {}
+    for name, precision in TARGETS:
+        folder = tmp_path_factory.mktemp(f"{name}-{precision}")
+        found[f"{name}-{precision}"] = tflite.lower(graph, target(name, precision), folder)
+    return found
+
+
+@every_target
+def test_artifact_says_what_it_is(
+    lowered: dict[str, Artifact], name: str, precision: Precision
+) -> None:
+    artifact = lowered[f"{name}-{precision}"]
+    assert (artifact.component, artifact.backend) == ("decoder", "tflite")
+    assert artifact.precision == precision
+    assert artifact.options == target(name, precision).options
+    assert set(artifact.versions) == {"ai_edge_litert", "litert_torch"}
+    assert all(artifact.versions.values())
+    assert [f.name for f in artifact.files] == ["decoder.tflite"]
+    assert list(artifact.files[0].parent.iterdir()) == list(artifact.files)
+
+
+@every_target
+def test_receipt_is_of_the_file(
+    lowered: dict[str, Artifact], name: str, precision: Precision
+) -> None:
+    artifact = lowered[f"{name}-{precision}"]
+    model = tflite_file.read(artifact.files[0])
+    assert artifact.tensors_by_dtype == tflite_file.count_constants(model)
+    assert artifact.ops == tflite_file.count_operators(model)
+    dtype, other = {"fp32": ("float32", "float16"), "fp16": ("float16", "float32")}[precision]
+    assert artifact.tensors_by_dtype[dtype] >= WEIGHT.size
+    assert artifact.tensors_by_dtype.get(other, 0) <= 4
+    assert artifact.ops["TANH"] == 1
+    assert ("DEQUANTIZE" in artifact.ops) == (precision == "fp16")
+
+
+@every_target
+def test_file_keeps_the_contracts_names(
+    lowered: dict[str, Artifact], name: str, precision: Precision
+) -> None:
+    model = tflite_file.read(lowered[f"{name}-{precision}"].files[0])
+    (signature,) = model.signatureDefs
+    assert signature.signatureKey == b"decoder"
+    assert {m.name for m in signature.inputs} == {b"tokens", b"flags"}
+    assert {m.name for m in signature.outputs} == {b"masks", b"iou"}
+
+
+@every_target
+def test_numbers_names_and_dtypes(
+    lowered: dict[str, Artifact], name: str, precision: Precision
+) -> None:
+    found = tflite.open_session(lowered[f"{name}-{precision}"]).run(feeds())
+    assert list(found) == ["masks", "iou"]
+    for key, value in wanted(feeds()).items():
+        assert found[key].dtype == np.float32
+        assert found[key].shape == value.shape
+        np.testing.assert_allclose(found[key], value, atol=TOLERANCE[precision])
+
+
+@every_target
+def test_an_answer_outlives_the_next_one(
+    lowered: dict[str, Artifact], name: str, precision: Precision
+) -> None:
+    session = tflite.open_session(lowered[f"{name}-{precision}"])
+    given = {k: np.asfortranarray(v) for k, v in feeds().items()}
+    first = session.run(given)["masks"]
+    before = first.copy()
+    session.run({k: -v for k, v in given.items()})
+    np.testing.assert_array_equal(first, before)
+
+
+def test_opens_from_another_folder(lowered: dict[str, Artifact], tmp_path: Path) -> None:
+    artifact = lowered["tflite-fp32"]
+    copy = tmp_path / "another.tflite"
+    shutil.copyfile(artifact.files[0], copy)
+    moved = replace(artifact, files=(copy,))
+    found = tflite.open_session(moved).run(feeds())
+    np.testing.assert_allclose(found["masks"], wanted(feeds())["masks"], atol=1e-5)
+
+
+@every_target
+def test_equal_bytes_every_time(
+    graph: Graph, lowered: dict[str, Artifact], name: str, precision: Precision, tmp_path: Path
+) -> None:
+    again = tflite.lower(graph, target(name, precision), tmp_path)
+    before = lowered[f"{name}-{precision}"]
+    assert again.files[0].read_bytes() == before.files[0].read_bytes()
+
+
+def test_given_program_is_left_alone(graph: Graph, tmp_path: Path) -> None:
+    assert graph.program is not None
+    before = graph.program.read_bytes()
+    tflite.lower(graph, target("tflite", "fp16"), tmp_path)
+    assert graph.program.read_bytes() == before
+
+
+def test_no_path_or_class_of_the_user_is_in_the_file(lowered: dict[str, Artifact]) -> None:
+    content = lowered["tflite-fp32"].files[0].read_bytes()
+    assert os.fsencode(os.path.dirname(tflite.__file__)) not in content  # noqa: PTH120
+    assert b".pt2" not in content
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_open_dimensions_are_refused(graph: Graph, tmp_path: Path) -> None:
+    open_ones = component(
+        {"tokens": ("prompts", WIDTH), "flags": ("prompts",), "points": ("prompts", "points")},
+        {"masks": ("prompts", WIDTH)},
+    )
+    with pytest.raises(UsageError) as caught:
+        tflite.lower(replace(graph, component=open_ones), target("tflite", "fp32"), tmp_path)
+    assert caught.value.message == (
+        "decoder: TFLite takes fixed shapes, and this graph has `prompts`, `points` open"
+    )
+    assert caught.value.hint == (
+        "give the target's `options` a number of prompt points, `slots = 8`"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+class Windows(nn.Module):
+    """Windows of a map the obvious way, through six dimensions."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.view(1, 4, 7, 4, 7, 8).transpose(2, 3) * 2
+        return x.reshape(16, 7, 7, 8)
+
+
+WINDOWS = component({"image": (1, 28, 28, 8)}, {"windows": (16, 7, 7, 8)}, "encoder")
+
+
+def test_high_rank_is_refused_by_a_target_that_cannot(tmp_path: Path) -> None:
+    graph = save_program(Windows(), WINDOWS, tmp_path / "encoder.pt2")
+    with pytest.raises(CheckFailed) as caught:
+        tflite.lower(graph, target("tflite", "fp32", max_rank="4"), tmp_path)
+    first, *faults = caught.value.message.split("\n  ")
+    assert first == "encoder: target `tflite` cannot run this graph:"
+    assert any(
+        f.startswith("rank 6 at TRANSPOSE: `") and f.endswith("` of shape 1x4x7x4x7x8")
+        for f in faults
+    )
+    assert len(faults) <= tflite.SHOWN + 1
+
+
+def test_high_rank_is_taken_where_nothing_is_said(tmp_path: Path) -> None:
+    graph = save_program(Windows(), WINDOWS, tmp_path / "encoder.pt2")
+    artifact = tflite.lower(graph, target("tflite", "fp32"), tmp_path)
+    image = np.random.default_rng(0).random((1, 28, 28, 8), np.float32)
+    found = tflite.open_session(artifact).run({"image": image})["windows"]
+    np.testing.assert_array_equal(found, Windows()(torch.from_numpy(image)).numpy())
+
+
+def test_forbidden_operators_are_refused(graph: Graph, tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed) as caught:
+        tflite.lower(graph, target("tflite", "fp32", forbidden_ops="GELU TANH"), tmp_path)
+    head, fault = caught.value.message.split("\n  ")
+    assert head == "decoder: target `tflite` cannot run this graph:"
+    assert fault.startswith("forbidden `TANH` that gives `")
+    assert fault.endswith(f"` of shape {PROMPTS}x{WIDTH}")
+
+
+class Picks(nn.Module):
+    """Single values from here and there."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.tensor([5, 0, 3]))
+        self.register_buffer("columns", torch.tensor([1, 3, 2]))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens[self.rows, self.columns]
+
+
+def test_what_the_gpu_does_not_take_is_refused(tmp_path: Path) -> None:
+    spec = component({"tokens": (6, 4)}, {"picked": (3,)})
+    graph = save_program(Picks(), spec, tmp_path / "decoder.pt2")
+    with pytest.raises(CheckFailed) as caught:
+        tflite.lower(graph, target("android-gpu", "fp16"), tmp_path)
+    assert caught.value.message == (
+        "decoder: target `android-gpu` cannot run this graph:\n"
+        "  not on the GPU: `GATHER_ND` that gives `decoder_picked_output` of shape 3"
+    )
+
+
+def test_many_faults_are_counted(graph: Graph, tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed) as caught:
+        tflite.lower(graph, target("tflite", "fp32", max_rank="0"), tmp_path)
+    faults = caught.value.message.split("\n  ")[1:]
+    assert len(faults) == tflite.SHOWN + 1
+    assert faults[-1].startswith("and ")
+    assert faults[-1].endswith(" more")
+
+
+def test_toolchain_that_leaves_fp32_is_found_out(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tflite_file, "halve_constants", lambda model: None)
+    with pytest.raises(CheckFailed) as caught:
+        tflite.lower(graph, target("tflite", "fp16"), tmp_path)
+    assert caught.value.message == (
+        f"decoder: asked for fp16, but the file holds {WEIGHT.size} float32 "
+        f"(0.00% float16, want {receipt.MIN_SHARE:.0%})"
+    )
+
+
+def test_more_than_a_file_can_hold(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tflite_file, "bytes_of_constants", lambda model: 2_560_000_000)
+    with pytest.raises(CheckFailed) as caught:
+        tflite.lower(graph, target("tflite", "fp32"), tmp_path)
+    assert caught.value.message == (
+        "decoder: a .tflite file holds at most 2 GB, and these constants have 2.6 GB"
+    )
+    assert caught.value.hint == "FP16 (`--fp16`) halves them"
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------ what runs here
+
+
+def test_only_the_gpu_has_a_stand_in() -> None:
+    assert tflite.stand_in({}) == ""
+    assert tflite.stand_in(target("tflite", "fp32").options) == ""
+    assert tflite.stand_in(target("android-cpu", "fp16").options) == ""
+    gpu = target("android-gpu", "fp16").options
+    assert tflite.stand_in(gpu) == "LiteRT on the CPU, computing in FP16"
+
+
+class Squares(nn.Module):
+    """Past FP16's 65504 where the input is past 256."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens * tokens + 0.25
+
+
+@pytest.mark.parametrize(("name", "answer"), [("android-cpu", 90000.25), ("android-gpu", np.inf)])
+def test_the_stand_in_computes_in_fp16(name: str, answer: float, tmp_path: Path) -> None:
+    spec = component({"tokens": (2, 4)}, {"squares": (2, 4)})
+    weights = replace(target(name, "fp16"), precision="fp32")  # there is no weight to be halved
+    graph = save_program(Squares(), spec, tmp_path / "decoder.pt2")
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(tflite, "check_precision", lambda *_: None)
+    with monkey.context():
+        artifact = tflite.lower(graph, weights, tmp_path)
+    monkey.undo()
+    found = tflite.open_session(artifact).run({"tokens": np.full((2, 4), 300, np.float32)})
+    np.testing.assert_array_equal(found["squares"], np.full((2, 4), answer, np.float32))
+
+
+def test_number_of_threads_reaches_the_runtime(
+    lowered: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Recorder:
+        def __init__(self, path: Path, signature: str, num_threads: int) -> None:
+            asked.append((path, signature, num_threads))
+
+    monkeypatch.setattr(tflite, "InterpreterSession", Recorder)
+    artifact = lowered["tflite-fp32"]
+    tflite.open_session(replace(artifact, options={"num_threads": 3}))
+    tflite.open_session(replace(artifact, options={}))
+    assert asked == [(artifact.files[0], "decoder", 3), (artifact.files[0], "decoder", 1)]
+
+
+@pytest.mark.parametrize("name", ["tflite-fp32", "android-gpu-fp16"])
+def test_the_runtime_keeps_quiet(lowered: dict[str, Artifact], name: str, tmp_path: Path) -> None:
+    given = feeds()
+    np.savez(tmp_path / "feeds.npz", tokens=given["tokens"], flags=given["flags"])
+    code = (
+        "import sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from effsam_export.backends import tflite_session\n"
+        "session = getattr(tflite_session, sys.argv[1])(Path(sys.argv[2]), 'decoder', 1)\n"
+        "print(session.run(dict(np.load(sys.argv[3])))['masks'].shape)\n"
+    )
+    kind = "HalfSession" if "gpu" in name else "InterpreterSession"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, kind, lowered[name].files[0], tmp_path / "feeds.npz"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (ran.stdout, ran.stderr) == (f"({PROMPTS}, {WIDTH})\n", "")
+
+
+def test_what_the_runtime_said_comes_with_its_error() -> None:
+    def fail() -> None:
+        with tflite_session.quiet_runtime():
+            os.write(2, b"node 3 is wrong\n")
+            raise ValueError("failed to prepare")
+
+    with pytest.raises(RuntimeError, match=r"^failed to prepare\nnode 3 is wrong$"):
+        fail()
+
+
+# ------------------------------------------------------------------ one file for all
+
+
+def pair(folder: Path, name: str, precision: Precision, single: str) -> tuple[Artifact, ...]:
+    """An encoder and a decoder, lowered and combined."""
+    chosen = target(name, precision, single_file=single)
+    specs: list[ComponentSpec] = [
+        replace(COMPONENT, name="encoder", inputs=COMPONENT.inputs[::-1]),
+        COMPONENT,
+    ]
+    artifacts = []
+    for spec, module in zip(specs, (Swapped(), Layers()), strict=True):
+        graph = save_program(module, spec, folder / f"{spec.name}.pt2")
+        assert graph.program is not None
+        artifacts.append(tflite.lower(graph, chosen, folder))
+        graph.program.unlink()
+    return tflite.combine(artifacts, specs, chosen, folder)
+
+
+class Swapped(nn.Module):
+    """The layers with their inputs the other way round, and their masks doubled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = Layers()
+
+    def forward(self, flags: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        masks, iou = self.layers(tokens, flags)
+        return masks * 2, iou
+
+
+@pytest.mark.parametrize(("name", "precision"), [TARGETS[0], TARGETS[-1]])
+def test_both_signatures_of_one_file(name: str, precision: Precision, tmp_path: Path) -> None:
+    artifacts = pair(tmp_path, name, precision, "true")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.tflite"]
+    assert [a.files for a in artifacts] == [(tmp_path / "model.tflite",)] * 2
+    assert [a.component for a in artifacts] == ["encoder", "decoder"]
+    for artifact, factor in zip(artifacts, (2, 1), strict=True):
+        found = tflite.open_session(artifact).run(feeds())
+        assert list(found) == ["masks", "iou"]
+        masks = wanted(feeds())["masks"] * factor
+        np.testing.assert_allclose(found["masks"], masks, atol=2 * TOLERANCE[precision])
+
+
+def test_two_files_unless_asked(tmp_path: Path) -> None:
+    artifacts = pair(tmp_path, "tflite", "fp32", "false")
+    assert [a.files[0].name for a in artifacts] == ["encoder.tflite", "decoder.tflite"]
+    assert sorted(tmp_path.iterdir()) == sorted(a.files[0] for a in artifacts)
+
+
+def test_one_component_stays_in_its_file(lowered: dict[str, Artifact], tmp_path: Path) -> None:
+    chosen = target("tflite", "fp32", single_file="true")
+    artifact = lowered["tflite-fp32"]
+    assert tflite.combine([artifact], [COMPONENT], chosen, tmp_path) == (artifact,)
+    assert artifact.files[0].is_file()
