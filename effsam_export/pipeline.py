@@ -133,6 +133,7 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
         running.detail = f"sha256 {request.checkpoint.sha256[:12]}"
     with place.staged(request.output) as work, kept_logs(request.output) as scratch:
         exported = [convert(request, module, c, work, scratch, observer) for c in request.chosen]
+        exported = combined(exported, target, work)
         with stage("parity", observer) as running:
             findings = prove(request, module, exported, backend, running.advance)
             running.detail = summary(findings.report)
@@ -189,6 +190,18 @@ def convert(
         artifact = isolate.lower(graph, target, work, scratch / f"lower-{component.name}.log")
         running.detail = megabytes(list(artifact.files))
     return Exported(graph=graph, artifact=artifact)
+
+
+def combined(exported: list[Exported], target: TargetProfile, work: Path) -> list[Exported]:
+    """All components in one file with a signature for each, where a TFLite target asks for it."""
+    if not target.options.get("single_file"):
+        return exported
+    from effsam_export.backends import tflite
+
+    artifacts = tflite.combine(
+        [e.artifact for e in exported], [e.graph.component for e in exported], target, work
+    )
+    return [replace(e, artifact=a) for e, a in zip(exported, artifacts, strict=True)]
 
 
 def about(request: ExportRequest) -> dict[str, str]:

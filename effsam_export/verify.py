@@ -39,6 +39,7 @@ class Verification:
         golden: Empty for a bundle of one component, or when its files are broken.
         report: The three seams, or None where they were not run.
         not_run: Why the seams were not run, or None.
+        placement: Where Core ML runs the operations on this Mac, a sentence for each function.
         failures: Sentences; the bundle passed when there are none and something was checked.
     """
 
@@ -46,6 +47,7 @@ class Verification:
     report: ParityReport | None
     not_run: str | None
     failures: tuple[str, ...]
+    placement: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -108,7 +110,30 @@ def verify(
             failures += report.failures
             running.detail = f"{len(report.seams)} comparisons, {len(report.cases)} prompts"
             running.failed = not report.passed
-    return Verification(golden=results, report=report, not_run=not_run, failures=tuple(failures))
+    return Verification(
+        golden=results,
+        report=report,
+        not_run=not_run,
+        failures=tuple(failures),
+        placement=placement(bundle),
+    )
+
+
+def placement(bundle: Bundle) -> tuple[str, ...]:
+    """Where Core ML means to run each function of a bundle; empty off macOS and for others."""
+    if bundle.manifest["target"]["backend"] != "coreml" or bundle.stand_in:
+        return ()
+    from effsam_export.backends import coreml, coreml_package, coreml_plan
+
+    units = coreml.settings(bundle.manifest["target"]["options"]).compute_units
+    lines = []
+    for component in bundle.components:
+        package = coreml_package.package_of(bundle.artifact(component).files)
+        for name, found in coreml_plan.placement(package, units=units).items():
+            where = ", ".join(f"{n} on the {device}" for device, n in found.preferred.items())
+            could = found.supported.get("neural engine", 0)
+            lines.append(f"{component}, {name}: {where}; the neural engine could take {could}")
+    return tuple(lines)
 
 
 def obstacle(bundle: Bundle, checkpoint: Checkpoint | None, *, required: bool) -> str | None:

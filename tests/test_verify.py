@@ -142,3 +142,31 @@ def test_the_command_fails_with_1(
     assert "✗ files" in shown.err
     assert "FAILED" in shown.err
     assert "error: the bundle failed:\n  `parity.json` is missing" in shown.err
+
+
+def test_placement_is_told_where_core_ml_runs(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("coremltools")
+    from effsam_export import verify
+    from effsam_export.backends import coreml, coreml_package, coreml_plan
+    from effsam_export.bundle import read
+
+    found = read.read(bundle)
+    assert verify.placement(found) == ()
+    found.manifest["target"].update(backend="coreml", options={"slots": 8})
+    monkeypatch.setattr(coreml, "stand_in", lambda options: "a stand-in")
+    assert verify.placement(found) == ()
+    monkeypatch.setattr(coreml, "stand_in", lambda options: "")
+    monkeypatch.setattr(coreml_package, "package_of", lambda files: files[0].parent)
+    counted = coreml_plan.Placement(
+        preferred={"cpu": 3, "neural engine": 40},
+        supported={"neural engine": 41},
+        work={},
+        elsewhere={"gather": 3},
+    )
+    monkeypatch.setattr(coreml_plan, "placement", lambda package, units: {"main": counted})
+    assert verify.placement(found) == tuple(
+        f"{c}, main: 3 on the cpu, 40 on the neural engine; the neural engine could take 41"
+        for c in ("encoder", "decoder")
+    )

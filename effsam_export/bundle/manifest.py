@@ -150,7 +150,10 @@ def _component(exported: Exported, directory: Path) -> dict[str, Any]:
         "name": artifact.component,
         "files": [p.relative_to(directory).as_posix() for p in artifact.files],
         "source": f"source/{graph.path.name}",
-        "inputs": [_tensor(t) for t in graph.component.inputs],
+        "inputs": [
+            _picture(t) if t.name == "image" and artifact.options.get("image_input") else _tensor(t)
+            for t in graph.component.inputs
+        ],
         "outputs": [_tensor(t) for t in graph.component.outputs],
         "rewrites": list(graph.rewrites),
     }
@@ -162,6 +165,17 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
         "dtype": spec.dtype,
         "shape": list(spec.shape),
         "description": spec.description,
+    }
+
+
+def _picture(spec: TensorSpec) -> dict[str, Any]:
+    """An input that Core ML takes as a picture: no padding value but a whole number fits in it."""
+    _, channels, height, width = spec.shape
+    return {
+        "name": spec.name,
+        "dtype": "uint8",
+        "shape": [height, width, channels],
+        "description": f"picture: {spec.description}, rounded to whole numbers",
     }
 
 

@@ -68,6 +68,7 @@ def verify(
                     for g in found.golden
                 ],
                 "seams_not_run": found.not_run,
+                "placement": list(found.placement),
                 **(pipeline.figures(found.report) if found.report else {}),
             }
         )
@@ -78,6 +79,8 @@ def verify(
         console.data(console.table(("golden vector", "mask IoU", "score error"), rows))
     if found.not_run is not None:
         talk.say(f"not compared with PyTorch: {found.not_run}")
+    for line in found.placement:
+        talk.say(line)
     judged = f", {console.state(found.report)}" if found.report else ""
     talk.verdict(passed=found.passed, what=f"{bundle}{judged}")
     if not found.passed:

@@ -14,6 +14,7 @@ from effsam_export.bundle import manifest as m
 from effsam_export.bundle import read
 from effsam_export.bundle.readme import integrator_readme, shipped
 from effsam_export.errors import BundleError
+from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,3 +175,14 @@ def test_the_kit_is_shown_to_who_builds_an_engine(manifest: dict[str, Any]) -> N
     assert "kit/build_engine.py" not in integrator_readme(manifest)
     manifest["target"]["backend"] = "tensorrt"
     assert "`python3 kit/build_engine.py`" in integrator_readme(manifest)
+
+
+def test_a_picture_is_said_to_be_one() -> None:
+    """Core ML rounds what it gets, so the contract is not that of a float tensor."""
+    (image,) = TINY_SAM.component("encoder").inputs
+    assert m._picture(image) == {
+        "name": "image",
+        "dtype": "uint8",
+        "shape": [1024, 1024, 3],
+        "description": f"picture: {image.description}, rounded to whole numbers",
+    }
