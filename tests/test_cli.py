@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from effsam_export import cli, models, profiles
-from effsam_export.cli.export import chosen_precision
+from effsam_export.cli.options import chosen_precision
 from effsam_export.cli.run import to_prompts
 from effsam_export.errors import UsageError
 from effsam_export.spec import Point, Prompt

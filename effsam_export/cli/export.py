@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -14,12 +13,20 @@ from effsam_export.cli.options import (
     AcceptLicense,
     CacheDir,
     CheckpointFile,
+    ComponentName,
+    Fp16,
     Json,
     ModelName,
     ParityFile,
+    PrecisionName,
     Quiet,
+    Settings,
+    TargetName,
+    TargetOptions,
+    chosen_precision,
+    to_options,
+    to_settings,
 )
-from effsam_export.errors import UsageError
 
 if TYPE_CHECKING:
     from effsam_export.spec import ModelSpec, TargetProfile
@@ -27,34 +34,18 @@ if TYPE_CHECKING:
 
 def export(
     model: ModelName,
-    target: Annotated[
-        str,
-        typer.Option("--target", "-t", help="A name from `effsam targets`, or a TOML file."),
-    ],
-    precision: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--precision", "-p", help="fp32, fp16 or int8 [default: the target's first]."),
-    ] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")] = False,
+    target: TargetName,
+    precision: PrecisionName = None,
+    fp16: Fp16 = False,
     int8: Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")] = False,
-    component: Annotated[
-        str, typer.Option("--component", "-c", help="encoder, decoder or all.")
-    ] = "all",
+    component: ComponentName = "all",
     checkpoint: CheckpointFile = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--output", "-o", help="Directory [default: MODEL-TARGET-PRECISION]."),
     ] = None,
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="NAME=NUMBER", help="A setting that `effsam info` lists."),
-    ] = None,
-    option: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            "--option", metavar="NAME=VALUE", help="An option of the target, in place of its own."
-        ),
-    ] = None,
+    settings: Settings = None,
+    option: TargetOptions = None,
     parity: ParityFile = None,
     accept_license: AcceptLicense = False,
     force: Annotated[
@@ -72,9 +63,9 @@ def export(
     from effsam_export.spec import Checkpoint
 
     talk = console.Console(quiet=quiet)
-    spec = models.configured(models.get(model), to_settings(settings or []))
+    spec = models.configured(models.get(model), to_settings(settings))
     profile = profiles.load_target(
-        target, chosen_precision(precision, fp16=fp16, int8=int8), to_options(option or [])
+        target, chosen_precision(precision, fp16=fp16, int8=int8), to_options(option)
     )
     place = output or Path(f"{spec.name}-{profile.name}-{profile.precision}")
     components = () if component == "all" else (component,)
@@ -110,64 +101,6 @@ def export(
         console.data(str(place))
     talk.verdict(passed=True, what=f"{what}, {console.state(report)}")
     talk.next(f"effsam run {place} IMAGE --point X,Y --output overlay.png")
-
-
-def chosen_precision(precision: str | None, *, fp16: bool, int8: bool) -> str | None:
-    """The one precision asked for, or None for the target's default.
-
-    Raises:
-        UsageError: Two different ones were asked for.
-    """
-    asked = {p for p in (precision, "fp16" if fp16 else None, "int8" if int8 else None) if p}
-    if len(asked) > 1:
-        raise UsageError(f"asked for {' and '.join(sorted(asked))} at once", hint="choose one")
-    return asked.pop() if asked else None
-
-
-def to_settings(given: list[str]) -> dict[str, float]:
-    """Parse `NAME=NUMBER` settings.
-
-    Raises:
-        UsageError: Every one that is malformed or given twice.
-    """
-    settings: dict[str, float] = {}
-    problems = []
-    for text in given:
-        name, _, value = text.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not name or not math.isfinite(number):
-            problems.append(f"--set `{text}` is not NAME=NUMBER")
-        elif name in settings:
-            problems.append(f"--set `{name}` is given twice")
-        else:
-            settings[name] = number
-    if problems:
-        raise UsageError("; ".join(problems), hint="as in --set location=8")
-    return settings
-
-
-def to_options(given: list[str]) -> dict[str, str]:
-    """Parse `NAME=VALUE` options.
-
-    Raises:
-        UsageError: Every one that is malformed or given twice.
-    """
-    options: dict[str, str] = {}
-    problems = []
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            problems.append(f"--option `{text}` is not NAME=VALUE")
-        elif name in options:
-            problems.append(f"--option `{name}` is given twice")
-        else:
-            options[name] = value
-    if problems:
-        raise UsageError("; ".join(problems), hint="as in --option slots=4")
-    return options
 
 
 def _show_plan(

@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export import console
-from effsam_export.cli.options import CacheDir, CheckpointFile, Json, ModelName, Quiet
+from effsam_export.cli.options import (
+    CacheDir,
+    CheckpointFile,
+    ComponentName,
+    Fp16,
+    Json,
+    ModelName,
+    PrecisionName,
+    Quiet,
+    Settings,
+    TargetName,
+    TargetOptions,
+    chosen_precision,
+    to_options,
+    to_settings,
+)
 from effsam_export.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -20,18 +35,10 @@ if TYPE_CHECKING:
 
 def lint(
     model: ModelName,
-    target: Annotated[
-        str,
-        typer.Option("--target", "-t", help="A name from `effsam targets`, or a TOML file."),
-    ],
-    precision: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--precision", "-p", help="fp32, fp16 or int8 [default: the target's first]."),
-    ] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")] = False,
-    component: Annotated[
-        str, typer.Option("--component", "-c", help="encoder, decoder or all.")
-    ] = "all",
+    target: TargetName,
+    precision: PrecisionName = None,
+    fp16: Fp16 = False,
+    component: ComponentName = "all",
     checkpoint: CheckpointFile = None,
     ranges: Annotated[
         Optional[bool],  # noqa: UP045
@@ -40,28 +47,19 @@ def lint(
             help="Measure values on a photograph [default: for FP16, with weights at hand].",
         ),
     ] = None,
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="NAME=NUMBER", help="A setting that `effsam info` lists."),
-    ] = None,
-    option: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            "--option", metavar="NAME=VALUE", help="An option of the target, in place of its own."
-        ),
-    ] = None,
+    settings: Settings = None,
+    option: TargetOptions = None,
     json: Json = False,
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Find what a target would refuse or get wrong, before any slow work. Nothing is downloaded."""
     from effsam_export import backends, models, profiles
-    from effsam_export.cli.export import chosen_precision, to_options, to_settings
 
     talk = console.Console(quiet=quiet)
-    spec = models.configured(models.get(model), to_settings(settings or []))
+    spec = models.configured(models.get(model), to_settings(settings))
     profile = profiles.load_target(
-        target, chosen_precision(precision, fp16=fp16, int8=False), to_options(option or [])
+        target, chosen_precision(precision, fp16=fp16), to_options(option)
     )
     backends.require_tracing()
     from effsam_export.lint.check import LintRequest

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+from effsam_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Typer reads these annotations at run time on Python 3.10, so they are spelt the old way.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -38,3 +44,81 @@ AcceptLicense = Annotated[
 ]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name from `effsam list`.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")]
+TargetName = Annotated[
+    str, typer.Option("--target", "-t", help="A name from `effsam targets`, or a TOML file.")
+]
+PrecisionName = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--precision", "-p", help="fp32, fp16 or int8 [default: the target's first]."),
+]
+Fp16 = Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")]
+ComponentName = Annotated[str, typer.Option("--component", "-c", help="encoder, decoder or all.")]
+Settings = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="NAME=NUMBER", help="A setting that `effsam info` lists."),
+]
+TargetOptions = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--option", metavar="NAME=VALUE", help="An option of the target, in place of its own."
+    ),
+]
+
+
+def chosen_precision(precision: str | None, *, fp16: bool, int8: bool = False) -> str | None:
+    """The one precision asked for, or None for the target's default.
+
+    Raises:
+        UsageError: Two different ones were asked for.
+    """
+    asked = {p for p in (precision, "fp16" if fp16 else None, "int8" if int8 else None) if p}
+    if len(asked) > 1:
+        raise UsageError(f"asked for {' and '.join(sorted(asked))} at once", hint="choose one")
+    return asked.pop() if asked else None
+
+
+def to_settings(given: list[str] | None) -> dict[str, float]:
+    """Parse `NAME=NUMBER` settings of a model.
+
+    Raises:
+        UsageError: Every one that is malformed or given twice.
+    """
+    return {
+        name: float(value)
+        for name, value in _pairs("--set", given, "NAME=NUMBER", "location=8", _is_number)
+    }
+
+
+def to_options(given: list[str] | None) -> dict[str, str]:
+    """Parse `NAME=VALUE` options of a target.
+
+    Raises:
+        UsageError: Every one that is malformed or given twice.
+    """
+    return dict(_pairs("--option", given, "NAME=VALUE", "slots=4", lambda _: True))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _pairs(
+    flag: str, given: list[str] | None, form: str, example: str, right: Callable[[str], bool]
+) -> list[tuple[str, str]]:
+    """Names and values, or one error with everything that is wrong."""
+    pairs: list[tuple[str, str]] = []
+    problems = []
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not name or not equals or not right(value):
+            problems.append(f"{flag} `{text}` is not {form}")
+        elif any(name == other for other, _ in pairs):
+            problems.append(f"{flag} `{name}` is given twice")
+        else:
+            pairs.append((name, value))
+    if problems:
+        raise UsageError("; ".join(problems), hint=f"as in {flag} {example}")
+    return pairs

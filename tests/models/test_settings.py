@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from effsam_export import models
-from effsam_export.cli.export import to_settings
+from effsam_export.cli.options import to_settings
 from effsam_export.errors import UsageError
 from effsam_export.models.expedit_sam import DEFAULTS
 from effsam_export.models.figures import COSTS
