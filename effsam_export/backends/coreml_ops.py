@@ -1,4 +1,4 @@
-"""Operations of PyTorch that coremltools does not know, in terms of those it does."""
+"""Operations of PyTorch that coremltools does not know or gets wrong, in terms of others."""
 
 from __future__ import annotations
 
@@ -20,12 +20,29 @@ def register() -> None:
     from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
 
     register_torch_op(alias, override=True)
+    register_torch_op(gelu, override=True)
     register_torch_op(upsample_bicubic2d, torch_alias=["upsample_bicubic2d.vec"], override=True)
 
 
 def alias(context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools' own
     """Another name for a tensor."""
     context.add(context[node.inputs[0]], torch_name=node.name)
+
+
+def gelu(context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools' own
+    """GELU, exact or by tanh.
+
+    coremltools 9 reads `approximate` as the second input only. A traced program has it as a
+    keyword, which is dropped: the thirty of EfficientViT-SAM's encoder became exact ones.
+    """
+    from coremltools.converters.mil.frontend.torch.ops import _get_inputs, _get_kwinputs
+    from coremltools.converters.mil.mil import Builder
+
+    x, *given = _get_inputs(context, node)
+    named = _get_kwinputs(context, node, "approximate", default=[*given, "none"][:1])
+    (approximate,) = (_value(a) for a in named)
+    mode = {"none": "EXACT", "tanh": "TANH_APPROXIMATION"}[approximate]
+    context.add(Builder.gelu(x=x, mode=mode, name=node.name))
 
 
 def upsample_bicubic2d(context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools' own

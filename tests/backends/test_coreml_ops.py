@@ -49,6 +49,18 @@ class Renamed(nn.Module):
         return torch.ops.aten.alias(x * 2) + x  # type: ignore[no-any-return]
 
 
+class Gelu(nn.Module):
+    """GELU, exact or by tanh: 5e-4 apart at most."""
+
+    def __init__(self, approximate: str) -> None:
+        super().__init__()
+        self.approximate = approximate
+        self.weight = nn.Parameter(torch.linspace(1, 2, 401))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.gelu(x * self.weight, approximate=self.approximate)
+
+
 def run(module: nn.Module, x: Tensor, folder: Path) -> np.ndarray:
     """What the saved FP32 package makes of `x`."""
     with torch.inference_mode():
@@ -109,3 +121,14 @@ def test_alias(tmp_path: Path) -> None:
 def test_registering_twice_is_harmless() -> None:
     coreml_ops.register()
     coreml_ops.register()
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_the_one_that_was_traced(approximate: str, tmp_path: Path) -> None:
+    x = torch.linspace(-5, 5, 401).reshape(1, 401)
+    module, other = Gelu(approximate), Gelu({"none": "tanh", "tanh": "none"}[approximate])
+    found = run(module, x, tmp_path)
+    with torch.inference_mode():
+        wanted, not_wanted = module(x).numpy(), other(x).numpy()
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    assert np.abs(found - not_wanted).max() > 2e-4
