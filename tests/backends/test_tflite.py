@@ -25,6 +25,7 @@ from tests.backends.tflite_tools import (
     PROMPTS,
     WEIGHT,
     WIDTH,
+    HandMade,
     Layers,
     component,
     feeds,
@@ -32,6 +33,7 @@ from tests.backends.tflite_tools import (
     target,
     wanted,
 )
+from tests.passes.tools import numbers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -311,6 +313,52 @@ def test_the_stand_in_computes_in_fp16(name: str, answer: float, tmp_path: Path)
     monkey.undo()
     found = tflite.open_session(artifact).run({"tokens": np.full((2, 4), 300, np.float32)})
     np.testing.assert_array_equal(found["squares"], np.full((2, 4), answer, np.float32))
+
+
+class Stacks(nn.Module):
+    """A stack of matrices times a constant one, as a ViT's relative positions are."""
+
+    matrices: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("matrices", torch.from_numpy(numbers(14, 14, 14)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens @ self.matrices
+
+
+def test_the_stand_in_takes_stacks_of_constants(tmp_path: Path) -> None:
+    spec = component({"tokens": (14, 42, 14)}, {"products": (14, 42, 14)})
+    graph = save_program(Stacks(), spec, tmp_path / "decoder.pt2")
+    artifact = tflite.lower(graph, target("android-gpu", "fp16"), tmp_path)
+    assert artifact.ops == {"BATCH_MATMUL": 1, "DEQUANTIZE": 1}
+    before = artifact.files[0].read_bytes()
+    tokens = numbers(14, 42, 14)
+    found = tflite.open_session(artifact).run({"tokens": tokens})["products"]
+    exact = tokens @ numbers(14, 14, 14)
+    np.testing.assert_allclose(found, exact, atol=5e-3 * np.abs(exact).max())
+    assert not np.array_equal(found, exact)
+    assert artifact.files[0].read_bytes() == before
+
+
+def test_only_constant_stacks_are_reshaped_for_the_stand_in() -> None:
+    made = HandMade()
+    tokens = made.tensor("tokens", (2, 3, 4))
+    half = made.tensor("half", (2, 4, 5), value=numbers(2, 4, 5))
+    matrices, other = made.tensor("matrices", (2, 4, 5)), made.tensor("other", (2, 5, 3))
+    first, second = made.tensor("first", (2, 3, 5)), made.tensor("second", (2, 3, 3))
+    made.operator("DEQUANTIZE", [half], matrices)
+    made.operator("BATCH_MATMUL", [tokens, matrices], first)
+    made.operator("BATCH_MATMUL", [first, other], second)
+    tflite_session.free_operands(made.model)
+    kinds = [tflite_file.operator_name(made.model, o) for o in made.graph.operators]
+    assert kinds == ["DEQUANTIZE", "RESHAPE", "BATCH_MATMUL", "BATCH_MATMUL"]
+    reshape, product, untouched = made.graph.operators[1:]
+    assert reshape.inputs[0] == matrices
+    assert product.inputs == [tokens, reshape.outputs[0]]
+    assert untouched.inputs == [first, other]
+    assert tflite_file.shape_of(made.graph.tensors[reshape.outputs[0]]) == (2, 4, 5)
 
 
 def test_number_of_threads_reaches_the_runtime(
