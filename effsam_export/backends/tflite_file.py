@@ -235,3 +235,32 @@ def operator_code(model: schema.ModelT, builtin: int, version: int) -> int:
     code.version = version
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
+
+
+def add_reshape(
+    model: schema.ModelT, graph: schema.SubGraphT, index: int, shape: tuple[int, ...]
+) -> schema.OperatorT:
+    """A RESHAPE of a tensor, with its result and its constant put into the graph, itself not."""
+    source = graph.tensors[index]
+    result, wanted = schema.TensorT(), schema.TensorT()
+    result.name = source.name + b"/reshaped"
+    result.shape, result.type, result.hasRank = list(shape), source.type, source.hasRank
+    buffer = schema.BufferT()
+    buffer.data = np.array(shape, np.int32).view(np.uint8)
+    model.buffers.append(buffer)
+    wanted.name, wanted.shape, wanted.type = (
+        source.name + b"/shape",
+        [len(shape)],
+        schema.TensorType.INT32,
+    )
+    wanted.buffer, wanted.hasRank = len(model.buffers) - 1, source.hasRank
+    graph.tensors += [result, wanted]
+    options = schema.ReshapeOptionsT()
+    options.newShape = list(shape)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.RESHAPE, 1)
+    operator.inputs = [index, len(graph.tensors) - 1]
+    operator.outputs = [len(graph.tensors) - 2]
+    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+    operator.builtinOptions = options
+    return operator

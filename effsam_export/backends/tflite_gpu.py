@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from ai_edge_litert import schema_py_generated as schema
-
 from effsam_export.backends.tflite_file import (
+    add_reshape,
     dtype_name,
-    operator_code,
     operator_name,
     shape_of,
     times,
@@ -22,6 +19,8 @@ from effsam_export.backends.tflite_file import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from ai_edge_litert import schema_py_generated as schema
 
 # fmt: off
 SUPPORTED = frozenset((
@@ -40,7 +39,6 @@ SUPPORTED = frozenset((
 ))
 # fmt: on
 """Operators that are always taken, or taken under the conditions checked below."""
-INT32 = schema.TensorType.INT32
 SLICED_RANKS = (3, 4)
 CASTS = frozenset({("bool", "float32"), ("float32", "bool"), ("int32", "float32")})
 
@@ -60,36 +58,11 @@ def align_ranks(model: schema.ModelT) -> None:
                     short = min((0, 1), key=lambda i: len(shapes[i]))
                     rank = len(shapes[1 - short])
                     shape = (1,) * (rank - len(shapes[short])) + shapes[short]
-                    reshape = _reshape(model, graph, operator.inputs[short], shape)
+                    reshape = add_reshape(model, graph, operator.inputs[short], shape)
                     operator.inputs[short] = reshape.outputs[0]
                     operators.append(reshape)
             operators.append(operator)
         graph.operators = operators
-
-
-def _reshape(
-    model: schema.ModelT, graph: schema.SubGraphT, index: int, shape: tuple[int, ...]
-) -> schema.OperatorT:
-    """A RESHAPE of a tensor, with its result and its constant put into the graph."""
-    source = graph.tensors[index]
-    result, wanted = schema.TensorT(), schema.TensorT()
-    result.name = source.name + b"/reshaped"
-    result.shape, result.type, result.hasRank = list(shape), source.type, source.hasRank
-    buffer = schema.BufferT()
-    buffer.data = np.array(shape, np.int32).view(np.uint8)
-    model.buffers.append(buffer)
-    wanted.name, wanted.shape, wanted.type = source.name + b"/shape", [len(shape)], INT32
-    wanted.buffer, wanted.hasRank = len(model.buffers) - 1, source.hasRank
-    graph.tensors += [result, wanted]
-    options = schema.ReshapeOptionsT()
-    options.newShape = list(shape)
-    operator = schema.OperatorT()
-    operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.RESHAPE, 1)
-    operator.inputs = [index, len(graph.tensors) - 1]
-    operator.outputs = [len(graph.tensors) - 2]
-    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
-    operator.builtinOptions = options
-    return operator
 
 
 def faults(model: schema.ModelT) -> list[str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ai_edge_litert import schema_py_generated as schema
+
     from effsam_export.spec import Feeds
 
 FORCE_FP16 = 4
@@ -57,9 +59,14 @@ class HalfSession:
 
         cpu = CpuOptions(num_threads=num_threads, xnnpack_flags=FORCE_FP16)
         self._signature = signature
-        self._outputs = tflite_file.signature_outputs(tflite_file.read(path), signature)
+        records = tflite_file.read(path)
+        self._outputs = tflite_file.signature_outputs(records, signature)
+        free_operands(records)
+        # The runtime reads its constants from there as long as it lives.
+        self._content = tflite_file.serialise(records)
+        options = LitertOptions(cpu_options=cpu)
         with quiet_runtime():
-            model = CompiledModel.from_file(str(path), options=LitertOptions(cpu_options=cpu))
+            model = CompiledModel.from_buffer(self._content, options=options)
             details = model.get_output_tensor_details(signature)
         self._held: list[Any] = [model]
         weakref.finalize(self, let_go, self._held)
@@ -80,6 +87,32 @@ class HalfSession:
             # Not left to the end of the call: the last one to let go of the runtime hears from it.
             del model, inputs, outputs
         return {n: np.array(found[n]).reshape(s) for n, s in self._shapes.items()}
+
+
+def free_operands(model: schema.ModelT) -> None:
+    """Put a RESHAPE that changes nothing behind every constant that BATCH_MATMUL takes.
+
+    XNNPACK refuses a file whose stacks of matrices are constants when it computes in FP16.
+    """
+    for graph in model.subgraphs:
+        constants = {
+            index
+            for index, tensor in enumerate(graph.tensors)
+            if model.buffers[tensor.buffer].data is not None
+        }
+        operators = []
+        for operator in graph.operators:
+            kind = tflite_file.operator_name(model, operator)
+            if kind == "DEQUANTIZE" and operator.inputs[0] in constants:
+                constants.add(operator.outputs[0])
+            for i, index in enumerate(operator.inputs):
+                if kind == "BATCH_MATMUL" and index in constants:
+                    shape = tflite_file.shape_of(graph.tensors[index])
+                    reshape = tflite_file.add_reshape(model, graph, index, shape)
+                    operator.inputs[i] = reshape.outputs[0]
+                    operators.append(reshape)
+            operators.append(operator)
+        graph.operators = operators
 
 
 def let_go(held: list[Any]) -> None:

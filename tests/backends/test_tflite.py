@@ -1,11 +1,9 @@
-"""The TFLite backend on programs that are made here: names, receipt, refusals, sessions."""
+"""The TFLite backend on programs that are made here: names, receipt, refusals, one file for all."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,7 @@ pytest.importorskip("ai_edge_litert")
 import torch
 from torch import Tensor, nn
 
-from effsam_export.backends import receipt, tflite, tflite_file, tflite_session
+from effsam_export.backends import receipt, tflite, tflite_file
 from effsam_export.errors import CheckFailed, UsageError
 from tests.backends.tflite_tools import (
     COMPONENT,
@@ -279,86 +277,6 @@ def test_more_than_a_file_can_hold(
     )
     assert caught.value.hint == "FP16 (`--fp16`) halves them"
     assert list(tmp_path.iterdir()) == []
-
-
-# ------------------------------------------------------------------ what runs here
-
-
-def test_only_the_gpu_has_a_stand_in() -> None:
-    assert tflite.stand_in({}) == ""
-    assert tflite.stand_in(target("tflite", "fp32").options) == ""
-    assert tflite.stand_in(target("android-cpu", "fp16").options) == ""
-    gpu = target("android-gpu", "fp16").options
-    assert tflite.stand_in(gpu) == "LiteRT on the CPU, computing in FP16"
-
-
-class Squares(nn.Module):
-    """Past FP16's 65504 where the input is past 256."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens * tokens + 0.25
-
-
-@pytest.mark.parametrize(("name", "answer"), [("android-cpu", 90000.25), ("android-gpu", np.inf)])
-def test_the_stand_in_computes_in_fp16(name: str, answer: float, tmp_path: Path) -> None:
-    spec = component({"tokens": (2, 4)}, {"squares": (2, 4)})
-    weights = replace(target(name, "fp16"), precision="fp32")  # there is no weight to be halved
-    graph = save_program(Squares(), spec, tmp_path / "decoder.pt2")
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(tflite, "check_precision", lambda *_: None)
-    with monkey.context():
-        artifact = tflite.lower(graph, weights, tmp_path)
-    monkey.undo()
-    found = tflite.open_session(artifact).run({"tokens": np.full((2, 4), 300, np.float32)})
-    np.testing.assert_array_equal(found["squares"], np.full((2, 4), answer, np.float32))
-
-
-def test_number_of_threads_reaches_the_runtime(
-    lowered: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    class Recorder:
-        def __init__(self, path: Path, signature: str, num_threads: int) -> None:
-            asked.append((path, signature, num_threads))
-
-    monkeypatch.setattr(tflite, "InterpreterSession", Recorder)
-    artifact = lowered["tflite-fp32"]
-    tflite.open_session(replace(artifact, options={"num_threads": 3}))
-    tflite.open_session(replace(artifact, options={}))
-    assert asked == [(artifact.files[0], "decoder", 3), (artifact.files[0], "decoder", 1)]
-
-
-@pytest.mark.parametrize("name", ["tflite-fp32", "android-gpu-fp16"])
-def test_the_runtime_keeps_quiet(lowered: dict[str, Artifact], name: str, tmp_path: Path) -> None:
-    given = feeds()
-    np.savez(tmp_path / "feeds.npz", tokens=given["tokens"], flags=given["flags"])
-    code = (
-        "import sys, numpy as np\n"
-        "from pathlib import Path\n"
-        "from effsam_export.backends import tflite_session\n"
-        "session = getattr(tflite_session, sys.argv[1])(Path(sys.argv[2]), 'decoder', 1)\n"
-        "print(session.run(dict(np.load(sys.argv[3])))['masks'].shape)\n"
-    )
-    kind = "HalfSession" if "gpu" in name else "InterpreterSession"
-    ran = subprocess.run(
-        [sys.executable, "-c", code, kind, lowered[name].files[0], tmp_path / "feeds.npz"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert (ran.stdout, ran.stderr) == (f"({PROMPTS}, {WIDTH})\n", "")
-
-
-def test_what_the_runtime_said_comes_with_its_error() -> None:
-    def fail() -> None:
-        with tflite_session.quiet_runtime():
-            os.write(2, b"node 3 is wrong\n")
-            raise ValueError("failed to prepare")
-
-    with pytest.raises(RuntimeError, match=r"^failed to prepare\nnode 3 is wrong$"):
-        fail()
 
 
 # ------------------------------------------------------------------ one file for all
