@@ -6,7 +6,9 @@ export, and every converter is called with its defaults.
 
 from __future__ import annotations
 
+import sys
 import warnings
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 import torch
@@ -82,7 +84,8 @@ def convert(runtime: str, module: nn.Module, inputs: Inputs, stem: Path) -> Path
     """The file of a default conversion, or the first line of why there is none."""
     suffix, converter = CONVERTERS[runtime]
     try:
-        with warnings.catch_warnings():
+        # Converters print their progress; stdout is for the table.
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             return converter(module.eval(), inputs, stem.with_name(f"{stem.name}{suffix}"))
     except Exception as error:
