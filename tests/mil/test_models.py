@@ -46,8 +46,6 @@ def loaded(spec: ModelSpec, checkpoint: Path) -> Loaded:
 
 
 def deterministic(name: str, folder: Path) -> Loaded:
-    if not golden_dir().is_dir():
-        pytest.skip("the authors' manifests are not beside the repository")
     return loaded(models.get(name), write_checkpoint(name, folder / "model.pt", golden_dir()))
 
 
@@ -86,6 +84,7 @@ def test_the_tiny_model_is_what_torch_says(index: int, tmp_path: Path) -> None:
     compare(model, model.spec.components[index], tmp_path)
 
 
+@pytest.mark.shared
 def test_mobile_sam_is_what_torch_says(tmp_path: Path) -> None:
     model = deterministic("mobile-sam", tmp_path)
     compare(model, model.spec.components[0], tmp_path)
@@ -98,6 +97,7 @@ OTHERS = (
 """One of each family that plain coremltools converts; the others need the backend's own passes."""
 
 
+@pytest.mark.shared
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_family_is_what_torch_says(name: str, tmp_path: Path) -> None:
