@@ -1,0 +1,108 @@
+"""What an INT8 export does to each module of a component: plain data, readable without torch.
+
+A recipe sorts the layers with weights (convolutions, linear layers) by the module they lie in. Each
+gets one treatment:
+
+* `w8a8`: weights and input activations are INT8, and the product is computed in INT8;
+* `w8`: weights are stored in INT8, activations and arithmetic stay floating;
+* `float`: untouched; its weights are stored in FP16.
+
+Products of two activations (attention) stay floating unless the recipe says `everything`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from effsam_export.spec import Feeds
+
+Treatment = Literal["w8a8", "w8", "float"]
+Scheme = Literal["w8a8", "w8", "fp16", "fp32"]
+Method = Literal["minmax", "percentile", "mse"]
+TREATMENTS: tuple[Treatment, ...] = get_args(Treatment)
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exception8:
+    """Modules that are treated otherwise than the rest, and why.
+
+    Attributes:
+        modules: Patterns (`fnmatch`) of module paths of the export form; a module includes all
+            that is inside it.
+        treatment: What they get instead of the recipe's scheme.
+        reason: Why, as a sentence.
+        source: Where it was measured or published.
+    """
+
+    modules: tuple[str, ...]
+    treatment: Treatment
+    reason: str
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Recipe:
+    """How one component is quantized for one backend.
+
+    Attributes:
+        scheme: Treatment of every layer with weights that no exception names; `fp16` and `fp32`
+            do not quantize the component at all.
+        method: How the range of an activation is found from its values on the samples: their least
+            and largest, the 1e-5 quantiles, or the range with the least squared rounding error.
+        everything: Quantize products of two activations too.
+        exceptions: The first that matches a module decides.
+    """
+
+    scheme: Scheme
+    method: Method = "minmax"
+    everything: bool = False
+    exceptions: tuple[Exception8, ...] = ()
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether anything becomes INT8."""
+        return self.scheme in ("w8a8", "w8")
+
+    def treatment(self, modules: Sequence[str]) -> Treatment:
+        """Treatment of a layer with weights.
+
+        Args:
+            modules: Paths of the modules it was called in, as `precision.select.Place` has them.
+        """
+        for entry in self.exceptions:
+            if any(fnmatchcase(path, p) for path in modules for p in entry.modules):
+                return entry.treatment
+        if self.scheme == "w8a8":
+            return "w8a8"
+        return "w8" if self.scheme == "w8" else "float"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """What a backend needs beside the graph to quantize it.
+
+    Attributes:
+        recipe: For this component and backend.
+        samples: Folder of `0000.npz`, ...: inputs of the component by their contract names.
+        treatments: Node of the ONNX graph -> its treatment, for every node with a weight.
+    """
+
+    recipe: Int8Recipe
+    samples: Path
+    treatments: Mapping[str, Treatment] = field(default_factory=dict)
+
+    def feeds(self) -> Iterator[Feeds]:
+        """The calibration samples, one at a time, always in the same order."""
+        import numpy as np
+
+        for path in sorted(self.samples.glob("*.npz")):
+            with np.load(path) as arrays:
+                yield dict(arrays)
