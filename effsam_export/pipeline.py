@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effsam_export import backends, isolate, profiles
+from effsam_export import backends, int8, isolate, profiles
 from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.models import fixed
 from effsam_export.progress import ignore, stage
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from effsam_export.parity.results import ParityReport
     from effsam_export.profiles import ParityImage
     from effsam_export.progress import Observer
+    from effsam_export.quantize.plan import Quantization
     from effsam_export.spec import Checkpoint, ComponentSpec, Graph, ModelSpec, TargetProfile
 
 TRACING_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
@@ -43,6 +44,7 @@ class ExportRequest:
         output: Directory of the bundle.
         parity_file: A user's own photographs and prompts, or None for those that ship.
         force: Replace a bundle that is at `output`.
+        int8: What an INT8 export calibrates on and quantizes; None for another precision.
     """
 
     model: ModelSpec
@@ -52,6 +54,7 @@ class ExportRequest:
     components: tuple[str, ...] = ()
     parity_file: Path | None = None
     force: bool = False
+    int8: int8.Int8Request | None = None
 
     @property
     def prepared(self) -> ModelSpec:
@@ -98,6 +101,8 @@ def check_request(request: ExportRequest) -> None:
     backends.load(request.target.backend)
     backends.require_lowering(request.target.backend)
     backends.require_tracing()
+    if request.target.precision == "int8":
+        backends.require_quantizer(request.target.backend)
     known = {c.name for c in request.prepared.components}
     unknown = [c for c in request.components if c not in known]
     if unknown:
@@ -132,7 +137,11 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
         module = loading.load(model, request.checkpoint)
         running.detail = f"sha256 {request.checkpoint.sha256[:12]}"
     with place.staged(request.output) as work, kept_logs(request.output) as scratch:
-        exported = [convert(request, module, c, work, scratch, observer) for c in request.chosen]
+        calibration = int8.calibrated(request, scratch, observer)
+        exported: list[Exported] = []
+        for component in request.chosen:
+            quantized = int8.quantization(request, component, calibration, exported)
+            exported.append(convert(request, module, component, work, scratch, observer, quantized))
         exported = combined(exported, target, work)
         with stage("parity", observer) as running:
             findings = prove(request, module, exported, backend, running.advance)
@@ -153,6 +162,7 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
                 findings=findings,
                 html=html,
                 versions=versions(exported),
+                calibration=None if calibration is None else calibration.photographs,
             )
             running.detail = f"{len(manifest['files']) + 1} files"
     return findings.report
@@ -165,18 +175,20 @@ def convert(
     work: Path,
     scratch: Path,
     observer: Observer,
+    quantized: Quantization | None = None,
 ) -> Exported:
     """Trace one component, rewrite its graph, and lower it in a process of its own."""
     from effsam_export import passes, trace
     from effsam_export.bundle.manifest import Exported
 
-    target = request.target
+    target = int8.for_component(request.target, quantized)
     sources = work / "source"
     sources.mkdir(exist_ok=True)
     with stage(f"trace {component.name}", observer) as running:
         program = trace.trace(module, component)
         recipe = tuple(k for k in request.model.precision if k.component == component.name)
-        graph = replace(trace.to_onnx(program, component, target.opset, sources), recipe=recipe)
+        graph = trace.to_onnx(program, component, target.opset, sources)
+        graph = replace(graph, recipe=recipe, quantization=quantized)
         graph = passes.rewrite(graph, target, sources)
         if backends.BACKENDS[target.backend].reads == "program":
             graph = replace(

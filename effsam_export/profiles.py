@@ -36,6 +36,7 @@ MIN_OPSET, MAX_OPSET = 18, 23
 """What torch's exporter writes: 18 is what its operators are defined in, 23 the newest it knows."""
 IMAGE_KEYS = {"file": str, "prompts": list}
 GATE_KEYS = {"mask_iou": float, "score_error": float, "cosine": float}
+OPTIONAL_GATES = {"mean_iou": float}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +153,12 @@ def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
     if not path.is_file():
         raise UsageError(f"parity file `{path}` does not exist")
     table = read_toml(path)
-    images, problems = [], _faults(table, {"images": list}, "")
+    images, problems = [], faults(table, {"images": list}, "")
     rows = table.get("images")
     for row in rows if isinstance(rows, list) else ():
-        faults = _faults(row, IMAGE_KEYS, "images.")
-        if faults:
-            problems += faults
+        wrong = faults(row, IMAGE_KEYS, "images.")
+        if wrong:
+            problems += wrong
             continue
         where = f"image `{row['file']}`"
         if not row["prompts"]:
@@ -187,7 +188,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     return table
 
 
-def _faults(table: object, keys: Mapping[str, type], where: str) -> list[str]:
+def faults(table: object, keys: Mapping[str, type], where: str) -> list[str]:
     """Missing, unknown and wrongly typed keys of a table, as sentences."""
     if not isinstance(table, dict):
         return [f"`{where.removesuffix('.')}` is not a table"]
@@ -212,7 +213,7 @@ def _unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str
 
 def _target_faults(table: Mapping[str, Any]) -> list[str]:
     """Everything that is wrong with a target file, as sentences."""
-    problems = _faults(table, TARGET_KEYS, "")
+    problems = faults(table, TARGET_KEYS, "")
     right = {k: v for k, v in table.items() if k in TARGET_KEYS and _is(v, TARGET_KEYS[k])}
     backend = right.get("backend")
     if backend is not None and backend not in backends.BACKENDS:
@@ -253,9 +254,10 @@ def _target_faults(table: Mapping[str, Any]) -> list[str]:
 
 def _gate_faults(gate: object, where: str) -> list[str]:
     """What is wrong with the gates of one precision."""
-    problems = _faults(gate, GATE_KEYS, where)
     values = gate if isinstance(gate, dict) else {}
-    for key in GATE_KEYS:
+    keys = {**GATE_KEYS, **{k: v for k, v in OPTIONAL_GATES.items() if k in values}}
+    problems = faults(gate, keys, where)
+    for key in keys:
         # Written so that NaN, which nothing would fail, is refused too.
         if key in values and _is(values[key], float) and not 0 <= values[key] <= 1:
             problems.append(f"`{where}{key}` is not between 0 and 1")

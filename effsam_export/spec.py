@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from effsam_export.quantize.plan import Quantization
+
     Array = NDArray[Any]
     Float32 = NDArray[np.float32]
 
@@ -300,11 +302,13 @@ class Gates:
         mask_iou: Least IoU of the end-to-end mask with the reference's, at original size.
         score_error: Largest difference of an IoU prediction, end to end.
         cosine: Least cosine similarity of any output tensor, at the two component seams.
+        mean_iou: Least mean over all cases of that IoU.
     """
 
     mask_iou: float
     score_error: float
     cosine: float
+    mean_iou: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,9 +356,9 @@ class Graph:
         variants: The same with other numbers of prompt slots: (slots, `.pt2` file).
         recipe: What stays in FP32 if the graph is cast to FP16.
         fp32_nodes: The nodes of the ONNX file that `recipe` selects, by name.
+        quantization: What an INT8 export does to it; None for another precision.
         rewrites: What each pass did or why it refused, in order.
-        about: Facts on the model for formats that can carry them: `title`, `origin`, `licence`,
-            `checkpoint_sha256` and the like.
+        about: Facts for formats that can carry them: `title`, `licence`, `checkpoint_sha256`...
     """
 
     component: ComponentSpec
@@ -364,6 +368,7 @@ class Graph:
     variants: tuple[tuple[int, Path], ...] = ()
     recipe: tuple[KeepFp32, ...] = ()
     fp32_nodes: tuple[str, ...] = ()
+    quantization: Quantization | None = None
     rewrites: tuple[str, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
 

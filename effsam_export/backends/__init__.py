@@ -59,6 +59,7 @@ class BackendEntry:
     Attributes:
         reads: What it lowers from: the ONNX file, or the traced program.
         packages: What `lower` needs; the first is what runs an artefact.
+        quantizer: What it needs besides for INT8.
     """
 
     module: str
@@ -67,6 +68,7 @@ class BackendEntry:
     precisions: tuple[Precision, ...]
     options: Mapping[str, type]
     reads: Literal["onnx", "program"] = "onnx"
+    quantizer: str = ""
 
 
 BACKENDS: dict[str, BackendEntry] = {
@@ -74,14 +76,15 @@ BACKENDS: dict[str, BackendEntry] = {
         module="effsam_export.backends.onnxruntime",
         packages=("onnxruntime",),
         extra="onnx",
-        precisions=("fp32", "fp16"),
+        precisions=("fp32", "fp16", "int8"),
         options={"provider": str},
     ),
     "openvino": BackendEntry(
         module="effsam_export.backends.openvino",
         packages=("openvino",),
         extra="openvino",
-        precisions=("fp32", "fp16"),
+        precisions=("fp32", "fp16", "int8"),
+        quantizer="nncf",
         options={"device": str, "inference_precision": str},
     ),
     "coreml": BackendEntry(
@@ -169,6 +172,13 @@ def require_lowering(name: str) -> None:
     for package in entry.packages:
         if find_spec(package) is None:
             raise ToolchainMissing(f"backend `{name}`", package, entry.extra)
+
+
+def require_quantizer(name: str) -> None:
+    """Raise `ToolchainMissing` unless what a backend quantizes with is installed."""
+    package = BACKENDS[name].quantizer
+    if package and find_spec(package) is None:
+        raise ToolchainMissing(f"INT8 for backend `{name}`", package, "int8")
 
 
 def require_tracing() -> None:

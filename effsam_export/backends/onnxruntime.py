@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,21 +15,26 @@ from effsam_export.backends.receipt import check_precision
 from effsam_export.spec import Artifact
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from effsam_export.backends import Options
     from effsam_export.spec import Feeds, Graph, TargetProfile
 
 
 def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
-    """Copy the graph, cast to FP16 if that is asked, and count the constants of the file."""
+    """Write the graph, cast to FP16 or quantized if that is asked, and count its constants."""
     import onnx
 
     from effsam_export import onnx_file
     from effsam_export.passes import cast_fp16
 
     path = out_dir / f"{graph.component.name}.onnx"
-    if target.precision == "fp16":
+    if target.precision == "int8":
+        from effsam_export.quantize import onnx_qdq
+
+        assert graph.quantization is not None
+        with tempfile.TemporaryDirectory() as scratch:
+            model = onnx_qdq.apply(onnx.load(graph.path), graph.quantization, Path(scratch))
+        onnx_file.save(model, path)
+    elif target.precision == "fp16":
         onnx_file.save(cast_fp16.apply(onnx.load(graph.path), keep=graph.fp32_nodes), path)
     else:
         for file in graph.files:

@@ -1,8 +1,9 @@
-"""OpenVINO: the IR of the traced graph, with its weights in FP32 or compressed to FP16."""
+"""OpenVINO: the IR of the traced graph, in FP32, with weights in FP16, or in INT8 by NNCF."""
 
 from __future__ import annotations
 
 from collections import Counter
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,13 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     """Convert the ONNX graph and save the IR (`.xml` and `.bin`)."""
     path = out_dir / f"{graph.component.name}.xml"
     model = openvino.convert_model(str(graph.path))
+    versions = {"openvino": str(openvino.__version__)}
+    if target.precision == "int8":
+        from effsam_export.quantize import nncf_ptq
+
+        assert graph.quantization is not None
+        model = nncf_ptq.apply(model, graph.quantization)
+        versions["nncf"] = metadata.version("nncf")
     number_names(model)
     openvino.save_model(model, str(path), compress_to_fp16=target.precision == "fp16")
     counts = count_constants(path)
@@ -33,7 +41,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
         files=(path, path.with_suffix(".bin")),
         tensors_by_dtype=counts,
         ops=count_ops(path),
-        versions={"openvino": str(openvino.__version__)},
+        versions=versions,
         options=target.options,
     )
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import __version__
-from effsam_export.bundle import contract
+from effsam_export.bundle import contract, int8
 from effsam_export.errors import BundleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from effsam_export.calibration.photographs import Photographs
     from effsam_export.parity.results import ParityReport
     from effsam_export.spec import (
         Artifact,
@@ -89,8 +90,12 @@ def compose(
     files: list[dict[str, Any]],
     golden: str | None,
     directory: Path,
+    calibration: Photographs | None = None,
 ) -> dict[str, Any]:
     """Put a manifest together; `files` are the entries of every file but the manifest itself."""
+    recipes = {
+        e.artifact.component: e.graph.quantization.recipe for e in exported if e.graph.quantization
+    }
     return {
         "manifest_version": MANIFEST_VERSION,
         "contract_version": CONTRACT_VERSION,
@@ -141,6 +146,7 @@ def compose(
         "golden": golden,
         "tools": {"effsam-export": __version__, **versions},
         "files": files,
+        **({} if calibration is None else {"int8": int8.document(recipes, calibration)}),
     }
 
 

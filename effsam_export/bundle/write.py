@@ -20,6 +20,7 @@ from effsam_export.weights import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from effsam_export.calibration.photographs import Photographs
     from effsam_export.parity.check import ExpectedImage, Findings
     from effsam_export.parity.results import ParityReport
     from effsam_export.spec import Checkpoint, Float32, ModelSpec, TargetProfile
@@ -46,6 +47,7 @@ def write(
     findings: Findings,
     html: str,
     versions: Mapping[str, str],
+    calibration: Photographs | None = None,
 ) -> dict[str, Any]:
     """Add everything but the graphs, which are there already, and return the manifest.
 
@@ -58,6 +60,7 @@ def write(
         findings: A parity check that passed.
         html: The report page.
         versions: Package -> version of the tools that took part.
+        calibration: What an INT8 export was calibrated on.
     """
     write_json(directory / "parity.json", parity_document(findings.report))
     (directory / "report.html").write_text(html, "utf-8")
@@ -79,6 +82,7 @@ def write(
         files=[],
         golden=golden,
         directory=directory,
+        calibration=calibration,
     )
     for component in manifest["components"]:
         _share_source(directory, component)

@@ -12,11 +12,14 @@ from effsam_export.cli.fetch import acquire, consent
 from effsam_export.cli.options import (
     AcceptLicense,
     CacheDir,
+    Calib,
     CheckpointFile,
     ComponentName,
     Fp16,
+    Int8File,
     Json,
     ModelName,
+    NumSamples,
     ParityFile,
     PrecisionName,
     Quiet,
@@ -24,11 +27,14 @@ from effsam_export.cli.options import (
     TargetName,
     TargetOptions,
     chosen_precision,
+    int8_request,
     to_options,
     to_settings,
 )
 
 if TYPE_CHECKING:
+    from effsam_export.int8 import Int8Request
+    from effsam_export.pipeline import ExportRequest
     from effsam_export.spec import ModelSpec, TargetProfile
 
 
@@ -46,6 +52,9 @@ def export(
     ] = None,
     settings: Settings = None,
     option: TargetOptions = None,
+    calib: Calib = None,
+    num_samples: NumSamples = None,
+    int8_recipe: Int8File = None,
     parity: ParityFile = None,
     accept_license: AcceptLicense = False,
     force: Annotated[
@@ -67,10 +76,11 @@ def export(
     profile = profiles.load_target(
         target, chosen_precision(precision, fp16=fp16, int8=int8), to_options(option)
     )
+    quantizing = int8_request(spec, profile, calib, num_samples, int8_recipe)
     place = output or Path(f"{spec.name}-{profile.name}-{profile.precision}")
     components = () if component == "all" else (component,)
     if dry_run:
-        _show_plan(spec, profile, place, components, as_json=json)
+        _show_plan(spec, profile, place, components, quantizing, as_json=json)
         return
     # Everything that can be refused is refused before a download.
     request = pipeline.ExportRequest(
@@ -81,7 +91,10 @@ def export(
         components=components,
         parity_file=parity,
         force=force,
+        int8=quantizing,
     )
+    for line in int8_lines(request):
+        talk.say(line)
     pipeline.check_request(request)
     consent(spec, accept_license, cache_dir)
     request = pipeline.with_checkpoint(request, acquire(spec, checkpoint, cache_dir, talk))
@@ -103,11 +116,33 @@ def export(
     talk.next(f"effsam run {place} IMAGE --point X,Y --output overlay.png")
 
 
+def int8_lines(request: ExportRequest) -> list[str]:
+    """What `--int8` means for this model and target, and what to beware of."""
+    if request.int8 is None:
+        return []
+    names = tuple(c.name for c in request.chosen)
+    words = in_words(request.int8, request.target, names)
+    lines = [f"int8 {name}: {what}" for name, what in words.items()]
+    if not request.int8.plan.measured:
+        lines.append("warning: INT8 accuracy of this model's trained weights is unmeasured")
+    return lines + [f"warning: {w}" for w in request.int8.calibration.warnings]
+
+
+def in_words(
+    quantizing: Int8Request, profile: TargetProfile, names: tuple[str, ...]
+) -> dict[str, str]:
+    """The recipe of each component in a line."""
+    from effsam_export.quantize import recipes
+
+    return {n: recipes.in_words(quantizing.plan.recipe(n, profile.backend)) for n in names}
+
+
 def _show_plan(
     spec: ModelSpec,
     profile: TargetProfile,
     place: Path,
     components: tuple[str, ...],
+    quantizing: Int8Request | None,
     *,
     as_json: bool,
 ) -> None:
@@ -125,7 +160,9 @@ def _show_plan(
             "mask_iou": profile.gates.mask_iou,
             "score_error": profile.gates.score_error,
             "cosine": profile.gates.cosine,
+            "mean_iou": profile.gates.mean_iou,
         },
+        **({"int8": in_words(quantizing, profile, names)} if quantizing else {}),
         "components": list(names),
         "output": str(place),
     }

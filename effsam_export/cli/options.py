@@ -13,6 +13,9 @@ from effsam_export.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from effsam_export.int8 import Int8Request
+    from effsam_export.spec import ModelSpec, TargetProfile
+
 # Typer reads these annotations at run time on Python 3.10, so they are spelt the old way.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors and data.")]
@@ -57,6 +60,27 @@ Settings = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--set", metavar="NAME=NUMBER", help="A setting that `effsam info` lists."),
 ]
+Calib = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--calib",
+        metavar="DIR|RECIPE",
+        help="What INT8 is calibrated on: a folder of photographs, a recipe's name or TOML file "
+        "[default: the photographs that ship].",
+    ),
+]
+NumSamples = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--num-samples", help="Calibration samples [default: the recipe's]."),
+]
+Int8File = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--int8-recipe",
+        help="TOML file of what INT8 quantizes, as `effsam bisect` writes it "
+        "[default: the best known].",
+    ),
+]
 TargetOptions = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
@@ -75,6 +99,37 @@ def chosen_precision(precision: str | None, *, fp16: bool, int8: bool = False) -
     if len(asked) > 1:
         raise UsageError(f"asked for {' and '.join(sorted(asked))} at once", hint="choose one")
     return asked.pop() if asked else None
+
+
+def int8_request(
+    model: ModelSpec,
+    target: TargetProfile,
+    calib: str | None,
+    num_samples: int | None,
+    recipe: Path | None,
+) -> Int8Request | None:
+    """What an INT8 export is asked to do; None for another precision.
+
+    Raises:
+        UsageError: Options of INT8 for another precision, or what is wrong with them.
+    """
+    from effsam_export.calibration import recipe as calibration
+    from effsam_export.int8 import Int8Request
+    from effsam_export.quantize import recipes
+
+    if target.precision != "int8":
+        given = {"--calib": calib, "--num-samples": num_samples, "--int8-recipe": recipe}
+        idle = [name for name, value in given.items() if value is not None]
+        if idle:
+            raise UsageError(
+                f"{' and '.join(idle)}: nothing is calibrated in {target.precision}",
+                hint="add --int8",
+            )
+        return None
+    return Int8Request(
+        calibration=calibration.load(calib or calibration.DEFAULT, num_samples),
+        plan=recipes.load(model.name, recipe),
+    )
 
 
 def to_settings(given: list[str] | None) -> dict[str, float]:

@@ -29,6 +29,12 @@ def judge(
         failures += _judge_seam(gates, seam)
     for case in cases:
         failures += _judge_case(gates, case, score)
+    mean = sum(c.answer_iou for c in cases) / len(cases) if cases else 1.0
+    if not mean >= gates.mean_iou:
+        failures.append(
+            f"end to end: mean IoU of {len(cases)} prompts is {mean:.6f}, want {gates.mean_iou:g} "
+            f"(mean_iou = {_below(mean)} would have passed)"
+        )
     return tuple(failures)
 
 

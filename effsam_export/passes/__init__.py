@@ -14,6 +14,7 @@ import onnx
 from effsam_export import onnx_file
 from effsam_export.passes import regroup_gelu, share_constants, simplify, strip_debug_info
 from effsam_export.precision.select import fp32_nodes
+from effsam_export.quantize.treatments import treatments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,17 +40,20 @@ def pipeline(target: TargetProfile) -> tuple[tuple[str, Pass], ...]:
 def rewrite(graph: Graph, target: TargetProfile, out_dir: Path) -> Graph:
     """Run the passes on a traced graph and write the result into `out_dir`.
 
-    What the graph's precision recipe keeps in FP32 is looked up on the way, while the nodes still
-    say which module they come from.
+    What the graph's precision recipe keeps in FP32, and what INT8 does to each node, is looked up
+    on the way, while the nodes still say which module they come from.
     """
     kept: tuple[str, ...] = ()
+    quantized = graph.quantization
     model, notes = onnx.load(graph.path), []
     for name, apply in pipeline(target):
         if graph.recipe and name == "strip_debug_info":
             kept = fp32_nodes(model, graph.recipe)
+        if quantized is not None and name == "strip_debug_info":
+            quantized = replace(quantized, treatments=treatments(model, quantized.recipe))
         model, note = apply(model)
         notes.append(f"{name}: {note}")
     path = out_dir / f"{graph.component.name}.onnx"
     onnx_file.save(model, path)
     onnx_file.check(path)
-    return replace(graph, path=path, rewrites=tuple(notes), fp32_nodes=kept)
+    return replace(graph, path=path, rewrites=tuple(notes), fp32_nodes=kept, quantization=quantized)

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from effsam_export.spec import Feeds
@@ -83,6 +83,16 @@ class Int8Recipe:
         if self.scheme == "w8a8":
             return "w8a8"
         return "w8" if self.scheme == "w8" else "float"
+
+    def idle_patterns(self, layers: Iterable[Sequence[str]]) -> list[str]:
+        """Patterns of the exceptions that match no layer: names that have rotted, or typos."""
+        paths = {path for modules in layers for path in modules}
+        return [
+            p
+            for entry in self.exceptions
+            for p in entry.modules
+            if not any(fnmatchcase(path, p) for path in paths)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

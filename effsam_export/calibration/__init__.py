@@ -1,0 +1,1 @@
+"""Real photographs and prompts for a quantizer: what they are, and what is refused."""

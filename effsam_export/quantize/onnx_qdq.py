@@ -1,0 +1,199 @@
+"""INT8 in an ONNX graph, by ONNX Runtime's own quantizer: Q/DQ pairs around layers with weights.
+
+Given: Conv / MatMul / Gemm with constant weights, in FP32.
+Result: for `w8a8`, DequantizeLinear on INT8 weights (one scale a channel, symmetric) and a Quantize
+and Dequantize pair on the input (and, for a convolution, the output: ONNX Runtime computes it in
+INT8 only so); for `w8`, DequantizeLinear on the weights alone; constants that stay are in FP16
+behind a Cast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from effsam_export.quantize import activation_ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from effsam_export.quantize.activation_ranges import Range
+    from effsam_export.quantize.plan import Quantization
+    from effsam_export.spec import Array
+
+QUANTIZABLE = ("Conv", "MatMul", "Gemm")
+"""What ONNX Runtime computes in INT8; a transposed convolution gets INT8 weights at most."""
+EVERYTHING = (*QUANTIZABLE, "Add", "Mul", "Softmax", "Sigmoid", "Concat")
+SMALLEST_HALVED = 1024
+"""Constants below so many elements stay in FP32: epsilons, scales, a norm's weights."""
+
+
+def apply(
+    model: onnx.ModelProto, quantization: Quantization, scratch: Path, *, symmetric: bool = False
+) -> onnx.ModelProto:
+    """The quantized graph; the given one is not changed.
+
+    Args:
+        model: In FP32.
+        quantization: Recipe, samples, and the treatment of each node.
+        scratch: Folder for intermediate files.
+        symmetric: Activations too (INT8 around zero), as TensorRT wants them; else UINT8.
+    """
+    ranges: Mapping[str, Range] = {}
+    if quantization.recipe.scheme != "w8":
+        ranges = activation_ranges.measure(
+            model,
+            wanted_tensors(model, quantization),
+            quantization.feeds(),
+            quantization.recipe.method,
+            scratch,
+        )
+    return insert(model, quantization, ranges, symmetric=symmetric)
+
+
+def wanted_tensors(model: onnx.ModelProto, quantization: Quantization) -> list[str]:
+    """Activations whose ranges the recipe needs, in the graph's order."""
+    constants = {i.name for i in model.graph.initializer}
+    everything = quantization.recipe.everything
+    found: dict[str, None] = {}
+    for node in model.graph.node:
+        whole = everything and node.op_type in EVERYTHING
+        if whole or quantization.treatments.get(node.name) == "w8a8":
+            for name in (*node.input, *node.output):
+                if name and name not in constants:
+                    found[name] = None
+    return list(found)
+
+
+def insert(
+    model: onnx.ModelProto,
+    quantization: Quantization,
+    ranges: Mapping[str, Range],
+    *,
+    symmetric: bool = False,
+) -> onnx.ModelProto:
+    """The graph with Q/DQ pairs for ranges that were measured before."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    out = _with_pairs(out, quantization, ranges, symmetric=symmetric) if ranges else out
+    for node in list(out.graph.node):
+        if quantization.treatments.get(node.name) == "w8":
+            _store_in_int8(out.graph, node)
+    _halve(out.graph)
+    return out
+
+
+def _with_pairs(
+    model: onnx.ModelProto,
+    quantization: Quantization,
+    ranges: Mapping[str, Range],
+    *,
+    symmetric: bool,
+) -> onnx.ModelProto:
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    constants = {i.name for i in model.graph.initializer}
+    everything = quantization.recipe.everything
+    chosen: list[str] = []
+    kept: list[str] = []
+    for node in model.graph.node:
+        treatment = quantization.treatments.get(node.name)
+        weighted = treatment == "w8a8" and node.op_type in QUANTIZABLE
+        product = everything and treatment is None and node.op_type in EVERYTHING
+        # Sums and products of integers or of constants alone are shape arithmetic.
+        product = product and all(name in ranges for name in node.input if name not in constants)
+        (chosen if weighted or product else kept).append(node.name)
+    data: dict[str, Any] = {
+        name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
+        for name, (low, high) in ranges.items()
+    }
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, data),
+        nodes_to_quantize=chosen,
+        nodes_to_exclude=kept,
+        op_types_to_quantize=list(EVERYTHING if everything else QUANTIZABLE),
+        extra_options={
+            "ActivationSymmetric": symmetric,
+            "WeightSymmetric": True,
+            # Its result is wanted in floating point: a norm, GELU or a residual comes next.
+            "OpTypesToExcludeOutputQuantization": [] if everything else ["MatMul", "Gemm"],
+        },
+    )
+    quantizer.quantize_model()
+    quantized: onnx.ModelProto = quantizer.model.model
+    return quantized
+
+
+def _store_in_int8(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """Put DequantizeLinear on INT8 in the place of a node's weight."""
+    name = node.input[1]
+    weight = next((i for i in graph.initializer if i.name == name), None)
+    if weight is None:
+        # Shared with a layer that came first.
+        return
+    values: Array = numpy_helper.to_array(weight)
+    axis = output_axis(node, values.ndim)
+    others = tuple(i for i in range(values.ndim) if i != axis)
+    scale = np.abs(values).max(axis=others) / np.float32(127)
+    scale[scale == 0] = 1
+    shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+    rounded = np.round(values / scale.reshape(shape)).astype(np.int8)
+    graph.initializer.remove(weight)
+    graph.initializer.append(numpy_helper.from_array(rounded, f"{name}_int8"))
+    graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"))
+    graph.node.insert(
+        0,
+        helper.make_node(
+            "DequantizeLinear",
+            [f"{name}_int8", f"{name}_scale"],
+            [name],
+            name=f"{name}_DequantizeLinear",
+            axis=axis,
+        ),
+    )
+
+
+def output_axis(node: onnx.NodeProto, rank: int) -> int:
+    """Axis of a weight that counts output channels."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and attributes.get("transB")):
+        return 0
+    if node.op_type == "ConvTranspose":
+        # With groups, a channel of this axis is one in every group: still one scale a channel.
+        return 1
+    return rank - 1
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Store large FP32 constants in FP16, behind a Cast; a runtime folds it while it loads."""
+    scales = {n for node in graph.node if node.op_type in PAIRS for n in node.input[1:]}
+    for tensor in list(graph.initializer):
+        size = int(np.prod(tensor.dims, dtype=np.int64))
+        if tensor.data_type != TensorProto.FLOAT or size < SMALLEST_HALVED or tensor.name in scales:
+            continue
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        if not np.isfinite(half).all():
+            continue
+        name = tensor.name
+        graph.initializer.remove(tensor)
+        graph.initializer.append(numpy_helper.from_array(half, f"{name}_fp16"))
+        graph.node.insert(
+            0,
+            helper.make_node(
+                "Cast", [f"{name}_fp16"], [name], name=f"{name}_Cast", to=TensorProto.FLOAT
+            ),
+        )
+
+
+PAIRS = ("QuantizeLinear", "DequantizeLinear")

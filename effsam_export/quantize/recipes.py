@@ -1,0 +1,141 @@
+"""INT8 recipes: `calibration/int8/<model>.toml`, or the default for models without one.
+
+A file has a table for each component, and in it one for each backend, or `default`. `effsam bisect`
+writes files of the same form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from effsam_export import backends, profiles
+from effsam_export.errors import UsageError
+from effsam_export.quantize.plan import METHODS, SCHEMES, TREATMENTS, Exception8, Int8Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+COMPONENTS = ("encoder", "decoder", "segmenter")
+RECIPE_KEYS = {"scheme": str, "method": str, "everything": bool, "exceptions": list}
+EXCEPTION_KEYS = {"modules": list, "treatment": str, "reason": str, "source": str}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Plan:
+    """The recipes of one file.
+
+    Attributes:
+        name: Of the file, without its suffix: a model, `default`, or a user's own.
+        measured: What is known of the result, as a sentence; empty where nothing was measured.
+    """
+
+    name: str
+    measured: str
+    recipes: Mapping[tuple[str, str], Int8Recipe]
+
+    def recipe(self, component: str, backend: str) -> Int8Recipe:
+        """The recipe of a component for a backend; one that is not named stays in FP16."""
+        for key in ((component, backend), (component, "default")):
+            if key in self.recipes:
+                return self.recipes[key]
+        return Int8Recipe(scheme="fp16")
+
+
+def load(model: str, path: Path | None = None) -> Int8Plan:
+    """The best recipes known for a model, or those of a user's file.
+
+    Raises:
+        UsageError: Every fault of the file in one message.
+    """
+    if path is None:
+        folder = profiles.data_dir("calibration") / "int8"
+        path = folder / f"{model}.toml"
+        path = path if path.is_file() else folder / "default.toml"
+    elif not path.is_file():
+        raise UsageError(f"INT8 recipe `{path}` does not exist")
+    table = profiles.read_toml(path)
+    problems: list[str] = []
+    recipes: dict[tuple[str, str], Int8Recipe] = {}
+    for component, rows in table.items():
+        if component == "measured" and isinstance(rows, str):
+            continue
+        if component not in COMPONENTS or not isinstance(rows, dict):
+            problems.append(f"`{component}` is not a table called {', '.join(COMPONENTS)}")
+            continue
+        for backend, row in rows.items():
+            where = f"{component}.{backend}"
+            if backend != "default" and backend not in backends.BACKENDS:
+                problems.append(f"`{where}`: no backend is called `{backend}`")
+                continue
+            faults = _faults(row, where)
+            problems += faults
+            if not faults:
+                recipes[component, backend] = _recipe(row)
+    if not recipes and not problems:
+        problems.append("it quantizes nothing")
+    if problems:
+        raise UsageError(f"INT8 recipe `{path.name}`: {'; '.join(problems)}")
+    return Int8Plan(name=path.stem, measured=str(table.get("measured", "")), recipes=recipes)
+
+
+def _faults(row: object, where: str) -> list[str]:
+    given = row if isinstance(row, dict) else {}
+    keys = {k: v for k, v in RECIPE_KEYS.items() if k == "scheme" or k in given}
+    problems = profiles.faults(row, keys, f"{where}.")
+    if problems:
+        return problems
+    for key, known in (("scheme", SCHEMES), ("method", METHODS)):
+        if given.get(key, known[0]) not in known:
+            problems.append(f"`{where}.{key}` is `{given[key]}`, want one of {', '.join(known)}")
+    for entry in given.get("exceptions", []):
+        optional = {k: v for k, v in EXCEPTION_KEYS.items() if k != "source" or k in entry}
+        found = profiles.faults(entry, optional, f"{where}.exceptions.")
+        if not found and entry["treatment"] not in TREATMENTS:
+            found.append(
+                f"`{where}.exceptions.treatment` is `{entry['treatment']}`, "
+                f"want one of {', '.join(TREATMENTS)}"
+            )
+        if not found and not (
+            entry["modules"] and all(isinstance(m, str) for m in entry["modules"])
+        ):
+            found.append(f"`{where}.exceptions.modules` wants names, at least one")
+        problems += found
+    return problems
+
+
+def _recipe(row: Mapping[str, Any]) -> Int8Recipe:
+    return Int8Recipe(
+        scheme=row["scheme"],
+        method=row.get("method", "minmax"),
+        everything=row.get("everything", False),
+        exceptions=tuple(
+            Exception8(
+                modules=tuple(entry["modules"]),
+                treatment=entry["treatment"],
+                reason=entry["reason"],
+                source=entry.get("source", ""),
+            )
+            for entry in row.get("exceptions", [])
+        ),
+    )
+
+
+def in_words(recipe: Int8Recipe) -> str:
+    """A recipe in a line, for a person who asked for `--int8`."""
+    if not recipe.quantizes:
+        return f"stays in {recipe.scheme.upper()}"
+    what = "weights and activations" if recipe.scheme == "w8a8" else "weights only"
+    parts = [f"INT8 {what}"]
+    if recipe.scheme == "w8a8":
+        parts.append(f"{recipe.method} ranges")
+    for treatment, words in (
+        ("w8", "weights only"),
+        ("float", "FP16"),
+        ("w8a8", "activations too"),
+    ):
+        modules = [m for e in recipe.exceptions if e.treatment == treatment for m in e.modules]
+        if modules:
+            parts.append(f"{words} in {', '.join(modules)}")
+    return "; ".join(parts)

@@ -1,0 +1,38 @@
+"""An INT8 recipe -> the treatment of each node of an exported graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from effsam_export.errors import UsageError
+from effsam_export.precision.select import onnx_place
+
+if TYPE_CHECKING:
+    import onnx
+
+    from effsam_export.quantize.plan import Int8Recipe, Treatment
+
+WEIGHTED = ("Conv", "MatMul", "Gemm", "ConvTranspose")
+
+
+def treatments(model: onnx.ModelProto, recipe: Int8Recipe) -> dict[str, Treatment]:
+    """Treatment of every node with a constant weight, while the exporter's notes are there.
+
+    Raises:
+        UsageError: Modules of the recipe that hold no such node, all in one message.
+    """
+    constants = {i.name for i in model.graph.initializer}
+    places = {
+        n.name: place.modules
+        for n in model.graph.node
+        if n.op_type in WEIGHTED
+        and n.input[1] in constants
+        and (place := onnx_place(n)) is not None
+    }
+    idle = recipe.idle_patterns(places.values())
+    if idle:
+        raise UsageError(
+            f"the INT8 recipe names modules that hold no layer with weights: {', '.join(idle)}",
+            hint="`effsam bisect` and `effsam lint` name modules of the export form",
+        )
+    return {name: recipe.treatment(modules) for name, modules in places.items()}
