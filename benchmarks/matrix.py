@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import golden_checkpoints, machine
-from benchmarks.memo import Remembered, remembering
+from effsam_export.parity.memo import Remembered, remembering
 from effsam_export import backends, isolate, models, passes, profiles, trace, weights
 from effsam_export.errors import EffsamError
 from effsam_export.models import fixed, loading

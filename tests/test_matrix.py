@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 from benchmarks import matrix
-from benchmarks.memo import Remembered, key_of, remembering
+from effsam_export.parity.memo import Remembered, key_of, remembering
 from effsam_export import models, profiles
 from effsam_export.spec import Gates, Point, Prompt, Sample
 from tests.tiny import TINY_SAM, build

@@ -57,15 +57,17 @@ def apply(model: openvino.Model, quantization: Quantization) -> openvino.Model:
 def layers(model: openvino.Model, quantization: Quantization) -> dict[str, Treatment]:
     """Treatment of every convolution and product of a model, by its own name.
 
-    Products of two activations are `float`, unless everything is quantized.
+    Products of two activations are `float`, unless everything is quantized; then the other
+    operators that have a treatment are here too.
     """
     found: dict[str, Treatment] = {}
     for op in model.get_ordered_ops():
+        name = op.get_friendly_name()
+        treatment = quantization.treatments.get(name.removesuffix(WITHOUT_BIASES))
         if op.get_type_name() in LAYERS:
-            name = op.get_friendly_name()
-            stem = name.removesuffix(WITHOUT_BIASES)
-            product: Treatment = "w8a8" if quantization.recipe.everything else "float"
-            found[name] = quantization.treatments.get(stem, product)
+            found[name] = treatment or "float"
+        elif treatment is not None and quantization.recipe.everything:
+            found[name] = treatment
     return found
 
 
@@ -107,6 +109,8 @@ def _with_activations(
             names=[n for n, treatment in found.items() if treatment != "w8a8"],
             types=sorted(others - {"Result"}),
         )
+    elif kept := [n for n, treatment in found.items() if treatment != "w8a8"]:
+        ignored = nncf.IgnoredScope(names=kept)
     return nncf.quantize(
         model,
         nncf.Dataset(feeds, dict),

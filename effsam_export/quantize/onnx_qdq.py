@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from effsam_export.quantize import activation_ranges
+from effsam_export.quantize.treatments import OTHERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 QUANTIZABLE = ("Conv", "MatMul", "Gemm")
 """What ONNX Runtime computes in INT8; a transposed convolution gets INT8 weights at most."""
-EVERYTHING = (*QUANTIZABLE, "Add", "Mul", "Softmax", "Sigmoid", "Concat")
 SMALLEST_HALVED = 1024
 """Constants below so many elements stay in FP32: epsilons, scales, a norm's weights."""
 
@@ -58,11 +58,9 @@ def apply(
 def wanted_tensors(model: onnx.ModelProto, quantization: Quantization) -> list[str]:
     """Activations whose ranges the recipe needs, in the graph's order."""
     constants = {i.name for i in model.graph.initializer}
-    everything = quantization.recipe.everything
     found: dict[str, None] = {}
     for node in model.graph.node:
-        whole = everything and node.op_type in EVERYTHING
-        if whole or quantization.treatments.get(node.name) == "w8a8":
+        if quantization.treatments.get(node.name) == "w8a8":
             for name in (*node.input, *node.output):
                 if name and name not in constants:
                     found[name] = None
@@ -100,15 +98,13 @@ def _with_pairs(
 
     constants = {i.name for i in model.graph.initializer}
     everything = quantization.recipe.everything
+    kinds = {*QUANTIZABLE, *(OTHERS if everything else ())}
     chosen: list[str] = []
     kept: list[str] = []
     for node in model.graph.node:
-        treatment = quantization.treatments.get(node.name)
-        weighted = treatment == "w8a8" and node.op_type in QUANTIZABLE
-        product = everything and treatment is None and node.op_type in EVERYTHING
-        # Sums and products of integers or of constants alone are shape arithmetic.
-        product = product and all(name in ranges for name in node.input if name not in constants)
-        (chosen if weighted or product else kept).append(node.name)
+        right = quantization.treatments.get(node.name) == "w8a8" and node.op_type in kinds
+        right = right and all(name in ranges for name in node.input if name not in constants)
+        (chosen if right else kept).append(node.name)
     data: dict[str, Any] = {
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
         for name, (low, high) in ranges.items()
@@ -122,7 +118,7 @@ def _with_pairs(
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
         nodes_to_quantize=chosen,
         nodes_to_exclude=kept,
-        op_types_to_quantize=list(EVERYTHING if everything else QUANTIZABLE),
+        op_types_to_quantize=sorted(kinds),
         extra_options={
             "ActivationSymmetric": symmetric,
             "WeightSymmetric": True,

@@ -6,6 +6,7 @@ writes files of the same form.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -139,3 +140,29 @@ def in_words(recipe: Int8Recipe) -> str:
         if modules:
             parts.append(f"{words} in {', '.join(modules)}")
     return "; ".join(parts)
+
+
+def to_toml(measured: str, recipes: Mapping[str, Int8Recipe]) -> str:
+    """Recipes by component as a file that `load` reads."""
+    # A JSON string is a TOML string.
+    lines = [f"measured = {json.dumps(measured)}"]
+    for component, recipe in recipes.items():
+        lines += ["", f"[{component}.default]", f'scheme = "{recipe.scheme}"']
+        if recipe.quantizes:
+            lines += [f'method = "{recipe.method}"']
+            lines += ["everything = true"] if recipe.everything else []
+        if recipe.exceptions:
+            lines.append("exceptions = [")
+            lines += [f"  {_entry(e)}," for e in recipe.exceptions]
+            lines.append("]")
+    return "\n".join(lines) + "\n"
+
+
+def _entry(entry: Exception8) -> str:
+    fields = {
+        "modules": json.dumps(list(entry.modules)),
+        "treatment": json.dumps(entry.treatment),
+        "reason": json.dumps(entry.reason),
+        **({"source": json.dumps(entry.source)} if entry.source else {}),
+    }
+    return "{ " + ", ".join(f"{k} = {v}" for k, v in fields.items()) + " }"

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from effsam_export.quantize.plan import Int8Recipe, Treatment
 
 WEIGHTED = ("Conv", "MatMul", "Gemm", "ConvTranspose")
+OTHERS = ("MatMul", "Add", "Mul", "Softmax", "Sigmoid", "Concat")
+"""Operators without weights that `everything` means: what ONNX Runtime has INT8 forms of."""
 
 
 def treatments(model: onnx.ModelProto, recipe: Int8Recipe) -> dict[str, Treatment]:
     """Treatment of every node with a constant weight, while the exporter's notes are there.
+
+    Under `everything` the nodes that have none, and that a quantizer could take, get one too.
 
     Raises:
         UsageError: Modules of the recipe that hold no such node, all in one message.
@@ -25,9 +29,10 @@ def treatments(model: onnx.ModelProto, recipe: Int8Recipe) -> dict[str, Treatmen
     places = {
         n.name: place.modules
         for n in model.graph.node
-        if n.op_type in WEIGHTED
-        and n.input[1] in constants
+        if takes(n, constants, everything=recipe.everything)
         and (place := onnx_place(n)) is not None
+        # Outside every module there is nothing but the normalisation of the image.
+        and place.modules[-1]
     }
     idle = recipe.idle_patterns(places.values())
     if idle:
@@ -36,3 +41,10 @@ def treatments(model: onnx.ModelProto, recipe: Int8Recipe) -> dict[str, Treatmen
             hint="`effsam bisect` and `effsam lint` name modules of the export form",
         )
     return {name: recipe.treatment(modules) for name, modules in places.items()}
+
+
+def takes(node: onnx.NodeProto, constants: set[str], *, everything: bool) -> bool:
+    """Whether a node has a treatment."""
+    if node.op_type in WEIGHTED and node.input[1] in constants:
+        return True
+    return everything and node.op_type in OTHERS

@@ -1,0 +1,224 @@
+"""Find the fewest modules that INT8 has to leave alone, judged on masks over real photographs.
+
+Four steps, every judgement a full parity check: (1) quantize one block alone, then, where masks
+suffer, each layer of it alone: that is its sensitivity; (2) keep the most sensitive layers
+floating, as few as hold the gate, by halving; (3) give each of them back if the gate holds without it;
+(4) store the weights of each in INT8 if the gate holds. Judgements are kept in a file, so that an
+interrupted search goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from effsam_export.errors import CheckFailed
+from effsam_export.files import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+Kept = Literal["float", "w8"]
+NEGLIGIBLE = 0.002
+"""Mean mask IoU that a block alone may cost without its layers being looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one judgement found, over all prompts.
+
+    Attributes:
+        mean, least: Mask IoU with PyTorch, of the masks a user is given.
+        switched: Prompts for which another mask of the set wins.
+    """
+
+    mean: float
+    least: float
+    switched: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What has to hold."""
+
+    least: float
+    mean: float
+
+    def holds(self, verdict: Verdict) -> bool:
+        """NaN does not."""
+        return verdict.least >= self.least and verdict.mean >= self.mean and verdict.switched == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A layer that is not quantized whole, and how much its quantization alone costs.
+
+    Attributes:
+        sensitivity: Mean mask IoU lost when nothing but its block or itself is quantized.
+    """
+
+    layer: str
+    kept: Kept
+    sensitivity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a search found.
+
+    Attributes:
+        layers: How many there are.
+        evaluations: Judgements in all; those that an earlier run had made included.
+        before, after: Everything quantized, and with the choices.
+    """
+
+    choices: tuple[Choice, ...]
+    layers: int
+    evaluations: int
+    before: Verdict
+    after: Verdict
+
+
+class Notebook:
+    """Judgements by what was asked, on disk after each one.
+
+    Args:
+        path: The file; judgements of another question in it are dropped.
+        question: Everything that a judgement depends on besides the layers.
+        judge: Does the work. Takes the layers that are not quantized whole.
+        told: Called after each judgement with how many there are and the seconds it took.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        question: str,
+        judge: Callable[[Mapping[str, Kept]], Verdict],
+        told: Callable[[int, float], None],
+    ) -> None:
+        self._path, self._question, self._judge, self._told = path, question, judge, told
+        self._known: dict[str, Verdict] = {}
+        if path.is_file():
+            document = json.loads(path.read_text("utf-8"))
+            if document.get("question") == question:
+                self._known = {k: Verdict(**v) for k, v in document["verdicts"].items()}
+        self.asked = 0
+
+    def ask(self, kept: Mapping[str, Kept]) -> Verdict:
+        """The verdict when these layers are kept and all others are quantized."""
+        key = ",".join(f"{layer}={kind}" for layer, kind in sorted(kept.items()))
+        self.asked += 1
+        if key not in self._known:
+            began = time.perf_counter()
+            self._known[key] = self._judge(kept)
+            self._save()
+            self._told(self.asked, time.perf_counter() - began)
+        return self._known[key]
+
+    def _save(self) -> None:
+        verdicts = {
+            k: {"mean": v.mean, "least": v.least, "switched": v.switched}
+            for k, v in self._known.items()
+        }
+        document = {"question": self._question, "verdicts": verdicts}
+        write_whole(self._path, json.dumps(document, indent=1, sort_keys=True).encode())
+
+
+def search(layers: Sequence[str], gate: Gate, notebook: Notebook) -> Outcome:
+    """Find what has to be kept.
+
+    Args:
+        layers: Module paths of all layers, `component:path`, in the order of the graphs.
+        gate: What has to hold.
+        notebook: Asks the judge.
+
+    Raises:
+        CheckFailed: The gate does not hold with nothing quantized.
+    """
+    every = dict.fromkeys(layers, "float")
+    whole = notebook.ask({})
+    if gate.holds(whole):
+        return Outcome(
+            choices=(), layers=len(layers), evaluations=notebook.asked, before=whole, after=whole
+        )
+    best = notebook.ask(_kept(every))
+    if not gate.holds(best):
+        raise CheckFailed(
+            f"with nothing quantized the least mask IoU is {best.least:.4f} and the mean "
+            f"{best.mean:.4f}, {best.switched} masks switched: no choice of modules holds the gate",
+            hint=f"--min-iou {max(0.0, best.least - 0.01):.2f} could be reached",
+        )
+    cost = sensitivities(layers, notebook)
+    ranked = sorted(layers, key=lambda layer: (-cost[layer], layers.index(layer)))
+    kept = fewest(ranked, gate, notebook)
+    for layer in sorted(kept, key=lambda name: cost[name]):
+        trial = {k: v for k, v in kept.items() if k != layer}
+        if gate.holds(notebook.ask(trial)):
+            kept = trial
+    for layer in sorted(kept, key=lambda name: cost[name]):
+        trial = {**kept, layer: "w8"}
+        if gate.holds(notebook.ask(trial)):
+            kept = trial
+    choices = [
+        Choice(layer=layer, kept=kind, sensitivity=cost[layer]) for layer, kind in kept.items()
+    ]
+    return Outcome(
+        choices=tuple(sorted(choices, key=lambda c: (-c.sensitivity, c.layer))),
+        layers=len(layers),
+        evaluations=notebook.asked,
+        before=whole,
+        after=notebook.ask(kept),
+    )
+
+
+def sensitivities(layers: Sequence[str], notebook: Notebook) -> dict[str, float]:
+    """Mean mask IoU that each layer costs when it alone is quantized.
+
+    A block that alone costs next to nothing is not taken apart: its layers share its figure.
+    """
+    cost: dict[str, float] = {}
+    for group in blocks(layers):
+        lost = 1 - notebook.ask(_kept(x for x in layers if x not in group)).mean
+        if lost <= NEGLIGIBLE or len(group) == 1:
+            cost.update(dict.fromkeys(group, lost))
+            continue
+        for layer in group:
+            cost[layer] = 1 - notebook.ask(_kept(x for x in layers if x != layer)).mean
+    return cost
+
+
+def blocks(layers: Iterable[str]) -> list[list[str]]:
+    """Layers by the block they lie in: the shortest path that ends in a number, or their parent."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        parts = layer.split(".")
+        numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+        # The innermost number that is not the layer itself: `layers.1.blocks.0` of its `mlp.fc1`.
+        inner = [i for i in numbers if i < len(parts) - 1]
+        block = ".".join(parts[: inner[-1] + 1] if inner else parts[:-1])
+        found.setdefault(block, []).append(layer)
+    return list(found.values())
+
+
+def fewest(ranked: Sequence[str], gate: Gate, notebook: Notebook) -> dict[str, Kept]:
+    """The shortest head of a ranking that holds the gate when it is kept, by halving."""
+    low, high = 1, len(ranked)
+    while low < high:
+        middle = (low + high) // 2
+        if gate.holds(notebook.ask(_kept(ranked[:middle]))):
+            high = middle
+        else:
+            low = middle + 1
+    return _kept(ranked[:low])
+
+
+def _kept(layers: Iterable[str]) -> dict[str, Kept]:
+    return dict.fromkeys(layers, "float")
+
+
+def likely_evaluations(layers: Sequence[str]) -> int:
+    """About how many judgements a search takes: half of the layers, each block, and the halving."""
+    return len(blocks(layers)) + len(layers) // 2 + len(layers).bit_length() + 12

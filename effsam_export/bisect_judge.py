@@ -1,0 +1,176 @@
+"""The judge of a search: quantized graphs in ONNX Runtime, held to PyTorch on real photographs.
+
+ONNX Runtime stands in for every target here: ranges are measured once, and a graph with other
+layers quantized is ready in seconds. What is found is a recipe by module, which the target's own
+quantizer takes; whether it holds there, the export decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from effsam_export import int8, onnx_file, passes, pipeline, trace
+from effsam_export.backends.onnxruntime import OnnxSession
+from effsam_export.bisect import Verdict
+from effsam_export.models import loading
+from effsam_export.parity.check import Sides, check
+from effsam_export.parity.memo import Remembered, remembering
+from effsam_export.precision.select import onnx_place
+from effsam_export.progress import stage
+from effsam_export.quantize import activation_ranges, onnx_qdq
+from effsam_export.quantize.plan import Exception8, Quantization
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from effsam_export.backends import Session
+    from effsam_export.bisect import Kept
+    from effsam_export.calibration.samples import Calibration
+    from effsam_export.pipeline import ExportRequest
+    from effsam_export.profiles import ParityImage
+    from effsam_export.progress import Observer
+    from effsam_export.quantize.activation_ranges import Range
+    from effsam_export.quantize.plan import Int8Recipe
+    from effsam_export.spec import ComponentSpec, Graph, ModelSpec
+
+SEPARATOR = ":"
+"""Between component and module path in the name of a layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """One component, ready to be quantized in any way.
+
+    Attributes:
+        places: Node -> paths of the modules it lies in, for the nodes that could be quantized.
+        ranges: Of the activations, measured once.
+    """
+
+    graph: Graph
+    model: onnx.ModelProto
+    quantization: Quantization
+    places: Mapping[str, Sequence[str]]
+    ranges: Mapping[str, Range]
+
+    @property
+    def layers(self) -> list[str]:
+        """Innermost modules, in the order of the graph."""
+        name = self.graph.component.name
+        return list(dict.fromkeys(f"{name}{SEPARATOR}{p[-1]}" for p in self.places.values()))
+
+
+class Bench:
+    """Everything that judgements share.
+
+    Args:
+        request: Model, weights, photographs and the recipe that is to be mended.
+        scratch: Folder for graphs and samples.
+        observer: Told of the stages.
+    """
+
+    def __init__(self, request: ExportRequest, scratch: Path, observer: Observer) -> None:
+        self._request, self._scratch = request, scratch
+        module = loading.load(request.model, request.checkpoint)
+        self._module: nn.Module = module
+        calibration = int8.calibrated(request, scratch, observer)
+        assert calibration is not None
+        self._model: ModelSpec = replace(
+            request.model, components=tuple(remembering(c) for c in request.model.components)
+        )
+        self._images: tuple[ParityImage, ...]
+        self._images, _ = pipeline.judged_by(request.model, request.parity_file)
+        self._sources: dict[str, Session] = {}
+        self._prepared: dict[str, Prepared] = {}
+        for component in request.model.components:
+            self._prepare(component, calibration, observer)
+
+    @property
+    def layers(self) -> list[str]:
+        """Layers of all components that the recipe quantizes."""
+        return [layer for p in self._prepared.values() for layer in p.layers]
+
+    def _prepare(
+        self, component: ComponentSpec, calibration: Calibration, observer: Observer
+    ) -> None:
+        request, folder = self._request, self._scratch / component.name
+        folder.mkdir()
+        with stage(f"trace {component.name}", observer):
+            program = trace.trace(self._module, component)
+            traced = trace.to_onnx(program, component, request.target.opset, folder)
+            raw = onnx.load(traced.path)
+        assert request.int8 is not None
+        recipe = request.int8.plan.recipe(component.name, request.target.backend)
+        quantized = None
+        if recipe.quantizes:
+            # The traced encoder is near enough to the one deployed to calibrate a decoder on.
+            encoder = self._sources.get("encoder")
+            samples = calibration.samples(
+                request.model,
+                component,
+                None if component.name != "decoder" or encoder is None else lambda: encoder,
+            )
+            quantized = Quantization(recipe=recipe, samples=samples)
+        out = folder / "rewritten"
+        out.mkdir()
+        graph = passes.rewrite(replace(traced, quantization=quantized), request.target, out)
+        self._sources[component.name] = Remembered(open_graph(graph.path))
+        if graph.quantization is None:
+            return
+        model = onnx.load(graph.path)
+        with stage(f"ranges {component.name}", observer):
+            ranges = activation_ranges.measure(
+                model,
+                onnx_qdq.wanted_tensors(model, graph.quantization),
+                graph.quantization.feeds(),
+                recipe.method,
+                folder,
+            )
+        places = {n.name: p.modules for n in raw.graph.node if (p := onnx_place(n)) is not None}
+        self._prepared[component.name] = Prepared(
+            graph=graph,
+            model=model,
+            quantization=graph.quantization,
+            places={n: places[n] for n in graph.quantization.treatments},
+            ranges=ranges,
+        )
+
+    def judge(self, kept: Mapping[str, Kept]) -> Verdict:
+        """Quantize everything but these layers, and hold the masks to PyTorch's."""
+        sessions = dict(self._sources)
+        for name, prepared in self._prepared.items():
+            path = self._scratch / f"{name}.judged.onnx"
+            recipe = with_kept(prepared.quantization.recipe, name, kept)
+            treatments = {n: recipe.treatment(p) for n, p in prepared.places.items()}
+            quantized = replace(prepared.quantization, recipe=recipe, treatments=treatments)
+            onnx_file.save(onnx_qdq.insert(prepared.model, quantized, prepared.ranges), path)
+            sessions[name] = open_graph(path)
+        sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
+        report = check(self._model, self._request.target, sides, self._images).report
+        ious = [c.answer_iou for c in report.cases]
+        return Verdict(
+            mean=float(np.mean(ious)),
+            least=min(ious),
+            switched=sum(c.winner != c.found_winner for c in report.cases),
+        )
+
+
+def with_kept(recipe: Int8Recipe, component: str, kept: Mapping[str, Kept]) -> Int8Recipe:
+    """A recipe with more exceptions, before its own."""
+    more = []
+    for layer, treatment in kept.items():
+        owner, _, path = layer.partition(SEPARATOR)
+        if owner == component:
+            more.append(Exception8(modules=(path,), treatment=treatment, reason="kept"))
+    return replace(recipe, exceptions=(*more, *recipe.exceptions))
+
+
+def open_graph(path: Path) -> Session:
+    """An ONNX file in ONNX Runtime."""
+    return OnnxSession(path, "CPUExecutionProvider")
