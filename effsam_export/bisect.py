@@ -2,9 +2,9 @@
 
 Four steps, every judgement a full parity check: (1) quantize one block alone, then, where masks
 suffer, each layer of it alone: that is its sensitivity; (2) keep the most sensitive layers
-floating, as few as hold the gate, by halving; (3) give each of them back if the gate holds without it;
-(4) store the weights of each in INT8 if the gate holds. Judgements are kept in a file, so that an
-interrupted search goes on where it stopped.
+floating, as few as hold the gate, by halving; (3) give each of them back if the gate holds without
+it; (4) store the weights of each in INT8 if the gate holds. Judgements are kept in a file, so that
+an interrupted search goes on where it stopped.
 """
 
 from __future__ import annotations

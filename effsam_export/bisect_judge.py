@@ -137,7 +137,7 @@ class Bench:
             graph=graph,
             model=model,
             quantization=graph.quantization,
-            places={n: places[n] for n in graph.quantization.treatments},
+            places={n: places[n] for n in graph.quantization.treatments if n in places},
             ranges=ranges,
         )
 

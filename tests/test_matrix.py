@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("torch")
 from benchmarks import matrix
-from effsam_export.parity.memo import Remembered, key_of, remembering
 from effsam_export import models, profiles
+from effsam_export.parity.memo import Remembered, key_of, remembering
 from effsam_export.spec import Gates, Point, Prompt, Sample
 from tests.tiny import TINY_SAM, build
 

@@ -52,9 +52,15 @@ def number_names(model: openvino.Model) -> None:
     OpenVINO calls what it makes `Constant_8895`, by a count that runs over the whole process.
     """
     for i, op in enumerate(model.get_ordered_ops()):
-        stem, _, number = op.get_friendly_name().rpartition("_")
-        if stem and number.isdigit() and op.get_type_name() not in ("Parameter", "Result"):
-            op.set_friendly_name(f"{stem}_{i}")
+        if op.get_type_name() in ("Parameter", "Result"):
+            continue
+        # A count stands at the end of any part: `Transpose_2026/fq_weights_1/scale`.
+        parts = [part.rpartition("_") for part in op.get_friendly_name().split("/")]
+        named = [
+            f"{stem}_{i}" if stem and number.isdigit() else f"{stem}{bar}{number}"
+            for stem, bar, number in parts
+        ]
+        op.set_friendly_name("/".join(named))
 
 
 def count_constants(path: Path) -> dict[str, int]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from effsam_export import onnx_file
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,8 +28,13 @@ def apply(model: onnx.ModelProto, *, keep: Sequence[str] = ()) -> onnx.ModelProt
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
+    # Inference serialises the model, past 2 GB in vain; it only serves casts in the middle.
+    large = sum(len(t.raw_data) for t in model.graph.initializer) > onnx_file.MAX_INLINE_BYTES
     cast = convert_float_to_float16(
-        deepcopy(model), keep_io_types=True, node_block_list=list(keep) or None
+        deepcopy(model),
+        keep_io_types=True,
+        node_block_list=list(keep) or None,
+        disable_shape_infer=large,
     )
     # The converter appends the inputs' casts behind the nodes that use them, against the standard.
     graph = ir.from_proto(cast)

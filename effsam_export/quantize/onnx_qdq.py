@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from effsam_export.quantize import activation_ranges
@@ -56,8 +57,11 @@ def apply(
 
 
 def wanted_tensors(model: onnx.ModelProto, quantization: Quantization) -> list[str]:
-    """Activations whose ranges the recipe needs, in the graph's order."""
+    """Activations whose ranges the recipe needs, in the graph's order; integers have none."""
     constants = {i.name for i in model.graph.initializer}
+    if quantization.recipe.everything:
+        inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+        constants |= {v.name for v in inferred if v.type.tensor_type.elem_type != TensorProto.FLOAT}
     found: dict[str, None] = {}
     for node in model.graph.node:
         if quantization.treatments.get(node.name) == "w8a8":
@@ -82,7 +86,11 @@ def insert(
         if quantization.treatments.get(node.name) == "w8":
             _store_in_int8(out.graph, node)
     _halve(out.graph)
-    return out
+    # The quantizer appends pairs behind the nodes that use them, against the standard.
+    whole = ir.from_proto(out)
+    whole.graph.sort()
+    done: onnx.ModelProto = ir.to_proto(whole)
+    return done
 
 
 def _with_pairs(

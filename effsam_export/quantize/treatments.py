@@ -40,7 +40,13 @@ def treatments(model: onnx.ModelProto, recipe: Int8Recipe) -> dict[str, Treatmen
             f"the INT8 recipe names modules that hold no layer with weights: {', '.join(idle)}",
             hint="`effsam bisect` and `effsam lint` name modules of the export form",
         )
-    return {name: recipe.treatment(modules) for name, modules in places.items()}
+    found = {name: recipe.treatment(modules) for name, modules in places.items()}
+    # OpenVINO calls a node that gives an output of the graph by the name of that output.
+    outputs = {o.name for o in model.graph.output}
+    for node in model.graph.node:
+        if node.name in found and node.output[0] in outputs:
+            found[node.output[0]] = found[node.name]
+    return found
 
 
 def takes(node: onnx.NodeProto, constants: set[str], *, everything: bool) -> bool:

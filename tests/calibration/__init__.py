@@ -1,0 +1,1 @@
+"""Calibration: recipes, photographs, prompts, samples."""

@@ -1,0 +1,93 @@
+"""Samples of components: inputs by contract name, and prompts of every kind a model takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from effsam_export import models
+from effsam_export.calibration import photographs, prompts, recipe
+from effsam_export.calibration.samples import Calibration
+from effsam_export.spec import PromptSupport
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec import Feeds
+
+
+class Encoder:
+    """An encoder that answers with the mean of its picture everywhere."""
+
+    def run(self, feeds: Feeds) -> Feeds:
+        mean = feeds["image"].mean()
+        return {"image_embeddings": np.full((1, 256, 64, 64), mean, np.float32)}
+
+
+def calibration(folder: Path, num_samples: int = 3) -> Calibration:
+    return Calibration(
+        photographs=photographs.load(recipe.load(num_samples=num_samples)), folder=folder
+    )
+
+
+def test_an_encoder_gets_pictures_as_the_runner_makes_them(tmp_path: Path) -> None:
+    model = models.get("mobile-sam")
+    out = calibration(tmp_path).samples(model, model.component("encoder"))
+    files = sorted(out.glob("*.npz"))
+    assert [f.name for f in files] == ["0000.npz", "0001.npz", "0002.npz"]
+    with np.load(files[0]) as arrays:
+        assert set(arrays) == {"image"}
+        assert arrays["image"].shape == (1, 3, 1024, 1024)
+        assert arrays["image"].dtype == np.float32
+
+
+def test_a_decoder_gets_embeddings_of_the_encoder_and_prompts(tmp_path: Path) -> None:
+    model = models.get("mobile-sam")
+    decoder = model.component("decoder")
+    out = calibration(tmp_path, 2).samples(model, decoder, Encoder)
+    files = sorted(out.glob("*.npz"))
+    assert len(files) == 2 * recipe.load().prompts_per_sample
+    means, counts = set(), set()
+    for file in files:
+        with np.load(file) as arrays:
+            assert set(arrays) == {s.name for s in decoder.inputs}
+            means.add(float(arrays["image_embeddings"][0, 0, 0, 0]))
+            counts.add(arrays["point_coords"].shape[1])
+    assert len(means) == 2
+    assert len(counts) > 1
+
+
+def test_prompts_lie_in_the_picture_and_are_the_same_every_time() -> None:
+    def draw() -> list[object]:
+        generator = np.random.default_rng(5)
+        return list(prompts.sample((40, 60), PromptSupport(), 12, generator))
+
+    found = draw()
+    assert found == draw()
+    for prompt in prompts.sample((40, 60), PromptSupport(), 12, np.random.default_rng(5)):
+        assert all(0 <= p.x < 60 and 0 <= p.y < 40 for p in prompt.points)
+        if prompt.box is not None:
+            x0, y0, x1, y1 = prompt.box
+            assert 0 <= x0 < x1 <= 60
+            assert 0 <= y0 < y1 <= 40
+
+
+@pytest.mark.parametrize(
+    ("support", "boxes", "both", "background"),
+    [
+        (PromptSupport(), True, True, True),
+        (PromptSupport(negative_points=False), True, True, False),
+        (PromptSupport(points_with_box=False), True, False, True),
+        (PromptSupport(box=False, points_with_box=False), False, False, True),
+    ],
+)
+def test_only_prompts_that_a_model_takes_are_drawn(
+    support: PromptSupport, boxes: bool, both: bool, background: bool
+) -> None:
+    found = list(prompts.sample((40, 60), support, 16, np.random.default_rng(0)))
+    assert any(p.box is not None for p in found) is boxes
+    assert any(p.box is not None and p.points for p in found) is both
+    assert any(q.label == 0 for p in found for q in p.points) is background
+    assert all(p.points or p.box is not None for p in found)

@@ -1,0 +1,1 @@
+"""INT8: plans, recipes, and each quantizer."""
