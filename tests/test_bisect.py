@@ -1,0 +1,157 @@
+"""The search for modules to keep: on a judge whose answer is known, and on the tiny model."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from effsam_export import bisect as searching
+from effsam_export.bisect import Gate, Notebook, Verdict
+from effsam_export.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from effsam_export.bisect import Kept
+
+LAYERS = [f"encoder:layers.{i}.{name}" for i in range(8) for name in ("norm", "attn", "fc1", "fc2")]
+GATE = Gate(least=0.9, mean=0.95)
+
+
+class Judge:
+    """Masks lose a fixed share for each layer that is quantized; some only through activations."""
+
+    def __init__(self, costs: Mapping[str, float], weights: frozenset[str] = frozenset()) -> None:
+        self.costs, self.weights, self.calls = costs, weights, 0
+
+    def __call__(self, kept: Mapping[str, Kept]) -> Verdict:
+        self.calls += 1
+        lost = 0.0
+        for layer, cost in self.costs.items():
+            how = kept.get(layer)
+            if how is None or (how == "w8" and layer in self.weights):
+                lost += cost
+        return Verdict(mean=1 - lost, least=1 - 2 * lost, switched=int(lost > 0.5))
+
+
+def notebook(path: Path, judge: Judge, question: str = "q") -> Notebook:
+    return Notebook(path / "search.json", question, judge, lambda count, seconds: None)
+
+
+def test_the_few_layers_that_matter_are_found(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
+    judge = Judge({**dict.fromkeys(LAYERS, 0.0005), **bad})
+    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge))
+    assert [c.layer for c in outcome.choices] == list(bad)
+    assert [round(c.sensitivity, 3) for c in outcome.choices] == [0.3, 0.2]
+    assert not GATE.holds(outcome.before)
+    assert GATE.holds(outcome.after)
+    assert outcome.layers == len(LAYERS)
+    assert judge.calls <= searching.likely_evaluations(LAYERS)
+
+
+def test_weights_go_to_int8_where_only_the_activations_hurt(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
+    judge = Judge(bad, weights=frozenset({"encoder:layers.5.attn"}))
+    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge))
+    assert {c.layer: c.kept for c in outcome.choices} == {
+        "encoder:layers.2.fc2": "w8",
+        "encoder:layers.5.attn": "float",
+    }
+
+
+def test_no_layer_can_be_given_back(tmp_path: Path) -> None:
+    costs = {layer: 0.001 * (i + 1) for i, layer in enumerate(LAYERS)}
+    judge = Judge(costs, weights=frozenset(LAYERS))
+    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge))
+    kept = {c.layer: c.kept for c in outcome.choices}
+    assert GATE.holds(judge(kept))
+    for layer in kept:
+        assert not GATE.holds(judge({k: v for k, v in kept.items() if k != layer}))
+
+
+def test_nothing_is_kept_where_the_gate_holds_already(tmp_path: Path) -> None:
+    judge = Judge(dict.fromkeys(LAYERS, 0.0001))
+    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge))
+    assert outcome.choices == ()
+    assert (outcome.evaluations, judge.calls) == (1, 1)
+
+
+def test_a_gate_that_cannot_hold_is_refused_with_what_could(tmp_path: Path) -> None:
+    def hopeless(kept: Mapping[str, Kept]) -> Verdict:
+        del kept
+        return Verdict(mean=0.9, least=0.8, switched=0)
+
+    book = Notebook(tmp_path / "s.json", "q", hopeless, lambda count, seconds: None)
+    with pytest.raises(
+        CheckFailed, match="with nothing quantized the least mask IoU is 0.8000"
+    ) as e:
+        searching.search(LAYERS, GATE, book)
+    assert e.value.hint == "--min-iou 0.79 could be reached"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "holds"),
+    [
+        (Verdict(mean=0.95, least=0.9, switched=0), True),
+        (Verdict(mean=0.949, least=0.9, switched=0), False),
+        (Verdict(mean=0.95, least=0.89, switched=0), False),
+        (Verdict(mean=0.99, least=0.99, switched=1), False),
+        (Verdict(mean=float("nan"), least=0.99, switched=0), False),
+    ],
+)
+def test_a_gate_asks_for_all_three(verdict: Verdict, holds: bool) -> None:
+    assert GATE.holds(verdict) is holds
+
+
+def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
+
+    class Interrupted(Judge):
+        def __call__(self, kept: Mapping[str, Kept]) -> Verdict:
+            if self.calls == 7:
+                raise KeyboardInterrupt
+            return super().__call__(kept)
+
+    with pytest.raises(KeyboardInterrupt):
+        searching.search(LAYERS, GATE, notebook(tmp_path, Interrupted(bad)))
+    later, whole = Judge(bad), Judge(bad)
+    resumed = searching.search(LAYERS, GATE, notebook(tmp_path, later))
+    (tmp_path / "other").mkdir()
+    fresh = searching.search(LAYERS, GATE, notebook(tmp_path / "other", whole))
+    assert resumed == fresh
+    assert later.calls == whole.calls - 7
+
+
+def test_judgements_of_another_question_are_not_taken(tmp_path: Path) -> None:
+    judge = Judge({"encoder:layers.2.fc2": 0.3})
+    notebook(tmp_path, judge, "first").ask({})
+    notebook(tmp_path, judge, "first").ask({})
+    assert judge.calls == 1
+    notebook(tmp_path, judge, "second").ask({})
+    assert judge.calls == 2
+    assert json.loads((tmp_path / "search.json").read_text())["question"] == "second"
+
+
+def test_layers_are_grouped_by_their_block() -> None:
+    layers = [
+        "encoder:patch.seq.0.c",
+        "encoder:patch.seq.2.c",
+        "encoder:layers.1.blocks.0.attn.qkv",
+        "encoder:layers.1.blocks.0.mlp.fc1",
+        "encoder:layers.1.blocks.1.mlp.fc1",
+        "encoder:neck.0",
+        "encoder:neck.2",
+        "decoder:transformer.final",
+    ]
+    assert searching.blocks(layers) == [
+        ["encoder:patch.seq.0.c"],
+        ["encoder:patch.seq.2.c"],
+        layers[2:4],
+        [layers[4]],
+        ["encoder:neck.0", "encoder:neck.2"],
+        ["decoder:transformer.final"],
+    ]
