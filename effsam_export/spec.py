@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from effsam_export.quantize.plan import Quantization
+
     Array = NDArray[Any]
     Float32 = NDArray[np.float32]
 
@@ -352,6 +354,7 @@ class Graph:
         variants: The same with other numbers of prompt slots: (slots, `.pt2` file).
         recipe: What stays in FP32 if the graph is cast to FP16.
         fp32_nodes: The nodes of the ONNX file that `recipe` selects, by name.
+        quantization: How an INT8 export quantizes the graph.
         rewrites: What each pass did or why it refused, in order.
         about: Facts on the model for formats that can carry them: `title`, `origin`, `licence`,
             `checkpoint_sha256` and the like.
@@ -364,6 +367,7 @@ class Graph:
     variants: tuple[tuple[int, Path], ...] = ()
     recipe: tuple[KeepFp32, ...] = ()
     fp32_nodes: tuple[str, ...] = ()
+    quantization: Quantization | None = None
     rewrites: tuple[str, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
 

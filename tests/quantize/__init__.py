@@ -1,0 +1,1 @@
+"""Tests of what becomes INT8, and how each ecosystem does it."""
