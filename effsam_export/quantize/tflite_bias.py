@@ -67,10 +67,11 @@ def _tables(model: schema.ModelT, graph: schema.SubGraphT) -> list[int]:
         for index in operator.inputs:
             tensor = graph.tensors[index]
             data = model.buffers[tensor.buffer].data
-            large = data is not None and data.size >= LEAST * tflite_file.SCALAR
-            if large and tflite_file.dtype_name(tensor) == "float32":
-                if takers[index] == {"ADD"} and uses[tensor.buffer] == 1 and index not in found:
-                    found.append(index)
+            if data is None or data.size < LEAST * tflite_file.SCALAR or index in found:
+                continue
+            alone = takers[index] == {"ADD"} and uses[tensor.buffer] == 1
+            if alone and tflite_file.dtype_name(tensor) == "float32":
+                found.append(index)
     return found
 
 

@@ -14,7 +14,6 @@ pytest.importorskip("litert_torch")
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("ai_edge_quantizer")
 import torch
-from ai_edge_litert import schema_py_generated as schema
 from torch import Tensor, nn
 
 from effsam_export.backends import tflite, tflite_convert, tflite_file
@@ -26,6 +25,8 @@ from tests.backends.tflite_tools import HandMade, component, save_program, targe
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ai_edge_litert import schema_py_generated as schema
 
     from effsam_export.quantize.plan import Scheme, Treatment
     from effsam_export.spec import Graph
