@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Options = Mapping[str, str | int | float | bool]
 
 TOOLS = ("ai-edge-litert", "litert-torch")
+QUANTIZER = "ai-edge-quantizer"
 STAND_IN = "LiteRT on the CPU, computing in FP16"
 MAX_BYTES = 2**31 - 2**24
 """A flatbuffer's 2 GB, less a share for everything that is not a constant."""
@@ -91,6 +92,7 @@ def artifact_of(path: Path, component: ComponentSpec, target: TargetProfile) -> 
     # What of an INT8 file has to be INT8 is the recipe's to say, and was checked against it.
     if target.precision != "int8":
         check_precision(component.name, target.precision, counts)
+    tools = (*TOOLS, QUANTIZER) if target.precision == "int8" else TOOLS
     return Artifact(
         component=component.name,
         backend="tflite",
@@ -98,7 +100,7 @@ def artifact_of(path: Path, component: ComponentSpec, target: TargetProfile) -> 
         files=(path,),
         tensors_by_dtype=counts,
         ops=tflite_file.count_operators(model),
-        versions={name.replace("-", "_"): metadata.version(name) for name in TOOLS},
+        versions={name.replace("-", "_"): metadata.version(name) for name in tools},
         options=target.options,
     )
 

@@ -70,13 +70,14 @@ def quantize(
         tflite_layers.unfold(records, rounded)
         if rounded or recipe.everything:
             records = _quantized(tflite_file.serialise(records), entries, quantization, component)
-            tflite_bias.shrink(records)
         found = tflite_file.count_constants(records).get("int8", 0)
         if found < wanted:
             raise CheckFailed(
                 f"{component.name}: the recipe asks for {wanted} weights in INT8, and the .tflite "
                 f"file has {found}"
             )
+        if rounded:
+            tflite_bias.shrink(records)
     if recipe.scheme != "fp32":
         tflite_file.halve_constants(records, biases(records))
     return tflite_file.serialise(records)
