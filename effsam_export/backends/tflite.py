@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Options = Mapping[str, str | int | float | bool]
 
 TOOLS = ("ai-edge-litert", "litert-torch")
+QUANTIZER = "ai-edge-quantizer"
 STAND_IN = "LiteRT on the CPU, computing in FP16"
 MAX_BYTES = 2**31 - 2**24
 """A flatbuffer's 2 GB, less a share for everything that is not a constant."""
@@ -33,7 +34,7 @@ SHOWN = 5
 
 
 def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
-    """Convert the traced program, halve its constants for FP16, and count and check the file.
+    """Convert the traced program, halve or quantize its constants, and count and check the file.
 
     The file has one signature, called as the component, with the contract's names of tensors.
 
@@ -47,7 +48,12 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     component = graph.component
     check_fixed(component)
     assert graph.program is not None
-    model = tflite_file.parse(tflite_convert.convert(graph.program, component))
+    content = tflite_convert.convert(graph.program, component)
+    if target.precision == "int8" and graph.quantization is not None:
+        from effsam_export.quantize import tflite_ptq
+
+        content = tflite_ptq.quantize(content, graph.program, graph.quantization, component)
+    model = tflite_file.parse(content)
     if target.options.get("delegate") == "gpu":
         tflite_gpu.align_ranks(model)
     if target.precision == "fp16":
@@ -83,7 +89,10 @@ def artifact_of(path: Path, component: ComponentSpec, target: TargetProfile) -> 
     assert not faults, f"{component.name}: {'; '.join(faults)}"
     check_limits(component.name, target, model)
     counts = tflite_file.count_constants(model)
-    check_precision(component.name, target.precision, counts)
+    # What of an INT8 file has to be INT8 is the recipe's to say, and was checked against it.
+    if target.precision != "int8":
+        check_precision(component.name, target.precision, counts)
+    tools = (*TOOLS, QUANTIZER) if target.precision == "int8" else TOOLS
     return Artifact(
         component=component.name,
         backend="tflite",
@@ -91,7 +100,7 @@ def artifact_of(path: Path, component: ComponentSpec, target: TargetProfile) -> 
         files=(path,),
         tensors_by_dtype=counts,
         ops=tflite_file.count_operators(model),
-        versions={name.replace("-", "_"): metadata.version(name) for name in TOOLS},
+        versions={name.replace("-", "_"): metadata.version(name) for name in tools},
         options=target.options,
     )
 

@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -179,18 +179,22 @@ def times(tensor: schema.TensorT) -> str:
     return "x".join(map(str, shape_of(tensor))) or "()"
 
 
-def halve_constants(model: schema.ModelT) -> None:
+def halve_constants(model: schema.ModelT, kept: Collection[int] = ()) -> None:
     """Store every FP32 constant in FP16, behind a DEQUANTIZE; arithmetic stays as it is.
 
     This is TensorFlow Lite's own form of FP16 weights: a CPU unpacks them once, when it loads the
     file, and the GPU delegate drops the DEQUANTIZE and reads FP16. Scalars stay in FP32 (an epsilon
     of 1e-12 would be zero), and so does a constant with a value past 65504.
+
+    Args:
+        model: The file's records, changed in place.
+        kept: Indices of buffers that stay as they are.
     """
     halved = {
         tensor.buffer
         for graph in model.subgraphs
         for tensor in graph.tensors
-        if _fits(model.buffers[tensor.buffer].data, tensor)
+        if tensor.buffer not in kept and _fits(model.buffers[tensor.buffer].data, tensor)
     }
     for graph in model.subgraphs:
         casts = []
