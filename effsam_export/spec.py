@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from effsam_export.quantize.plan import Quantization
+
     Array = NDArray[Any]
     Float32 = NDArray[np.float32]
 
@@ -355,6 +357,7 @@ class Graph:
         rewrites: What each pass did or why it refused, in order.
         about: Facts on the model for formats that can carry them: `title`, `origin`, `licence`,
             `checkpoint_sha256` and the like.
+        quantization: What an INT8 export needs; None for any other.
     """
 
     component: ComponentSpec
@@ -366,6 +369,7 @@ class Graph:
     fp32_nodes: tuple[str, ...] = ()
     rewrites: tuple[str, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
+    quantization: Quantization | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
