@@ -132,7 +132,8 @@ def save(
     noted = _noted(package)
     if conversion.quantization is not None:
         quantizer = quantizer or Quantizer(quantization=conversion.quantization)
-        quantizer.quantize(package, _places(program, noted))
+        with coreml_sdk.quiet():
+            quantizer.quantize(package, _places(program, noted))
     return Origin(
         kept=keep,
         operations=frozenset(name for handle in keep.handles for name in noted.get(handle, ())),
@@ -150,7 +151,7 @@ def _inputs(program: ExportedProgram, conversion: Conversion) -> list[Any]:
 
 
 def _noted(package: Path) -> dict[int, tuple[str, ...]]:
-    """Number of an FX node -> first outputs of what came of it, as coremltools noted in a package."""
+    """Number of an FX node -> first outputs of what came of it, as coremltools noted it."""
     mapping = json.loads((package / DEBUG_HANDLES).read_text("utf-8"))["mapping"]
     return {
         int(handle): tuple(place[-1]["Output"] for place in places)

@@ -7,7 +7,7 @@ in, and not by a name that coremltools made up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import CheckFailed
@@ -22,10 +22,22 @@ if TYPE_CHECKING:
 
 KINDS = ("conv", "conv_transpose", "linear")
 """MIL's operations that have a weight and are sorted by a recipe."""
-CALLS = ("conv1d", "conv2d", "convolution", "conv_transpose2d", "linear", "addmm", "mm")
-"""Torch's, by the names of `precision.select.op_name`."""
+CALLS = (
+    "conv1d",
+    "conv2d",
+    "convolution",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "linear",
+    "addmm",
+)
+"""Torch's, by the names of `precision.select.op_name`. A product with a constant matrix, as of the
+positional encoding, is no layer, though coremltools may write `linear` for it."""
 INT8_PRODUCTS = ("conv", "linear")
 """Those of `KINDS` whose inputs coremltools quantizes; it leaves a `conv_transpose` alone."""
+
+FEWEST = 10
+"""Elements of the smallest weight that coremltools writes to the weight file, and so quantizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +50,7 @@ class Layer:
         weight: Name of the constant.
         elements: Of the weight.
         fed: Name of the value that goes in.
+        treatment: What becomes of it.
     """
 
     operation: str
@@ -66,31 +79,34 @@ def layers(
         recipe: What is asked.
 
     Raises:
-        CheckFailed: A layer of the traced program is not found among the operations.
+        CheckFailed: coremltools has not noted where an operation with a weight came from.
     """
     stored = {op.outputs[0].name: op for op in program.operations if op.kind == "const"}
-    found = []
-    seen: set[Place] = set()
+    found, lost = [], []
     for op in program.operations:
-        if op.kind not in KINDS:
+        weight = stored.get(_name(op, "weight")) if op.kind in KINDS else None
+        if weight is None:
             continue
-        weight = stored.get(_name(op, "weight"))
-        calls = [p for p in places.get(op.outputs[0].name, ()) if p.op in CALLS]
-        if weight is None or not calls:
-            continue
-        seen.update(calls)
-        found.append(
-            Layer(
-                operation=op.name,
-                kind=op.kind,
-                weight=weight.name,
-                elements=_elements(weight),
-                fed=_name(op, "x"),
-                treatment=recipe.treatment(calls[0].modules),
-            )
-        )
-    _check_found(seen, places)
+        came_of = places.get(op.outputs[0].name, ())
+        if not came_of:
+            lost.append(str(op))
+        call = next((place for place in came_of if place.op in CALLS), None)
+        if call is not None:
+            found.append(_layer(op, weight, recipe.treatment(call.modules)))
+    if lost:
+        raise CheckFailed(f"it is not known of which module the {lost[0]} is")
     return _agreed(found)
+
+
+def _layer(op: Operation, weight: Operation, treatment: Treatment) -> Layer:
+    return Layer(
+        operation=op.name,
+        kind=op.kind,
+        weight=weight.name,
+        elements=_elements(weight),
+        fed=_name(op, "x"),
+        treatment=treatment,
+    )
 
 
 def _name(op: Operation, parameter: str) -> str:
@@ -106,21 +122,9 @@ def _elements(const: Operation) -> int:
     return int(value.data.size)
 
 
-def _check_found(seen: set[Place], places: Mapping[str, Sequence[Place]]) -> None:
-    """An entry that lost its operation would stay floating, and no one would know."""
-    wanted = {p for several in places.values() for p in several if p.op in CALLS and p.op != "mm"}
-    lost = sorted({p.modules[-1] for p in wanted - seen if p.modules})
-    if lost:
-        raise CheckFailed(
-            "no operation of the saved program has the weights of "
-            + ", ".join(f"`{module}`" for module in lost[:5])
-        )
-
-
 def _agreed(found: Sequence[Layer]) -> tuple[Layer, ...]:
-    from dataclasses import replace
-
-    floating = {layer.weight for layer in found if layer.treatment == "float"}
+    """The same with one treatment for each weight, and none for those coremltools passes over."""
+    floating = {y.weight for y in found if y.treatment == "float" or y.elements < FEWEST}
     return tuple(
         replace(layer, treatment="float") if layer.weight in floating else layer for layer in found
     )

@@ -18,24 +18,28 @@ import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.backends import coreml_sdk
 from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.mil import read
 from effsam_export.mil.program import Constant
 from effsam_export.quantize import coreml_ranges
-from effsam_export.quantize.coreml_layers import Layer, layers
+from effsam_export.quantize.coreml_layers import KINDS, Layer, layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from effsam_export.mil.program import Program
+    from effsam_export.mil.program import Operation, Program
     from effsam_export.precision.select import Place
     from effsam_export.quantize.coreml_ranges import Ranges
     from effsam_export.quantize.plan import Quantization
 
-ACTIVATIONS_SINCE = "iOS17"
-UNPACKING = ("constexpr_affine_dequantize", "constexpr_blockwise_shift_scale")
+OPSETS_BEFORE_PAIRS = ("CoreML5", "CoreML6")
+"""Of iOS 15 and 16."""
+UNPACKING = {
+    # Operation -> its parameter that holds the integers
+    "constexpr_affine_dequantize": "quantized_data",
+    "constexpr_blockwise_shift_scale": "data",
+}
 WEIGHTS_PASS = "compression::linear_quantize_weights"
 PAIRS_PASS = "compression::insert_prefix_quantize_dequantize_pair"
 
@@ -54,6 +58,8 @@ class Quantizer:
 
     def quantize(self, package: Path, places: Mapping[str, Sequence[Place]]) -> None:
         """Replace a saved package of one function, in FP16, by the same in INT8.
+
+        coremltools has been imported, and the caller keeps it from writing to the terminal.
 
         Args:
             package: The `.mlpackage` directory.
@@ -80,6 +86,11 @@ class Quantizer:
         wanted = {layer.fed for layer in found if layer.in_int8}
         if not wanted:
             return
+        if program.opset in OPSETS_BEFORE_PAIRS:
+            raise UsageError(
+                "INT8 activations need iOS 17, and the target profile is for an older system",
+                hint='give its options `deployment_target = "iOS17"`, or choose the scheme "w8"',
+            )
         if not self.ranges:
             self.ranges.update(
                 coreml_ranges.measure(
@@ -97,39 +108,34 @@ class Quantizer:
 
 def _rewrite(package: Path, found: Sequence[Layer], ranges: Ranges) -> None:
     """Run coremltools' passes on a package, and save what comes out in its place."""
-    ct = coreml_sdk.load()
-    with coreml_sdk.quiet():
-        # Private, but all of the public functions are this call with other passes.
-        from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
-        from coremltools.models.utils import _apply_graph_pass
+    import coremltools as ct
 
-        model = ct.models.MLModel(str(package), skip_model_load=True)
-        passes = []
-        products = [layer.operation for layer in found if layer.in_int8]
-        if products:
-            pairs = PASS_REGISTRY[PAIRS_PASS]
-            pairs.config = _config(products, mode="linear")
-            pairs.activation_stats = {
-                name: {"rmin": low, "rmax": high} for name, (low, high) in ranges.items()
-            }
-            passes.append(pairs)
-        weights = PASS_REGISTRY[WEIGHTS_PASS]
-        weights.config = _config(
-            (layer.weight for layer in found if layer.treatment != "float"),
-            mode="linear_symmetric",
-        )
-        passes.append(weights)
-        oldest = getattr(ct.target, ACTIVATIONS_SINCE).value if products else 0
-        if products and model.get_spec().specificationVersion < oldest:
-            raise UsageError(
-                f"INT8 activations need {ACTIVATIONS_SINCE}, and the target profile is older",
-                hint=f'give its options `deployment_target = "{ACTIVATIONS_SINCE}"`',
-            )
-        smaller = _apply_graph_pass(model, passes, spec_version=0, skip_model_load=True)
-        # The old package's weights are read until the new one is complete.
-        fresh = package.with_name(f"int8.{package.name}")
-        smaller.save(str(fresh))
-        del model, smaller
+    # Private, but all of the public functions are this call with other passes.
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+    from coremltools.models.utils import _apply_graph_pass
+
+    passes = []
+    products = [layer.operation for layer in found if layer.in_int8]
+    if products:
+        pairs = PASS_REGISTRY[PAIRS_PASS]
+        pairs.config = _config(products, mode="linear")
+        pairs.activation_stats = {
+            name: {"rmin": low, "rmax": high} for name, (low, high) in ranges.items()
+        }
+        passes.append(pairs)
+    weights = PASS_REGISTRY[WEIGHTS_PASS]
+    weights.config = _config(
+        (layer.weight for layer in found if layer.treatment != "float"), mode="linear_symmetric"
+    )
+    passes.append(weights)
+    model = ct.models.MLModel(str(package), skip_model_load=True)
+    # No newer version than the package has: the weights pass writes the operations of that one.
+    smaller = _apply_graph_pass(model, passes, spec_version=0, skip_model_load=True)
+    # The old package's weights are read until the new one is complete.
+    fresh = package.with_name(f"int8.{package.name}")
+    smaller.save(str(fresh))
+    # Their temporary folders go with them, and say so.
+    del model, smaller
     shutil.rmtree(package)
     fresh.rename(package)
 
@@ -156,26 +162,40 @@ def check(program: Program, found: Sequence[Layer]) -> None:
     """
     wanted = sum({y.weight: y.elements for y in found if y.treatment != "float"}.values())
     stored = weights_in_int8(program)
+    if not wanted:
+        raise CheckFailed("the INT8 recipe leaves every layer floating")
     if stored != wanted:
         raise CheckFailed(
             f"{stored} elements of weights are INT8 in the saved package, and the recipe asks for "
             f"{wanted}"
         )
-    pairs = read.count_ops(program).get("quantize", 0)
-    products = sum(layer.in_int8 for layer in found)
+    given = {o.name for op in program.operations if op.kind == "dequantize" for o in op.outputs}
+    pairs = {
+        op.name for op in program.operations if op.kind in KINDS and op.inputs["x"][0] in given
+    }
+    products = {layer.operation for layer in found if layer.in_int8}
     if pairs != products:
-        raise CheckFailed(f"{pairs} inputs of layers are INT8, and the recipe asks for {products}")
+        some = sorted(pairs ^ products)[0]
+        raise CheckFailed(
+            f"the input of `{some}` is {'floating' if some in products else 'INT8'} in the saved "
+            "package, and the recipe asks for the other"
+        )
 
 
 def weights_in_int8(program: Program) -> int:
     """Elements of the weights that a program stores in INT8, without scales and zero points."""
-    named = {op.outputs[0].name: op.inputs["val"][0] for op in program.operations if op.kind == "const"}
+    stored = {op.outputs[0].name: op.inputs["val"][0] for op in program.operations if _const(op)}
     total = 0
     for op in program.operations:
         if op.kind not in UNPACKING:
             continue
-        bound = op.inputs.get("quantized_data", op.inputs.get("data", ("",)))[0]
-        value = named.get(bound) if isinstance(bound, str) else bound
-        if isinstance(value, Constant) and not isinstance(value.data, str):
-            total += value.data.size if value.type.dtype == "int8" else 0
+        bound = op.inputs[UNPACKING[op.kind]][0]
+        value = stored.get(bound) if isinstance(bound, str) else bound
+        assert isinstance(value, Constant)
+        if value.type.dtype == "int8" and not isinstance(value.data, str):
+            total += value.data.size
     return total
+
+
+def _const(op: Operation) -> bool:
+    return op.kind == "const"

@@ -34,7 +34,9 @@ LARGEST = 500.0
 """coremltools works out the zero point of a range in FP16, where 128 times more is infinite."""
 
 
-def measure(program: Program, values: Iterable[str], feeds: Iterable[Feeds], method: Method) -> Ranges:
+def measure(
+    program: Program, values: Iterable[str], feeds: Iterable[Feeds], method: Method
+) -> Ranges:
     """The range of each of `values`, over all samples.
 
     Args:
