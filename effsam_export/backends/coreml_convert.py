@@ -156,6 +156,7 @@ def _noted(package: Path) -> dict[int, tuple[str, ...]]:
     return {
         int(handle): tuple(place[-1]["Output"] for place in places)
         for handle, places in mapping.items()
+        if handle.isdigit()
     }
 
 

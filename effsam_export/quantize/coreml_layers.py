@@ -1,4 +1,4 @@
-"""The layers with weights of a saved ML program, and what an INT8 recipe makes of each.
+"""The weights of a saved ML program, and what an INT8 recipe makes of each.
 
 coremltools carries the number of an FX node, its `debug_handle`, to the operations that came of it
 (see `backends/coreml_precision.py`). So an operation is sorted by the modules its node was called
@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from effsam_export.errors import CheckFailed
 from effsam_export.mil.program import Constant
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from effsam_export.mil.program import Operation, Program
     from effsam_export.precision.select import Place
     from effsam_export.quantize.plan import Int8Recipe, Treatment
+    from effsam_export.spec import Array
 
 KINDS = ("conv", "conv_transpose", "linear")
 """MIL's operations that have a weight and are sorted by a recipe."""
@@ -36,6 +39,11 @@ positional encoding, is no layer, though coremltools may write `linear` for it."
 INT8_PRODUCTS = ("conv", "linear")
 """Those of `KINDS` whose inputs coremltools quantizes; it leaves a `conv_transpose` alone."""
 
+TABLE = "add"
+"""Its constant is a weight too where the sum goes to a softmax: a table of attention biases, which
+stands in the program as large as the attention itself (a sixth of TinyViT's constants)."""
+LEAST_TABLE = 2048
+"""Elements of a constant that coremltools leaves alone unless it is told otherwise."""
 FEWEST = 10
 """Elements of the smallest weight that coremltools writes to the weight file, and so quantizes."""
 
@@ -46,11 +54,11 @@ class Layer:
 
     Attributes:
         operation: Its own name, by which coremltools' configurations find it.
-        kind: One of `KINDS`.
+        kind: One of `KINDS`, or `TABLE`.
         weight: Name of the constant.
         elements: Of the weight.
         fed: Name of the value that goes in.
-        treatment: What becomes of it.
+        treatment: What becomes of it; a table is never a product, so `w8` at most.
     """
 
     operation: str
@@ -82,15 +90,22 @@ def layers(
         CheckFailed: coremltools has not noted where an operation with a weight came from.
     """
     stored = {op.outputs[0].name: op for op in program.operations if op.kind == "const"}
+    to_softmax = {_name(op, "x") for op in program.operations if op.kind == "softmax"}
     found, lost = [], []
+    calls: tuple[str, ...]
     for op in program.operations:
-        weight = stored.get(_name(op, "weight")) if op.kind in KINDS else None
+        if op.kind in KINDS:
+            weight, calls = stored.get(_name(op, "weight")), CALLS
+        elif op.kind == TABLE and op.outputs[0].name in to_softmax:
+            weight, calls = _table(op, stored), (TABLE,)
+        else:
+            continue
         if weight is None:
             continue
         came_of = places.get(op.outputs[0].name, ())
         if not came_of:
             lost.append(str(op))
-        call = next((place for place in came_of if place.op in CALLS), None)
+        call = next((place for place in came_of if place.op in calls), None)
         if call is not None:
             found.append(_layer(op, weight, recipe.treatment(call.modules)))
     if lost:
@@ -98,14 +113,26 @@ def layers(
     return _agreed(found)
 
 
+def _table(op: Operation, stored: Mapping[str, Operation]) -> Operation | None:
+    """The constant of a sum, if it is a table of finite values for several heads."""
+    for parameter in ("x", "y"):
+        const = stored.get(_name(op, parameter))
+        if const is None:
+            continue
+        value = _data(const)
+        if value.ndim >= 3 and value.size > LEAST_TABLE and np.isfinite(value).all():
+            return const
+    return None
+
+
 def _layer(op: Operation, weight: Operation, treatment: Treatment) -> Layer:
     return Layer(
         operation=op.name,
         kind=op.kind,
         weight=weight.name,
-        elements=_elements(weight),
+        elements=_data(weight).size,
         fed=_name(op, "x"),
-        treatment=treatment,
+        treatment="w8" if op.kind == TABLE and treatment == "w8a8" else treatment,
     )
 
 
@@ -115,11 +142,11 @@ def _name(op: Operation, parameter: str) -> str:
     return bound if isinstance(bound, str) else ""
 
 
-def _elements(const: Operation) -> int:
+def _data(const: Operation) -> Array:
     value = const.inputs["val"][0]
     assert isinstance(value, Constant)
     assert not isinstance(value.data, str)
-    return int(value.data.size)
+    return value.data
 
 
 def _agreed(found: Sequence[Layer]) -> tuple[Layer, ...]:

@@ -1,15 +1,15 @@
 """INT8 of a saved ML program: weights by coremltools, activations by its own pass and our ranges.
 
-Weights are linear, symmetric, a scale for each output channel. In a package for iOS 17 and older
-they are unpacked by `constexpr_affine_dequantize`, from iOS 18 on by
-`constexpr_blockwise_shift_scale`. An input that is INT8 too goes through a pair of `quantize` and
-`dequantize`, which need iOS 17; Core ML makes one INT8 product of such an input and weight where
-the device has one, and computes in FP16 elsewhere.
+Weights are linear, symmetric, a scale for each output channel; tables of attention biases, a scale
+for each head. In a package for iOS 17 and older they are unpacked by `constexpr_affine_dequantize`,
+from iOS 18 on by `constexpr_blockwise_shift_scale`. An input that is INT8 too goes through a pair
+of `quantize` and `dequantize`, which need iOS 17.
 
 `coremltools.optimize.coreml.linear_quantize_activations` would insert the pairs, but begins with
-predictions of Core ML and so needs macOS. Of the passes it runs, the one that puts a pair before a
-layer is run here. The one that puts another behind each layer is not: it rounds what goes to the
-softmax or the residual sum, which no recipe asks for.
+predictions of Core ML and so needs macOS (and keeps of each tensor the range of the last sample
+only, as of coremltools 9). Of the passes it runs, the one that puts a pair before a layer is run
+here. The one that puts another behind each layer is not: it rounds what goes to the softmax or the
+residual sum, which no recipe asks for. Unverified: whether Core ML computes in INT8 without it.
 """
 
 from __future__ import annotations

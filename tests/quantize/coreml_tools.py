@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 SIDE, WIDTH = 8, 16
 
 
+def fill(module: nn.Module) -> None:
+    """The same weights for every instance."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) / 4
+
+
 class Net(nn.Module):
     """Convolution, depthwise convolution, two linear layers, transposed convolution."""
 
@@ -36,9 +43,7 @@ class Net(nn.Module):
         self.depth = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH)
         self.mlp = nn.Sequential(nn.Linear(WIDTH, 32), nn.GELU(), nn.Linear(32, WIDTH))
         self.up = nn.ConvTranspose2d(WIDTH, 4, 2, 2)
-        generator = torch.Generator().manual_seed(0)
-        for parameter in self.parameters():
-            parameter.data = torch.randn(parameter.shape, generator=generator) / 4
+        fill(self)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.depth(self.stem(image / 255 - 0.5).relu())
@@ -57,9 +62,32 @@ class Twice(nn.Module):
         self.two = nn.Conv2d(3, 3, 3, padding=1)
         self.two.weight = self.one.weight
         self.small = nn.Conv2d(3, 3, 1)
+        fill(self)
 
     def forward(self, image: Tensor) -> Tensor:
         found: Tensor = self.small(self.two(self.one(image / 255).relu()).relu())
+        return found
+
+
+class Attention(nn.Module):
+    """One head for each colour, with a table of biases; another constant comes behind it."""
+
+    table: Tensor
+    shift: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = np.random.default_rng(3)
+        self.mix = nn.Conv2d(3, 3, 3, padding=1)
+        fill(self)
+        table = rng.uniform(-3, 3, (3, SIDE * SIDE, SIDE * SIDE)) * [[[1]], [[2]], [[0.1]]]
+        self.register_buffer("table", torch.from_numpy(table.astype(np.float32)))
+        self.register_buffer("shift", torch.from_numpy(table[:, :1].astype(np.float32)))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.mix(image / 255).flatten(2).unsqueeze(-1)
+        weights = (x @ x.transpose(-1, -2) + self.table).softmax(-1)
+        found: Tensor = (weights @ x).reshape(image.shape) + self.shift.reshape(image.shape)
         return found
 
 
@@ -84,7 +112,7 @@ def write(folder: Path, feeds: list[dict[str, Array]]) -> Path:
     """A folder of samples."""
     folder.mkdir(exist_ok=True)
     for index, sample in enumerate(feeds):
-        np.savez(folder / f"{index:04}.npz", **sample)
+        np.savez(folder / f"{index:04}.npz", **sample)  # type: ignore[arg-type]
     return folder
 
 

@@ -16,7 +16,7 @@ from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.mil import read
 from effsam_export.quantize import coreml_ptq
 from effsam_export.quantize.coreml_layers import Layer
-from effsam_export.quantize.plan import Int8Recipe, Quantization
+from effsam_export.quantize.plan import Exception8, Int8Recipe, Quantization
 from effsam_export.spec import KeepFp32
 from tests.backends import coreml_tools
 from tests.quantize import coreml_tools as tools
@@ -275,6 +275,47 @@ def test_layers_of_one_weight_share_its_treatment(samples: Path, tmp_path: Path)
     assert coreml_ptq.weights_in_int8(tools.opened(found)) == 81
     with pytest.raises(CheckFailed, match="leaves every layer floating"):
         tools.lower(shared, tmp_path / "float", tools.recipe(two="float"), samples)
+
+
+TABLE = 3 * 64 * 64
+
+
+@pytest.mark.parametrize("scheme", ["w8", "w8a8"])
+def test_a_table_of_attention_biases_is_a_weight(
+    samples: Path, scheme: str, tmp_path: Path
+) -> None:
+    graph = tools.graph(tmp_path, tools.Attention())
+    found = tools.lower(graph, tmp_path / "out", tools.recipe(scheme), samples)
+    program = tools.opened(found)
+    # The constant that is added behind the attention is none.
+    assert coreml_ptq.weights_in_int8(program) == TABLE + 81
+    name = next(
+        op.outputs[0].name
+        for op in program.operations
+        if op.kind.startswith("constexpr") and op.outputs[0].type.shape[-1] == 64
+    )
+    table = tools.Attention().get_buffer("table").numpy()
+    places = tools.constant(program, name, "quantized_data")
+    scale = tools.constant(program, name, "scale").astype(np.float32)
+    error = np.abs(places * scale.reshape(3, 1, 1) - table).max((1, 2))
+    assert (error < np.abs(table).max((1, 2)) / 127 * 0.65).all()
+    picture = tools.images(1)[0]
+    want = tools.values(tools.Attention(), picture)[""]
+    got = coreml.open_session(found).run({"image": picture})["image_embeddings"]
+    assert np.linalg.norm(got - want) / np.linalg.norm(want) < 0.02
+
+
+def test_a_table_stays_floating_where_its_module_does(samples: Path, tmp_path: Path) -> None:
+    graph = tools.graph(tmp_path, tools.Attention())
+    chosen = Int8Recipe(
+        scheme="w8",
+        exceptions=(
+            Exception8(modules=("mix",), treatment="w8", reason="For a test."),
+            Exception8(modules=("",), treatment="float", reason="For a test."),
+        ),
+    )
+    found = tools.lower(graph, tmp_path / "out", chosen, samples)
+    assert coreml_ptq.weights_in_int8(tools.opened(found)) == 81
 
 
 # ------------------------------------------------------------------ functions
