@@ -94,7 +94,7 @@ class Quantizer:
         if not self.ranges:
             self.ranges.update(
                 coreml_ranges.measure(
-                    program, wanted, self.quantization.feeds(), self.quantization.recipe.method
+                    program, wanted, self.quantization.feeds, self.quantization.recipe.method
                 )
             )
         lost = sorted(wanted - set(self.ranges))

@@ -35,32 +35,32 @@ LARGEST = 500.0
 
 
 def measure(
-    program: Program, values: Iterable[str], feeds: Iterable[Feeds], method: Method
+    program: Program, values: Iterable[str], feeds: Callable[[], Iterable[Feeds]], method: Method
 ) -> Ranges:
     """The range of each of `values`, over all samples.
 
     Args:
         program: In floating point.
         values: Names of inputs or results.
-        feeds: The samples.
+        feeds: Gives the samples from the first on; they are not kept.
         method: See `plan.Int8Recipe`.
 
     Raises:
         UsageError: There are no samples, or a range is past what coremltools can quantize.
         CheckFailed: The program does not give one of the values, or a value is not finite.
     """
-    samples, wanted = list(feeds), frozenset(values)
-    if not samples:
+    count, wanted = sum(1 for _ in feeds()), frozenset(values)
+    if not count:
         raise UsageError("there are no calibration samples, and activations are to be INT8")
-    tails = _Tails(share=QUANTILE if method == "percentile" else 0.0, samples=len(samples))
-    _visit(program, wanted, samples, tails.add)
+    tails = _Tails(share=QUANTILE if method == "percentile" else 0.0, samples=count)
+    _visit(program, wanted, feeds(), tails.add)
     lost = sorted(wanted - set(tails.low))
     if lost:
         raise CheckFailed(f"the program does not compute `{lost[0]}`, whose range is wanted")
     ranges = {name: tails.range(name) for name in sorted(wanted)}
     if method == "mse":
         errors = _Errors(ranges=ranges)
-        _visit(program, wanted, samples, errors.add)
+        _visit(program, wanted, feeds(), errors.add)
         ranges = {name: errors.best(name) for name in ranges}
     _check(ranges)
     return ranges
@@ -69,7 +69,7 @@ def measure(
 def _visit(
     program: Program,
     wanted: frozenset[str],
-    samples: list[Feeds],
+    samples: Iterable[Feeds],
     add: Callable[[str, Tensor], None],
 ) -> None:
     def watch(name: str, value: Tensor) -> None:

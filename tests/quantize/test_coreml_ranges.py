@@ -48,7 +48,7 @@ def measured(
     program: Program, values: list[Array], method: Method = "minmax", name: str = "out0"
 ) -> tuple[float, float]:
     feeds = [{"in0": value} for value in values]
-    return coreml_ranges.measure(program, [name], feeds, method)[name]
+    return coreml_ranges.measure(program, [name], lambda: feeds, method)[name]
 
 
 def test_the_least_and_the_largest_of_all_samples(program: Program) -> None:
