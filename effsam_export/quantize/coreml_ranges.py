@@ -32,6 +32,9 @@ SHARES = tuple(share / 20 for share in range(6, 21))
 """Parts of the whole range that `mse` tries."""
 LARGEST = 500.0
 """coremltools works out the zero point of a range in FP16, where 128 times more is infinite."""
+LEAST_SPAN = 255 * 2.0**-18
+"""A scale is stored in FP16, which has six bits left for one of this span and none for one of 0.
+A tensor that is zero on every sample has no span at all."""
 
 
 def measure(
@@ -63,7 +66,7 @@ def measure(
         _visit(program, wanted, feeds(), errors.add)
         ranges = {name: errors.best(name) for name in ranges}
     _check(ranges)
-    return ranges
+    return {name: (low, max(high, low + LEAST_SPAN)) for name, (low, high) in ranges.items()}
 
 
 def _visit(

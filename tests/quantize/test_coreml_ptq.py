@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 
 from effsam_export.backends import coreml, coreml_package
 from effsam_export.errors import CheckFailed, UsageError
-from effsam_export.mil import read
+from effsam_export.mil import evaluate, read
 from effsam_export.quantize import coreml_ptq
 from effsam_export.quantize.coreml_layers import Layer
 from effsam_export.quantize.plan import Exception8, Int8Recipe, Quantization
@@ -23,6 +23,8 @@ from tests.quantize import coreml_tools as tools
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import torch
 
     from effsam_export.quantize.plan import Treatment
     from effsam_export.spec import Artifact, Graph
@@ -94,6 +96,28 @@ def test_a_weight_is_rounded_for_each_output_channel(
     steps = np.abs(places * scale.reshape(largest.shape) - exact) / (largest / 127)
     assert steps.max() < 0.65
     assert np.abs(places).max() == 127
+
+
+def test_a_channel_of_zeros_stays_one(samples: Path, tmp_path: Path) -> None:
+    module = tools.Net()
+    for parameter in ("mlp.2.weight", "mlp.2.bias"):
+        module.get_parameter(parameter).data[3] = 0
+    found = tools.lower(tools.graph(tmp_path, module), tmp_path / "out", tools.recipe(), samples)
+    program = tools.opened(found)
+    seen = {}
+    name = next(
+        op.outputs[0].name
+        for op in program.operations
+        if op.inputs.get("weight") == (tools.unpacked(program, "mlp.2"),)
+    )
+
+    def watch(value: str, tensor: torch.Tensor) -> None:
+        if value == name:
+            seen[value] = tensor.numpy().copy()
+
+    evaluate.run(program, {"image": tools.images(1)[0]}, watch=watch)
+    assert not seen[name][..., 3].any()
+    assert seen[name][..., 4].any()
 
 
 def test_weights_alone_need_no_newer_system(graph: Graph, samples: Path, tmp_path: Path) -> None:

@@ -86,6 +86,13 @@ def test_zero_is_always_within(program: Program) -> None:
     assert measured(program, [-ones], "percentile") == (-3.0, 0.0)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_but_zeros_has_a_scale_too(program: Program, method: Method) -> None:
+    low, high = measured(program, [np.zeros(SHAPE, np.float32)], method)
+    assert low == 0.0
+    assert np.float16((high - low) / 255) == 2**-18
+
+
 def test_mse_cuts_off_a_lonely_value(program: Program) -> None:
     values = samples(1)
     low, high = measured(program, values, "mse")
