@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from effsam_export.backends import Options
     from effsam_export.backends.coreml_session import CoremlSession
-    from effsam_export.spec import Graph, TargetProfile
+    from effsam_export.spec import Graph, Precision, TargetProfile
 
 DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 """The oldest system that can open a package. iOS 15 has no FP16 arithmetic in ML programs' inputs
@@ -68,18 +68,20 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     """Convert the traced program, save the package, re-open it and count what it holds.
 
     Raises:
-        UsageError: The program has shapes that change, or several functions are asked of a system
-            that has no such packages.
+        UsageError: The program has shapes that change, several functions are asked of a system that
+            has no such packages, or the INT8 recipe asks what Core ML does not have.
         CheckFailed: The precisions found in the file are not those asked for.
     """
     assert graph.program is not None, "the backend table says that this one reads programs"
     chosen, component = settings(target.options), graph.component
+    quantization = graph.quantization if target.precision == "int8" else None
     conversion = Conversion(
         component=component,
-        precision=target.precision,
+        precision=floating(graph, target),
         deployment_target=chosen.deployment_target,
         image_input=chosen.image_input,
         recipe=graph.recipe,
+        quantization=quantization if quantization and quantization.recipe.quantizes else None,
     )
     package = out_dir / f"{component.name}.mlpackage"
     if graph.variants:
@@ -107,9 +109,18 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     )
 
 
+def floating(graph: Graph, target: TargetProfile) -> Precision:
+    """The precision of what is not INT8: of all, for a component its recipe does not quantize."""
+    if target.precision != "int8":
+        return target.precision
+    if graph.quantization is None:
+        raise UsageError(f"the {graph.component.name} has no INT8 recipe for Core ML")
+    return "fp32" if graph.quantization.recipe.scheme == "fp32" else "fp16"
+
+
 def about(graph: Graph, target: TargetProfile) -> dict[str, str]:
     """Facts that travel inside the package, for a person who has nothing but it."""
-    kept = graph.recipe if target.precision == "fp16" else ()
+    kept = graph.recipe if floating(graph, target) == "fp16" else ()
     return {
         **graph.about,
         "version": __version__,

@@ -13,14 +13,18 @@ import torch
 
 from effsam_export.backends import coreml_ops, coreml_sdk
 from effsam_export.backends.coreml_package import DEBUG_HANDLES
-from effsam_export.backends.coreml_precision import Kept, kept, number_nodes
+from effsam_export.backends.coreml_precision import HANDLE, Kept, kept, number_nodes
 from effsam_export.errors import UsageError
+from effsam_export.precision.select import fx_place
+from effsam_export.quantize.coreml_ptq import Quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch.export import ExportedProgram
 
+    from effsam_export.precision.select import Place
+    from effsam_export.quantize.plan import Quantization
     from effsam_export.spec import ComponentSpec, KeepFp32, Precision
 
 MAIN = "main"
@@ -34,7 +38,9 @@ class Conversion:
     Attributes:
         deployment_target: Member of `coremltools.target`, as `iOS17`.
         image_input: Take the input `image` as a picture instead of as a float32 array.
+        precision: What is not quantized computes in it; `fp32` or `fp16`.
         recipe: What stays in FP32 when `precision` is `fp16`.
+        quantization: What is INT8 besides; None for nothing.
     """
 
     component: ComponentSpec
@@ -42,6 +48,7 @@ class Conversion:
     deployment_target: str
     image_input: bool
     recipe: tuple[KeepFp32, ...]
+    quantization: Quantization | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +97,20 @@ def _shapes(program: ExportedProgram, component: ComponentSpec) -> dict[str, tup
     }
 
 
-def save(program_path: Path, conversion: Conversion, package: Path) -> Origin:
-    """Convert one traced program and save it as a package of one function, `main`."""
+def save(
+    program_path: Path,
+    conversion: Conversion,
+    package: Path,
+    quantizer: Quantizer | None = None,
+) -> Origin:
+    """Convert one traced program and save it as a package of one function, `main`.
+
+    Args:
+        program_path: The `.pt2` file.
+        conversion: How.
+        package: The `.mlpackage` directory to be written.
+        quantizer: Of the package this function is for; a new one if it is left out and needed.
+    """
     ct = coreml_sdk.load()
     coreml_ops.register()
     component = conversion.component
@@ -110,7 +129,15 @@ def save(program_path: Path, conversion: Conversion, package: Path) -> Origin:
             skip_model_load=True,
         )
         model.save(str(package))
-    return Origin(kept=keep, operations=_operations_of(package, keep))
+    noted = _noted(package)
+    if conversion.quantization is not None:
+        quantizer = quantizer or Quantizer(quantization=conversion.quantization)
+        with coreml_sdk.quiet():
+            quantizer.quantize(package, _places(program, noted))
+    return Origin(
+        kept=keep,
+        operations=frozenset(name for handle in keep.handles for name in noted.get(handle, ())),
+    )
 
 
 def _inputs(program: ExportedProgram, conversion: Conversion) -> list[Any]:
@@ -123,12 +150,25 @@ def _inputs(program: ExportedProgram, conversion: Conversion) -> list[Any]:
     ]
 
 
-def _operations_of(package: Path, keep: Kept) -> frozenset[str]:
-    """Operations of a saved package that came of kept nodes, by what coremltools noted there."""
-    noted = json.loads((package / DEBUG_HANDLES).read_text("utf-8"))["mapping"]
-    return frozenset(
-        places[-1]["Output"] for handle in keep.handles for places in noted.get(str(handle), ())
-    )
+def _noted(package: Path) -> dict[int, tuple[str, ...]]:
+    """Number of an FX node -> first outputs of what came of it, as coremltools noted it."""
+    mapping = json.loads((package / DEBUG_HANDLES).read_text("utf-8"))["mapping"]
+    return {
+        int(handle): tuple(place[-1]["Output"] for place in places)
+        for handle, places in mapping.items()
+        if handle.isdigit()
+    }
+
+
+def _places(
+    program: ExportedProgram, noted: Mapping[int, tuple[str, ...]]
+) -> dict[str, list[Place]]:
+    """Operation by its first output -> where the FX nodes it came of are, in their order."""
+    places: dict[str, list[Place]] = {}
+    for node in program.graph.nodes:
+        for output in noted.get(node.meta.get(HANDLE, -1), ()):
+            places.setdefault(output, []).append(fx_place(node))
+    return places
 
 
 def save_functions(
@@ -143,12 +183,14 @@ def save_functions(
     """
     ct = coreml_sdk.load()
     _check_distinct(programs, conversion.component)
+    quantization = conversion.quantization
+    quantizer = None if quantization is None else Quantizer(quantization=quantization)
     origins = {}
     with tempfile.TemporaryDirectory() as folder:
         functions = ct.utils.MultiFunctionDescriptor()
         for name, program in programs.items():
             single = Path(folder) / f"{name}.mlpackage"
-            origins[name] = save(program, conversion, single)
+            origins[name] = save(program, conversion, single, quantizer)
             functions.add_function(str(single), src_function_name=MAIN, target_function_name=name)
         functions.default_function_name = next(iter(programs))
         with coreml_sdk.quiet():

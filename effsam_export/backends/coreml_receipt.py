@@ -78,8 +78,12 @@ def _first(op: Operation) -> str:
 
 
 def _computing(program: Program) -> tuple[Operation, ...]:
-    """The operations that do arithmetic."""
-    return tuple(op for op in program.operations if op.kind not in ("const", "cast"))
+    """The operations that do arithmetic when the program runs."""
+    return tuple(
+        op
+        for op in program.operations
+        if op.kind not in ("const", "cast") and not op.kind.startswith("constexpr_")
+    )
 
 
 def _in_fp32(program: Program) -> tuple[Operation, ...]:

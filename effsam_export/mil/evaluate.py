@@ -18,7 +18,7 @@ from effsam_export.mil.ops import OPS
 from effsam_export.mil.program import Constant, Feature, Operation, Program
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     Array = np.ndarray[Any, Any]
 
@@ -27,7 +27,11 @@ IMAGE_AXES = (2, 0, 1)
 
 
 def run(
-    program: Program, feeds: Mapping[str, Array], *, pessimistic: bool = True
+    program: Program,
+    feeds: Mapping[str, Array],
+    *,
+    pessimistic: bool = True,
+    watch: Callable[[str, Tensor], None] | None = None,
 ) -> dict[str, Array]:
     """The outputs of a program by the names its description shows.
 
@@ -36,6 +40,8 @@ def run(
         feeds: Every input by name, in the declared shape and dtype; a picture either so (1x3xHxW,
             0 to 255) or as uint8 HxWx3 RGB.
         pessimistic: Round to FP16 inside compound FP16 ops, see `rounding.py`.
+        watch: Shown every input and every result that is no constant, by name, in the program's
+            order; not to be changed.
 
     Raises:
         UsageError: Feeds that are not the program's inputs; an op, parameter or mode that is not
@@ -50,14 +56,26 @@ def run(
         raise UsageError(f"the program has ops that are not evaluated: {known} (the {first})")
     last_use = _last_uses(program)
     with torch.inference_mode():
+        _show(values, watch)
         for index, op in enumerate(program.operations):
             results = _results(op, values, pessimistic=pessimistic)
+            _show(results, watch)
             # Neither results that nothing reads nor operands that were read last are kept.
             values.update({n: r for n, r in results.items() if last_use.get(n, -1) > index})
             for name in _named(op):
                 if last_use[name] == index:
                     del values[name]
     return {output.name: _to_numpy(values[output.name]) for output in program.outputs}
+
+
+def _show(
+    values: Mapping[str, Tensor | Constant], watch: Callable[[str, Tensor], None] | None
+) -> None:
+    if watch is None:
+        return
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            watch(name, value)
 
 
 def _last_uses(program: Program) -> dict[str, int]:

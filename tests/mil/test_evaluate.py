@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import torch
+
     from effsam_export.mil.package import Proto
     from tests.mil.cases.case import Var
 
@@ -52,6 +54,22 @@ def test_outputs_have_the_names_of_the_description(pair: Path) -> None:
     found = evaluate.run(read.load(pair), feeds)
     assert list(found) == ["out0"]
     np.testing.assert_array_equal(found["out0"], [[1, 2, 3], [1, 2, 3]])
+
+
+def test_inputs_and_results_can_be_watched(pair: Path) -> None:
+    feeds = {"in0": np.ones((2, 3), np.float32), "in1": np.arange(3, dtype=np.int32)}
+    seen = {}
+
+    def watch(name: str, value: torch.Tensor) -> None:
+        seen[name] = value.numpy().copy()
+
+    program = read.load(pair)
+    found = evaluate.run(program, feeds, watch=watch)
+    # In the program's order, and no constant of it.
+    assert list(seen) == ["in0", "in1", "cast_0", "add_0", "out0"]
+    np.testing.assert_array_equal(seen["cast_0"], [0, 1, 2])
+    np.testing.assert_array_equal(seen["out0"], found["out0"])
+    np.testing.assert_array_equal(seen["out0"], evaluate.run(program, feeds)["out0"])
 
 
 def test_feeds_are_not_changed(tmp_path: Path) -> None:
