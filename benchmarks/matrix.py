@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import golden_checkpoints, machine
-from effsam_export.parity.memo import Remembered, remembering
 from effsam_export import backends, isolate, models, passes, profiles, trace, weights
 from effsam_export.errors import EffsamError
 from effsam_export.models import fixed, loading
 from effsam_export.parity.check import Sides, check, honoured
+from effsam_export.parity.memo import Remembered, remembering
 from effsam_export.pipeline import open_source
 
 if TYPE_CHECKING:

@@ -91,7 +91,7 @@ BACKENDS: dict[str, BackendEntry] = {
         module="effsam_export.backends.coreml",
         packages=("coremltools", "torch"),
         extra="coreml",
-        precisions=("fp32", "fp16"),
+        precisions=("fp32", "fp16", "int8"),
         options={
             "slots": int,
             "functions": str,
@@ -105,7 +105,8 @@ BACKENDS: dict[str, BackendEntry] = {
         module="effsam_export.backends.tflite",
         packages=("ai_edge_litert", "litert_torch"),
         extra="tflite",
-        precisions=("fp32", "fp16"),
+        precisions=("fp32", "fp16", "int8"),
+        quantizer="ai_edge_quantizer",
         options={
             "slots": int,
             "num_threads": int,
