@@ -21,12 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import golden_checkpoints, machine
-from effsam_export import backends, isolate, models, passes, profiles, trace, weights
+from effsam_export import backends, int8, isolate, models, passes, profiles, trace, weights
+from effsam_export.calibration import photographs
+from effsam_export.calibration import recipe as calibration_recipe
+from effsam_export.calibration.samples import Calibration
 from effsam_export.errors import EffsamError
 from effsam_export.models import fixed, loading
 from effsam_export.parity.check import Sides, check, honoured
 from effsam_export.parity.memo import Remembered, remembering
 from effsam_export.pipeline import open_source
+from effsam_export.quantize import recipes
+from effsam_export.quantize.plan import Quantization
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,6 +92,7 @@ class Prepared:
     images: tuple[ParityImage, ...]
     graphs: dict[tuple[object, ...], Graph]
     sources: dict[Path, Session]
+    samples: dict[str, Path]
     folder: Path
 
 
@@ -104,20 +110,45 @@ def prepare(name: str, checkpoint: Path, images: tuple[ParityImage, ...], folder
         images=kept,
         graphs={},
         sources={},
+        samples={},
         folder=folder,
     )
 
 
-def graph_of(prepared: Prepared, component: ComponentSpec, target: TargetProfile) -> Graph:
+def quantization(
+    prepared: Prepared, component: ComponentSpec, target: TargetProfile
+) -> Quantization | None:
+    """What the best recipe known does to a component, on the shipped photographs."""
+    if target.precision != "int8":
+        return None
+    recipe = recipes.load(prepared.model.name).recipe(component.name, target.backend)
+    if recipe.quantizes and component.name not in prepared.samples:
+        # Decoders stay floating in every recipe that ships: only encoders are sampled here.
+        folder = prepared.folder / "calibration"
+        folder.mkdir(exist_ok=True)
+        made = Calibration(photographs=photographs.load(calibration_recipe.load()), folder=folder)
+        prepared.samples[component.name] = made.samples(prepared.model, component)
+    samples = prepared.samples.get(component.name, prepared.folder)
+    return Quantization(recipe=recipe, samples=samples)
+
+
+def graph_of(
+    prepared: Prepared,
+    component: ComponentSpec,
+    target: TargetProfile,
+    quantized: Quantization | None,
+) -> Graph:
     """The traced component, traced at the first call for its shapes."""
-    key = (component.name, component.inputs, target.opset, target.simplify)
+    shapes = (component.name, component.inputs, target.opset, target.simplify)
+    key = (*shapes, repr(quantized))
     if key not in prepared.graphs:
         folder = prepared.folder / f"{component.name}-{len(prepared.graphs)}"
         folder.mkdir()
         program = trace.trace(prepared.module, component)
         recipe = tuple(k for k in prepared.model.precision if k.component == component.name)
         graph = trace.to_onnx(program, component, target.opset, folder)
-        graph = passes.rewrite(replace(graph, recipe=recipe), target, folder)
+        graph = replace(graph, recipe=recipe, quantization=quantized)
+        graph = passes.rewrite(graph, target, folder)
         saved = trace.save(program, folder / "program.pt2")
         prepared.graphs[key] = replace(graph, program=saved)
     return replace(prepared.graphs[key], component=component)
@@ -139,10 +170,13 @@ def make(prepared: Prepared, target: TargetProfile) -> Cell:
         artifacts: dict[str, Artifact] = {}
         try:
             for component in model.components:
-                graphs[component.name] = graph = graph_of(prepared, component, target)
+                quantized = quantization(prepared, component, target)
+                graph = graph_of(prepared, component, target, quantized)
+                graphs[component.name] = graph
                 began = time.perf_counter()
                 log = out / f"{component.name}.log"
-                artifacts[component.name] = isolate.lower(graph, target, out, log)
+                own = int8.for_component(target, quantized)
+                artifacts[component.name] = isolate.lower(graph, own, out, log)
                 start = replace(start, lower_s=start.lower_s + time.perf_counter() - began)
         except EffsamError as error:
             return replace(start, reason=error.message.splitlines()[0])
@@ -211,10 +245,10 @@ def table(cells: list[Cell]) -> str:
     return "\n".join(lines)
 
 
-def one_photograph(full: bool) -> tuple[ParityImage, ...]:
-    """The photographs that ship, or the first of them with all kinds of prompts."""
-    images = profiles.load_parity_images()
-    if full:
+def photographs_of(parity: Path | None, full: bool) -> tuple[ParityImage, ...]:
+    """The photographs that ship or others, or the first that ships with all kinds of prompts."""
+    images = profiles.load_parity_images(parity)
+    if full or parity:
         return images
     cases = tuple(c for c in images[0].cases if c.name in PROMPTS)
     return (replace(images[0], cases=cases),)
@@ -237,7 +271,7 @@ def cells_of(
         given = args.weights / f"{model}.pt" if args.weights else None
         if given is None or not given.is_file():
             given = golden_checkpoints.write_checkpoint(model, folder / f"{model}.pt", args.golden)
-        prepared = prepare(model, given, one_photograph(args.full), folder)
+        prepared = prepare(model, given, photographs_of(args.parity, args.full), folder)
         for target, precision in wanted:
             options = {"compute_capabilities": "86"} if target == "tensorrt-rtx" else {}
             yield make(prepared, profiles.load_target(target, precision, options))
@@ -251,6 +285,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--precision", nargs="+", default=PRECISIONS)
     parser.add_argument("--golden", type=Path, default=golden_checkpoints.golden_dir())
     parser.add_argument("--weights", type=Path, help="folder of MODEL.pt files to prefer")
+    parser.add_argument("--parity", type=Path, help="other photographs and prompts to judge by")
     parser.add_argument("--full", action="store_true", help="all photographs and prompts")
     parser.add_argument("--json", metavar="NAME", help="keep the cells in results/NAME.json")
     args = parser.parse_args(argv)

@@ -87,7 +87,7 @@ def test_a_gate_that_cannot_hold_is_refused_with_what_could(tmp_path: Path) -> N
 
     book = Notebook(tmp_path / "s.json", "q", hopeless, lambda count, seconds: None)
     with pytest.raises(
-        CheckFailed, match="with nothing quantized the least mask IoU is 0.8000"
+        CheckFailed, match=r"with nothing quantized the least mask IoU is 0\.8000"
     ) as e:
         searching.search(LAYERS, GATE, book)
     assert e.value.hint == "--min-iou 0.79 could be reached"

@@ -79,9 +79,9 @@ def effsam(
             id="unknown precision",
         ),
         pytest.param(
-            ["export", "mobile-sam", "-t", "onnx", "--int8"],
-            "target `onnx` has no precision `int8`",
-            "it has `fp32`, `fp16`",
+            ["export", "mobile-sam", "-t", "android-gpu", "--int8"],
+            "target `android-gpu` has no precision `int8`",
+            "it has `fp16`",
             id="precision the target lacks",
         ),
         pytest.param(

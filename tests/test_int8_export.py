@@ -12,6 +12,7 @@ from effsam_export import cli
 from effsam_export.backends.receipt import check_int8
 from effsam_export.errors import CheckFailed, EffsamError
 from effsam_export.quantize import recipes
+from effsam_export.quantize.plan import Int8Recipe
 from effsam_export.weights import sha256_of
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def test_a_recipe_for_modules_that_are_not_there_leaves_nothing_behind(
     tmp_path: Path, tiny_checkpoint: Checkpoint
 ) -> None:
     recipe = tmp_path / "typo.toml"
-    text = recipes.to_toml("", {"encoder": recipes.Int8Recipe(scheme="w8a8")})
+    text = recipes.to_toml("", {"encoder": Int8Recipe(scheme="w8a8")})
     recipe.write_text(
         text + 'exceptions = [{ modules = ["imge_encoder"], treatment = "w8", reason = "x" }]\n'
     )

@@ -63,15 +63,28 @@ def test_a_missed_gate_is_a_failed_cell_with_the_reason(prepared: matrix.Prepare
     assert cell.least_iou == 1.0
 
 
+def test_int8_quantizes_the_encoder_and_says_how_near_it_comes(
+    prepared: matrix.Prepared,
+) -> None:
+    target = profiles.load_target("onnx", "int8")
+    cell = matrix.make(prepared, target)
+    assert cell.precision == "int8"
+    assert cell.finite
+    assert cell.least_iou is not None
+    assert cell.least_iou < 1
+    assert set(prepared.samples) == {"encoder"}
+    assert cell.bytes < 0.7 * matrix.make(prepared, profiles.load_target("onnx", "fp32")).bytes
+
+
 def test_a_component_is_traced_once_for_each_kind_of_shape(prepared: matrix.Prepared) -> None:
     target = profiles.load_target("onnx", "fp32")
     for component in prepared.model.components:
-        first = matrix.graph_of(prepared, component, target)
-        again = matrix.graph_of(prepared, component, replace(target, precision="fp16"))
+        first = matrix.graph_of(prepared, component, target, None)
+        again = matrix.graph_of(prepared, component, replace(target, precision="fp16"), None)
         assert first.path == again.path
     assert len(prepared.graphs) == 2
     slotted = models.fixed.with_slots(prepared.model, 4)
-    assert matrix.graph_of(prepared, slotted.component("decoder"), target).program is not None
+    assert matrix.graph_of(prepared, slotted.component("decoder"), target, None).program is not None
     assert len(prepared.graphs) == 3
 
 
@@ -155,8 +168,8 @@ def test_cells_are_kept_with_their_machine(tmp_path: Path) -> None:
 
 
 def test_one_photograph_has_every_kind_of_prompt() -> None:
-    (row,) = matrix.one_photograph(full=False)
+    (row,) = matrix.photographs_of(None, full=False)
     assert {c.name for c in row.cases} == matrix.PROMPTS
     assert any(c.prompt.box and c.prompt.points for c in row.cases)
     assert any(c.mask_from for c in row.cases)
-    assert len(matrix.one_photograph(full=True)) == 3
+    assert len(matrix.photographs_of(None, full=True)) == 3

@@ -75,6 +75,7 @@ def test_gates_that_ship_are_the_promised_ones(name: str, precision: str) -> Non
     promised = {
         "fp32": Gates(mask_iou=0.999, score_error=1e-3, cosine=0.99999),
         "fp16": Gates(mask_iou=0.99, score_error=1e-2, cosine=0.999),
+        "int8": Gates(mask_iou=0.9, score_error=5e-2, cosine=0.98, mean_iou=0.95),
     }
     assert profiles.load_target(name, precision).gates == promised[precision]
 
@@ -100,9 +101,9 @@ def test_unknown_precision() -> None:
 
 def test_precision_that_the_target_lacks() -> None:
     with pytest.raises(UsageError) as caught:
-        profiles.load_target("onnx", "int8")
-    assert caught.value.message == "target `onnx` has no precision `int8`"
-    assert caught.value.hint == "it has `fp32`, `fp16`"
+        profiles.load_target("android-gpu", "int8")
+    assert caught.value.message == "target `android-gpu` has no precision `int8`"
+    assert caught.value.hint == "it has `fp16`"
 
 
 def test_an_option_takes_the_place_of_the_profiles_own() -> None:
@@ -194,10 +195,12 @@ FAULTS = {
     "type of an option": ({"device": "device = 3"}, "`options.device` is not of type str"),
     "precision the backend lacks": (
         {
+            "backend": 'backend = "tensorrt"',
+            "device": "",
             "precisions": 'precisions = ["fp32", "int8"]',
             "fp16": "int8 = { mask_iou = 0.9, score_error = 0.1, cosine = 0.9 }",
         },
-        "backend `openvino` has no precision `int8` (it has fp32, fp16)",
+        "backend `tensorrt` has no precision `int8` (it has fp32, fp16)",
     ),
     "no precision": ({"precisions": "precisions = []"}, "`precisions` is empty"),
     "precision": (

@@ -32,7 +32,7 @@ def weights() -> dict[str, NDArray[np.float32]]:
         "fc2_w": (2 * CHANNELS, CHANNELS),
     }
     return {
-        name: (generator.standard_normal(shape) / np.sqrt(max(np.prod(shape[1:]), 1))).astype(
+        name: (generator.standard_normal(shape) / np.sqrt(float(np.prod(shape[1:])))).astype(
             np.float32
         )
         for name, shape in shapes.items()
