@@ -1,0 +1,140 @@
+"""What INT8 costs and gains: the curve of samples, methods and kept modules; latency and size.
+
+`python -m benchmarks.int8 curve|latency --checkpoint FILE [--parity FILE]`. The curve judges
+quantized ONNX graphs of MobileSAM in ONNX Runtime; the latency is that of the encoder, ours in INT8
+beside ours in FP16 and FP32 on each runtime, in turn in one run. Judges nothing, prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.timing import figure, interleave, ratio, table
+from effsam_export import backends, int8, isolate, models, passes, profiles, trace, weights
+from effsam_export.bisect_judge import Bench
+from effsam_export.calibration import photographs
+from effsam_export.calibration import recipe as calibration
+from effsam_export.calibration.samples import Calibration
+from effsam_export.images import load_image
+from effsam_export.models import loading
+from effsam_export.pipeline import ExportRequest
+from effsam_export.progress import ignore
+from effsam_export.quantize import recipes
+from effsam_export.quantize.plan import Int8Recipe, Quantization
+from effsam_export.spec import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from effsam_export.spec import Checkpoint, Feeds
+
+MODEL = "mobile-sam"
+TARGETS = ("onnx", "openvino", "tflite")
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def variants() -> dict[str, tuple[int, Int8Recipe]]:
+    """Name -> samples and the encoder's recipe."""
+    best = recipes.load(MODEL).recipe("encoder", "onnx")
+    bare = Int8Recipe(scheme="w8a8")
+    found = {f"recipe, {n} samples": (n, best) for n in (3, 5, 12, 20, 40)}
+    for method in ("percentile", "mse"):
+        found[f"recipe, 20 samples, {method}"] = (20, replace(best, method=method))
+    found["no exceptions, 20 samples"] = (20, bare)
+    for i, entry in enumerate(best.exceptions):
+        others = tuple(e for j, e in enumerate(best.exceptions) if j != i)
+        name = f"recipe without {', '.join(entry.modules)} ({entry.treatment})"
+        found[name] = (20, replace(best, exceptions=others))
+    found["recipe, weights only"] = (20, replace(best, scheme="w8"))
+    return found
+
+
+def curve(checkpoint: Checkpoint, parity: Path | None) -> str:
+    """Mask IoU of every variant."""
+    rows = []
+    for name, (count, recipe) in variants().items():
+        plan = recipes.Int8Plan(name="x", measured="", recipes={("encoder", "default"): recipe})
+        request = ExportRequest(
+            model=models.get(MODEL),
+            target=profiles.load_target("onnx", "int8"),
+            checkpoint=checkpoint,
+            output=Path("unused"),
+            parity_file=parity,
+            int8=int8.Int8Request(calibration=calibration.load(num_samples=count), plan=plan),
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            found = Bench(request, Path(folder), ignore).judge({})
+        rows.append([name, figure(found.mean, 4), figure(found.least, 4), str(found.switched)])
+        print("|", " | ".join(rows[-1]), "|", flush=True)
+    return table(("variant", "mean IoU", "least", "switched"), rows)
+
+
+def latency(checkpoint: Checkpoint, repeats: int) -> str:
+    """Time and size of the encoder in every precision, as shares of FP32 on the same runtime."""
+    spec = models.get(MODEL)
+    module = loading.load(spec, checkpoint)
+    component = spec.component("encoder")
+    image = load_image(profiles.load_parity_images()[0].path)
+    feeds = component.feeds(spec.preprocess, Sample(image=image))
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        found = photographs.load(calibration.load())
+        samples = Calibration(photographs=found, folder=folder).samples(spec, component)
+        program = trace.trace(module, component)
+        for target_name in TARGETS:
+            calls: dict[str, Callable[[], Feeds]] = {}
+            sizes = {}
+            for precision in PRECISIONS:
+                target = profiles.load_target(target_name, precision)
+                out = folder / f"{target_name}-{precision}"
+                out.mkdir()
+                graph = trace.to_onnx(program, component, target.opset, out)
+                recipe = recipes.load(MODEL).recipe("encoder", target.backend)
+                asked = Quantization(recipe=recipe, samples=samples)
+                graph = replace(graph, quantization=asked if precision == "int8" else None)
+                graph = passes.rewrite(graph, target, out)
+                graph = replace(graph, program=trace.save(program, out / "program.pt2"))
+                lowered = out / "lowered"
+                lowered.mkdir()
+                artifact = isolate.lower(graph, target, lowered, out / "log")
+                session = backends.load(target.backend).open_session(artifact)
+                sizes[precision] = float(sum(f.stat().st_size for f in artifact.files))
+                calls[precision] = partial(session.run, feeds)
+            taken = interleave(calls, repeats)
+            rows += [
+                [
+                    f"{target_name}, {p}",
+                    figure(1e3 * taken[p].median_s, 0),
+                    figure(ratio(taken[p].median_s, taken["fp32"].median_s)),
+                    figure(ratio(taken[p].least_s, taken["fp32"].least_s)),
+                    figure(sizes[p] / 1e6, 2),
+                    figure(ratio(sizes[p], sizes["fp32"]), 3),
+                ]
+                for p in PRECISIONS
+            ]
+    return table(("encoder", "ms", "median /", "least /", "MB", "size /"), rows)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure one thing and print it."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("what", choices=("curve", "latency"))
+    parser.add_argument("--checkpoint", type=Path, required=True, help="MobileSAM's weights")
+    parser.add_argument("--parity", type=Path, help="other photographs and prompts to judge by")
+    parser.add_argument("--repeats", type=int, default=15, help="rounds that are counted")
+    args = parser.parse_args(argv)
+    checkpoint = weights.checkpoint_from_file(args.checkpoint, models.get(MODEL).weights)
+    if args.what == "curve":
+        print(curve(checkpoint, args.parity))
+    else:
+        print(latency(checkpoint, args.repeats))
+
+
+if __name__ == "__main__":
+    main()
