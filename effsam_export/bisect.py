@@ -2,8 +2,8 @@
 
 Four steps, every judgement a full parity check: (1) quantize one block alone, then, where masks
 suffer, each layer of it alone: that is its sensitivity; (2) keep the most sensitive layers
-floating, as few as hold the gate, by halving; (3) give each of them back if the gate holds without
-it; (4) store the weights of each in INT8 if the gate holds. Judgements are kept in a file, so that
+floating, as few as hold the gate, by halving; (3) give back what the gate holds without, in chunks
+and then one by one; (4) likewise store weights in INT8 where the gate holds. Judgements are kept in a file, so that
 an interrupted search goes on where it stopped.
 """
 
@@ -154,14 +154,8 @@ def search(layers: Sequence[str], gate: Gate, notebook: Notebook) -> Outcome:
     cost = sensitivities(layers, notebook)
     ranked = sorted(layers, key=lambda layer: (-cost[layer], layers.index(layer)))
     kept = fewest(ranked, gate, notebook)
-    for layer in sorted(kept, key=lambda name: cost[name]):
-        trial = {k: v for k, v in kept.items() if k != layer}
-        if gate.holds(notebook.ask(trial)):
-            kept = trial
-    for layer in sorted(kept, key=lambda name: cost[name]):
-        trial = {**kept, layer: "w8"}
-        if gate.holds(notebook.ask(trial)):
-            kept = trial
+    kept = relaxed(kept, None, cost, gate, notebook)
+    kept = relaxed(kept, "w8", cost, gate, notebook)
     choices = [
         Choice(layer=layer, kept=kind, sensitivity=cost[layer]) for layer, kind in kept.items()
     ]
@@ -213,6 +207,39 @@ def fewest(ranked: Sequence[str], gate: Gate, notebook: Notebook) -> dict[str, K
         else:
             low = middle + 1
     return _kept(ranked[:low])
+
+
+def relaxed(
+    kept: Mapping[str, Kept],
+    to: Kept | None,
+    cost: Mapping[str, float],
+    gate: Gate,
+    notebook: Notebook,
+) -> dict[str, Kept]:
+    """Give layers back (`to` None) or store their weights in INT8, wherever the gate holds.
+
+    In chunks that are halved, the least sensitive first, down to single layers: of what is left, no
+    layer could be changed alone. Source: Zeller and Hildebrandt, "Simplifying and Isolating
+    Failure-Inducing Input", 2002.
+    """
+    found, order = dict(kept), sorted(kept, key=lambda name: cost[name])
+    size = max(1, len(order) // 2)
+    while order:
+        left: list[str] = []
+        for start in range(0, len(order), size):
+            chunk = order[start : start + size]
+            trial = {k: v for k, v in found.items() if to is not None or k not in chunk}
+            if to is not None:
+                trial.update(dict.fromkeys(chunk, to))
+            if gate.holds(notebook.ask(trial)):
+                found = trial
+            else:
+                left += chunk
+        # A change may have made room for another: single layers are asked until none moves.
+        if size == 1 and len(left) == len(order):
+            break
+        order, size = left, max(1, size // 2)
+    return found
 
 
 def _kept(layers: Iterable[str]) -> dict[str, Kept]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "photographs"
 FLOOR = 12
-"""Samples below which a calibration is warned about (`benchmarks/results/int8.md` has the curve)."""
+"""Samples below which a calibration is warned about."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 KEYS = {"images": list, "num_samples": int, "seed": int, "crops": dict, "prompts": dict}
 CROP_KEYS = {"smallest": float, "flip": bool}
