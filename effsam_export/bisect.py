@@ -3,8 +3,8 @@
 Four steps, every judgement a full parity check: (1) quantize one block alone, then, where masks
 suffer, each layer of it alone: that is its sensitivity; (2) keep the most sensitive layers
 floating, as few as hold the gate, by halving; (3) give back what the gate holds without, in chunks
-and then one by one; (4) likewise store weights in INT8 where the gate holds. Judgements are kept in a file, so that
-an interrupted search goes on where it stopped.
+and then one by one; (4) likewise store weights in INT8 where the gate holds. Judgements are kept in
+a file, so that an interrupted search goes on where it stopped.
 """
 
 from __future__ import annotations

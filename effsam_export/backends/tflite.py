@@ -48,6 +48,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     component = graph.component
     check_fixed(component)
     assert graph.program is not None
+    check_size(component.name, graph.program.stat().st_size)
     content = tflite_convert.convert(graph.program, component)
     if target.precision == "int8" and graph.quantization is not None:
         from effsam_export.quantize import tflite_ptq
@@ -61,6 +62,20 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     path = out_dir / f"{component.name}.tflite"
     write(model, path)
     return artifact_of(path, component, target)
+
+
+def check_size(name: str, size: int) -> None:
+    """Refuse constants that the converter cannot hold, before it has run for minutes.
+
+    Raises:
+        CheckFailed: The traced program's constants have over 2 GB.
+    """
+    if size > MAX_BYTES:
+        raise CheckFailed(
+            f"{name}: these constants have {size / 1e9:.1f} GB in FP32, and the converter builds "
+            "one .tflite file of at most 2 GB before any are halved",
+            hint="choose another target, or a smaller encoder",
+        )
 
 
 def write(model: schema.ModelT, path: Path) -> None:

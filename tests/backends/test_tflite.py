@@ -279,6 +279,22 @@ def test_more_than_a_file_can_hold(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_more_than_the_converter_can_hold_is_refused_before_it_runs(
+    graph: Graph, precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def never(*_: object) -> bytes:
+        raise AssertionError("the converter ran")
+
+    assert graph.program is not None
+    monkeypatch.setattr(tflite, "MAX_BYTES", graph.program.stat().st_size - 1)
+    monkeypatch.setattr("effsam_export.backends.tflite_convert.convert", never)
+    with pytest.raises(CheckFailed, match=r"the converter builds one \.tflite file") as caught:
+        tflite.lower(graph, target("tflite", precision), tmp_path)
+    assert caught.value.hint == "choose another target, or a smaller encoder"
+    assert list(tmp_path.iterdir()) == []
+
+
 # ------------------------------------------------------------------ one file for all
 
 
