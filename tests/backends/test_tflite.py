@@ -281,7 +281,7 @@ def test_more_than_a_file_can_hold(
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_more_than_the_converter_can_hold_is_refused_before_it_runs(
-    graph: Graph, precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    graph: Graph, precision: Precision, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def never(*_: object) -> bytes:
         raise AssertionError("the converter ran")
