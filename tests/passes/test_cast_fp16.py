@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
+from effsam_export import onnx_file
 from effsam_export.passes import cast_fp16
 from tests.passes.tools import constants, interface, numbers, parse, run
 
@@ -66,3 +67,15 @@ def test_no_inferred_shapes_are_left() -> None:
 def test_twice_gives_equal_bytes() -> None:
     one, two = (cast_fp16.apply(parse(LINEAR)).SerializeToString() for _ in range(2))
     assert one == two
+
+
+def test_a_large_graph_is_cast_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past 2 GB types are inferred from files; the limit is moved, the way is the same."""
+    for text in (LINEAR, SHAPES):
+        plain = cast_fp16.apply(parse(text))
+        kept = cast_fp16.apply(parse(text), keep=[parse(text).graph.node[0].name])
+        with monkeypatch.context() as patch:
+            patch.setattr(onnx_file, "MAX_INLINE_BYTES", -1)
+            assert cast_fp16.apply(parse(text)) == plain
+            again = cast_fp16.apply(parse(text), keep=[parse(text).graph.node[0].name])
+            assert again == kept
