@@ -30,7 +30,7 @@ opset = 18
 simplify = false
 [options]
 [gates]
-int8 = { mask_iou = 0.0, score_error = 1.0, cosine = 0.9 }
+int8 = { mask_iou = 0.0, score_error = 1.0, cosine = 0.0 }
 """
 
 

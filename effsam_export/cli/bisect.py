@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -65,6 +63,8 @@ def bisect(
     `effsam export --int8 --int8-recipe FILE`, which judges it in the target itself. Stop it at any
     time: run again, it goes on.
     """
+    import tempfile
+
     from effsam_export import bisect as searching
     from effsam_export import models, pipeline, profiles
     from effsam_export.bisect_judge import Bench
@@ -120,6 +120,8 @@ def bisect(
 
 def question(request: ExportRequest) -> str:
     """Everything a judgement depends on besides the layers that are kept, as a hash."""
+    import hashlib
+
     from effsam_export import __version__, profiles
     from effsam_export.calibration.recipe import hashes
 
