@@ -44,11 +44,13 @@ def measure(
 
     Args:
         model: In FP32; not changed.
-        tensors: Names of activations, graph inputs included.
+        tensors: Names of activations, graph inputs included; nothing is run for none.
         feeds: Samples, at least one.
         method: `minmax`, `percentile` or `mse`.
         scratch: Folder for the graph that is run.
     """
+    if not tensors:
+        return {}
     path = scratch / "ranges.onnx"
     onnx_file.save(_with_statistics(model, tensors, sampled=method != "minmax"), path)
     options = onnxruntime.SessionOptions()

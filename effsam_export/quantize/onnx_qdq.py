@@ -44,15 +44,13 @@ def apply(
         scratch: Folder for intermediate files.
         symmetric: Activations too (INT8 around zero), as TensorRT wants them; else UINT8.
     """
-    ranges: Mapping[str, Range] = {}
-    if quantization.recipe.scheme != "w8":
-        ranges = activation_ranges.measure(
-            model,
-            wanted_tensors(model, quantization),
-            quantization.feeds(),
-            quantization.recipe.method,
-            scratch,
-        )
+    ranges = activation_ranges.measure(
+        model,
+        wanted_tensors(model, quantization),
+        quantization.feeds(),
+        quantization.recipe.method,
+        scratch,
+    )
     return insert(model, quantization, ranges, symmetric=symmetric)
 
 

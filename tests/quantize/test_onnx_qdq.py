@@ -68,6 +68,16 @@ def test_w8_stores_weights_in_int8_and_leaves_activations(tmp_path: Path) -> Non
         assert np.abs(rounded * scale.reshape(shape) - weight).max() <= scale.max() / 2 * 1.001
 
 
+def test_a_layer_of_a_weights_only_recipe_may_be_quantized_whole(tmp_path: Path) -> None:
+    treatments: dict[str, Treatment] = {**dict.fromkeys(toy.ALL, "w8"), "fc1": "w8a8"}
+    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="w8"))
+    model = onnx_qdq.apply(toy.network(), asked, tmp_path)
+    makers = {o: n.op_type for n in model.graph.node for o in n.output}
+    (node,) = [n for n in model.graph.node if n.name == "fc1"]
+    assert [makers[i] for i in node.input] == ["DequantizeLinear", "DequantizeLinear"]
+    assert [n.op_type for n in model.graph.node].count("QuantizeLinear") == 1
+
+
 def test_what_floats_is_stored_in_fp16(tmp_path: Path) -> None:
     treatments: dict[str, Treatment] = {**toy.ALL, "stem": "float", "fc1": "w8"}
     asked = toy.quantization(tmp_path / "s", treatments)
