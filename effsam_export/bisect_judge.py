@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from effsam_export.profiles import ParityImage
     from effsam_export.progress import Observer
     from effsam_export.quantize.activation_ranges import Range
-    from effsam_export.quantize.plan import Int8Recipe
+    from effsam_export.quantize.plan import Int8Recipe, Treatment
     from effsam_export.spec import ComponentSpec, Graph, ModelSpec
 
 SEPARATOR = ":"
@@ -88,6 +88,7 @@ class Bench:
         self._images, _ = pipeline.judged_by(request.model, request.parity_file)
         self._sources: dict[str, Session] = {}
         self._prepared: dict[str, Prepared] = {}
+        self._opened: dict[str, tuple[Mapping[str, Treatment], Session]] = {}
         for component in request.model.components:
             self._prepare(component, calibration, observer)
 
@@ -145,12 +146,7 @@ class Bench:
         """Quantize everything but these layers, and hold the masks to PyTorch's."""
         sessions = dict(self._sources)
         for name, prepared in self._prepared.items():
-            path = self._scratch / f"{name}.judged.onnx"
-            recipe = with_kept(prepared.quantization.recipe, name, kept)
-            treatments = {n: recipe.treatment(p) for n, p in prepared.places.items()}
-            quantized = replace(prepared.quantization, recipe=recipe, treatments=treatments)
-            onnx_file.save(onnx_qdq.insert(prepared.model, quantized, prepared.ranges), path)
-            sessions[name] = open_graph(path)
+            sessions[name] = self._quantized(name, prepared, kept)
         sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
         report = check(self._model, self._request.target, sides, self._images).report
         ious = [c.answer_iou for c in report.cases]
@@ -159,6 +155,26 @@ class Bench:
             least=min(ious),
             switched=sum(c.winner != c.found_winner for c in report.cases),
         )
+
+
+    def _quantized(self, name: str, prepared: Prepared, kept: Mapping[str, Kept]) -> Session:
+        """One component; the last one again where the same layers are kept.
+
+        While a search looks at a decoder its encoder stays as it is, and its answers with it.
+        """
+        recipe = with_kept(prepared.quantization.recipe, name, kept)
+        treatments = {n: recipe.treatment(p) for n, p in prepared.places.items()}
+        last = self._opened.get(name)
+        if last is not None and last[0] == treatments:
+            return last[1]
+        path = self._scratch / f"{name}.judged.onnx"
+        quantized = replace(prepared.quantization, recipe=recipe, treatments=treatments)
+        onnx_file.save(onnx_qdq.insert(prepared.model, quantized, prepared.ranges), path)
+        session = open_graph(path)
+        # A decoder gets other embeddings each time: its answers would only pile up.
+        session = session if name == "decoder" else Remembered(session)
+        self._opened[name] = treatments, session
+        return session
 
 
 def with_kept(recipe: Int8Recipe, component: str, kept: Mapping[str, Kept]) -> Int8Recipe:

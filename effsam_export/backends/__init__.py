@@ -121,7 +121,7 @@ BACKENDS: dict[str, BackendEntry] = {
         module="effsam_export.backends.tensorrt_rtx",
         packages=("onnxruntime", "tensorrt_rtx_bindings"),
         extra="tensorrt-rtx",
-        precisions=("fp32", "fp16"),
+        precisions=("fp32", "fp16", "int8"),
         options={
             "compute_capabilities": str,
             "per_capability": bool,
@@ -136,7 +136,7 @@ BACKENDS: dict[str, BackendEntry] = {
         module="effsam_export.backends.tensorrt",
         packages=("onnxruntime",),
         extra="tensorrt",
-        precisions=("fp32", "fp16"),
+        precisions=("fp32", "fp16", "int8"),
         options={
             "max_prompts": int,
             "opt_prompts": int,

@@ -62,7 +62,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
 
         path = out_dir / f"{name}.engine"
         path.write_bytes(_build(trt, out_dir, name))
-        ops = inspect(trt, path, name, target.precision)
+        ops = inspect(trt, path, name, target.precision, int8=typed.int8)
         files.append(path)
         versions["tensorrt"] = str(trt.__version__)
     return Artifact(
@@ -85,7 +85,14 @@ def _build(trt: Any, bundle: Path, component: str) -> bytes:  # noqa: ANN401 - a
         raise CheckFailed(f"{component}: TensorRT built no engine: {error}") from error
 
 
-def inspect(trt: Any, path: Path, component: str, asked: Precision) -> dict[str, int]:  # noqa: ANN401
+def inspect(
+    trt: Any,  # noqa: ANN401 - an SDK module
+    path: Path,
+    component: str,
+    asked: Precision,
+    *,
+    int8: bool = False,
+) -> dict[str, int]:
     """Open an engine, and hold the dtypes of its layers against the precision that was asked.
 
     Returns:
@@ -101,6 +108,10 @@ def inspect(trt: Any, path: Path, component: str, asked: Precision) -> dict[str,
     if asked == "fp16" and not half:
         raise CheckFailed(
             f"{component}: asked for fp16, but none of {len(layers)} layers computes in it"
+        )
+    if int8 and not any("int8" in n["outputs"] for n in layers):
+        raise CheckFailed(
+            f"{component}: asked for int8, but none of {len(layers)} layers gives INT8 to another"
         )
     return dict(sorted(Counter(str(n["kind"]) for n in layers).items()))
 

@@ -98,7 +98,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
 
         made = trt_build.build(trt, graph.component, typed.path, shapes, configure)
         check_precision(name, target.precision, made.constants)
-        trt_build.check_layers(name, target.precision, made.layers)
+        trt_build.check_layers(name, target.precision, made.layers, int8=typed.int8)
         (out_dir / file).write_bytes(made.engine)
         files.append(out_dir / file)
         built.append(made)

@@ -240,14 +240,20 @@ def _elements(constants: str) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def check_layers(component: str, asked: Precision, layers: tuple[Layer, ...]) -> None:
+def check_layers(
+    component: str, asked: Precision, layers: tuple[Layer, ...], *, int8: bool = False
+) -> None:
     """Compare the layers of an engine with the precision that was asked.
 
     An FP16 engine may compute single layers in FP32: those the recipe names, and the mean and
     variance of a LayerNormalization, which TensorRT takes in FP32 of its own accord.
 
+    Args:
+        int8: The graph quantizes activations, and not weights alone.
+
     Raises:
-        CheckFailed: A layer of an FP32 engine is narrower, or none of an FP16 engine is FP16.
+        CheckFailed: A layer of an FP32 engine is narrower, none of an FP16 engine is FP16, or none
+            that should be INT8 is.
     """
     if not layers:
         raise CheckFailed(
@@ -264,6 +270,10 @@ def check_layers(component: str, asked: Precision, layers: tuple[Layer, ...]) ->
     if asked == "fp16" and not narrow:
         raise CheckFailed(
             f"{component}: asked for fp16, but none of {len(layers)} layers computes in it"
+        )
+    if int8 and not any("int8" in n.outputs for n in layers):
+        raise CheckFailed(
+            f"{component}: asked for int8, but none of {len(layers)} layers gives INT8 to another"
         )
 
 

@@ -7,12 +7,15 @@ inputs have. What is counted here is therefore what a builder is asked for.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 
 from effsam_export import onnx_file
 from effsam_export.backends.receipt import check_precision
@@ -20,12 +23,12 @@ from effsam_export.errors import CheckFailed
 from effsam_export.passes import cast_fp16
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from effsam_export.spec import Graph, Precision
 
 SHAPE_OPS = ("Cast", "Constant", "Shape")
 """Ops whose dtype says nothing about the precision that the graph computes in."""
+HALF_SCALES = 19
+"""The first opset in which Q/DQ take scales in FP16, and so give FP16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,11 @@ class TypedOnnx:
         return {n: op for n, (op, dtype) in self.nodes.items() if dtype == "float32"}
 
     @property
+    def int8(self) -> bool:
+        """Whether activations are quantized, and not weights alone."""
+        return "QuantizeLinear" in self.ops
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The file, and its weights where they lie outside."""
         data = self.path.with_name(f"{self.path.name}.data")
@@ -68,16 +76,33 @@ def write(graph: Graph, precision: Precision, out_dir: Path) -> TypedOnnx:
             FP32 is not.
     """
     path = out_dir / f"{graph.component.name}.onnx"
-    if precision == "fp16":
+    if precision == "int8":
+        onnx_file.save(quantized(graph), path)
+    elif precision == "fp16":
         onnx_file.save(cast_fp16.apply(onnx.load(graph.path), keep=graph.fp32_nodes), path)
     else:
         for file in graph.files:
             shutil.copyfile(file, out_dir / file.name)
     found = count(path)
     check_precision(graph.component.name, precision, found.constants)
-    if precision == "fp16":
+    if precision != "fp32":
         check_kept(graph, found)
     return found
+
+
+def quantized(graph: Graph) -> onnx.ModelProto:
+    """The graph with Q/DQ pairs where its recipe wants them, and all the rest in FP16."""
+    from effsam_export.quantize import onnx_qdq
+
+    assert graph.quantization is not None
+    with tempfile.TemporaryDirectory() as name:
+        model = onnx_qdq.apply(
+            onnx.load(graph.path), graph.quantization, Path(name), for_tensorrt=True
+        )
+    opset = next(o.version for o in model.opset_import if o.domain == "")
+    if opset < HALF_SCALES:
+        model = onnx.version_converter.convert_version(model, HALF_SCALES)
+    return cast_fp16.apply(model, keep=graph.fp32_nodes)
 
 
 def check_kept(graph: Graph, typed: TypedOnnx) -> None:

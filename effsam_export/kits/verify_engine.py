@@ -80,6 +80,10 @@ def layer_failures(component: str, layers: list[Any], expected: dict[str, Any]) 
         return [f"{component}: {len(half)} layers compute in half precision, first `{half[0]}`"]
     if expected["precision"] == "fp16" and not half:
         return [f"{component}: none of {len(layers)} layers computes in half precision"]
+    # Weights alone in INT8 leave no trace in what layers write.
+    quantized = "QuantizeLinear" in expected["nodes_by_op"]
+    if quantized and not any("int8" in n["outputs"] for n in layers):
+        return [f"{component}: none of {len(layers)} layers gives INT8 to another"]
     return []
 
 

@@ -4,7 +4,8 @@ Given: Conv / MatMul / Gemm with constant weights, in FP32.
 Result: for `w8a8`, DequantizeLinear on INT8 weights (one scale a channel, symmetric) and a Quantize
 and Dequantize pair on the input (and, for a convolution, the output: ONNX Runtime computes it in
 INT8 only so); for `w8`, DequantizeLinear on the weights alone; constants that stay are in FP16
-behind a Cast.
+behind a Cast. For TensorRT: activations are symmetric, outputs have no pairs (a layer writes what
+the next one reads), and constants stay in FP32, for the cast of the whole graph that follows.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SMALLEST_HALVED = 1024
 
 
 def apply(
-    model: onnx.ModelProto, quantization: Quantization, scratch: Path, *, symmetric: bool = False
+    model: onnx.ModelProto, quantization: Quantization, scratch: Path, *, for_tensorrt: bool = False
 ) -> onnx.ModelProto:
     """The quantized graph; the given one is not changed.
 
@@ -42,7 +43,7 @@ def apply(
         model: In FP32.
         quantization: Recipe, samples, and the treatment of each node.
         scratch: Folder for intermediate files.
-        symmetric: Activations too (INT8 around zero), as TensorRT wants them; else UINT8.
+        for_tensorrt: In the form TensorRT takes; else in ONNX Runtime's, activations in UINT8.
     """
     ranges = activation_ranges.measure(
         model,
@@ -51,7 +52,7 @@ def apply(
         quantization.recipe.method,
         scratch,
     )
-    return insert(model, quantization, ranges, symmetric=symmetric)
+    return insert(model, quantization, ranges, for_tensorrt=for_tensorrt)
 
 
 def wanted_tensors(model: onnx.ModelProto, quantization: Quantization) -> list[str]:
@@ -74,16 +75,17 @@ def insert(
     quantization: Quantization,
     ranges: Mapping[str, Range],
     *,
-    symmetric: bool = False,
+    for_tensorrt: bool = False,
 ) -> onnx.ModelProto:
     """The graph with Q/DQ pairs for ranges that were measured before."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    out = _with_pairs(out, quantization, ranges, symmetric=symmetric) if ranges else out
+    out = _with_pairs(out, quantization, ranges, for_tensorrt=for_tensorrt) if ranges else out
     for node in list(out.graph.node):
         if quantization.treatments.get(node.name) == "w8":
             _store_in_int8(out.graph, node)
-    _halve(out.graph)
+    if not for_tensorrt:
+        _halve(out.graph)
     # The quantizer appends pairs behind the nodes that use them, against the standard.
     whole = ir.from_proto(out)
     whole.graph.sort()
@@ -96,7 +98,7 @@ def _with_pairs(
     quantization: Quantization,
     ranges: Mapping[str, Range],
     *,
-    symmetric: bool,
+    for_tensorrt: bool,
 ) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
@@ -105,6 +107,7 @@ def _with_pairs(
     constants = {i.name for i in model.graph.initializer}
     everything = quantization.recipe.everything
     kinds = {*QUANTIZABLE, *(OTHERS if everything else ())}
+    floating = ["Conv", "MatMul", "Gemm"] if for_tensorrt else ["MatMul", "Gemm"]
     chosen: list[str] = []
     kept: list[str] = []
     for node in model.graph.node:
@@ -120,16 +123,16 @@ def _with_pairs(
         per_channel=True,
         reduce_range=False,
         weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+        activation_qType=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
         nodes_to_quantize=chosen,
         nodes_to_exclude=kept,
         op_types_to_quantize=sorted(kinds),
         extra_options={
-            "ActivationSymmetric": symmetric,
+            "ActivationSymmetric": for_tensorrt,
             "WeightSymmetric": True,
             # Its result is wanted in floating point: a norm, GELU or a residual comes next.
-            "OpTypesToExcludeOutputQuantization": [] if everything else ["MatMul", "Gemm"],
+            "OpTypesToExcludeOutputQuantization": [] if everything else floating,
         },
     )
     quantizer.quantize_model()

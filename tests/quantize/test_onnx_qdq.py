@@ -108,7 +108,7 @@ def test_a_product_of_activations_floats_unless_everything_is_asked(tmp_path: Pa
 
 def test_symmetric_activations_have_zero_at_zero(tmp_path: Path) -> None:
     asked = toy.quantization(tmp_path / "s", toy.ALL)
-    model = onnx_qdq.apply(toy.network(), asked, tmp_path, symmetric=True)
+    model = onnx_qdq.apply(toy.network(), asked, tmp_path, for_tensorrt=True)
     found = constants(model)
     points = [
         found[n.input[2]] for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[2]
