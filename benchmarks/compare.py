@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import machine
 from benchmarks.exports import KINDS, MODEL, UPSTREAM, WHOLE, run_all
-from benchmarks.timing import SETTLE_S, figure, interleave, ratio, table
+from benchmarks.timing import figure, ratio, table
+from effsam_export.timing import SETTLE_S, interleave
 
 if TYPE_CHECKING:
     from benchmarks.contenders import Group, Inputs

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from benchmarks import machine, plain
-from benchmarks.timing import figure, interleave, ratio, table
+from benchmarks.timing import figure, ratio, table
 from effsam_export import backends, isolate, models, passes, profiles, trace, weights
 from effsam_export.images import frame_of, load_image, prompt_to_model
 from effsam_export.models import fixed, loading
 from effsam_export.models.sam.components import as_sam
 from effsam_export.parity.metrics import mask_iou
 from effsam_export.spec import Point, Prompt, Sample
+from effsam_export.timing import interleave
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.timing import figure, interleave, ratio, table
+from benchmarks.timing import figure, ratio, table
 from effsam_export import backends, int8, isolate, models, passes, profiles, trace, weights
 from effsam_export.bisect_judge import Bench
 from effsam_export.calibration import photographs
@@ -27,6 +27,7 @@ from effsam_export.progress import ignore
 from effsam_export.quantize import recipes
 from effsam_export.quantize.plan import Int8Recipe, Quantization
 from effsam_export.spec import Sample
+from effsam_export.timing import interleave
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -156,7 +156,6 @@ class Bench:
             switched=sum(c.winner != c.found_winner for c in report.cases),
         )
 
-
     def _quantized(self, name: str, prepared: Prepared, kept: Mapping[str, Kept]) -> Session:
         """One component; the last one again where the same layers are kept.
 

@@ -7,9 +7,12 @@ import platform
 import shutil
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from effsam_export import __version__, backends, profiles
+from effsam_export import __version__, backends, cpu, profiles
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PACKAGES = (
     "torch",
@@ -26,8 +29,6 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
-CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
-"""Flags that decide whether INT8 can be faster than FP32 (openvino#25197: slower without VNNI)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def diagnose(cache_dir: Path) -> Diagnosis:
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         cores=os.cpu_count() or 1,
-        cpu_flags=_cpu_flags(),
+        cpu_flags=cpu.flags(),
         memory_gb=_memory_gb(),
         disk_free_gb=shutil.disk_usage(home).free / 1e9,
         cache_dir=cache_dir,
@@ -93,18 +94,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_flags() -> tuple[str, ...]:
-    """Which of `CPU_FLAGS` the processor has; empty where the system does not list them."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return ()
-    for line in info.read_text("utf-8", errors="replace").splitlines():
-        if line.startswith(("flags", "Features")):
-            present = set(line.partition(":")[2].split())
-            return tuple(f for f in CPU_FLAGS if f in present)
-    return ()
 
 
 def _memory_gb() -> float | None:

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effsam_export import backends, int8, isolate, profiles
+from effsam_export import backends, int8, isolate, profiles, worth
 from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.models import fixed
 from effsam_export.progress import ignore, stage
@@ -142,12 +142,13 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
         for component in request.chosen:
             quantized = int8.quantization(request, component, calibration, exported)
             exported.append(convert(request, module, component, work, scratch, observer, quantized))
+        gains = worth.measure([(e.graph, e.artifact) for e in exported], target, scratch, observer)
         exported = combined(exported, target, work)
         with stage("parity", observer) as running:
             findings = prove(request, module, exported, backend, running.advance)
             running.detail = summary(findings.report)
             running.failed = not findings.report.passed
-        html = report.render(findings.report, findings.pictures)
+        html = report.render(findings.report, findings.pictures, gains)
         if not findings.report.passed:
             evidence = evidence_of(request.output)
             keep_evidence(evidence, findings, html)
@@ -163,6 +164,7 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
                 html=html,
                 versions=versions(exported),
                 calibration=None if calibration is None else calibration.photographs,
+                timed=any(g.time_share is not None for g in gains),
             )
             running.detail = f"{len(manifest['files']) + 1} files"
     return findings.report

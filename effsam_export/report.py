@@ -1,6 +1,7 @@
 """A parity check as one HTML file: what was asked for, what was found, and where masks differ.
 
-It loads nothing, runs no script and holds no time of day: the same check gives the same bytes.
+It loads nothing, runs no script and holds no time of day: the same check gives the same bytes, but
+for an INT8 export on a machine that runs it, whose times are in it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from effsam_export.parity.results import CaseResult, ParityReport, Picture, TensorDiff
+    from effsam_export.worth import Worth
 
 SEAMS = {"onnx": "PyTorch → ONNX", "artifact": "ONNX → artefact"}
 PANEL_WIDTH, PANEL_HEIGHT = 360, 480
@@ -73,17 +75,26 @@ figcaption { margin-top: .3rem; }
 """
 
 
-def render(report: ParityReport, pictures: Sequence[Picture], *, title: str | None = None) -> str:
+def render(
+    report: ParityReport,
+    pictures: Sequence[Picture],
+    gains: Sequence[Worth] = (),
+    *,
+    title: str | None = None,
+) -> str:
     """The whole check as one HTML document, to be written as UTF-8.
 
     Args:
         report: What was measured. Values that miss a gate are marked; the verdict is its own.
         pictures: What to show of some cases: image uint8 HxWx3 RGB, both masks bool HxW, points
             and box in pixels of the image.
+        gains: Of an INT8 export, what it is beside its floating forms.
         title: The heading, or None for the model and its target.
     """
     heading = _text(title if title is not None else f"{report.model} for {report.target}")
     sections = [_head(report, heading), _gates(report), _cases(report), _seams(report)]
+    if gains:
+        sections.insert(1, _gains(gains))
     if pictures:
         sections += ["<h2>Masks</h2>", _legend(), *(_picture(p) for p in pictures)]
     return (
@@ -124,6 +135,29 @@ def _ran(report: ParityReport) -> str:
         items = "".join(f"<li>{_text(entry)}</li>" for entry in report.left_out)
         found += f"\n<p>Prompts this model cannot honour:</p>\n<ul>{items}</ul>"
     return found
+
+
+def _gains(gains: Sequence[Worth]) -> str:
+    columns = ("Component", "Precision", "Size, MB", "INT8 to this", "Call, ms", "INT8 to this")
+    rows, said = [], []
+    for worth in gains:
+        said += [f"<p>{_text('; '.join(worth.sentences()))}.</p>"]
+        for form in (worth.int8, *worth.others):
+            mine = form is worth.int8
+            cells = (
+                _text(form.precision),
+                f"{form.bytes / 1e6:.2f}",
+                "" if mine else f"{worth.int8.bytes / form.bytes:.2f}",
+                "-" if form.seconds is None else f"{1e3 * form.seconds:.0f}",
+                "" if mine else _share(worth.int8.seconds, form.seconds),
+            )
+            rows.append(_row(worth.component, *cells, texts=2))
+    note = "On the machine that exported, calls in turn, in the runtime that ships."
+    return _table("What INT8 gains", note, columns, rows, texts=2) + "\n" + "\n".join(said)
+
+
+def _share(seconds: float | None, other: float | None) -> str:
+    return f"{seconds / other:.2f}" if seconds and other else "-"
 
 
 def _gates(report: ParityReport) -> str:

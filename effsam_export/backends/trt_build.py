@@ -249,6 +249,9 @@ def check_layers(
     variance of a LayerNormalization, which TensorRT takes in FP32 of its own accord.
 
     Args:
+        component: Name for the message.
+        asked: Precision of the target.
+        layers: Of the engine, as the builder listed them.
         int8: The graph quantizes activations, and not weights alone.
 
     Raises:

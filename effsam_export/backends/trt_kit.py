@@ -78,7 +78,8 @@ def profiles_document(
 def expected_document(graph: Graph, target: TargetProfile, typed: TypedOnnx) -> dict[str, Any]:
     """What a builder is asked for, by the typed ONNX: dtypes of nodes and constants, and islands.
 
-    In an FP16 or INT8 graph the islands are the nodes that compute in FP32, with the reasons of the recipe.
+    In an FP16 or INT8 graph the islands are the nodes that compute in FP32, with the reasons of the
+    recipe.
     """
     islands = typed.fp32_nodes if target.precision != "fp32" else {}
     return {

@@ -35,6 +35,7 @@ ROLES = {
     "licenses": "licence",
     "README.md": "readme",
 }
+TIMES = "holds the times of calls that were measured while the bundle was made"
 
 
 def write(
@@ -48,6 +49,7 @@ def write(
     html: str,
     versions: Mapping[str, str],
     calibration: Photographs | None = None,
+    timed: bool = False,
 ) -> dict[str, Any]:
     """Add everything but the graphs, which are there already, and return the manifest.
 
@@ -61,6 +63,7 @@ def write(
         html: The report page.
         versions: Package -> version of the tools that took part.
         calibration: What an INT8 export was calibrated on.
+        timed: The report page holds times, which no second export will repeat.
     """
     write_json(directory / "parity.json", parity_document(findings.report))
     (directory / "report.html").write_text(html, "utf-8")
@@ -87,6 +90,8 @@ def write(
     for component in manifest["components"]:
         _share_source(directory, component)
     (directory / "README.md").write_text(integrator_readme(manifest), "utf-8")
+    if timed:
+        manifest["varies"] = [{"file": "report.html", "reason": TIMES}]
     manifest["files"] = list_files(directory)
     validate(manifest)
     write_json(directory / MANIFEST, manifest)

@@ -81,7 +81,7 @@ def layer_failures(component: str, layers: list[Any], expected: dict[str, Any]) 
     if expected["precision"] == "fp16" and not half:
         return [f"{component}: none of {len(layers)} layers computes in half precision"]
     # Weights alone in INT8 leave no trace in what layers write.
-    quantized = "QuantizeLinear" in expected["nodes_by_op"]
+    quantized = "QuantizeLinear" in expected.get("nodes_by_op", ())
     if quantized and not any("int8" in n["outputs"] for n in layers):
         return [f"{component}: none of {len(layers)} layers gives INT8 to another"]
     return []
