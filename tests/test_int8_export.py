@@ -64,6 +64,19 @@ def test_a_bundle_says_what_was_quantized_and_on_what(
     assert all(len(i["sha256"]) == 64 for i in calibration["images"])
 
 
+def test_a_bundle_compares_int8_with_what_floats(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    result = CliRunner().invoke(cli.app, arguments(tmp_path, tiny_checkpoint, "a"))
+    assert "compare encoder" in result.stderr
+    assert "compare decoder" not in result.stderr
+    page = (tmp_path / "a" / "report.html").read_text("utf-8")
+    assert "What INT8 gains" in page
+    assert "of FP32&#x27;s size" in page
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text("utf-8"))
+    assert [v["file"] for v in manifest["varies"]] == ["report.html"]
+
+
 def test_the_same_photographs_and_seed_give_the_same_bytes(
     tmp_path: Path, tiny_checkpoint: Checkpoint
 ) -> None:

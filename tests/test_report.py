@@ -17,6 +17,7 @@ from effsam_export import overlay
 from effsam_export.parity.results import CaseResult, ParityReport, Picture, SeamResult, TensorDiff
 from effsam_export.report import PANEL_HEIGHT, PANEL_WIDTH, render
 from effsam_export.spec import Gates
+from effsam_export.worth import Form, Worth
 
 HOSTILE = "<script>alert('x')</script>\"&`\udcff"
 VOID = {"meta", "img"}
@@ -109,6 +110,23 @@ def picture(height: int = 80, width: int = 120, case: str = "truck/point") -> Pi
 def images(html: str) -> list[Image.Image]:
     found = re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', html)
     return [Image.open(io.BytesIO(base64.b64decode(data))) for data in found]
+
+
+def test_what_int8_gains_is_shown() -> None:
+    gain = Worth(
+        component="encoder",
+        int8=Form(precision="int8", bytes=7_000_000, seconds=0.4),
+        others=(
+            Form(precision="fp16", bytes=14_000_000, seconds=1.0),
+            Form(precision="fp32", bytes=28_000_000),
+        ),
+    )
+    text = Page(render(PASSED, [], [gain])).text
+    assert "What INT8 gains" in text
+    assert "encoder | int8 | 7.00 | 400 | encoder | fp16 | 14.00 | 0.50 | 1000 | 0.40" in text
+    assert "encoder | fp32 | 28.00 | 0.25 | - | -" in text
+    assert "0.40 of FP16's time on this machine." in text
+    assert "What INT8 gains" not in Page(render(PASSED, [])).text
 
 
 def test_a_check_that_passed() -> None:
