@@ -1,10 +1,10 @@
-"""Find the fewest modules that INT8 has to leave alone, judged on masks over real photographs.
+"""Find the fewest modules that INT8 or FP16 has to leave alone, judged on masks of photographs.
 
 Four steps, every judgement a full parity check: (1) quantize one block alone, then, where masks
 suffer, each layer of it alone: that is its sensitivity; (2) keep the most sensitive layers
 floating, as few as hold the gate, by halving; (3) give back what the gate holds without, in chunks
-and then one by one; (4) likewise store weights in INT8 where the gate holds. Judgements are kept in
-a file, so that an interrupted search goes on where it stopped.
+and then one by one; (4) for INT8, likewise store weights alone in it where the gate holds.
+Judgements are kept in a file, so that an interrupted search goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -127,13 +127,22 @@ class Notebook:
         write_whole(self._path, json.dumps(document, indent=1, sort_keys=True).encode())
 
 
-def search(layers: Sequence[str], gate: Gate, notebook: Notebook) -> Outcome:
+def search(
+    layers: Sequence[str],
+    gate: Gate,
+    notebook: Notebook,
+    *,
+    halfway: Kept | None = "w8",
+    negligible: float = NEGLIGIBLE,
+) -> Outcome:
     """Find what has to be kept.
 
     Args:
         layers: Module paths of all layers, `component:path`, in the order of the graphs.
         gate: What has to hold.
         notebook: Asks the judge.
+        halfway: What a layer that cannot be given back may be instead, or None.
+        negligible: Mean mask IoU that a block alone may cost without its layers being looked at.
 
     Raises:
         CheckFailed: The gate does not hold with nothing quantized.
@@ -151,11 +160,12 @@ def search(layers: Sequence[str], gate: Gate, notebook: Notebook) -> Outcome:
             f"{best.mean:.4f}, {best.switched} masks switched: no choice of modules holds the gate",
             hint=f"--min-iou {max(0.0, best.least - 0.01):.2f} could be reached",
         )
-    cost = sensitivities(layers, notebook)
+    cost = sensitivities(layers, notebook, negligible)
     ranked = sorted(layers, key=lambda layer: (-cost[layer], layers.index(layer)))
     kept = fewest(ranked, gate, notebook)
     kept = relaxed(kept, None, cost, gate, notebook)
-    kept = relaxed(kept, "w8", cost, gate, notebook)
+    if halfway is not None:
+        kept = relaxed(kept, halfway, cost, gate, notebook)
     choices = [
         Choice(layer=layer, kept=kind, sensitivity=cost[layer]) for layer, kind in kept.items()
     ]
@@ -168,7 +178,9 @@ def search(layers: Sequence[str], gate: Gate, notebook: Notebook) -> Outcome:
     )
 
 
-def sensitivities(layers: Sequence[str], notebook: Notebook) -> dict[str, float]:
+def sensitivities(
+    layers: Sequence[str], notebook: Notebook, negligible: float = NEGLIGIBLE
+) -> dict[str, float]:
     """Mean mask IoU that each layer costs when it alone is quantized.
 
     A block that alone costs next to nothing is not taken apart: its layers share its figure.
@@ -176,7 +188,7 @@ def sensitivities(layers: Sequence[str], notebook: Notebook) -> dict[str, float]
     cost: dict[str, float] = {}
     for group in blocks(layers):
         lost = 1 - notebook.ask(_kept(x for x in layers if x not in group)).mean
-        if lost <= NEGLIGIBLE or len(group) == 1:
+        if lost <= negligible or len(group) == 1:
             cost.update(dict.fromkeys(group, lost))
             continue
         for layer in group:

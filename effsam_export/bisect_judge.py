@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from effsam_export.backends import Session
     from effsam_export.bisect import Kept
     from effsam_export.calibration.samples import Calibration
+    from effsam_export.parity.results import ParityReport
     from effsam_export.pipeline import ExportRequest
     from effsam_export.profiles import ParityImage
     from effsam_export.progress import Observer
@@ -149,12 +150,7 @@ class Bench:
             sessions[name] = self._quantized(name, prepared, kept)
         sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
         report = check(self._model, self._request.target, sides, self._images).report
-        ious = [c.answer_iou for c in report.cases]
-        return Verdict(
-            mean=float(np.mean(ious)),
-            least=min(ious),
-            switched=sum(c.winner != c.found_winner for c in report.cases),
-        )
+        return verdict_of(report)
 
     def _quantized(self, name: str, prepared: Prepared, kept: Mapping[str, Kept]) -> Session:
         """One component; the last one again where the same layers are kept.
@@ -174,6 +170,16 @@ class Bench:
         session = session if name == "decoder" else Remembered(session)
         self._opened[name] = treatments, session
         return session
+
+
+def verdict_of(report: ParityReport) -> Verdict:
+    """What a search is told of a parity check."""
+    ious = [c.answer_iou for c in report.cases]
+    return Verdict(
+        mean=float(np.mean(ious)),
+        least=min(ious),
+        switched=sum(c.winner != c.found_winner for c in report.cases),
+    )
 
 
 def with_kept(recipe: Int8Recipe, component: str, kept: Mapping[str, Kept]) -> Int8Recipe:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from effsam_export.quantize.plan import Exception8, Int8Recipe
+from effsam_export.quantize.recipes import Int8Plan
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from effsam_export.calibration.photographs import Photographs
-    from effsam_export.quantize.plan import Int8Recipe
 
 
 def document(recipes: dict[str, Int8Recipe], photographs: Photographs) -> dict[str, Any]:
@@ -43,3 +47,22 @@ def _recipe(recipe: Int8Recipe) -> dict[str, Any]:
             for e in recipe.exceptions
         ],
     }
+
+
+def plan(entry: Mapping[str, Any]) -> Int8Plan:
+    """The recipes of an `int8` entry, as they were when the bundle was made."""
+    return Int8Plan(
+        name="of a bundle",
+        measured="",
+        recipes={
+            (component, "default"): Int8Recipe(
+                scheme=found["scheme"],
+                method=found["method"],
+                everything=found["everything"],
+                exceptions=tuple(
+                    Exception8(**{**e, "modules": tuple(e["modules"])}) for e in found["exceptions"]
+                ),
+            )
+            for component, found in entry["components"].items()
+        },
+    )

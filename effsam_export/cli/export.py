@@ -18,6 +18,7 @@ from effsam_export.cli.options import (
     Fp16,
     Int8File,
     Json,
+    KeepFile,
     ModelName,
     NumSamples,
     ParityFile,
@@ -30,6 +31,7 @@ from effsam_export.cli.options import (
     int8_request,
     to_options,
     to_settings,
+    with_recipe,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def export(
     calib: Calib = None,
     num_samples: NumSamples = None,
     int8_recipe: Int8File = None,
+    keep_fp32: KeepFile = None,
     parity: ParityFile = None,
     accept_license: AcceptLicense = False,
     force: Annotated[
@@ -76,6 +79,7 @@ def export(
     profile = profiles.load_target(
         target, chosen_precision(precision, fp16=fp16, int8=int8), to_options(option)
     )
+    spec = with_recipe(spec, profile.precision, keep_fp32)
     quantizing = int8_request(spec, profile, calib, num_samples, int8_recipe)
     place = output or Path(f"{spec.name}-{profile.name}-{profile.precision}")
     components = () if component == "all" else (component,)

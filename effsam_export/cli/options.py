@@ -81,6 +81,14 @@ Int8File = Annotated[
         "[default: the best known].",
     ),
 ]
+KeepFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--keep-fp32",
+        help="TOML file of what stays in FP32 where the rest is FP16, as `effsam bisect` writes "
+        "it [default: the model's own].",
+    ),
+]
 TargetOptions = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
@@ -130,6 +138,23 @@ def int8_request(
         calibration=calibration.load(calib or calibration.DEFAULT, num_samples),
         plan=recipes.load(model.name, recipe),
     )
+
+
+def with_recipe(spec: ModelSpec, precision: str, path: Path | None) -> ModelSpec:
+    """The model with a user's precision recipe in place of its own.
+
+    Raises:
+        UsageError: Nothing is in FP16 in this precision, or what is wrong with the file.
+    """
+    if path is None:
+        return spec
+    from dataclasses import replace
+
+    from effsam_export import precision_file
+
+    if precision == "fp32":
+        raise UsageError("--keep-fp32: all of an fp32 export stays in FP32", hint="add --fp16")
+    return replace(spec, precision=precision_file.load(path, [c.name for c in spec.components]))
 
 
 def to_settings(given: list[str] | None) -> dict[str, float]:
