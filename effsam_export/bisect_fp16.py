@@ -1,7 +1,7 @@
-"""The judge of a search for what has to stay in FP32: graphs cast to FP16 in ONNX Runtime.
+"""The judge of a search for what has to stay in FP32: graphs cast to FP16 that a CPU rounds.
 
-A layer is a module with the operations that lie in it and in no module inside it. It is kept by the
-same rule as an entry of a recipe keeps it, so that what is judged here is what an export makes.
+A layer is a module with the operations that lie in it and in no module inside it, the component
+itself included. It is kept as an entry of a recipe keeps it, so what is judged is what is exported.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from effsam_export import onnx_file, passes, pipeline, trace
-from effsam_export.bisect_judge import SEPARATOR, open_graph, verdict_of
+from effsam_export import passes, pipeline, trace
+from effsam_export.backends.onnxruntime import OnnxSession
+from effsam_export.bisect_judge import CPU, SEPARATOR, open_graph, verdict_of
 from effsam_export.models import loading
 from effsam_export.parity.check import Sides, check
 from effsam_export.parity.memo import Remembered, remembering
-from effsam_export.passes import cast_fp16
+from effsam_export.passes import cast_fp16, round_fp16
 from effsam_export.precision.select import fp32_nodes, onnx_place
 from effsam_export.progress import stage
 from effsam_export.spec import KeepFp32
@@ -115,9 +116,8 @@ class HalfBench:
         last = self._opened.get(name)
         if last is not None and last[0] == nodes:
             return last[1]
-        path = self._scratch / f"{name}.judged.onnx"
-        onnx_file.save(cast_fp16.apply(prepared.bare, keep=nodes), path)
-        session = open_graph(path)
+        rounding = round_fp16.apply(cast_fp16.apply(prepared.bare, keep=nodes))
+        session: Session = OnnxSession(rounding.SerializeToString(), CPU)
         # A decoder gets other embeddings each time: its answers would only pile up.
         session = session if name == "decoder" else Remembered(session)
         self._opened[name] = nodes, session
@@ -131,18 +131,14 @@ def entries(component: ComponentName, model: onnx.ModelProto) -> dict[str, KeepF
         component: Whose graph it is.
         model: With the exporter's notes.
     """
-    ops: dict[str, dict[str, None]] = {}
-    for node in model.graph.node:
-        place = onnx_place(node)
-        if place is not None and place.modules[-1]:
-            ops.setdefault(place.modules[-1], {})[place.op] = None
+    places = [place for node in model.graph.node if (place := onnx_place(node)) is not None]
     return {
         f"{component}{SEPARATOR}{path}": KeepFp32(
             component=component,
             modules=(path,),
-            ops=tuple(found),
+            alone=True,
             reason="",
             source="effsam bisect",
         )
-        for path, found in ops.items()
+        for path in dict.fromkeys(p.modules[-1] for p in places)
     }

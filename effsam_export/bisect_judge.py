@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from effsam_export.quantize.plan import Int8Recipe, Treatment
     from effsam_export.spec import ComponentSpec, Graph, ModelSpec
 
+CPU = "CPUExecutionProvider"
 SEPARATOR = ":"
 """Between component and module path in the name of a layer."""
 
@@ -194,4 +195,4 @@ def with_kept(recipe: Int8Recipe, component: str, kept: Mapping[str, Kept]) -> I
 
 def open_graph(path: Path) -> Session:
     """An ONNX file in ONNX Runtime."""
-    return OnnxSession(path, "CPUExecutionProvider")
+    return OnnxSession(path, CPU)

@@ -1,7 +1,7 @@
 """A precision recipe as a TOML file: what stays in FP32, in place of what a model's own says.
 
-A file holds `[[keep]]` tables with `component`, `modules`, `reason`, and at will `ops` and
-`source`. `effsam bisect --precision fp16` writes such files.
+A file holds `[[keep]]` tables with `component`, `modules`, `reason`, and at will `ops`,
+`alone` and `source`. `effsam bisect --precision fp16` writes such files.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-KEYS = {"component": str, "modules": list, "reason": str, "ops": list, "source": str}
-OPTIONAL = ("ops", "source")
+KEYS = {"component": str, "modules": list, "reason": str, "ops": list, "alone": bool, "source": str}
+OPTIONAL = ("ops", "alone", "source")
 
 
 def load(path: Path, components: Sequence[str]) -> tuple[KeepFp32, ...]:
@@ -51,6 +51,7 @@ def load(path: Path, components: Sequence[str]) -> tuple[KeepFp32, ...]:
             component=row["component"],
             modules=tuple(row["modules"]),
             ops=tuple(row.get("ops", ())),
+            alone=row.get("alone", False),
             reason=row["reason"],
             source=row.get("source", path.name),
         )
@@ -84,5 +85,6 @@ def to_toml(comment: str, entries: Iterable[KeepFp32]) -> str:
         lines += ["", "[[keep]]", f"component = {json.dumps(entry.component)}"]
         lines += [f"modules = {json.dumps(list(entry.modules))}"]
         lines += [f"ops = {json.dumps(list(entry.ops))}"] if entry.ops else []
+        lines += ["alone = true"] if entry.alone else []
         lines += [f"reason = {json.dumps(entry.reason)}", f"source = {json.dumps(entry.source)}"]
     return "\n".join(lines) + "\n"

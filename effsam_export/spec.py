@@ -177,6 +177,7 @@ class KeepFp32:
     Attributes:
         modules: Patterns (`fnmatch`) of module paths in the export form.
         ops: Operator names without overload (`div`, `layer_norm`); all of the modules' when empty.
+        alone: Without what lies in modules inside these.
         reason: What FP16 does to it, as a sentence.
         source: Where that is known from: an issue, a paper, a measurement of ours.
     """
@@ -184,6 +185,7 @@ class KeepFp32:
     component: ComponentName
     modules: tuple[str, ...]
     ops: tuple[str, ...] = ()
+    alone: bool = False
     reason: str
     source: str
 
@@ -194,8 +196,7 @@ class Licence:
 
     spdx: str
     source: str
-    text_file: str
-    """File in `effsam_export/licenses/`, copied into bundles."""
+    text_file: str  # in `effsam_export/licenses/`, copied into bundles
     notice: str = ""
     restricted: str = ""
     """Why the user has to consent (`--accept-license`), as a sentence; empty for a free licence."""
@@ -342,8 +343,7 @@ class Checkpoint:
 
     path: Path
     sha256: str
-    official: bool
-    """True when the hash is the pinned one."""
+    official: bool  # the hash is the pinned one
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 ENTRIES = (
     KeepFp32(component="encoder", modules=("neck.*", "a"), reason='it "overflows"', source="seen"),
-    KeepFp32(component="decoder", modules=("up",), ops=("div", "add"), reason="r", source="s"),
+    KeepFp32(
+        component="decoder", modules=("up",), ops=("div", "add"), alone=True, reason="r", source="s"
+    ),
 )
 BOTH = ("encoder", "decoder")
 

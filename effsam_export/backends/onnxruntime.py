@@ -74,16 +74,18 @@ def count_ops(path: Path) -> dict[str, int]:
 
 
 class OnnxSession:
-    """An ONNX file in ONNX Runtime."""
+    """An ONNX file, or the bytes of one, in ONNX Runtime."""
 
-    def __init__(self, path: Path, provider: str) -> None:
+    def __init__(self, model: Path | bytes, provider: str) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # The arena keeps the largest intermediate of every operator for good: 12 GB after one
         # run of a SlimSAM-77, whose attention maps have 0.8 GB each.
         options.enable_cpu_mem_arena = False
         self._session: Any = onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=[provider]
+            str(model) if isinstance(model, Path) else model,
+            sess_options=options,
+            providers=[provider],
         )
         self._names = [o.name for o in self._session.get_outputs()]
 

@@ -15,7 +15,6 @@ import onnx
 import onnxruntime
 
 from effsam_export.backends import trt_kit, trt_profiles, trt_typed
-from effsam_export.backends.onnxruntime import OnnxSession
 from effsam_export.errors import CheckFailed
 from effsam_export.kits import build_engine, trt_engine
 from effsam_export.spec import Artifact
@@ -29,14 +28,11 @@ if TYPE_CHECKING:
 
     Options = Mapping[str, str | int | float | bool]
 
-STAND_IN = "ONNX Runtime on the typed ONNX"
-CPU = "CPUExecutionProvider"
-
 
 def stand_in(options: Options) -> str:
     """What runs in place of TensorRT on this machine; empty where TensorRT itself can."""
     del options
-    return "" if usable() else STAND_IN
+    return "" if usable() else trt_typed.STAND_IN
 
 
 def usable() -> bool:
@@ -140,7 +136,7 @@ def open_session(artifact: Artifact) -> Session:
     """Open the engine, built now if the bundle came without one; or what stands in for it."""
     typed = artifact.files[0]
     if not usable():
-        return OnnxSession(typed, CPU)
+        return trt_typed.open_stand_in(typed)
     import tensorrt as trt
 
     path = typed.with_suffix(".engine")

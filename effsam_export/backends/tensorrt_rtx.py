@@ -18,7 +18,6 @@ import onnxruntime
 import tensorrt_rtx_bindings as trt
 
 from effsam_export.backends import trt_build, trt_profiles, trt_typed
-from effsam_export.backends.onnxruntime import OnnxSession
 from effsam_export.backends.receipt import check_precision
 from effsam_export.backends.trt_kit import write_json
 from effsam_export.errors import CheckFailed, UsageError
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     Options = Mapping[str, str | int | float | bool]
 
 DEFAULT_CAPABILITIES = "80 86 89"
-STAND_IN = "ONNX Runtime on the typed ONNX"
-CPU = "CPUExecutionProvider"
 
 
 def known() -> tuple[int, ...]:
@@ -141,11 +138,14 @@ def stand_in(options: Options) -> str:
     """What runs in place of the engine on this machine; empty where the engine itself can."""
     found = trt_engine.capability()
     if found is None:
-        return STAND_IN
+        return trt_typed.STAND_IN
     wanted = capabilities(options)
     if found not in wanted:
         named = ", ".join(str(c) for c in wanted)
-        return f"{STAND_IN}: this GPU has compute capability {found}, the engine is for {named}"
+        return (
+            f"{trt_typed.STAND_IN}: this GPU has compute capability {found}, "
+            f"the engine is for {named}"
+        )
     return ""
 
 
@@ -186,7 +186,7 @@ class EngineSession:
 def open_session(artifact: Artifact) -> Session:
     """Open the engine for this machine's GPU; or what stands in for it, on the same typed ONNX."""
     if stand_in(artifact.options):
-        return OnnxSession(artifact.files[0], CPU)
+        return trt_typed.open_stand_in(artifact.files[0])
     capability = trt_engine.capability()
     assert capability is not None
     return EngineSession(pick(artifact.files, artifact.options, capability))

@@ -18,15 +18,17 @@ import onnx
 import onnx.version_converter
 
 from effsam_export import onnx_file
+from effsam_export.backends.onnxruntime import OnnxSession
 from effsam_export.backends.receipt import check_precision
 from effsam_export.errors import CheckFailed
-from effsam_export.passes import cast_fp16
+from effsam_export.passes import cast_fp16, round_fp16
 
 if TYPE_CHECKING:
     from effsam_export.spec import Graph, Precision
 
 SHAPE_OPS = ("Cast", "Constant", "Shape")
 """Ops whose dtype says nothing about the precision that the graph computes in."""
+CPU = "CPUExecutionProvider"
 HALF_SCALES = 19
 """The first opset in which Q/DQ take scales in FP16, and so give FP16."""
 
@@ -103,6 +105,18 @@ def quantized(graph: Graph) -> onnx.ModelProto:
     if opset < HALF_SCALES:
         model = onnx.version_converter.convert_version(model, HALF_SCALES)
     return cast_fp16.apply(model, keep=graph.fp32_nodes)
+
+
+STAND_IN = "ONNX Runtime on the typed ONNX, rounding after every FP16 operation"
+
+
+def open_stand_in(path: Path) -> OnnxSession:
+    """What runs a typed ONNX on a CPU in the place of an engine, FP16 as it is typed."""
+    model = onnx.load(path)
+    kinds = {t.data_type for t in model.graph.initializer}
+    if onnx.TensorProto.FLOAT16 not in kinds:
+        return OnnxSession(path, CPU)
+    return OnnxSession(round_fp16.apply(model).SerializeToString(), CPU)
 
 
 def check_kept(graph: Graph, typed: TypedOnnx) -> None:

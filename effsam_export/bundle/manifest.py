@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Artifact,
         Checkpoint,
         Graph,
+        KeepFp32,
         ModelSpec,
         TargetProfile,
         TensorSpec,
@@ -131,10 +132,7 @@ def compose(
             "found": {e.artifact.component: dict(e.artifact.tensors_by_dtype) for e in exported},
             "ops": {e.artifact.component: dict(e.artifact.ops) for e in exported},
             "kept_fp32": [
-                {**asdict(k), "modules": list(k.modules), "ops": list(k.ops)}
-                for e in exported
-                if target.precision != "fp32"
-                for k in e.graph.recipe
+                _kept(k) for e in exported if target.precision != "fp32" for k in e.graph.recipe
             ],
         },
         "components": [_component(e, directory) for e in exported],
@@ -149,6 +147,12 @@ def compose(
         "files": files,
         **({} if calibration is None else {"int8": int8.document(recipes, calibration)}),
     }
+
+
+def _kept(entry: KeepFp32) -> dict[str, Any]:
+    found = {**asdict(entry), "modules": list(entry.modules), "ops": list(entry.ops)}
+    # Most keep all that is inside their modules, and say nothing of it.
+    return found if entry.alone else {k: v for k, v in found.items() if k != "alone"}
 
 
 def _component(exported: Exported, directory: Path) -> dict[str, Any]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 CLASSES = "pkg.torch.onnx.class_hierarchy"
+NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
+"""What torch.export writes for a node that was made outside every module."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class Place:
     """Where a node comes from.
 
     Attributes:
-        modules: Paths of the modules it was called in, outermost (the empty path) first.
+        modules: Paths of the modules it was called in, outermost (the empty path) first, at least
+            that one.
         op: Name of the operation without namespace and overload, `layer_norm` for
             `aten.native_layer_norm.default`.
     """
@@ -83,7 +86,7 @@ def fx_place(node: Node) -> Place:
     stack = node.meta.get("nn_module_stack") or {}
     # `torch.nn.Module.__call__` a second time leaves `path@1`.
     paths = tuple(re.sub(r"@\d+$", "", path) for path, _ in stack.values())
-    return Place(modules=paths, op=op_name(str(node.target)))
+    return Place(modules=paths or ("",), op=op_name(str(node.target)))
 
 
 def onnx_place(node: onnx.NodeProto) -> Place | None:
@@ -93,7 +96,7 @@ def onnx_place(node: onnx.NodeProto) -> Place | None:
         return None
     *paths, _ = ast.literal_eval(notes[SCOPES])
     return Place(
-        modules=tuple(re.sub(r"@\d+$", "", path) for path in paths),
+        modules=tuple("" if p == NOWHERE else re.sub(r"@\d+$", "", p) for p in paths) or ("",),
         op=op_name(ast.literal_eval(notes[CLASSES])[-1]),
     )
 
@@ -107,8 +110,9 @@ def op_name(target: str) -> str:
 
 def keeps(entry: KeepFp32, place: Place) -> bool:
     """Whether an entry of a recipe keeps a node of this place in FP32."""
+    paths = place.modules[-1:] if entry.alone else place.modules
     return (not entry.ops or place.op in entry.ops) and any(
-        fnmatchcase(path, pattern) for path in place.modules for pattern in entry.modules
+        fnmatchcase(path, pattern) for path in paths for pattern in entry.modules
     )
 
 

@@ -139,7 +139,7 @@ def test_numbers_of_the_stand_in(precision: Precision, prompts: int, tmp_path: P
 
 
 def test_stand_in_is_named() -> None:
-    assert backend.stand_in({}) == "ONNX Runtime on the typed ONNX"
+    assert backend.stand_in({}) == trt_typed.STAND_IN
 
 
 def test_package_without_a_gpu_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:

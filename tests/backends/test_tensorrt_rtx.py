@@ -317,11 +317,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch, capability: int | None) -> None:
 @pytest.mark.parametrize(
     ("capability", "said"),
     [
-        (None, "ONNX Runtime on the typed ONNX"),
+        (None, trt_typed.STAND_IN),
         (86, ""),
         (
             90,
-            "ONNX Runtime on the typed ONNX: this GPU has compute capability 90, the engine is "
+            f"{trt_typed.STAND_IN}: this GPU has compute capability 90, the engine is "
             "for 80, 86, 89",
         ),
     ],

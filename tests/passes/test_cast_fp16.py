@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnxruntime")
+import onnx
 
 from effsam_export import onnx_file
-from effsam_export.passes import cast_fp16
+from effsam_export.passes import cast_fp16, round_fp16
 from tests.passes.tools import constants, interface, numbers, parse, run
 
 pytestmark = pytest.mark.backend
@@ -19,6 +20,37 @@ linear (float[n, 3] x) => (float[n, 2] y)
 {
   p = MatMul(x, w)
   y = Add(p, b)
+}
+"""
+SQUARES = """
+squares (float[n, 4] x) => (float[n, 4] y)
+<float[4] one = {1, 1, 1, 1}>
+{
+  p = Mul(x, x)
+  q = Sqrt(p)
+  y = Mul(q, one)
+}
+"""
+FORK = """
+fork (float[n, 4] x) => (float[n, 4] wide, float[n, 4] narrow)
+{
+  p = Mul(x, x)
+  wide = Mul(p, p)
+  narrow = Mul(p, x)
+}
+"""
+TWICE = """
+twice (float[n, 4] x) => (float[n, 4] p, float[n, 4] q)
+{
+  p = Mul(x, x)
+  q = Sqrt(p)
+}
+"""
+COUNTS = """
+counts (int64[n, 2] x) => (float[n, 2] y)
+{
+  f = Cast <to = 1> (x)
+  y = Sqrt(f)
 }
 """
 SHAPES = """
@@ -58,6 +90,69 @@ def test_whole_numbers_stay_as_they_are() -> None:
     assert constants(result)["shape"].dtype == np.int64
     assert constants(result)["b"].dtype == np.float16
     np.testing.assert_allclose(run(result, x=x)[0], run(given, x=x)[0], atol=4e-3)
+
+
+# ------------------------------------------------------------------ nodes that stay in FP32
+
+
+def kept(text: str, *names: str) -> onnx.ModelProto:
+    """A graph cast to FP16 but for these nodes, which are named `node_<output>`."""
+    given = parse(text)
+    for node in given.graph.node:
+        node.name = f"node_{node.output[0]}"
+    return cast_fp16.apply(given, keep=[f"node_{n}" for n in names])
+
+
+def casts(model: onnx.ModelProto) -> int:
+    return [n.op_type for n in model.graph.node].count("Cast")
+
+
+def test_what_overflows_between_nodes_that_stay_is_not_lost() -> None:
+    x = numbers(2, 4) + 300
+    (wanted,) = run(parse(SQUARES), x=x)
+    (found,) = run(round_fp16.apply(kept(SQUARES, "p", "q")), x=x)
+    assert wanted.max() < 400
+    np.testing.assert_allclose(found, wanted, rtol=2e-3)
+    assert np.isinf(run(round_fp16.apply(kept(SQUARES)), x=x)[0]).all()
+
+
+def test_there_is_no_cast_between_two_nodes_that_stay() -> None:
+    model = kept(SQUARES, "p", "q")
+    makers = {o: n for n in model.graph.node for o in n.output}
+    (root,) = [n for n in model.graph.node if n.op_type == "Sqrt"]
+    assert makers[root.input[0]].op_type == "Mul"
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_a_graph_that_stays_whole_is_as_it_was() -> None:
+    model, x = kept(SQUARES, "p", "q", "y"), numbers(2, 4) + 300
+    assert casts(model) == 0
+    assert np.array_equal(run(model, x=x)[0], run(parse(SQUARES), x=x)[0])
+    assert interface(model) == interface(parse(SQUARES))
+
+
+def test_what_both_kinds_read_is_rounded_for_one_of_them() -> None:
+    model, x = round_fp16.apply(kept(FORK, "p", "wide")), numbers(2, 4)
+    wide, narrow = run(model, x=x)
+    exact = run(parse(FORK), x=x)
+    assert np.array_equal(wide, exact[0])
+    assert not np.array_equal(narrow, exact[1])
+    np.testing.assert_allclose(narrow, exact[1], atol=4e-3)
+
+
+def test_a_value_that_is_given_twice() -> None:
+    model, x = kept(TWICE, "p"), numbers(2, 4)
+    for found, wanted in zip(run(model, x=x), run(parse(TWICE), x=x), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=4e-3)
+    assert interface(model) == interface(parse(TWICE))
+
+
+def test_a_cast_of_the_models_own_is_left_alone() -> None:
+    x = np.array([[3, 100_000]], np.int64)
+    model = kept(COUNTS, "y")
+    onnx.checker.check_model(model, full_check=True)
+    # 100,000 is no FP16: the count goes through it, though the root does not.
+    assert np.isinf(run(model, x=x)[0][0, 1])
 
 
 def test_no_inferred_shapes_are_left() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import onnx
@@ -78,6 +79,28 @@ def test_an_entry_keeps_a_node_by_any_module_around_it_and_by_its_operation(
     place = Place(modules=("", "a", "a.b", "a.b.norm"), op="layer_norm")
 
     assert keeps(keep(*patterns, ops=ops), place) is kept
+
+
+@pytest.mark.parametrize(
+    ("patterns", "kept"), [(("a.b.norm",), True), (("a.b",), False), (("",), False), (("*",), True)]
+)
+def test_an_entry_that_keeps_modules_alone_leaves_what_is_inside_them(
+    patterns: tuple[str, ...], kept: bool
+) -> None:
+    place = Place(modules=("", "a", "a.b", "a.b.norm"), op="layer_norm")
+
+    assert keeps(replace(keep(*patterns), alone=True), place) is kept
+
+
+def test_a_node_made_outside_every_module_is_the_components_own() -> None:
+    graph = model(
+        node("own", "x", "y", path=("",)),
+        node("made", "y", "z", path=(select.NOWHERE,)),
+        node("inner", "z", "w", path=("", "a")),
+    )
+
+    assert fp32_nodes(graph, (replace(keep(""), alone=True),)) == ("own", "made")
+    assert fp32_nodes(graph, (keep(""),)) == ("own", "made", "inner")
 
 
 def test_nodes_are_named_in_the_order_of_the_graph() -> None:
