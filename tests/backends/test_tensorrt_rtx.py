@@ -304,10 +304,18 @@ def test_stand_in_opens_the_very_file_that_was_compiled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     artifact = lower(tmp_path)
-    opened: list[tuple[Path, str]] = []
-    monkeypatch.setattr(tensorrt_rtx, "OnnxSession", lambda *a: opened.append(a))
+    opened: list[Path] = []
+    monkeypatch.setattr(trt_typed, "open_stand_in", opened.append)
     tensorrt_rtx.open_session(artifact)
-    assert opened == [(tmp_path / "out" / "decoder.onnx", "CPUExecutionProvider")]
+    assert opened == [tmp_path / "out" / "decoder.onnx"]
+
+
+def test_stand_in_rounds_as_the_file_is_typed(tmp_path: Path) -> None:
+    exact, half = (
+        tensorrt_rtx.open_session(lower(tmp_path / p, p)).run(feeds(3))["masks"] for p in PRECISIONS
+    )
+    assert np.array_equal(half, half.astype(np.float16))
+    assert not np.array_equal(exact, half)
 
 
 def gpu(monkeypatch: pytest.MonkeyPatch, capability: int | None) -> None:
