@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from effsam_export.quantize import activation_ranges
-from effsam_export.quantize.treatments import OTHERS
+from effsam_export.quantize.treatments import OTHERS, WEIGHTED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,9 @@ def insert(
     out.CopyFrom(model)
     out = _with_pairs(out, quantization, ranges, for_tensorrt=for_tensorrt) if ranges else out
     for node in list(out.graph.node):
-        if quantization.treatments.get(node.name) == "w8":
+        # Under `everything` sums and products have a treatment too, and no weights to store.
+        weighted = node.op_type in WEIGHTED
+        if weighted and quantization.treatments.get(node.name) == "w8":
             _store_in_int8(out.graph, node)
     if not for_tensorrt:
         _halve(out.graph)

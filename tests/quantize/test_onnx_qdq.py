@@ -78,6 +78,19 @@ def test_a_layer_of_a_weights_only_recipe_may_be_quantized_whole(tmp_path: Path)
     assert [n.op_type for n in model.graph.node].count("QuantizeLinear") == 1
 
 
+def test_a_product_by_a_constant_has_no_weights_to_store(tmp_path: Path) -> None:
+    model = toy.network()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2, np.float32), "two"))
+    model.graph.output[0].name = "twice"
+    model.graph.node.append(onnx.helper.make_node("Mul", ["out", "two"], ["twice"], name="mul"))
+    everything = Int8Recipe(scheme="w8a8", everything=True)
+    treatments: dict[str, Treatment] = {**dict.fromkeys(toy.ALL, "w8"), "mul": "w8"}
+    asked = toy.quantization(tmp_path / "s", treatments, everything)
+    found = onnx_qdq.apply(model, asked, tmp_path)
+    assert constants(found)["two"].dtype == np.float32
+    assert answer(found, asked).shape == answer(toy.network(), asked).shape
+
+
 def test_what_floats_is_stored_in_fp16(tmp_path: Path) -> None:
     treatments: dict[str, Treatment] = {**toy.ALL, "stem": "float", "fc1": "w8"}
     asked = toy.quantization(tmp_path / "s", treatments)
