@@ -18,7 +18,7 @@ from effsam_export.errors import CheckFailed
 from effsam_export.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
 Kept = Literal["float", "w8"]
@@ -132,7 +132,7 @@ def search(
     gate: Gate,
     notebook: Notebook,
     *,
-    halfway: Kept | None = "w8",
+    weighted: Collection[str] = (),
     negligible: float = NEGLIGIBLE,
 ) -> Outcome:
     """Find what has to be kept.
@@ -141,7 +141,7 @@ def search(
         layers: Module paths of all layers, `component:path`, in the order of the graphs.
         gate: What has to hold.
         notebook: Asks the judge.
-        halfway: What a layer that cannot be given back may be instead, or None.
+        weighted: Layers that may have weights in INT8 and floating activations.
         negligible: Mean mask IoU that a block alone may cost without its layers being looked at.
 
     Raises:
@@ -164,8 +164,7 @@ def search(
     ranked = sorted(layers, key=lambda layer: (-cost[layer], layers.index(layer)))
     kept = fewest(ranked, gate, notebook)
     kept = relaxed(kept, None, cost, gate, notebook)
-    if halfway is not None:
-        kept = relaxed(kept, halfway, cost, gate, notebook)
+    kept = relaxed(kept, "w8", cost, gate, notebook, weighted)
     choices = [
         Choice(layer=layer, kept=kind, sensitivity=cost[layer]) for layer, kind in kept.items()
     ]
@@ -227,14 +226,18 @@ def relaxed(
     cost: Mapping[str, float],
     gate: Gate,
     notebook: Notebook,
+    among: Collection[str] | None = None,
 ) -> dict[str, Kept]:
     """Give layers back (`to` None) or store their weights in INT8, wherever the gate holds.
+
+    Of all that are kept, or `among` some.
 
     In chunks that are halved, the least sensitive first, down to single layers: of what is left, no
     layer could be changed alone. Source: Zeller and Hildebrandt, "Simplifying and Isolating
     Failure-Inducing Input", 2002.
     """
-    found, order = dict(kept), sorted(kept, key=lambda name: cost[name])
+    movable = [name for name in kept if among is None or name in among]
+    found, order = dict(kept), sorted(movable, key=lambda name: cost[name])
     size = max(1, len(order) // 2)
     while order:
         left: list[str] = []

@@ -79,6 +79,11 @@ class HalfBench:
         """Layers of all components, in the order of the graphs."""
         return [layer for p in self._prepared.values() for layer in p.entries]
 
+    @property
+    def weighted(self) -> frozenset[str]:
+        """None: FP16 has no half way."""
+        return frozenset()
+
     def entry(self, layer: str) -> KeepFp32:
         """The recipe's entry that keeps a layer."""
         return self._prepared[layer.partition(SEPARATOR)[0]].entries[layer]

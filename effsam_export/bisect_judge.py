@@ -23,6 +23,7 @@ from effsam_export.precision.select import onnx_place
 from effsam_export.progress import stage
 from effsam_export.quantize import activation_ranges, onnx_qdq
 from effsam_export.quantize.plan import Exception8, Quantization
+from effsam_export.quantize.treatments import WEIGHTED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,6 +100,11 @@ class Bench:
         """Layers of all components that the recipe quantizes."""
         return [layer for p in self._prepared.values() for layer in p.layers]
 
+    @property
+    def weighted(self) -> frozenset[str]:
+        """Layers with weights, which may be stored in INT8 without their activations."""
+        return frozenset(layer for name, p in self._prepared.items() for layer in weighted(name, p))
+
     def _prepare(
         self, component: ComponentSpec, calibration: Calibration, observer: Observer
     ) -> None:
@@ -173,6 +179,16 @@ class Bench:
         return session
 
 
+def weighted(component: str, prepared: Prepared) -> frozenset[str]:
+    """Layers of a component that hold a weight of a convolution or a matrix product."""
+    constants = {i.name for i in prepared.model.graph.initializer}
+    return frozenset(
+        f"{component}{SEPARATOR}{prepared.places[n.name][-1]}"
+        for n in prepared.model.graph.node
+        if n.name in prepared.places and n.op_type in WEIGHTED and n.input[1] in constants
+    )
+
+
 def verdict_of(report: ParityReport) -> Verdict:
     """What a search is told of a parity check."""
     ious = [c.answer_iou for c in report.cases]
@@ -189,7 +205,8 @@ def with_kept(recipe: Int8Recipe, component: str, kept: Mapping[str, Kept]) -> I
     for layer, treatment in kept.items():
         owner, _, path = layer.partition(SEPARATOR)
         if owner == component:
-            more.append(Exception8(modules=(path,), treatment=treatment, reason="kept"))
+            entry = Exception8(modules=(path,), treatment=treatment, reason="kept", alone=True)
+            more.append(entry)
     return replace(recipe, exceptions=(*more, *recipe.exceptions))
 
 

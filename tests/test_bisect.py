@@ -56,11 +56,20 @@ def test_the_few_layers_that_matter_are_found(tmp_path: Path) -> None:
 def test_weights_go_to_int8_where_only_the_activations_hurt(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
     judge = Judge(bad, weights=frozenset({"encoder:layers.5.attn"}))
-    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge))
+    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge), weighted=LAYERS)
     assert {c.layer: c.kept for c in outcome.choices} == {
         "encoder:layers.2.fc2": "w8",
         "encoder:layers.5.attn": "float",
     }
+
+
+def test_only_layers_with_weights_go_to_int8(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.norm": 0.2}
+    outcome = searching.search(
+        LAYERS, GATE, notebook(tmp_path, Judge(bad)), weighted=["encoder:layers.2.fc2"]
+    )
+    kinds = {c.layer: c.kept for c in outcome.choices}
+    assert kinds == {"encoder:layers.2.fc2": "w8", "encoder:layers.5.norm": "float"}
 
 
 def test_no_layer_can_be_given_back(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def _recipe(recipe: Int8Recipe) -> dict[str, Any]:
                 "treatment": e.treatment,
                 "reason": e.reason,
                 "source": e.source,
+                **({"alone": True} if e.alone else {}),
             }
             for e in recipe.exceptions
         ],

@@ -148,7 +148,7 @@ def bisect(
             bench.layers,
             gate,
             notebook,
-            halfway=None if half else "w8",
+            weighted=bench.weighted,
             negligible=searching.NEGLIGIBLE / 10 if half else searching.NEGLIGIBLE,
         )
         text = written(request, bench, outcome)
@@ -285,6 +285,7 @@ def with_choices(recipe: Int8Recipe, component: str, outcome: Outcome) -> Int8Re
                     treatment=choice.kept,
                     reason=reason(choice.sensitivity, "quantized"),
                     source="effsam bisect",
+                    alone=True,
                 )
             )
     return replace(recipe, exceptions=(*more, *recipe.exceptions))

@@ -12,7 +12,7 @@ Products of two activations (attention) stay floating unless the recipe says `ev
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -37,6 +37,7 @@ class Exception8:
     Attributes:
         modules: Patterns (`fnmatch`) of module paths of the export form; a module includes all
             that is inside it.
+        alone: Without what lies in modules inside these.
         treatment: What they get instead of the recipe's scheme.
         reason: Why, as a sentence.
         source: Where it was measured or published.
@@ -46,6 +47,12 @@ class Exception8:
     treatment: Treatment
     reason: str
     source: str = ""
+    alone: bool = False
+
+    def names(self, modules: Sequence[str]) -> bool:
+        """Whether a layer that was called in these modules, outermost first, is one of them."""
+        paths = modules[-1:] if self.alone else modules
+        return any(fnmatchcase(path, p) for path in paths for p in self.modules)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +85,7 @@ class Int8Recipe:
             modules: Paths of the modules it was called in, as `precision.select.Place` has them.
         """
         for entry in self.exceptions:
-            if any(fnmatchcase(path, p) for path in modules for p in entry.modules):
+            if entry.names(modules):
                 return entry.treatment
         if self.scheme == "w8a8":
             return "w8a8"
@@ -86,12 +93,12 @@ class Int8Recipe:
 
     def idle_patterns(self, layers: Iterable[Sequence[str]]) -> list[str]:
         """Patterns of the exceptions that match no layer: names that have rotted, or typos."""
-        paths = {path for modules in layers for path in modules}
+        places = list(layers)
         return [
             p
             for entry in self.exceptions
             for p in entry.modules
-            if not any(fnmatchcase(path, p) for path in paths)
+            if not any(replace(entry, modules=(p,)).names(modules) for modules in places)
         ]
 
 

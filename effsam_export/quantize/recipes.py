@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 COMPONENTS = ("encoder", "decoder", "segmenter")
 RECIPE_KEYS = {"scheme": str, "method": str, "everything": bool, "exceptions": list}
-EXCEPTION_KEYS = {"modules": list, "treatment": str, "reason": str, "source": str}
+EXCEPTION_KEYS = {"modules": list, "treatment": str, "reason": str, "source": str, "alone": bool}
+OPTIONAL = ("source", "alone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ def _faults(row: object, where: str) -> list[str]:
         if given.get(key, known[0]) not in known:
             problems.append(f"`{where}.{key}` is `{given[key]}`, want one of {', '.join(known)}")
     for entry in given.get("exceptions", []):
-        optional = {k: v for k, v in EXCEPTION_KEYS.items() if k != "source" or k in entry}
+        optional = {k: v for k, v in EXCEPTION_KEYS.items() if k in entry or k not in OPTIONAL}
         found = profiles.faults(entry, optional, f"{where}.exceptions.")
         if not found and entry["treatment"] not in TREATMENTS:
             found.append(
@@ -117,6 +118,7 @@ def _recipe(row: Mapping[str, Any]) -> Int8Recipe:
                 treatment=entry["treatment"],
                 reason=entry["reason"],
                 source=entry.get("source", ""),
+                alone=entry.get("alone", False),
             )
             for entry in row.get("exceptions", [])
         ),
@@ -161,6 +163,7 @@ def to_toml(measured: str, recipes: Mapping[str, Int8Recipe]) -> str:
 def _entry(entry: Exception8) -> str:
     fields = {
         "modules": json.dumps(list(entry.modules)),
+        **({"alone": "true"} if entry.alone else {}),
         "treatment": json.dumps(entry.treatment),
         "reason": json.dumps(entry.reason),
         **({"source": json.dumps(entry.source)} if entry.source else {}),

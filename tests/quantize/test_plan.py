@@ -173,3 +173,20 @@ def test_a_recipe_is_told_in_words() -> None:
     )
     assert recipes.in_words(Int8Recipe(scheme="w8")) == "INT8 weights only"
     assert recipes.in_words(Int8Recipe(scheme="fp16")) == "stays in FP16"
+
+
+def test_an_exception_for_modules_alone_leaves_what_is_inside_them() -> None:
+    entry = Exception8(modules=("a.b",), treatment="float", reason="r", alone=True)
+    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry,))
+    assert recipe.treatment(("", "a", "a.b")) == "float"
+    assert recipe.treatment(("", "a", "a.b", "a.b.fc")) == "w8a8"
+    assert recipe.idle_patterns([("", "a", "a.b", "a.b.fc")]) == ["a.b"]
+    assert recipe.idle_patterns([("", "a", "a.b")]) == []
+
+
+def test_an_exception_alone_is_read_back_as_written(tmp_path: Path) -> None:
+    entry = Exception8(modules=("a",), treatment="w8", reason="r", source="s", alone=True)
+    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry,))
+    path = tmp_path / "r.toml"
+    path.write_text(recipes.to_toml("m", {"encoder": recipe}), "utf-8")
+    assert recipes.load("x", path).recipe("encoder", "onnx") == recipe
