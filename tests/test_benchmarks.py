@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from benchmarks import compare, exports, machine, startup, timing
+from benchmarks import compare, exports, int8, machine, startup, timing
 from benchmarks.exports import ExportCost
 from effsam_export import images
 from effsam_export.models.sam.components import SAM_MASKS, SAM_PREPROCESS
+from effsam_export.quantize import recipes
 
 if TYPE_CHECKING:
     from effsam_export.models.sam.module import Sam
@@ -216,3 +217,25 @@ def test_measure_reports_a_failing_command() -> None:
 def test_startup_commands() -> None:
     assert next(iter(startup.commands())) == startup.BASE
     assert startup.commands("b")["effsam inspect"][-2:] == ("inspect", "b")
+
+
+# ------------------------------------------------------------------ INT8
+
+
+def test_the_curve_takes_the_shipped_recipe_apart() -> None:
+    best = recipes.load("mobile-sam").recipe("encoder", "onnx")
+    variants = int8.variants()
+    counts = {n for name, (n, recipe) in variants.items() if recipe == best}
+    assert counts == {3, 5, 12, 20, 40}
+    assert {recipe.method for _, recipe in variants.values()} == {"minmax", "percentile", "mse"}
+    shorter = [
+        recipe
+        for name, (_, recipe) in variants.items()
+        if len(recipe.exceptions) == len(best.exceptions) - 1
+    ]
+    assert len(shorter) == len(best.exceptions)
+    for entry in best.exceptions:
+        (without,) = [r for r in shorter if entry not in r.exceptions]
+        assert [e for e in best.exceptions if e != entry] == list(without.exceptions)
+    assert variants["no exceptions, 20 samples"][1].exceptions == ()
+    assert variants["recipe, weights only"][1].scheme == "w8"
