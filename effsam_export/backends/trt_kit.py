@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from effsam_export.backends.trt_profiles import Range
     from effsam_export.backends.trt_typed import TypedOnnx
-    from effsam_export.spec import Graph, TargetProfile
+    from effsam_export.spec import Graph, KeepFp32, TargetProfile
 
 FOLDER = "kit"
 FILES = ("README.md", "build_engine.py", "golden_masks.py", "trt_engine.py", "verify_engine.py")
@@ -88,9 +88,14 @@ def expected_document(graph: Graph, target: TargetProfile, typed: TypedOnnx) -> 
         "nodes_by_op": typed.ops,
         "constants_by_dtype": typed.constants,
         "fp32_islands": [{"name": n, "op": op} for n, op in islands.items()],
-        "reasons": [asdict(rule) for rule in graph.recipe] if islands else [],
+        "reasons": [without_default(rule) for rule in graph.recipe] if islands else [],
         "note": NOTE,
     }
+
+
+def without_default(rule: KeepFp32) -> dict[str, Any]:
+    """An entry of a recipe; most keep all that is inside their modules, and say nothing of it."""
+    return {k: v for k, v in asdict(rule).items() if k != "alone" or v}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
