@@ -193,15 +193,6 @@ FAULTS = {
         "unknown option of backend `openvino` `devise` (did you mean `device`?)",
     ),
     "type of an option": ({"device": "device = 3"}, "`options.device` is not of type str"),
-    "precision the backend lacks": (
-        {
-            "backend": 'backend = "tensorrt"',
-            "device": "",
-            "precisions": 'precisions = ["fp32", "int8"]',
-            "fp16": "int8 = { mask_iou = 0.9, score_error = 0.1, cosine = 0.9 }",
-        },
-        "backend `tensorrt` has no precision `int8` (it has fp32, fp16)",
-    ),
     "no precision": ({"precisions": "precisions = []"}, "`precisions` is empty"),
     "precision": (
         {"precisions": 'precisions = ["fp23", "fp16"]'},
@@ -300,3 +291,16 @@ def test_own_photographs(tmp_path: Path) -> None:
         ("one", Prompt(points=(Point(x=1, y=2.5),)), None),
         ("two", Prompt(box=(1, 2, 3, 4)), "one"),
     ]
+
+
+def test_a_precision_that_the_backend_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    entry = replace(backends.BACKENDS["onnx"], precisions=("fp32", "fp16"))
+    monkeypatch.setitem(backends.BACKENDS, "onnx", entry)
+    path = tmp_path / "mine.toml"
+    shipped = profiles.data_dir("targets") / "onnx.toml"
+    path.write_text(shipped.read_text("utf-8"), "utf-8")
+    with pytest.raises(UsageError) as caught:
+        profiles.load_target(str(path))
+    assert "backend `onnx` has no precision `int8` (it has fp32, fp16)" in caught.value.message

@@ -15,6 +15,8 @@ from effsam_export.backends.receipt import check_precision
 from effsam_export.spec import Artifact
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from effsam_export.backends import Options
     from effsam_export.spec import Feeds, Graph, TargetProfile
 
@@ -41,7 +43,8 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
             shutil.copyfile(file, out_dir / file.name)
     data = path.with_name(f"{path.name}.data")
     counts = count_constants(path)
-    check_precision(graph.component.name, target.precision, counts)
+    kept = kept_elements(path, graph.fp32_nodes) if target.precision == "fp16" else 0
+    check_precision(graph.component.name, target.precision, counts, kept_fp32=kept)
     return Artifact(
         component=graph.component.name,
         backend="onnx",
@@ -63,6 +66,19 @@ def count_constants(path: Path) -> dict[str, int]:
         name = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
         counts[name] += int(np.prod(tensor.dims, dtype=np.int64))
     return dict(sorted(counts.items()))
+
+
+def kept_elements(path: Path, nodes: Collection[str]) -> int:
+    """Elements of the FP32 constants of an ONNX file that these nodes read."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    read = {name for n in graph.node if n.name in set(nodes) for name in n.input}
+    return sum(
+        int(np.prod(t.dims, dtype=np.int64))
+        for t in graph.initializer
+        if t.name in read and t.data_type == onnx.TensorProto.FLOAT
+    )
 
 
 def count_ops(path: Path) -> dict[str, int]:

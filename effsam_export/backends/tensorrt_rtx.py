@@ -18,6 +18,7 @@ import onnxruntime
 import tensorrt_rtx_bindings as trt
 
 from effsam_export.backends import trt_build, trt_profiles, trt_typed
+from effsam_export.backends.onnxruntime import kept_elements
 from effsam_export.backends.receipt import check_precision
 from effsam_export.backends.trt_kit import write_json
 from effsam_export.errors import CheckFailed, UsageError
@@ -86,6 +87,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     shapes = trt_profiles.ranges(graph.component, options)
     wanted = engine_files(name, options)
     typed = trt_typed.write(graph, target.precision, out_dir)
+    kept = kept_elements(typed.path, graph.fp32_nodes) if target.precision == "fp16" else 0
     files, built = list(typed.files), []
     for file, chosen in wanted.items():
 
@@ -94,7 +96,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
             set_tf32(config, allowed=bool(options.get("tf32", False)))
 
         made = trt_build.build(trt, graph.component, typed.path, shapes, configure)
-        check_precision(name, target.precision, made.constants)
+        check_precision(name, target.precision, made.constants, kept_fp32=kept)
         trt_build.check_layers(name, target.precision, made.layers, int8=typed.int8)
         (out_dir / file).write_bytes(made.engine)
         files.append(out_dir / file)

@@ -18,7 +18,7 @@ import onnx
 import onnx.version_converter
 
 from effsam_export import onnx_file
-from effsam_export.backends.onnxruntime import OnnxSession
+from effsam_export.backends.onnxruntime import OnnxSession, kept_elements
 from effsam_export.backends.receipt import check_precision
 from effsam_export.errors import CheckFailed
 from effsam_export.passes import cast_fp16, round_fp16
@@ -86,7 +86,8 @@ def write(graph: Graph, precision: Precision, out_dir: Path) -> TypedOnnx:
         for file in graph.files:
             shutil.copyfile(file, out_dir / file.name)
     found = count(path)
-    check_precision(graph.component.name, precision, found.constants)
+    kept = kept_elements(path, graph.fp32_nodes) if precision == "fp16" else 0
+    check_precision(graph.component.name, precision, found.constants, kept_fp32=kept)
     if precision != "fp32":
         check_kept(graph, found)
     return found

@@ -227,3 +227,16 @@ def test_toolchain_that_leaves_fp32_is_found_out(
         f"decoder: asked for fp16, but the file holds {WEIGHT.size} float32 "
         "(0.00% float16, want 99%)"
     )
+
+
+def test_what_a_recipe_keeps_is_not_held_against_the_file(tmp_path: Path) -> None:
+    graph = write_graph(tmp_path / "decoder.onnx")
+    model = onnx.load(graph.path)
+    model.graph.node[0].name = "layer"
+    onnx.save(model, graph.path)
+    out = tmp_path / "out"
+    out.mkdir()
+    kept = replace(graph, fp32_nodes=("layer",))
+    found = backends.load("onnx").lower(kept, target("onnx", "fp16"), out)
+    # The only large constant stays in FP32, and the file is one in FP16 all the same.
+    assert found.tensors_by_dtype["float32"] == WEIGHT.size

@@ -157,7 +157,7 @@ def test_engine_that_stays_in_fp32_is_found_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     keep_fp32(monkeypatch)
-    monkeypatch.setattr(trt_typed, "check_precision", lambda *_: None)
+    monkeypatch.setattr(trt_typed, "check_precision", lambda *_, kept_fp32: None)
     with pytest.raises(CheckFailed) as caught:
         lower(tmp_path, "fp16")
     # Two more than in the graph: the factors of a product, which TensorRT adds.
