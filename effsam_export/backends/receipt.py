@@ -47,7 +47,7 @@ def check_precision(
     floats = {k: v for k, v in counts.items() if k.startswith(("float", "bfloat"))}
     excused = min(kept_fp32, floats.get("float32", 0)) if expected != "float32" else 0
     total = sum(floats.values()) - excused
-    share = floats.get(expected, 0) / total if total else float(excused > 0)
+    share = floats.get(expected, 0) / total if total else 0.0
     if share < MIN_SHARE:
         found = ", ".join(f"{v} {k}" for k, v in sorted(floats.items())) or "no float constants"
         raise CheckFailed(

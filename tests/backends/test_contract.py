@@ -14,7 +14,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from effsam_export import backends, profiles
+from effsam_export.backends.onnxruntime import kept_elements
 from effsam_export.errors import CheckFailed
+from effsam_export.passes import cast_fp16
 from effsam_export.spec import Artifact, ComponentSpec, Graph, Precision, TargetProfile, TensorSpec
 from tests.passes.tools import Array, numbers
 
@@ -229,14 +231,13 @@ def test_toolchain_that_leaves_fp32_is_found_out(
     )
 
 
-def test_what_a_recipe_keeps_is_not_held_against_the_file(tmp_path: Path) -> None:
-    graph = write_graph(tmp_path / "decoder.onnx")
-    model = onnx.load(graph.path)
-    model.graph.node[0].name = "layer"
-    onnx.save(model, graph.path)
-    out = tmp_path / "out"
-    out.mkdir()
-    kept = replace(graph, fp32_nodes=("layer",))
-    found = backends.load("onnx").lower(kept, target("onnx", "fp16"), out)
-    # The only large constant stays in FP32, and the file is one in FP16 all the same.
-    assert found.tensors_by_dtype["float32"] == WEIGHT.size
+def test_what_a_recipe_keeps_is_counted_in_the_file(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "decoder.onnx").path
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.name = f"node_{node.op_type}"
+    onnx.save(cast_fp16.apply(model, keep=["node_MatMul"]), path)
+    assert kept_elements(path, ("node_MatMul", "node_Tanh")) == WEIGHT.size
+    assert kept_elements(path, ("node_Tanh",)) == 0
+    onnx.save(cast_fp16.apply(model), path)
+    assert kept_elements(path, ("node_MatMul",)) == 0
