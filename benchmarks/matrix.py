@@ -30,6 +30,7 @@ from effsam_export.models import fixed, loading
 from effsam_export.parity.check import Sides, check, honoured
 from effsam_export.parity.memo import Remembered, remembering
 from effsam_export.pipeline import open_source
+from effsam_export.quantize import prepare as prepare_int8
 from effsam_export.quantize import recipes
 from effsam_export.quantize.plan import Quantization
 
@@ -60,6 +61,7 @@ class Cell:
         lower_s: Wall time of all lowerings, each in its own process.
         judge_s: Wall time of running the artefacts on all prompts.
         least_iou, mean_iou: End-to-end mask IoU against PyTorch, of the masks a user is given.
+        switched: Prompts for which another mask of the set wins.
         score_error: Largest difference of a score.
         finite: No output of an artefact is NaN or infinite.
         reason: Why it failed: the first gate that was missed, or the error.
@@ -77,6 +79,7 @@ class Cell:
     prompts: int = 0
     least_iou: float | None = None
     mean_iou: float | None = None
+    switched: int = 0
     score_error: float | None = None
     finite: bool = True
     reason: str = ""
@@ -93,6 +96,7 @@ class Prepared:
     graphs: dict[tuple[object, ...], Graph]
     sources: dict[Path, Session]
     samples: dict[str, Path]
+    rounded: dict[tuple[str, str], ComponentSpec]
     folder: Path
 
 
@@ -111,6 +115,7 @@ def prepare(name: str, checkpoint: Path, images: tuple[ParityImage, ...], folder
         graphs={},
         sources={},
         samples={},
+        rounded={},
         folder=folder,
     )
 
@@ -132,15 +137,27 @@ def quantization(
     return Quantization(recipe=recipe, samples=samples)
 
 
+def rounded(
+    prepared: Prepared, component: ComponentSpec, quantized: Quantization
+) -> ComponentSpec:
+    """The component with its weights made ready for INT8, once for each recipe."""
+    key = (component.name, repr(quantized))
+    if key not in prepared.rounded:
+        prepared.rounded[key] = prepare_int8.prepared(component, prepared.module, quantized)
+    return replace(component, wrap=prepared.rounded[key].wrap)
+
+
 def graph_of(
     prepared: Prepared,
     component: ComponentSpec,
     target: TargetProfile,
     quantized: Quantization | None,
+    *,
+    changed: bool = False,
 ) -> Graph:
-    """The traced component, traced at the first call for its shapes."""
+    """The traced component, traced at the first call for its shapes and weights."""
     shapes = (component.name, component.inputs, target.opset, target.simplify)
-    key = (*shapes, repr(quantized))
+    key = (*shapes, repr(quantized), changed)
     if key not in prepared.graphs:
         folder = prepared.folder / f"{component.name}-{len(prepared.graphs)}"
         folder.mkdir()
@@ -173,6 +190,9 @@ def make(prepared: Prepared, target: TargetProfile) -> Cell:
                 quantized = quantization(prepared, component, target)
                 graph = graph_of(prepared, component, target, quantized)
                 graphs[component.name] = graph
+                if quantized is not None and quantized.recipe.prepares:
+                    ready = rounded(prepared, component, quantized)
+                    graph = graph_of(prepared, ready, target, quantized, changed=True)
                 began = time.perf_counter()
                 log = out / f"{component.name}.log"
                 own = int8.for_component(target, quantized)
@@ -224,6 +244,7 @@ def with_report(cell: Cell, report: ParityReport) -> Cell:
         prompts=len(ious),
         least_iou=min(ious),
         mean_iou=float(np.mean(ious)),
+        switched=sum(c.winner != c.found_winner for c in report.cases),
         score_error=max(c.score_error for c in report.cases),
         finite=all(t.finite for t in artefact),
         reason="" if report.passed else report.failures[0],
@@ -233,14 +254,14 @@ def with_report(cell: Cell, report: ParityReport) -> Cell:
 def table(cells: list[Cell]) -> str:
     """The cells as Markdown."""
     lines = [
-        "| model | target | precision | state | MB | lower, s | least IoU | mean IoU | why |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | --- |",
+        "| model | target | precision | state | MB | lower, s | least IoU | mean IoU | switched | why |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for c in cells:
         ious = ["-" if v is None else f"{v:.4f}" for v in (c.least_iou, c.mean_iou)]
         lines.append(
             f"| `{c.model}` | {c.target} | {c.precision} | {c.state} | {c.bytes / 1e6:.1f} "
-            f"| {c.lower_s:.0f} | {ious[0]} | {ious[1]} | {c.reason} |"
+            f"| {c.lower_s:.0f} | {ious[0]} | {ious[1]} | {c.switched} | {c.reason} |"
         )
     return "\n".join(lines)
 

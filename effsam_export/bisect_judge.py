@@ -21,7 +21,7 @@ from effsam_export.parity.check import Sides, check
 from effsam_export.parity.memo import Remembered, remembering
 from effsam_export.precision.select import onnx_place
 from effsam_export.progress import stage
-from effsam_export.quantize import activation_ranges, onnx_qdq
+from effsam_export.quantize import activation_ranges, onnx_qdq, prepare
 from effsam_export.quantize.plan import Exception8, Quantization
 from effsam_export.quantize.treatments import WEIGHTED
 
@@ -111,9 +111,7 @@ class Bench:
         request, folder = self._request, self._scratch / component.name
         folder.mkdir()
         with stage(f"trace {component.name}", observer):
-            program = trace.trace(self._module, component)
-            traced = trace.to_onnx(program, component, request.target.opset, folder)
-            raw = onnx.load(traced.path)
+            traced = self._traced(component, folder)
         assert request.int8 is not None
         recipe = request.int8.plan.recipe(component.name, request.target.backend)
         quantized = None
@@ -126,12 +124,16 @@ class Bench:
                 None if component.name != "decoder" or encoder is None else lambda: encoder,
             )
             quantized = Quantization(recipe=recipe, samples=samples)
-        out = folder / "rewritten"
-        out.mkdir()
-        graph = passes.rewrite(replace(traced, quantization=quantized), request.target, out)
+        raw, graph = self._rewritten(traced, quantized, folder / "rewritten")
         self._sources[component.name] = Remembered(open_graph(graph.path))
-        if graph.quantization is None:
+        if quantized is None:
             return
+        if recipe.prepares:
+            with stage(f"round {component.name}", observer):
+                changed = prepare.prepared(component, self._module, quantized)
+                traced = self._traced(changed, folder / "rounded")
+                raw, graph = self._rewritten(traced, quantized, folder / "rounded" / "rewritten")
+        assert graph.quantization is not None
         model = onnx.load(graph.path)
         with stage(f"ranges {component.name}", observer):
             ranges = activation_ranges.measure(
@@ -149,6 +151,20 @@ class Bench:
             places={n: places[n] for n in graph.quantization.treatments if n in places},
             ranges=ranges,
         )
+
+    def _traced(self, component: ComponentSpec, folder: Path) -> Graph:
+        folder.mkdir(exist_ok=True)
+        program = trace.trace(self._module, component)
+        return trace.to_onnx(program, component, self._request.target.opset, folder)
+
+    def _rewritten(
+        self, traced: Graph, quantized: Quantization | None, out: Path
+    ) -> tuple[onnx.ModelProto, Graph]:
+        """The graph as it was traced, which says where nodes come from, and after the passes."""
+        out.mkdir()
+        raw = onnx.load(traced.path)
+        graph = replace(traced, quantization=quantized)
+        return raw, passes.rewrite(graph, self._request.target, out)
 
     def judge(self, kept: Mapping[str, Kept]) -> Verdict:
         """Quantize everything but these layers, and hold the masks to PyTorch's."""

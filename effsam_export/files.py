@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and how large they are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from effsam_export.errors import OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 
@@ -30,3 +31,8 @@ def write_whole(path: Path, data: bytes) -> None:
             f"cannot write `{path}`: {(error.strerror or str(error)).lower()}",
             hint="choose another place, in a directory that exists and can be written",
         ) from error
+
+
+def megabytes(files: Iterable[Path]) -> str:
+    """Sizes added up, in MB of a million bytes."""
+    return f"{sum(f.stat().st_size for f in files) / 1e6:.1f} MB"

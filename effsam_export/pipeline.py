@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effsam_export import backends, int8, isolate, profiles, worth
+from effsam_export import backends, convert, int8, isolate, profiles, worth
 from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.models import fixed
 from effsam_export.progress import ignore, stage
@@ -141,7 +141,9 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
         exported: list[Exported] = []
         for component in request.chosen:
             quantized = int8.quantization(request, component, calibration, exported)
-            exported.append(convert(request, module, component, work, scratch, observer, quantized))
+            exported.append(
+                convert.component(request, module, component, work, scratch, observer, quantized)
+            )
         gains = worth.measure([(e.graph, e.artifact) for e in exported], target, scratch, observer)
         exported = combined(exported, target, work)
         with stage("parity", observer) as running:
@@ -170,42 +172,6 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
     return findings.report
 
 
-def convert(
-    request: ExportRequest,
-    module: nn.Module,
-    component: ComponentSpec,
-    work: Path,
-    scratch: Path,
-    observer: Observer,
-    quantized: Quantization | None = None,
-) -> Exported:
-    """Trace one component, rewrite its graph, and lower it in a process of its own."""
-    from effsam_export import passes, trace
-    from effsam_export.bundle.manifest import Exported
-
-    target = int8.for_component(request.target, quantized)
-    sources = work / "source"
-    sources.mkdir(exist_ok=True)
-    with stage(f"trace {component.name}", observer) as running:
-        program = trace.trace(module, component)
-        recipe = tuple(k for k in request.model.precision if k.component == component.name)
-        graph = trace.to_onnx(program, component, target.opset, sources)
-        graph = replace(graph, recipe=recipe, quantization=quantized)
-        graph = passes.rewrite(graph, target, sources)
-        if backends.BACKENDS[target.backend].reads == "program":
-            graph = replace(
-                graph,
-                program=trace.save(program, scratch / f"{component.name}.pt2"),
-                variants=variants(request, module, component, scratch),
-                about=about(request),
-            )
-        running.detail = megabytes(list(graph.files))
-    with stage(f"lower {component.name}", observer) as running:
-        artifact = isolate.lower(graph, target, work, scratch / f"lower-{component.name}.log")
-        running.detail = megabytes(list(artifact.files))
-    return Exported(graph=graph, artifact=artifact)
-
-
 def combined(exported: list[Exported], target: TargetProfile, work: Path) -> list[Exported]:
     """All components in one file with a signature for each, where a TFLite target asks for it."""
     if not target.options.get("single_file"):
@@ -216,37 +182,6 @@ def combined(exported: list[Exported], target: TargetProfile, work: Path) -> lis
         [e.artifact for e in exported], [e.graph.component for e in exported], target, work
     )
     return [replace(e, artifact=a) for e, a in zip(exported, artifacts, strict=True)]
-
-
-def about(request: ExportRequest) -> dict[str, str]:
-    """What a format with room for it says of the model, to a person who has nothing else."""
-    from effsam_export.bundle.manifest import CONTRACT_VERSION
-
-    model = request.model
-    return {
-        "model": model.name,
-        "title": model.title,
-        "origin": model.origin,
-        "licence": model.licence.spdx,
-        "checkpoint_sha256": request.checkpoint.sha256,
-        "contract_version": str(CONTRACT_VERSION),
-    }
-
-
-def variants(
-    request: ExportRequest, module: nn.Module, component: ComponentSpec, scratch: Path
-) -> tuple[tuple[int, Path], ...]:
-    """Programs of a component with the further numbers of slots that the target asks for."""
-    from effsam_export import trace
-
-    dynamic = request.model.component(component.name)
-    if dynamic.fixed is None or dynamic.inputs == component.inputs:
-        return ()
-    found = []
-    for slots in fixed.further_slots(request.target.options):
-        program = trace.trace(module, dynamic.fixed(dynamic, slots))
-        found.append((slots, trace.save(program, scratch / f"{component.name}.{slots}.pt2")))
-    return tuple(found)
 
 
 def evidence_of(output: Path) -> Path:
@@ -351,11 +286,6 @@ def versions(exported: list[Exported]) -> dict[str, str]:
     for entry in exported:
         found.update(entry.artifact.versions)
     return {"python": platform.python_version(), **found}
-
-
-def megabytes(files: list[Path]) -> str:
-    """Sizes added up, in MB of a million bytes."""
-    return f"{sum(f.stat().st_size for f in files) / 1e6:.1f} MB"
 
 
 def summary(report: ParityReport) -> str:

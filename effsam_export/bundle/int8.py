@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.quantize.plan import Exception8, Int8Recipe
+from effsam_export.quantize.plan import Equalization, Exception8, Int8Recipe
 from effsam_export.quantize.recipes import Int8Plan
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def _recipe(recipe: Int8Recipe) -> dict[str, Any]:
         "scheme": recipe.scheme,
         "method": recipe.method,
         "everything": recipe.everything,
+        **({"rounding": recipe.rounding} if recipe.rounding != "nearest" else {}),
+        **({"equalize": [asdict(e) for e in recipe.equalize]} if recipe.equalize else {}),
         "exceptions": [
             {
                 "modules": list(e.modules),
@@ -60,6 +63,8 @@ def plan(entry: Mapping[str, Any]) -> Int8Plan:
                 scheme=found["scheme"],
                 method=found["method"],
                 everything=found["everything"],
+                rounding=found.get("rounding", "nearest"),
+                equalize=tuple(Equalization(**e) for e in found.get("equalize", ())),
                 exceptions=tuple(
                     Exception8(**{**e, "modules": tuple(e["modules"])}) for e in found["exceptions"]
                 ),

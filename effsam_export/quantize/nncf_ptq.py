@@ -15,10 +15,13 @@ import openvino
 from openvino import opset13
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from effsam_export.quantize.plan import Quantization, Treatment
 
 LAYERS = ("Convolution", "GroupConvolution", "MatMul", "ConvolutionBackpropData")
 WITHOUT_BIASES = "/WithoutBiases"
+LARGEST = 127
 SMALLEST_STORED = 1024
 """Constants below so many elements stay as they are."""
 
@@ -38,14 +41,7 @@ def apply(model: openvino.Model, quantization: Quantization) -> openvino.Model:
     found = layers(model, quantization)
     if "w8a8" in found.values() or quantization.recipe.everything:
         model = _with_activations(nncf, model, quantization, found)
-    if "w8" in found.values():
-        model = nncf.compress_weights(
-            model,
-            mode=nncf.CompressWeightsMode.INT8_SYM,
-            ignored_scope=nncf.IgnoredScope(
-                names=[n for n, treatment in found.items() if treatment == "float"]
-            ),
-        )
+    store_in_int8(model, {n for n, treatment in found.items() if treatment == "w8"})
     store_small(model)
     for key in ("nncf", "conversion_parameters"):
         # What the tool notes there are paths and options, in an order of its own.
@@ -124,6 +120,37 @@ def _with_activations(
             disable_bias_correction=True,
         ),
     )
+
+
+def store_in_int8(model: openvino.Model, names: Collection[str]) -> None:
+    """Store the weights of some layers in INT8, a scale for each output channel.
+
+    `nncf.compress_weights` would do it too, but divides a channel's largest weight by 128, and not
+    by 127 as `nncf.quantize` and every other toolchain here: weights that are on the grid already
+    would be rounded a second time.
+    """
+    for op in model.get_ordered_ops():
+        if op.get_friendly_name() not in names:
+            continue
+        weight = op.input_value(1).get_node()
+        if weight.get_type_name() != "Constant":
+            continue
+        values = weight.get_data()
+        axes = tuple(i for i in range(values.ndim) if i not in output_axes(op, values.ndim))
+        scale = np.abs(values).max(axis=axes, keepdims=True) / LARGEST
+        scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
+        integers = np.clip(np.rint(values / scale), -LARGEST, LARGEST).astype(np.int8)
+        stored = opset13.constant(integers, name=weight.get_friendly_name())
+        back = opset13.multiply(opset13.convert(stored, "f32"), opset13.constant(scale))
+        op.input(1).replace_source_output(back.output(0))
+
+
+def output_axes(op: openvino.Node, ndim: int) -> tuple[int, ...]:
+    """Which axes of a layer's weights number its output channels."""
+    kind = op.get_type_name()
+    if kind == "MatMul":
+        return (ndim - 2,) if op.get_attributes()["transpose_b"] else (ndim - 1,)
+    return {"GroupConvolution": (0, 1), "ConvolutionBackpropData": (1,)}.get(kind, (0,))
 
 
 def store_small(model: openvino.Model) -> None:

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 Treatment = Literal["w8a8", "w8", "float"]
 Scheme = Literal["w8a8", "w8", "fp16", "fp32"]
 Method = Literal["minmax", "percentile", "mse"]
+Rounding = Literal["nearest", "descent"]
 TREATMENTS: tuple[Treatment, ...] = get_args(Treatment)
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 METHODS: tuple[Method, ...] = get_args(Method)
+ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,20 @@ class Exception8:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Equalization:
+    """Layer norms whose outlier channels are moved into the weights of the layer that reads them.
+
+    Attributes:
+        norm, layer: Paths inside a block; every block that has both takes part.
+        strength: From 0 (the weights' ranges become equal) to 1 (the activations' do).
+    """
+
+    norm: str
+    layer: str
+    strength: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Int8Recipe:
     """How one component is quantized for one backend.
 
@@ -64,12 +80,17 @@ class Int8Recipe:
             do not quantize the component at all.
         method: How the range of an activation is found from its values on the samples: their least
             and largest, the 1e-5 quantiles, or the range with the least squared rounding error.
+        rounding: To the nearest INT8 weight, or to those that move the output least on the samples
+            (`quantize.rounding`).
+        equalize: What is equalized before anything is rounded (`quantize.equalize`).
         everything: Quantize products of two activations too.
         exceptions: The first that matches a module decides.
     """
 
     scheme: Scheme
     method: Method = "minmax"
+    rounding: Rounding = "nearest"
+    equalize: tuple[Equalization, ...] = ()
     everything: bool = False
     exceptions: tuple[Exception8, ...] = ()
 
@@ -77,6 +98,11 @@ class Int8Recipe:
     def quantizes(self) -> bool:
         """Whether anything becomes INT8."""
         return self.scheme in ("w8a8", "w8")
+
+    @property
+    def prepares(self) -> bool:
+        """Whether weights change before the toolchain quantizes them."""
+        return self.quantizes and (bool(self.equalize) or self.rounding != "nearest")
 
     def treatment(self, modules: Sequence[str]) -> Treatment:
         """Treatment of a layer with weights.

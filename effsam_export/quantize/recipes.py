@@ -12,14 +12,30 @@ from typing import TYPE_CHECKING, Any
 
 from effsam_export import backends, profiles
 from effsam_export.errors import UsageError
-from effsam_export.quantize.plan import METHODS, SCHEMES, TREATMENTS, Exception8, Int8Recipe
+from effsam_export.quantize.plan import (
+    METHODS,
+    ROUNDINGS,
+    SCHEMES,
+    TREATMENTS,
+    Equalization,
+    Exception8,
+    Int8Recipe,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 COMPONENTS = ("encoder", "decoder", "segmenter")
-RECIPE_KEYS = {"scheme": str, "method": str, "everything": bool, "exceptions": list}
+RECIPE_KEYS = {
+    "scheme": str,
+    "method": str,
+    "rounding": str,
+    "equalize": list,
+    "everything": bool,
+    "exceptions": list,
+}
+EQUALIZE_KEYS = {"norm": str, "layer": str, "strength": float}
 EXCEPTION_KEYS = {"modules": list, "treatment": str, "reason": str, "source": str, "alone": bool}
 OPTIONAL = ("source", "alone")
 
@@ -88,9 +104,15 @@ def _faults(row: object, where: str) -> list[str]:
     problems = profiles.faults(row, keys, f"{where}.")
     if problems:
         return problems
-    for key, known in (("scheme", SCHEMES), ("method", METHODS)):
+    choices = (("scheme", SCHEMES), ("method", METHODS), ("rounding", ROUNDINGS))
+    for key, known in choices:
         if given.get(key, known[0]) not in known:
             problems.append(f"`{where}.{key}` is `{given[key]}`, want one of {', '.join(known)}")
+    for entry in given.get("equalize", []):
+        found = profiles.faults(entry, EQUALIZE_KEYS, f"{where}.equalize.")
+        if not found and not 0 <= entry["strength"] <= 1:
+            found.append(f"`{where}.equalize.strength` is {entry['strength']}, want 0 to 1")
+        problems += found
     for entry in given.get("exceptions", []):
         optional = {k: v for k, v in EXCEPTION_KEYS.items() if k in entry or k not in OPTIONAL}
         found = profiles.faults(entry, optional, f"{where}.exceptions.")
@@ -111,6 +133,11 @@ def _recipe(row: Mapping[str, Any]) -> Int8Recipe:
     return Int8Recipe(
         scheme=row["scheme"],
         method=row.get("method", "minmax"),
+        rounding=row.get("rounding", "nearest"),
+        equalize=tuple(
+            Equalization(norm=e["norm"], layer=e["layer"], strength=float(e["strength"]))
+            for e in row.get("equalize", [])
+        ),
         everything=row.get("everything", False),
         exceptions=tuple(
             Exception8(
@@ -133,6 +160,10 @@ def in_words(recipe: Int8Recipe) -> str:
     parts = [f"INT8 {what}"]
     if recipe.scheme == "w8a8":
         parts.append(f"{recipe.method} ranges")
+    if recipe.rounding == "descent":
+        parts.append("weights rounded by coordinate descent")
+    if recipe.equalize:
+        parts.append(f"{', '.join(e.layer for e in recipe.equalize)} equalized with their norms")
     for treatment, words in (
         ("w8", "weights only"),
         ("float", "FP16"),
@@ -151,13 +182,20 @@ def to_toml(measured: str, recipes: Mapping[str, Int8Recipe]) -> str:
     for component, recipe in recipes.items():
         lines += ["", f"[{component}.default]", f'scheme = "{recipe.scheme}"']
         if recipe.quantizes:
-            lines += [f'method = "{recipe.method}"']
+            lines += [f'method = "{recipe.method}"', f'rounding = "{recipe.rounding}"']
+            if recipe.equalize:
+                lines += ["equalize = [", *map(_pair, recipe.equalize), "]"]
             lines += ["everything = true"] if recipe.everything else []
         if recipe.exceptions:
             lines.append("exceptions = [")
             lines += [f"  {_entry(e)}," for e in recipe.exceptions]
             lines.append("]")
     return "\n".join(lines) + "\n"
+
+
+def _pair(entry: Equalization) -> str:
+    norm, layer = json.dumps(entry.norm), json.dumps(entry.layer)
+    return f"  {{ norm = {norm}, layer = {layer}, strength = {entry.strength} }},"
 
 
 def _entry(entry: Exception8) -> str:
