@@ -137,9 +137,7 @@ def quantization(
     return Quantization(recipe=recipe, samples=samples)
 
 
-def rounded(
-    prepared: Prepared, component: ComponentSpec, quantized: Quantization
-) -> ComponentSpec:
+def rounded(prepared: Prepared, component: ComponentSpec, quantized: Quantization) -> ComponentSpec:
     """The component with its weights made ready for INT8, once for each recipe."""
     key = (component.name, repr(quantized))
     if key not in prepared.rounded:
@@ -254,7 +252,8 @@ def with_report(cell: Cell, report: ParityReport) -> Cell:
 def table(cells: list[Cell]) -> str:
     """The cells as Markdown."""
     lines = [
-        "| model | target | precision | state | MB | lower, s | least IoU | mean IoU | switched | why |",
+        "| model | target | precision | state | MB | lower, s | least IoU | mean IoU | switched "
+        "| why |",
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for c in cells:

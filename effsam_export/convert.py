@@ -67,7 +67,7 @@ def traced(
     scratch: Path,
     quantized: Quantization | None,
 ) -> Graph:
-    """A component as a rewritten graph in `out`, with the traced program where a backend reads it."""
+    """A component as a rewritten graph in `out`; its program too, where a backend reads that."""
     from effsam_export import passes, trace
 
     target = int8.for_component(request.target, quantized)

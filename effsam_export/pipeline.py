@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from effsam_export.parity.results import ParityReport
     from effsam_export.profiles import ParityImage
     from effsam_export.progress import Observer
-    from effsam_export.quantize.plan import Quantization
     from effsam_export.spec import Checkpoint, ComponentSpec, Graph, ModelSpec, TargetProfile
 
 TRACING_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
