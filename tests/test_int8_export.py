@@ -85,6 +85,34 @@ def test_the_same_photographs_and_seed_give_the_same_bytes(
         assert sha256_of(first / name) == sha256_of(again / name)
 
 
+def test_weights_are_rounded_before_they_are_quantized(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    recipe = tmp_path / "rounded.toml"
+    recipe.write_text(
+        '[encoder.default]\nscheme = "w8"\nrounding = "descent"\n'
+        '[decoder.default]\nscheme = "w8"\nrounding = "descent"\n'
+        "equalize = ["
+        '{ norm = "norm2", layer = "mlp.lin1", strength = 0.5 }, '
+        '{ norm = "nowhere", layer = "mlp.lin1", strength = 0.5 }]\n'
+    )
+    asked = ("--int8-recipe", str(recipe))
+    result = CliRunner().invoke(cli.app, arguments(tmp_path, tiny_checkpoint, "x", *asked))
+    assert isinstance(result.exception, EffsamError)
+    assert "no block has `nowhere` and `mlp.lin1`" in result.exception.message
+    recipe.write_text(recipe.read_text("utf-8").split("equalize")[0])
+    first, again = (export(tmp_path, tiny_checkpoint, n, *asked) for n in ("a", "b"))
+    for name in ("encoder.onnx", "decoder.onnx"):
+        assert sha256_of(first / name) == sha256_of(again / name)
+    plain = export(tmp_path, tiny_checkpoint, "c")
+    # What it is judged by has the weights as they were.
+    name = "source/encoder.onnx"
+    assert sha256_of(first / name) == sha256_of(plain / name)
+    manifest = json.loads((first / "manifest.json").read_text("utf-8"))
+    assert manifest["int8"]["components"]["encoder"]["rounding"] == "descent"
+    assert "rounding" not in json.loads((plain / "manifest.json").read_text("utf-8"))["int8"]
+
+
 def test_a_decoder_is_calibrated_on_what_the_encoder_gives(
     tmp_path: Path, tiny_checkpoint: Checkpoint
 ) -> None:

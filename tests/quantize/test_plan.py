@@ -11,7 +11,7 @@ from effsam_export import models
 from effsam_export.errors import UsageError
 from effsam_export.precision.select import CLASSES, SCOPES
 from effsam_export.quantize import recipes
-from effsam_export.quantize.plan import Exception8, Int8Recipe
+from effsam_export.quantize.plan import Equalization, Exception8, Int8Recipe
 from effsam_export.quantize.treatments import treatments
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         "encoder": plan.recipe("encoder", "openvino"),
         "decoder": Int8Recipe(scheme="w8a8", method="percentile", everything=True),
     }
+    pair = Equalization(norm="mlp.norm", layer="mlp.fc1", strength=0.5)
+    wanted["segmenter"] = Int8Recipe(scheme="w8", rounding="descent", equalize=(pair, pair))
     again = load(tmp_path, recipes.to_toml('a "quoted" result', wanted))
     assert again.measured == 'a "quoted" result'
     for component, recipe in wanted.items():
@@ -134,6 +136,8 @@ scheme = "w8"
 [encoder.default]
 scheme = "w4"
 method = "best"
+rounding = "up"
+equalize = [{ norm = "a", layer = "b", strength = 2 }, { norm = "a", strength = 0.5 }]
 exceptions = [{ modules = [], treatment = "int4", reason = "x" }]
 [decoder.default]
 schema = "w8"
@@ -145,6 +149,9 @@ schema = "w8"
         "no backend is called `opnvino`",
         "`encoder.default.scheme` is `w4`",
         "`encoder.default.method` is `best`",
+        "`encoder.default.rounding` is `up`, want one of nearest, descent",
+        "`encoder.default.equalize.strength` is 2, want 0 to 1",
+        "`encoder.default.equalize.layer` is missing",
         "`encoder.default.exceptions.treatment` is `int4`",
         "`decoder.default.scheme` is missing",
         "decoder.default.schema",
@@ -170,6 +177,10 @@ def test_a_recipe_is_told_in_words() -> None:
     recipe = Int8Recipe(scheme="w8a8", exceptions=(entry("a"), entry("b", treatment="w8")))
     assert recipes.in_words(recipe) == (
         "INT8 weights and activations; minmax ranges; weights only in b; FP16 in a"
+    )
+    pair = Equalization(norm="norm", layer="fc", strength=0.5)
+    assert recipes.in_words(Int8Recipe(scheme="w8", rounding="descent", equalize=(pair,))) == (
+        "INT8 weights only; weights rounded by coordinate descent; fc equalized with their norms"
     )
     assert recipes.in_words(Int8Recipe(scheme="w8")) == "INT8 weights only"
     assert recipes.in_words(Int8Recipe(scheme="fp16")) == "stays in FP16"

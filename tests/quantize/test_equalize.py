@@ -1,0 +1,127 @@
+"""Outlier channels moved from activations into weights: the same outputs, or a refusal."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+import torch
+from torch import Tensor, nn
+
+from effsam_export.errors import CheckFailed
+from effsam_export.quantize import equalize
+from effsam_export.quantize.plan import Equalization
+
+WIDTH = 16
+
+
+class Mlp(nn.Module):
+    """A norm with loud channels in front of a linear layer."""
+
+    def __init__(self, *, leaks: bool = False) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.fc1, self.fc2 = nn.Linear(WIDTH, 32), nn.Linear(32, WIDTH)
+        self.leaks = leaks
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        done: Tensor = self.fc2(self.fc1(y).relu())
+        return done + y if self.leaks else done
+
+
+class Net(nn.Module):
+    """Two blocks, one of them deeper down, and a norm that belongs to no pair."""
+
+    def __init__(self, *, leaks: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = Mlp()
+        self.stage = nn.Sequential(Mlp(leaks=leaks))
+        self.norm = nn.LayerNorm(WIDTH)
+        with torch.no_grad():
+            for block in (self.first, self.stage[0]):
+                assert isinstance(block, Mlp)
+                block.norm.weight.copy_(torch.logspace(-1, 2, WIDTH))
+                block.norm.bias.copy_(torch.randn(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        done: Tensor = self.norm(self.stage(self.first(x)))
+        return done
+
+
+def samples(count: int = 3) -> list[tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(1, 8, WIDTH, generator=generator),) for _ in range(count)]
+
+
+def pair(strength: float = 1.0, norm: str = "norm", layer: str = "fc1") -> Equalization:
+    return Equalization(norm=norm, layer=layer, strength=strength)
+
+
+def spread(block: nn.Module, given: Tensor) -> float:
+    """Largest range of a channel of a norm's result, over the smallest."""
+    assert isinstance(block, Mlp)
+    peaks = block.norm(given).abs().amax((0, 1))
+    return float(peaks.max() / peaks.min())
+
+
+def test_every_block_computes_the_same_and_its_channels_are_alike() -> None:
+    module, given = Net().eval(), samples()
+    with torch.no_grad():
+        before, loud = module(*given[0]), spread(module.first, given[0][0])
+        equalize.apply(module, [pair()], given)
+        torch.testing.assert_close(module(*given[0]), before, atol=1e-4, rtol=1e-4)
+        seen = torch.cat([x for (x,) in given])
+        assert loud > 100
+        assert spread(module.first, seen) == pytest.approx(1.0, abs=1e-3)
+    assert equalize.pairs(module, [pair()]) == [
+        ("first.norm", "first.fc1", 1.0),
+        ("stage.0.norm", "stage.0.fc1", 1.0),
+    ]
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_strength_shares_between_activations_and_weights(strength: float) -> None:
+    module = Net().eval()
+    with torch.no_grad():
+        equalize.apply(module, [pair(strength)], samples())
+        columns = module.first.fc1.weight.abs().amax(0)
+        rows = torch.cat([module.first.norm(x) for (x,) in samples()], 1).abs().amax((0, 1))
+    if strength == 0:
+        torch.testing.assert_close(columns / columns[0], torch.ones(WIDTH))
+    else:
+        torch.testing.assert_close(columns / columns[0], rows / rows[0], atol=1e-4, rtol=1e-3)
+
+
+def test_a_norm_without_a_bias_will_do() -> None:
+    module = Net().eval()
+    module.first.norm = nn.LayerNorm(WIDTH, bias=False)
+    with torch.no_grad():
+        before = module(*samples()[0])
+        equalize.apply(module, [pair(0.7)], samples())
+        torch.testing.assert_close(module(*samples()[0]), before, atol=1e-4, rtol=1e-4)
+    assert module.first.norm.bias is None
+
+
+def test_a_norm_that_something_else_reads_is_refused() -> None:
+    module = Net(leaks=True).eval()
+    with pytest.raises(CheckFailed, match="something else reads a norm's result"):
+        equalize.apply(module, [pair()], samples())
+
+
+@pytest.mark.parametrize(
+    ("norm", "layer", "said"),
+    [
+        ("norm", "fc3", "no block has `norm` and `fc3`"),
+        ("fc2", "norm", "`first.fc2` and `first.norm`: the first has no weight for each channel"),
+        ("norm", "norm", "`first.norm` and `first.norm`: the second is no linear layer"),
+        ("norm", "fc2", "the first has 16 channels, the second takes 32"),
+    ],
+)
+def test_pairs_that_are_none_are_refused_together(norm: str, layer: str, said: str) -> None:
+    module = Net().eval()
+    with pytest.raises(CheckFailed) as raised:
+        equalize.pairs(module, [pair(norm=norm, layer=layer), pair(layer="nowhere")])
+    assert said in raised.value.message
+    assert "no block has `norm` and `nowhere`" in raised.value.message
