@@ -24,13 +24,15 @@ from effsam_export.images import load_image
 from effsam_export.models import loading
 from effsam_export.pipeline import ExportRequest
 from effsam_export.progress import ignore
-from effsam_export.quantize import recipes
+from effsam_export.quantize import prepare, recipes
 from effsam_export.quantize.plan import Int8Recipe, Quantization
 from effsam_export.spec import Sample
 from effsam_export.timing import interleave
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torch.export import ExportedProgram
 
     from effsam_export.spec import Checkpoint, Feeds
 
@@ -42,23 +44,30 @@ PRECISIONS = ("fp32", "fp16", "int8")
 def variants() -> dict[str, tuple[int, Int8Recipe]]:
     """Name -> samples and the encoder's recipe."""
     best = recipes.load(MODEL).recipe("encoder", "onnx")
-    bare = Int8Recipe(scheme="w8a8")
-    found = {f"recipe, {n} samples": (n, best) for n in (3, 5, 12, 20, 40)}
+    bare = replace(best, exceptions=())
+    found = {f"recipe, {n} samples": (n, best) for n in (5, 12, 20, 40)}
+    found["recipe, weights to the nearest"] = (20, replace(best, rounding="nearest"))
+    found["recipe, nothing equalized"] = (20, replace(best, equalize=()))
+    plain = replace(best, rounding="nearest", equalize=())
+    found["recipe, neither"] = (20, plain)
+    found["recipe, weights only"] = (20, replace(best, scheme="w8"))
     for method in ("percentile", "mse"):
-        found[f"recipe, 20 samples, {method}"] = (20, replace(best, method=method))
-    found["no exceptions, 20 samples"] = (20, bare)
+        found[f"recipe, {method}"] = (20, replace(best, method=method))
+    found["no exceptions"] = (20, bare)
+    found["no exceptions, neither"] = (20, replace(plain, exceptions=()))
     for i, entry in enumerate(best.exceptions):
         others = tuple(e for j, e in enumerate(best.exceptions) if j != i)
         name = f"recipe without {', '.join(entry.modules)} ({entry.treatment})"
         found[name] = (20, replace(best, exceptions=others))
-    found["recipe, weights only"] = (20, replace(best, scheme="w8"))
     return found
 
 
-def curve(checkpoint: Checkpoint, parity: Path | None) -> str:
-    """Mask IoU of every variant."""
+def curve(checkpoint: Checkpoint, parity: Path | None, only: str = "") -> str:
+    """Mask IoU of every variant, or of those with some text in their name."""
     rows = []
     for name, (count, recipe) in variants().items():
+        if only not in name:
+            continue
         plan = recipes.Int8Plan(name="x", measured="", recipes={("encoder", "default"): recipe})
         request = ExportRequest(
             model=models.get(MODEL),
@@ -87,7 +96,8 @@ def latency(checkpoint: Checkpoint, repeats: int) -> str:
         folder = Path(name)
         found = photographs.load(calibration.load())
         samples = Calibration(photographs=found, folder=folder).samples(spec, component)
-        program = trace.trace(module, component)
+        plain = trace.trace(module, component)
+        rounded: dict[Int8Recipe, ExportedProgram] = {}
         for target_name in TARGETS:
             calls: dict[str, Callable[[], Feeds]] = {}
             sizes = {}
@@ -95,9 +105,15 @@ def latency(checkpoint: Checkpoint, repeats: int) -> str:
                 target = profiles.load_target(target_name, precision)
                 out = folder / f"{target_name}-{precision}"
                 out.mkdir()
-                graph = trace.to_onnx(program, component, target.opset, out)
                 recipe = recipes.load(MODEL).recipe("encoder", target.backend)
                 asked = Quantization(recipe=recipe, samples=samples)
+                program = plain
+                if precision == "int8":
+                    if recipe not in rounded:
+                        ready = prepare.prepared(component, module, asked)
+                        rounded[recipe] = trace.trace(module, ready)
+                    program = rounded[recipe]
+                graph = trace.to_onnx(program, component, target.opset, out)
                 graph = replace(graph, quantization=asked if precision == "int8" else None)
                 graph = passes.rewrite(graph, target, out)
                 graph = replace(graph, program=trace.save(program, out / "program.pt2"))
@@ -128,11 +144,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("what", choices=("curve", "latency"))
     parser.add_argument("--checkpoint", type=Path, required=True, help="MobileSAM's weights")
     parser.add_argument("--parity", type=Path, help="other photographs and prompts to judge by")
+    parser.add_argument("--only", default="", help="variants with this in their name")
     parser.add_argument("--repeats", type=int, default=15, help="rounds that are counted")
     args = parser.parse_args(argv)
     checkpoint = weights.checkpoint_from_file(args.checkpoint, models.get(MODEL).weights)
     if args.what == "curve":
-        print(curve(checkpoint, args.parity))
+        print(curve(checkpoint, args.parity, args.only))
     else:
         print(latency(checkpoint, args.repeats))
 

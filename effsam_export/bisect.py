@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Kept = Literal["float", "w8"]
+PER_KEPT = 5
+"""Judgements that giving back takes for each layer kept by then: MobileSAM's 63 took 300."""
 NEGLIGIBLE = 0.002
 """Mean mask IoU that a block alone may cost without its layers being looked at."""
 
@@ -89,7 +91,8 @@ class Notebook:
         path: The file; judgements of another question in it are dropped.
         question: Everything that a judgement depends on besides the layers.
         judge: Does the work. Takes the layers that are not quantized whole.
-        told: Called after each judgement with how many there are and the seconds it took.
+        told: Called after each judgement with how many there are, about how many there will be,
+            and the seconds it took.
     """
 
     def __init__(
@@ -97,7 +100,7 @@ class Notebook:
         path: Path,
         question: str,
         judge: Callable[[Mapping[str, Kept]], Verdict],
-        told: Callable[[int, float], None],
+        told: Callable[[int, int, float], None],
     ) -> None:
         self._path, self._question, self._judge, self._told = path, question, judge, told
         self._known: dict[str, Verdict] = {}
@@ -105,7 +108,7 @@ class Notebook:
             document = json.loads(path.read_text("utf-8"))
             if document.get("question") == question:
                 self._known = {k: Verdict(**v) for k, v in document["verdicts"].items()}
-        self.asked = 0
+        self.asked = self.expected = 0
 
     def ask(self, kept: Mapping[str, Kept]) -> Verdict:
         """The verdict when these layers are kept and all others are quantized."""
@@ -115,7 +118,7 @@ class Notebook:
             began = time.perf_counter()
             self._known[key] = self._judge(kept)
             self._save()
-            self._told(self.asked, time.perf_counter() - began)
+            self._told(self.asked, self.expected, time.perf_counter() - began)
         return self._known[key]
 
     def _save(self) -> None:
@@ -148,6 +151,7 @@ def search(
         CheckFailed: The gate does not hold with nothing quantized.
     """
     every = dict.fromkeys(layers, "float")
+    notebook.expected = likely_evaluations(layers)
     whole = notebook.ask({})
     if gate.holds(whole):
         return Outcome(
@@ -163,6 +167,7 @@ def search(
     cost = sensitivities(layers, notebook, negligible)
     ranked = sorted(layers, key=lambda layer: (-cost[layer], layers.index(layer)))
     kept = fewest(ranked, gate, notebook)
+    notebook.expected = notebook.asked + PER_KEPT * len(kept)
     kept = relaxed(kept, None, cost, gate, notebook)
     kept = relaxed(kept, "w8", cost, gate, notebook, weighted)
     choices = [
@@ -262,5 +267,6 @@ def _kept(layers: Iterable[str]) -> dict[str, Kept]:
 
 
 def likely_evaluations(layers: Sequence[str]) -> int:
-    """About how many judgements a search takes: most layers, each block, and the halving."""
-    return len(blocks(layers)) + 3 * len(layers) // 4 + len(layers).bit_length() + 12
+    """About how many judgements a search takes: most layers, each block, halving, giving back."""
+    kept = len(layers) // 3
+    return len(blocks(layers)) + 3 * len(layers) // 4 + len(layers).bit_length() + PER_KEPT * kept

@@ -38,19 +38,22 @@ class Judge:
 
 
 def notebook(path: Path, judge: Judge, question: str = "q") -> Notebook:
-    return Notebook(path / "search.json", question, judge, lambda count, seconds: None)
+    return Notebook(path / "search.json", question, judge, lambda count, expected, seconds: None)
 
 
 def test_the_few_layers_that_matter_are_found(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
     judge = Judge({**dict.fromkeys(LAYERS, 0.0005), **bad})
-    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge))
+    book = notebook(tmp_path, judge)
+    outcome = searching.search(LAYERS, GATE, book)
     assert [c.layer for c in outcome.choices] == list(bad)
     assert [round(c.sensitivity, 3) for c in outcome.choices] == [0.3, 0.2]
     assert not GATE.holds(outcome.before)
     assert GATE.holds(outcome.after)
     assert outcome.layers == len(LAYERS)
     assert judge.calls <= searching.likely_evaluations(LAYERS)
+    # By the end of the search for the head the guess follows from what is kept.
+    assert judge.calls <= book.expected <= searching.likely_evaluations(LAYERS)
 
 
 def test_weights_go_to_int8_where_only_the_activations_hurt(tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ def test_a_gate_that_cannot_hold_is_refused_with_what_could(tmp_path: Path) -> N
         del kept
         return Verdict(mean=0.9, least=0.8, switched=0)
 
-    book = Notebook(tmp_path / "s.json", "q", hopeless, lambda count, seconds: None)
+    book = Notebook(tmp_path / "s.json", "q", hopeless, lambda count, expected, seconds: None)
     with pytest.raises(
         CheckFailed, match=r"with nothing quantized the least mask IoU is 0\.8000"
     ) as e:

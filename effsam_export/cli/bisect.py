@@ -135,11 +135,13 @@ def bisect(
     half = profile.precision == "fp16"
     with tempfile.TemporaryDirectory(prefix="effsam-") as name:
         bench = open_bench(request, Path(name), talk)
-        guess = searching.likely_evaluations(bench.layers)
 
-        def told(count: int, seconds: float) -> None:
-            left = max(0, guess - count) * seconds / 60
-            talk.say(f"  judgement {count} of about {guess}, {seconds:.0f} s, {left:.0f} min left")
+        def told(count: int, expected: int, seconds: float) -> None:
+            left = max(0, expected - count) * seconds / 60
+            talk.say(
+                f"  judgement {count} of about {max(count, expected)}, {seconds:.0f} s, "
+                f"{left:.0f} min left"
+            )
 
         notebook = searching.Notebook(
             place.with_name(f"{place.name}.search.json"), question(request), bench.judge, told
