@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino
@@ -33,14 +33,9 @@ def apply(model: openvino.Model, quantization: Quantization) -> openvino.Model:
         model: Converted from the FP32 ONNX graph; changed.
         quantization: Recipe, samples, and the treatment of each node of the ONNX graph.
     """
-    # Asked for before the package is imported: it reports its use to its makers otherwise.
-    os.environ.setdefault("NNCF_CI", "1")
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
     found = layers(model, quantization)
     if "w8a8" in found.values() or quantization.recipe.everything:
-        model = _with_activations(nncf, model, quantization, found)
+        model = _with_activations(model, quantization, found)
     store_in_int8(model, {n for n, treatment in found.items() if treatment == "w8"})
     store_small(model)
     for key in ("nncf", "conversion_parameters"):
@@ -68,11 +63,11 @@ def layers(model: openvino.Model, quantization: Quantization) -> dict[str, Treat
 
 
 def _with_activations(
-    nncf: Any,  # noqa: ANN401 - a module
-    model: openvino.Model,
-    quantization: Quantization,
-    found: dict[str, Treatment],
+    model: openvino.Model, quantization: Quantization, found: dict[str, Treatment]
 ) -> openvino.Model:
+    # Asked for before the package is imported: it reports its use to its makers otherwise.
+    os.environ.setdefault("NNCF_CI", "1")
+    import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
     from nncf.quantization.range_estimator import (
         AggregatorType,
@@ -82,6 +77,7 @@ def _with_activations(
         StatisticsType,
     )
 
+    nncf.set_log_level(logging.ERROR)
     ranges = RangeEstimatorParametersSet.MINMAX
     if quantization.recipe.method != "minmax":
         # NNCF has no search by squared error; its quantiles are the nearest it offers to both.
@@ -129,20 +125,26 @@ def store_in_int8(model: openvino.Model, names: Collection[str]) -> None:
     by 127 as `nncf.quantize` and every other toolchain here: weights that are on the grid already
     would be rounded a second time.
     """
+    stored: dict[tuple[str, tuple[int, ...]], openvino.Output] = {}
     for op in model.get_ordered_ops():
-        if op.get_friendly_name() not in names:
+        # Under `everything` sums and norms have a treatment too, and no weights to store.
+        if op.get_type_name() not in LAYERS or op.get_friendly_name() not in names:
             continue
         weight = op.input_value(1).get_node()
         if weight.get_type_name() != "Constant":
             continue
-        values = weight.get_data()
-        axes = tuple(i for i in range(values.ndim) if i not in output_axes(op, values.ndim))
-        scale = np.abs(values).max(axis=axes, keepdims=True) / LARGEST
-        scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
-        integers = np.clip(np.rint(values / scale), -LARGEST, LARGEST).astype(np.int8)
-        stored = opset13.constant(integers, name=weight.get_friendly_name())
-        back = opset13.multiply(opset13.convert(stored, "f32"), opset13.constant(scale))
-        op.input(1).replace_source_output(back.output(0))
+        ndim = len(weight.get_output_shape(0))
+        axes = tuple(i for i in range(ndim) if i not in output_axes(op, ndim))
+        key = (weight.get_friendly_name(), axes)
+        if key not in stored:
+            values = weight.get_data()
+            scale = np.abs(values).max(axis=axes, keepdims=True) / LARGEST
+            scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
+            integers = np.clip(np.rint(values / scale), -LARGEST, LARGEST).astype(np.int8)
+            constant = opset13.constant(integers, name=weight.get_friendly_name())
+            back = opset13.multiply(opset13.convert(constant, "f32"), opset13.constant(scale))
+            stored[key] = back.output(0)
+        op.input(1).replace_source_output(stored[key])
 
 
 def output_axes(op: openvino.Node, ndim: int) -> tuple[int, ...]:

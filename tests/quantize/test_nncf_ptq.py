@@ -137,3 +137,63 @@ def test_large_indices_are_stored_in_32_bits() -> None:
     store_small(huge)
     assert dtypes(model)["i32"] == 4096
     assert dtypes(huge)["i64"] >= 4096
+
+
+def test_a_weight_of_two_layers_is_stored_once_with_a_scale_for_each_channel() -> None:
+    import openvino
+    from openvino import opset13
+
+    from effsam_export.quantize import nncf_ptq
+
+    generator = np.random.default_rng(2)
+    values = (generator.normal(size=(6, 4)) * np.logspace(-2, 1, 4)).astype(np.float32)
+    given = opset13.parameter([2, 6], np.float32, name="given")
+    weight = opset13.constant(values, name="weight")
+    once = opset13.matmul(given, weight, transpose_a=False, transpose_b=False, name="once")
+    back = opset13.matmul(once, weight, transpose_a=False, transpose_b=True, name="back")
+    again = opset13.matmul(back, weight, transpose_a=False, transpose_b=False, name="again")
+    moved = opset13.add(again, opset13.constant(np.ones(4, np.float32)), name="moved")
+    model = openvino.Model([moved], [given], "net")
+    inputs = generator.normal(size=(2, 6)).astype(np.float32)
+    before = openvino.compile_model(model, "CPU")(inputs)[0]
+    nncf_ptq.store_in_int8(model, {"once", "back", "again", "moved"})
+    integers = [
+        op
+        for op in model.get_ops()
+        if op.get_type_name() == "Constant" and op.get_element_type() == openvino.Type.i8
+    ]
+    # One for each way round: scales lie along other axes.
+    assert len(integers) == 2
+    full = [np.abs(op.get_data().astype(np.int32)) for op in integers]
+    assert sorted((a == 127).any(axis=0).all() for a in full) == [False, True]
+    assert sorted((a == 127).any(axis=1).all() for a in full) == [False, True]
+    after = openvino.compile_model(model, "CPU")(inputs)[0]
+    assert np.linalg.norm(after - before) / np.linalg.norm(before) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "axes"),
+    [
+        ((8, 4, 3, 3), "Convolution", (0,)),
+        ((4, 2, 1, 3, 3), "GroupConvolution", (0, 1)),
+        ((4, 8, 2, 2), "ConvolutionBackpropData", (1,)),
+    ],
+)
+def test_output_channels_of_convolutions(
+    shape: tuple[int, ...], kind: str, axes: tuple[int, ...]
+) -> None:
+    from openvino import opset13
+
+    from effsam_export.quantize import nncf_ptq
+
+    image = opset13.parameter([1, 4, 6, 6], np.float32)
+    weight = opset13.constant(np.ones(shape, np.float32))
+    steps, pads = [1, 1], [0, 0]
+    if kind == "ConvolutionBackpropData":
+        op = opset13.convolution_backprop_data(image, weight, steps)
+    elif kind == "GroupConvolution":
+        op = opset13.group_convolution(image, weight, steps, pads, pads, steps)
+    else:
+        op = opset13.convolution(image, weight, steps, pads, pads, steps)
+    assert op.get_type_name() == kind
+    assert nncf_ptq.output_axes(op, len(shape)) == axes
