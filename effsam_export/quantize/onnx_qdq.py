@@ -133,6 +133,8 @@ def _with_pairs(
         extra_options={
             "ActivationSymmetric": for_tensorrt,
             "WeightSymmetric": True,
+            # TensorRT dequantizes nothing but INT8, and a bias would be INT32.
+            "QuantizeBias": not for_tensorrt,
             # Its result is wanted in floating point: a norm, GELU or a residual comes next.
             "OpTypesToExcludeOutputQuantization": [] if everything else floating,
         },

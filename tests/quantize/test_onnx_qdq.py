@@ -179,3 +179,20 @@ def test_an_outlier_widens_minmax_and_not_the_others() -> None:
     whole = (float(values.min()), 500.0)
     assert activation_ranges._percentile(values, whole)[1] < 6
     assert activation_ranges._least_error(values, whole)[1] < 499
+
+
+@pytest.mark.parametrize("for_tensorrt", [False, True])
+def test_a_convolutions_bias_stays_floating_for_tensorrt(
+    tmp_path: Path, for_tensorrt: bool
+) -> None:
+    asked = toy.quantization(tmp_path / "s", toy.ALL)
+    model = onnx_qdq.apply(toy.network(), asked, tmp_path, for_tensorrt=for_tensorrt)
+    stored = constants(model)
+    dequantized = {
+        str(stored[n.input[0]].dtype)
+        for n in model.graph.node
+        if n.op_type == "DequantizeLinear" and n.input[0] in stored
+    }
+    assert dequantized == ({"int8"} if for_tensorrt else {"int8", "int32"})
+    assert ("stem_b" in stored) is for_tensorrt
+    assert error(model, asked) < 0.05
