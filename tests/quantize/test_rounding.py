@@ -224,6 +224,17 @@ def test_openvino_finds_the_same_weights_again(tmp_path: Path, treatment: str) -
         assert same_as_any(values, stored)
 
 
+def round_weights(
+    module: nn.Module, names: Sequence[str], samples: Sequence[Sequence[Tensor]]
+) -> None:
+    """Round some layers where they are."""
+    with torch.no_grad():
+        for name, seen in rounding.second_moments(module, names, samples).items():
+            layer = module.get_submodule(name)
+            assert isinstance(layer.weight, torch.Tensor)
+            layer.weight.copy_(rounding.on_grid(layer.weight, seen))
+
+
 @pytest.mark.backend
 @pytest.mark.parametrize("scheme", ["w8a8", "w8"])
 def test_tflite_finds_the_same_weights_again(tmp_path: Path, scheme: Scheme) -> None:
@@ -238,11 +249,7 @@ def test_tflite_finds_the_same_weights_again(tmp_path: Path, scheme: Scheme) -> 
     module = tools.layers()
     samples = [(torch.from_numpy(tools.image(seed)),) for seed in range(3)]
     names = ["block.qkv", "block.proj", "stem"]
-    with torch.no_grad():
-        for name, seen in rounding.second_moments(module, names, samples).items():
-            layer = module.get_submodule(name)
-            assert isinstance(layer.weight, torch.Tensor)
-            layer.weight.copy_(rounding.on_grid(layer.weight, seen))
+    round_weights(module, names, samples)
     graph = save_program(module, tools.SPEC, tmp_path / "encoder.pt2")
     assert graph.program is not None
     content = tflite_convert.convert(graph.program, tools.SPEC)
@@ -275,11 +282,7 @@ def test_core_ml_finds_the_same_weights_again(tmp_path: Path) -> None:
     pictures = tools.images(4)
     samples = [(torch.from_numpy(p),) for p in pictures]
     names = ["stem", "mlp.0", "mlp.2"]
-    with torch.no_grad():
-        for name, seen in rounding.second_moments(module, names, samples).items():
-            layer = module.get_submodule(name)
-            assert isinstance(layer.weight, torch.Tensor)
-            layer.weight.copy_(rounding.on_grid(layer.weight, seen))
+    round_weights(module, names, samples)
     folder = tools.write(tmp_path / "samples", tools.as_feeds(pictures))
     artifact = tools.lower(
         tools.graph(tmp_path, module), tmp_path / "out", tools.recipe("w8a8"), folder
