@@ -205,7 +205,11 @@ def make(prepared: Prepared, target: TargetProfile) -> Cell:
             start, bytes=sum(f.stat().st_size for a in artifacts.values() for f in a.files)
         )
         begin = time.perf_counter()
-        report = judged(prepared, model, target, graphs, artifacts)
+        try:
+            report = judged(prepared, model, target, graphs, artifacts)
+        except Exception as error:
+            # What a runtime refuses only when it runs.
+            return replace(start, reason=f"{type(error).__name__}: {error}".splitlines()[0][:200])
     return with_report(replace(start, judge_s=time.perf_counter() - begin), report)
 
 

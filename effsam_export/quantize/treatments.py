@@ -8,6 +8,8 @@ from effsam_export.errors import UsageError
 from effsam_export.precision.select import onnx_place
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx
 
     from effsam_export.quantize.plan import Int8Recipe, Treatment
@@ -25,11 +27,11 @@ def treatments(model: onnx.ModelProto, recipe: Int8Recipe) -> dict[str, Treatmen
     Raises:
         UsageError: Modules of the recipe that hold no such node, all in one message.
     """
-    constants = {i.name for i in model.graph.initializer}
+    ranks = {i.name: len(i.dims) for i in model.graph.initializer}
     places = {
         n.name: place.modules
         for n in model.graph.node
-        if takes(n, constants, everything=recipe.everything)
+        if takes(n, ranks, everything=recipe.everything)
         and (place := onnx_place(n)) is not None
         # Outside every module there is nothing but the normalisation of the image.
         and place.modules[-1]
@@ -49,8 +51,19 @@ def treatments(model: onnx.ModelProto, recipe: Int8Recipe) -> dict[str, Treatmen
     return found
 
 
-def takes(node: onnx.NodeProto, constants: set[str], *, everything: bool) -> bool:
-    """Whether a node has a treatment."""
-    if node.op_type in WEIGHTED and node.input[1] in constants:
+def takes(node: onnx.NodeProto, ranks: Mapping[str, int], *, everything: bool) -> bool:
+    """Whether a node has a treatment.
+
+    Args:
+        node: Any of the graph.
+        ranks: Constant of the graph -> number of its dimensions.
+        everything: Nodes without weights have one too.
+    """
+    rank = ranks.get(node.input[1]) if len(node.input) > 1 else None
+    if node.op_type == "MatMul" and rank not in (None, 2):
+        # A table for each row or head (ViT's relative positions): runtimes have INT8 products of
+        # one matrix, with a scale for each of its columns.
+        return False
+    if node.op_type in WEIGHTED and rank is not None:
         return True
     return everything and node.op_type in OTHERS

@@ -52,8 +52,15 @@ def graph() -> onnx.ModelProto:
         noted("MatMul", "m2", "block.attn", "y"),
         noted("Conv", "c1", "stem", "k"),
     ]
-    inits = [onnx.helper.make_tensor(n, 1, [1], [1.0]) for n in ("w", "k")]
+    inits = [onnx.helper.make_tensor(n, 1, [1, 1], [1.0]) for n in ("w", "k")]
     return onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [], inits))
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_product_with_a_matrix_for_each_row_is_no_layer(everything: bool) -> None:
+    model = graph()
+    model.graph.initializer[0].CopyFrom(onnx.helper.make_tensor("w", 1, [2, 1, 1], [1.0, 2.0]))
+    assert "m1" not in treatments(model, Int8Recipe(scheme="w8a8", everything=everything))
 
 
 def test_nodes_with_weights_get_the_treatment_of_their_module() -> None:
