@@ -153,8 +153,8 @@ def test_the_table() -> None:
     failed = replace(CELL, state="failed", least_iou=None, mean_iou=None, reason="why not")
     lines = matrix.table([CELL, failed]).splitlines()
     assert lines[2:] == [
-        "| `mobile-sam` | coreml | fp16 | simulated | 24.5 | 18 | 0.9945 | 0.9986 |  |",
-        "| `mobile-sam` | coreml | fp16 | failed | 24.5 | 18 | - | - | why not |",
+        "| `mobile-sam` | coreml | fp16 | simulated | 24.5 | 18 | 0.9945 | 0.9986 | 0 |  |",
+        "| `mobile-sam` | coreml | fp16 | failed | 24.5 | 18 | - | - | 0 | why not |",
     ]
 
 
