@@ -110,7 +110,8 @@ def _rewrite(package: Path, found: Sequence[Layer], ranges: Ranges) -> None:
     """Run coremltools' passes on a package, and save what comes out in its place."""
     import coremltools as ct
 
-    # Private, but all of the public functions are this call with other passes.
+    # Private, but all of the public functions are these calls with other passes.
+    from coremltools.converters.mil.converter import mil_convert
     from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
     from coremltools.models.utils import _apply_graph_pass
 
@@ -130,7 +131,19 @@ def _rewrite(package: Path, found: Sequence[Layer], ranges: Ranges) -> None:
     passes.append(weights)
     model = ct.models.MLModel(str(package), skip_model_load=True)
     # No newer version than the package has: the weights pass writes the operations of that one.
-    smaller = _apply_graph_pass(model, passes, spec_version=0, skip_model_load=True)
+    program = _apply_graph_pass(
+        model, passes, spec_version=0, skip_model_load=True, return_pymil_prog=True
+    )
+    smaller = mil_convert(
+        program,
+        convert_to="mlprogram",
+        convert_from="milinternal",
+        specification_version=model.get_spec().specificationVersion,
+        compute_units=model.compute_unit,
+        model_description=model.get_spec().description,
+        skip_model_load=True,
+        main_pipeline=_pipeline(),
+    )
     # The old package's weights are read until the new one is complete.
     fresh = package.with_name(f"int8.{package.name}")
     smaller.save(str(fresh))
@@ -138,6 +151,22 @@ def _rewrite(package: Path, found: Sequence[Layer], ranges: Ranges) -> None:
     del model, smaller
     shutil.rmtree(package)
     fresh.rename(package)
+
+
+def _pipeline() -> Any:  # noqa: ANN401 - coremltools has no types
+    """coremltools' passes without those that read the values of a weight, which is packed by now.
+
+    They ran on the floating package. On a transpose and a sum behind a convolution (a ViT's patch
+    embedding) `fuse_conv_bias` of coremltools 9.0 crashes where there are none.
+    """
+    import coremltools as ct
+
+    pipeline = ct.PassPipeline()
+    # The casts: where coremltools makes the pipeline itself, it leaves them out here too.
+    pipeline.remove_passes(
+        {"common::fuse_conv_bias", "common::add_fp16_cast", "common::add_int16_cast"}
+    )
+    return pipeline
 
 
 def _config(names: Iterable[str], *, mode: str) -> Any:  # noqa: ANN401 - coremltools has no types

@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("coremltools")
 pytest.importorskip("torch")
+import torch
+from torch import nn
 
 from effsam_export.backends import coreml, coreml_package
 from effsam_export.errors import CheckFailed, UsageError
@@ -23,8 +25,6 @@ from tests.quantize import coreml_tools as tools
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import torch
 
     from effsam_export.quantize.plan import Treatment
     from effsam_export.spec import Artifact, Graph
@@ -328,3 +328,28 @@ def test_inputs_that_are_int8_and_should_not_be_are_found(mixed: Artifact) -> No
     wanted = layer("other", sum(SIZES.values()) - SIZES["depth"], "w8")
     with pytest.raises(CheckFailed, match="is INT8 in the saved package"):
         coreml_ptq.check(tools.opened(mixed), [wanted])
+
+
+class Patches(nn.Module):
+    """A ViT's beginning: convolution, transpose, a position for each patch, a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, 4, 1)
+        self.positions = nn.Parameter(torch.zeros(1, tools.SIDE, tools.SIDE, 4))
+        self.mix = nn.Linear(4, 4)
+        tools.fill(self)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.mix(self.proj(image / 255).permute(0, 2, 3, 1) + self.positions)
+        found: torch.Tensor = nn.functional.interpolate(x.permute(0, 3, 1, 2), scale_factor=2.0)
+        return found
+
+
+def test_a_patch_embedding_with_positions_can_be_quantized(samples: Path, tmp_path: Path) -> None:
+    patches = tools.graph(tmp_path, Patches())
+    artifact = tools.lower(patches, tmp_path / "out", tools.recipe(), samples)
+    assert tools.modules_in(tools.opened(artifact), "constexpr_affine_dequantize") == {
+        "proj",
+        "mix",
+    }
