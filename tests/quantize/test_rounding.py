@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
+from effsam_export.errors import CheckFailed
 from effsam_export.quantize import onnx_qdq, rounding
 from tests.quantize import toy
 
@@ -42,6 +43,12 @@ def weight(rows: int, size: int) -> Tensor:
     return torch.randn(rows, size, generator=torch.Generator().manual_seed(1))
 
 
+def squared_error(weight: Tensor, rounded: Tensor, moment: Tensor) -> float:
+    """Squared error of a layer's output over the samples of a second moment."""
+    difference = (rounded - weight).flatten(1).double()
+    return float(((difference @ moment) * difference).sum())
+
+
 def nearest(values: Tensor) -> Tensor:
     step = values.flatten(1).abs().amax(1).view(-1, *[1] * (values.dim() - 1)) / 127
     return (values / step).round() * step
@@ -50,13 +57,11 @@ def nearest(values: Tensor) -> Tensor:
 def test_the_output_moves_far_less_than_with_the_nearest_weights() -> None:
     values, seen = weight(24, 40), moment(correlated(40))
     rounded = rounding.on_grid(values, seen)
-    better = rounding.squared_error(values, rounded, seen)
-    assert better < rounding.squared_error(values, nearest(values), seen) / 4
+    better = squared_error(values, rounded, seen)
+    assert better < squared_error(values, nearest(values), seen) / 4
     # And on inputs that took no part.
     other = moment(correlated(40, seed=0)[:50] + 0.05 * torch.randn(50, 40))
-    assert rounding.squared_error(values, rounded, other) < rounding.squared_error(
-        values, nearest(values), other
-    )
+    assert squared_error(values, rounded, other) < squared_error(values, nearest(values), other)
 
 
 def test_weights_lie_on_the_grid_that_quantizers_take() -> None:
@@ -300,3 +305,8 @@ def test_core_ml_finds_the_same_weights_again(tmp_path: Path) -> None:
         along = (-1, *[1] * (wanted.ndim - 1))
         assert np.array_equal(integers, np.rint(wanted / step.reshape(along)))
         np.testing.assert_allclose(scale.reshape(-1), step, rtol=2e-3)
+
+
+def test_a_convolution_with_named_padding_is_refused() -> None:
+    with pytest.raises(CheckFailed, match="with `same` padding cannot be rounded"):
+        rounding.columns(nn.Conv2d(3, 8, 3, padding="same"), torch.zeros(1, 3, 4, 4))
