@@ -1,10 +1,12 @@
 """Find the fewest modules that INT8 or FP16 has to leave alone, judged on masks of photographs.
 
-Four steps, every judgement a full parity check: (1) quantize one block alone, then, where masks
-suffer, each layer of it alone: that is its sensitivity; (2) keep the most sensitive layers
-floating, as few as hold the gate, by halving; (3) give back what the gate holds without, in chunks
-and then one by one; (4) for INT8, likewise store weights alone in it where the gate holds.
-Judgements are kept in a file, so that an interrupted search goes on where it stopped.
+Component by component, the encoder first, while those that follow float, in four steps; every
+judgement is a full parity check: (1) quantize one block alone, then, where masks suffer, each layer
+of it alone: that is its sensitivity; (2) keep the most sensitive layers floating, as few as hold
+the gate, by halving; (3) give back what the gate holds without, in chunks and then one by one; (4)
+for INT8, likewise store weights alone in it where the gate holds. At the end the target's own
+quantizer is asked; where its masks miss the gate, more layers float, again by halving. Judgements
+are kept in a file, so that an interrupted search goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Kept = Literal["float", "w8"]
+SEPARATOR = ":"
+"""Between component and module path in the name of a layer."""
 PER_KEPT = 5
 """Judgements that giving back takes for each layer kept by then: MobileSAM's 63 took 300."""
 NEGLIGIBLE = 0.002
@@ -53,13 +57,21 @@ class Gate:
         """NaN does not."""
         return verdict.least >= self.least and verdict.mean >= self.mean and verdict.switched == 0
 
+    def share(self, best: Verdict, part: float) -> Gate:
+        """A stricter gate, which gives away this part of what lies between it and the best."""
+        return Gate(
+            least=self.least + (1 - part) * (best.least - self.least),
+            mean=self.mean + (1 - part) * (best.mean - self.mean),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """A layer that is not quantized whole, and how much its quantization alone costs.
 
     Attributes:
-        sensitivity: Mean mask IoU lost when nothing but its block or itself is quantized.
+        sensitivity: Mean mask IoU lost when of its component nothing but its block or itself is
+            quantized.
     """
 
     layer: str
@@ -74,7 +86,8 @@ class Outcome:
     Attributes:
         layers: How many there are.
         evaluations: Judgements in all; those that an earlier run had made included.
-        before, after: Everything quantized, and with the choices.
+        before, after: Everything quantized, and with the choices, by the stand-in.
+        deployed: With the choices by the target's own quantizer; None where it was not asked.
     """
 
     choices: tuple[Choice, ...]
@@ -82,6 +95,7 @@ class Outcome:
     evaluations: int
     before: Verdict
     after: Verdict
+    deployed: Verdict | None = None
 
 
 class Notebook:
@@ -93,6 +107,7 @@ class Notebook:
         judge: Does the work. Takes the layers that are not quantized whole.
         told: Called after each judgement with how many there are, about how many there will be,
             and the seconds it took.
+        deployed: Likewise judges what the target's own quantizer makes of it.
     """
 
     def __init__(
@@ -101,22 +116,42 @@ class Notebook:
         question: str,
         judge: Callable[[Mapping[str, Kept]], Verdict],
         told: Callable[[int, int, float], None],
+        deployed: Callable[[Mapping[str, Kept]], Verdict] | None = None,
     ) -> None:
-        self._path, self._question, self._judge, self._told = path, question, judge, told
+        self._path, self._question, self._told = path, question, told
+        self._judge, self._deployed = judge, deployed
         self._known: dict[str, Verdict] = {}
         if path.is_file():
             document = json.loads(path.read_text("utf-8"))
             if document.get("question") == question:
                 self._known = {k: Verdict(**v) for k, v in document["verdicts"].items()}
-        self.asked = self.expected = 0
+        self._asked: set[str] = set()
+        self.expected = 0
+
+    @property
+    def asked(self) -> int:
+        """How many different judgements this search took; those known before included."""
+        return len(self._asked)
 
     def ask(self, kept: Mapping[str, Kept]) -> Verdict:
         """The verdict when these layers are kept and all others are quantized."""
-        key = ",".join(f"{layer}={kind}" for layer, kind in sorted(kept.items()))
-        self.asked += 1
+        return self._ask("", self._judge, kept)
+
+    def ask_target(self, kept: Mapping[str, Kept]) -> Verdict | None:
+        """The same by the target's own quantizer; None where it cannot be asked."""
+        return None if self._deployed is None else self._ask("deployed|", self._deployed, kept)
+
+    def _ask(
+        self,
+        who: str,
+        judge: Callable[[Mapping[str, Kept]], Verdict],
+        kept: Mapping[str, Kept],
+    ) -> Verdict:
+        key = who + ",".join(f"{layer}={kind}" for layer, kind in sorted(kept.items()))
+        self._asked.add(key)
         if key not in self._known:
             began = time.perf_counter()
-            self._known[key] = self._judge(kept)
+            self._known[key] = judge(kept)
             self._save()
             self._told(self.asked, self.expected, time.perf_counter() - began)
         return self._known[key]
@@ -150,26 +185,30 @@ def search(
     Raises:
         CheckFailed: The gate does not hold with nothing quantized.
     """
-    every = dict.fromkeys(layers, "float")
+    every = _kept(layers)
     notebook.expected = likely_evaluations(layers)
     whole = notebook.ask({})
-    if gate.holds(whole):
-        return Outcome(
-            choices=(), layers=len(layers), evaluations=notebook.asked, before=whole, after=whole
-        )
-    best = notebook.ask(_kept(every))
-    if not gate.holds(best):
-        raise CheckFailed(
-            f"with nothing quantized the least mask IoU is {best.least:.4f} and the mean "
-            f"{best.mean:.4f}, {best.switched} masks switched: no choice of modules holds the gate",
-            hint=f"--min-iou {max(0.0, best.least - 0.01):.2f} could be reached",
-        )
-    cost = sensitivities(layers, notebook, negligible)
-    ranked = sorted(layers, key=lambda layer: (-cost[layer], layers.index(layer)))
-    kept = fewest(ranked, gate, notebook)
-    notebook.expected = notebook.asked + PER_KEPT * len(kept)
-    kept = relaxed(kept, None, cost, gate, notebook)
-    kept = relaxed(kept, "w8", cost, gate, notebook, weighted)
+    kept: dict[str, Kept] = {}
+    cost: dict[str, float] = dict.fromkeys(layers, 0.0)
+    if not gate.holds(whole):
+        best = notebook.ask(every)
+        if not gate.holds(best):
+            raise CheckFailed(
+                f"with nothing quantized the least mask IoU is {best.least:.4f} and the mean "
+                f"{best.mean:.4f}, {best.switched} masks switched: no choice of modules holds the "
+                "gate",
+                hint=f"--min-iou {max(0.0, best.least - 0.01):.2f} could be reached",
+            )
+        parts = components(layers)
+        kept = dict(every)
+        for i, own in enumerate(parts):
+            # What is still to be quantized may cost as much as what has been.
+            stricter = gate.share(best, (i + 1) / len(parts))
+            others = {k: v for k, v in kept.items() if k not in own}
+            cost.update(sensitivities(own, others, notebook, negligible))
+            kept = component(own, others, cost, stricter, notebook, weighted)
+    kept = confirmed(kept, ranking(layers, cost), gate, notebook)
+    after, deployed = notebook.ask(kept), notebook.ask_target(kept)
     choices = [
         Choice(layer=layer, kept=kind, sensitivity=cost[layer]) for layer, kind in kept.items()
     ]
@@ -178,25 +217,101 @@ def search(
         layers=len(layers),
         evaluations=notebook.asked,
         before=whole,
-        after=notebook.ask(kept),
+        after=after,
+        deployed=deployed,
     )
 
 
+def components(layers: Sequence[str]) -> list[list[str]]:
+    """Layers by component, in the order given."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        found.setdefault(layer.partition(SEPARATOR)[0], []).append(layer)
+    return list(found.values())
+
+
+def ranking(layers: Sequence[str], cost: Mapping[str, float]) -> list[str]:
+    """The most sensitive layer first; of equals the one that comes first in the graph."""
+    return sorted(layers, key=lambda layer: -cost[layer])
+
+
+def component(
+    layers: Sequence[str],
+    others: Mapping[str, Kept],
+    cost: Mapping[str, float],
+    gate: Gate,
+    notebook: Notebook,
+    weighted: Collection[str],
+) -> dict[str, Kept]:
+    """What one component has to keep, beside what is kept of the others."""
+    if gate.holds(notebook.ask(others)):
+        return dict(others)
+    kept = fewest(ranking(layers, cost), others, gate, notebook)
+    own = [layer for layer in layers if layer in kept]
+    notebook.expected = notebook.asked + PER_KEPT * len(own)
+    kept = relaxed(kept, None, own, cost, gate, notebook)
+    own = [layer for layer in own if layer in kept and layer in weighted]
+    return relaxed(kept, "w8", own, cost, gate, notebook)
+
+
+def confirmed(
+    kept: dict[str, Kept], ranked: Sequence[str], gate: Gate, notebook: Notebook
+) -> dict[str, Kept]:
+    """The same where the target's own quantizer holds the gate, else with more layers floating.
+
+    Raises:
+        CheckFailed: It does not hold the gate with all of them floating.
+    """
+    verdict = notebook.ask_target(kept)
+    if verdict is None or gate.holds(verdict):
+        return kept
+    more = [layer for layer in ranked if kept.get(layer) != "float"]
+    low, high = 1, len(more)
+    while low < high:
+        middle = (low + high) // 2
+        verdict = notebook.ask_target({**kept, **_kept(more[:middle])})
+        if verdict is not None and gate.holds(verdict):
+            high = middle
+        else:
+            low = middle + 1
+    found = {**kept, **_kept(more[:low])}
+    verdict = notebook.ask_target(found)
+    if verdict is not None and not gate.holds(verdict):
+        raise CheckFailed(
+            "in the target itself the gate does not hold with all layers floating: least mask IoU "
+            f"{verdict.least:.4f}, mean {verdict.mean:.4f}, {verdict.switched} masks switched",
+            hint=f"--min-iou {max(0.0, verdict.least - 0.01):.2f} could be reached",
+        )
+    return found
+
+
 def sensitivities(
-    layers: Sequence[str], notebook: Notebook, negligible: float = NEGLIGIBLE
+    layers: Sequence[str],
+    others: Mapping[str, Kept],
+    notebook: Notebook,
+    negligible: float = NEGLIGIBLE,
 ) -> dict[str, float]:
-    """Mean mask IoU that each layer costs when it alone is quantized.
+    """Mean mask IoU that each layer of a component costs when it alone is quantized.
 
     A block that alone costs next to nothing is not taken apart: its layers share its figure.
+
+    Args:
+        layers: Of the component.
+        others: What is kept of the other components.
+        notebook: Asks the judge.
+        negligible: Mean mask IoU that a block alone may cost without its layers being looked at.
     """
+    best = notebook.ask({**others, **_kept(layers)}).mean
     cost: dict[str, float] = {}
     for group in blocks(layers):
-        lost = 1 - notebook.ask(_kept(x for x in layers if x not in group)).mean
+        kept = _kept(x for x in layers if x not in group)
+        lost = best - notebook.ask({**others, **kept}).mean
         if lost <= negligible or len(group) == 1:
             cost.update(dict.fromkeys(group, lost))
             continue
         for layer in group:
-            cost[layer] = 1 - notebook.ask(_kept(x for x in layers if x != layer)).mean
+            kept = _kept(x for x in layers if x != layer)
+            cost[layer] = best - notebook.ask({**others, **kept}).mean
     return cost
 
 
@@ -213,36 +328,35 @@ def blocks(layers: Iterable[str]) -> list[list[str]]:
     return list(found.values())
 
 
-def fewest(ranked: Sequence[str], gate: Gate, notebook: Notebook) -> dict[str, Kept]:
-    """The shortest head of a ranking that holds the gate when it is kept, by halving."""
+def fewest(
+    ranked: Sequence[str], others: Mapping[str, Kept], gate: Gate, notebook: Notebook
+) -> dict[str, Kept]:
+    """The shortest head of a ranking that holds the gate when it is kept too, by halving."""
     low, high = 1, len(ranked)
     while low < high:
         middle = (low + high) // 2
-        if gate.holds(notebook.ask(_kept(ranked[:middle]))):
+        if gate.holds(notebook.ask({**others, **_kept(ranked[:middle])})):
             high = middle
         else:
             low = middle + 1
-    return _kept(ranked[:low])
+    return {**others, **_kept(ranked[:low])}
 
 
 def relaxed(
     kept: Mapping[str, Kept],
     to: Kept | None,
+    among: Sequence[str],
     cost: Mapping[str, float],
     gate: Gate,
     notebook: Notebook,
-    among: Collection[str] | None = None,
 ) -> dict[str, Kept]:
-    """Give layers back (`to` None) or store their weights in INT8, wherever the gate holds.
-
-    Of all that are kept, or `among` some.
+    """Give some layers back (`to` None) or store their weights in INT8, wherever the gate holds.
 
     In chunks that are halved, the least sensitive first, down to single layers: of what is left, no
     layer could be changed alone. Source: Zeller and Hildebrandt, "Simplifying and Isolating
     Failure-Inducing Input", 2002.
     """
-    movable = [name for name in kept if among is None or name in among]
-    found, order = dict(kept), sorted(movable, key=lambda name: cost[name])
+    found, order = dict(kept), sorted(among, key=lambda name: cost[name])
     size = max(1, len(order) // 2)
     while order:
         left: list[str] = []

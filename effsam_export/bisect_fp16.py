@@ -13,7 +13,8 @@ import onnx
 
 from effsam_export import passes, pipeline, trace
 from effsam_export.backends.onnxruntime import OnnxSession
-from effsam_export.bisect_judge import CPU, SEPARATOR, open_graph, verdict_of
+from effsam_export.bisect import SEPARATOR
+from effsam_export.bisect_judge import CPU, open_graph, verdict_of
 from effsam_export.models import loading
 from effsam_export.parity.check import Sides, check
 from effsam_export.parity.memo import Remembered, remembering
@@ -83,6 +84,10 @@ class HalfBench:
     def weighted(self) -> frozenset[str]:
         """None: FP16 has no half way."""
         return frozenset()
+
+    @property
+    def deployed(self) -> None:
+        """Not asked: what a target makes of FP16 the export judges."""
 
     def entry(self, layer: str) -> KeepFp32:
         """The recipe's entry that keeps a layer."""

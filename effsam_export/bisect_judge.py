@@ -1,33 +1,37 @@
 """The judge of a search: quantized graphs in ONNX Runtime, held to PyTorch on real photographs.
 
-ONNX Runtime stands in for every target here: ranges are measured once, and a graph with other
-layers quantized is ready in seconds. What is found is a recipe by module, which the target's own
-quantizer takes; whether it holds there, the export decides.
+ONNX Runtime stands in for every target here: an encoder's ranges are measured once, a decoder's
+for each encoder it is asked for with, on what that encoder gives; a graph with other layers
+quantized is ready in seconds. What is found is a recipe by module, which the target's own quantizer
+takes: `Bench.deployed` judges what comes of it, in a minute or more.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
-from effsam_export import int8, onnx_file, passes, pipeline, trace
+from effsam_export import backends, int8, onnx_file, passes, pipeline, trace
 from effsam_export.backends.onnxruntime import OnnxSession
-from effsam_export.bisect import Verdict
+from effsam_export.bisect import SEPARATOR, Verdict
 from effsam_export.models import loading
 from effsam_export.parity.check import Sides, check
 from effsam_export.parity.memo import Remembered, remembering
 from effsam_export.precision.select import onnx_place
 from effsam_export.progress import stage
 from effsam_export.quantize import activation_ranges, onnx_qdq, prepare
-from effsam_export.quantize.plan import Exception8, Quantization
+from effsam_export.quantize.plan import Exception8, Quantization, Treatment
 from effsam_export.quantize.treatments import WEIGHTED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from torch import nn
 
@@ -39,12 +43,13 @@ if TYPE_CHECKING:
     from effsam_export.profiles import ParityImage
     from effsam_export.progress import Observer
     from effsam_export.quantize.activation_ranges import Range
-    from effsam_export.quantize.plan import Int8Recipe, Treatment
+    from effsam_export.quantize.plan import Int8Recipe
     from effsam_export.spec import ComponentSpec, Graph, ModelSpec
 
 CPU = "CPUExecutionProvider"
-SEPARATOR = ":"
-"""Between component and module path in the name of a layer."""
+
+Treatments = Mapping[str, Treatment]
+"""Of the nodes of a component."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +58,12 @@ class Prepared:
 
     Attributes:
         places: Node -> paths of the modules it lies in, for the nodes that could be quantized.
-        ranges: Of the activations, measured once.
     """
 
     graph: Graph
     model: onnx.ModelProto
     quantization: Quantization
     places: Mapping[str, Sequence[str]]
-    ranges: Mapping[str, Range]
 
     @property
     def layers(self) -> list[str]:
@@ -82,8 +85,10 @@ class Bench:
         self._request, self._scratch = request, scratch
         module = loading.load(request.model, request.checkpoint)
         self._module: nn.Module = module
+        self._observer = observer
         calibration = int8.calibrated(request, scratch, observer)
         assert calibration is not None
+        self._calibration: Calibration = calibration
         self._model: ModelSpec = replace(
             request.model, components=tuple(remembering(c) for c in request.model.components)
         )
@@ -91,9 +96,10 @@ class Bench:
         self._images, _ = pipeline.judged_by(request.model, request.parity_file)
         self._sources: dict[str, Session] = {}
         self._prepared: dict[str, Prepared] = {}
-        self._opened: dict[str, tuple[Mapping[str, Treatment], Session]] = {}
+        self._opened: dict[str, tuple[Treatments, Session]] = {}
+        self._ranges: dict[str, tuple[Treatments, Mapping[str, Range]]] = {}
         for component in request.model.components:
-            self._prepare(component, calibration, observer)
+            self._prepare(component, observer)
 
     @property
     def layers(self) -> list[str]:
@@ -105,9 +111,7 @@ class Bench:
         """Layers with weights, which may be stored in INT8 without their activations."""
         return frozenset(layer for name, p in self._prepared.items() for layer in weighted(name, p))
 
-    def _prepare(
-        self, component: ComponentSpec, calibration: Calibration, observer: Observer
-    ) -> None:
+    def _prepare(self, component: ComponentSpec, observer: Observer) -> None:
         request, folder = self._request, self._scratch / component.name
         folder.mkdir()
         with stage(f"trace {component.name}", observer):
@@ -116,41 +120,36 @@ class Bench:
         recipe = request.int8.plan.recipe(component.name, request.target.backend)
         quantized = None
         if recipe.quantizes:
-            # The traced encoder is near enough to the one deployed to calibrate a decoder on.
-            encoder = self._sources.get("encoder")
-            samples = calibration.samples(
-                request.model,
-                component,
-                None if component.name != "decoder" or encoder is None else lambda: encoder,
-            )
-            quantized = Quantization(recipe=recipe, samples=samples)
+            quantized = Quantization(recipe=recipe, samples=self._scratch)
         raw, graph = self._rewritten(traced, quantized, folder / "rewritten")
         self._sources[component.name] = Remembered(open_graph(graph.path))
         if quantized is None:
             return
         if recipe.prepares:
+            # For a decoder the traced encoder is near enough to the one deployed.
+            samples = self._samples(component.name, self._sources.get("encoder"))
             with stage(f"round {component.name}", observer):
-                changed = prepare.prepared(component, self._module, quantized)
+                changed = prepare.prepared(
+                    component, self._module, replace(quantized, samples=samples)
+                )
                 traced = self._traced(changed, folder / "rounded")
                 raw, graph = self._rewritten(traced, quantized, folder / "rounded" / "rewritten")
         assert graph.quantization is not None
-        model = onnx.load(graph.path)
-        with stage(f"ranges {component.name}", observer):
-            ranges = activation_ranges.measure(
-                model,
-                onnx_qdq.wanted_tensors(model, graph.quantization),
-                graph.quantization.feeds(),
-                recipe.method,
-                folder,
-            )
         places = {n.name: p.modules for n in raw.graph.node if (p := onnx_place(n)) is not None}
         self._prepared[component.name] = Prepared(
             graph=graph,
-            model=model,
+            model=onnx.load(graph.path),
             quantization=graph.quantization,
             places={n: places[n] for n in graph.quantization.treatments if n in places},
-            ranges=ranges,
         )
+
+    def _samples(self, name: str, encoder: Session | None) -> Path:
+        """Calibration samples of a component, in a folder of their own."""
+        component = self._request.model.component(name)
+        folder = Path(tempfile.mkdtemp(dir=self._scratch, prefix="samples-"))
+        opened = None if name != "decoder" or encoder is None else lambda: encoder
+        calibration = replace(self._calibration, folder=folder)
+        return calibration.samples(self._request.model, component, opened)
 
     def _traced(self, component: ComponentSpec, folder: Path) -> Graph:
         folder.mkdir(exist_ok=True)
@@ -170,29 +169,83 @@ class Bench:
         """Quantize everything but these layers, and hold the masks to PyTorch's."""
         sessions = dict(self._sources)
         for name, prepared in self._prepared.items():
-            sessions[name] = self._quantized(name, prepared, kept)
+            sessions[name] = self._quantized(name, prepared, kept, sessions.get("encoder"))
         sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
         report = check(self._model, self._request.target, sides, self._images).report
         return verdict_of(report)
 
-    def _quantized(self, name: str, prepared: Prepared, kept: Mapping[str, Kept]) -> Session:
+    def deployed(self, kept: Mapping[str, Kept]) -> Verdict:
+        """The same as an export does it: converted and quantized by the target's own tools."""
+        asked = self._request.int8
+        assert asked is not None
+        backend = self._request.target.backend
+        plan = replace(
+            asked.plan,
+            recipes={
+                (c.name, "default"): with_kept(asked.plan.recipe(c.name, backend), c.name, kept)
+                for c in self._request.model.components
+            },
+        )
+        request = replace(self._request, int8=replace(asked, plan=plan))
+        with tempfile.TemporaryDirectory(dir=self._scratch, prefix="deployed-") as name:
+            folder = Path(name)
+            calibration = replace(self._calibration, folder=folder / "calibration")
+            calibration.folder.mkdir()
+            exported = pipeline.lowered(
+                request, self._module, calibration, folder, folder, self._observer
+            )
+            with stage("judge", self._observer) as running:
+                found = pipeline.prove(
+                    request, self._module, exported, backends.load(backend), running.advance
+                )
+        return verdict_of(found.report)
+
+    def _quantized(
+        self, name: str, prepared: Prepared, kept: Mapping[str, Kept], encoder: Session | None
+    ) -> Session:
         """One component; the last one again where the same layers are kept.
 
         While a search looks at a decoder its encoder stays as it is, and its answers with it.
         """
         recipe = with_kept(prepared.quantization.recipe, name, kept)
         treatments = {n: recipe.treatment(p) for n, p in prepared.places.items()}
+        on = self._opened["encoder"][0] if name == "decoder" and "encoder" in self._opened else {}
+        key = {**treatments, **{f"encoder{SEPARATOR}{n}": t for n, t in on.items()}}
         last = self._opened.get(name)
-        if last is not None and last[0] == treatments:
+        if last is not None and last[0] == key:
             return last[1]
+        ranges: Mapping[str, Range] = {}
+        if "w8a8" in treatments.values():
+            ranges = self._ranges_of(name, prepared, on, encoder)
         path = self._scratch / f"{name}.judged.onnx"
         quantized = replace(prepared.quantization, recipe=recipe, treatments=treatments)
-        onnx_file.save(onnx_qdq.insert(prepared.model, quantized, prepared.ranges), path)
+        onnx_file.save(onnx_qdq.insert(prepared.model, quantized, ranges), path)
         session = open_graph(path)
         # A decoder gets other embeddings each time: its answers would only pile up.
         session = session if name == "decoder" else Remembered(session)
-        self._opened[name] = treatments, session
+        self._opened[name] = key, session
         return session
+
+    def _ranges_of(
+        self, name: str, prepared: Prepared, on: Treatments, encoder: Session | None
+    ) -> Mapping[str, Range]:
+        """Ranges of all activations; a decoder's on what this encoder gives."""
+        last = self._ranges.get(name)
+        if last is not None and last[0] == on:
+            return last[1]
+        samples = self._samples(name, encoder)
+        quantized = replace(prepared.quantization, samples=samples)
+        with stage(f"ranges {name}", self._observer):
+            ranges = activation_ranges.measure(
+                prepared.model,
+                onnx_qdq.wanted_tensors(prepared.model, quantized),
+                quantized.feeds(),
+                quantized.recipe.method,
+                self._scratch,
+            )
+        shutil.rmtree(samples)
+        self._ranges[name] = on, ranges
+        return ranges
 
 
 def weighted(component: str, prepared: Prepared) -> frozenset[str]:

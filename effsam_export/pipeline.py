@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from effsam_export.backends import Backend, Session
     from effsam_export.bundle.manifest import Exported
+    from effsam_export.calibration.samples import Calibration
     from effsam_export.parity.check import Findings
     from effsam_export.parity.results import ParityReport
     from effsam_export.profiles import ParityImage
@@ -137,12 +138,7 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
         running.detail = f"sha256 {request.checkpoint.sha256[:12]}"
     with place.staged(request.output) as work, kept_logs(request.output) as scratch:
         calibration = int8.calibrated(request, scratch, observer)
-        exported: list[Exported] = []
-        for component in request.chosen:
-            quantized = int8.quantization(request, component, calibration, exported)
-            exported.append(
-                convert.component(request, module, component, work, scratch, observer, quantized)
-            )
+        exported = lowered(request, module, calibration, work, scratch, observer)
         gains = worth.measure([(e.graph, e.artifact) for e in exported], target, scratch, observer)
         exported = combined(exported, target, work)
         with stage("parity", observer) as running:
@@ -169,6 +165,24 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
             )
             running.detail = f"{len(manifest['files']) + 1} files"
     return findings.report
+
+
+def lowered(
+    request: ExportRequest,
+    module: nn.Module,
+    calibration: Calibration | None,
+    work: Path,
+    scratch: Path,
+    observer: Observer,
+) -> list[Exported]:
+    """Every chosen component in the target's format, the encoder first."""
+    exported: list[Exported] = []
+    for component in request.chosen:
+        quantized = int8.quantization(request, component, calibration, exported)
+        exported.append(
+            convert.component(request, module, component, work, scratch, observer, quantized)
+        )
+    return exported
 
 
 def combined(exported: list[Exported], target: TargetProfile, work: Path) -> list[Exported]:

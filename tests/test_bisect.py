@@ -148,6 +148,91 @@ def test_judgements_of_another_question_are_not_taken(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "search.json").read_text())["question"] == "second"
 
 
+BOTH = [*LAYERS, *(f"decoder:blocks.{i}.{name}" for i in range(4) for name in ("attn", "mlp"))]
+
+
+def test_the_encoder_is_searched_before_the_decoder_and_leaves_it_half(tmp_path: Path) -> None:
+    # 0.03 of each would hold the gate of 0.95 alone; both are to cost 0.025 at most.
+    costs = {
+        "encoder:layers.2.fc2": 0.03,
+        "encoder:layers.3.fc1": 0.02,
+        "decoder:blocks.1.mlp": 0.03,
+    }
+    asked: list[Mapping[str, Kept]] = []
+    judge = Judge(costs)
+
+    def noted(kept: Mapping[str, Kept]) -> Verdict:
+        asked.append(kept)
+        return judge(kept)
+
+    book = Notebook(tmp_path / "s.json", "q", noted, lambda count, expected, seconds: None)
+    outcome = searching.search(BOTH, Gate(least=0.9, mean=0.95), book)
+    assert {c.layer for c in outcome.choices} == {"encoder:layers.2.fc2"}
+    assert round(outcome.after.mean, 3) == 0.95
+    first = next(i for i, k in enumerate(asked) if 0 < sum(x.startswith("decoder") for x in k) < 8)
+    # Once a decoder is looked at, its encoder stays.
+    later = [{x for x in k if x.startswith("encoder")} for k in asked[first:]]
+    assert all(k == {"encoder:layers.2.fc2"} for k in later)
+
+
+def test_all_components_together_hold_the_gate_to_the_bit(tmp_path: Path) -> None:
+    gate, best = Gate(least=0.1 + 0.2, mean=0.7), Verdict(mean=0.999, least=0.9973, switched=0)
+    assert gate.share(best, 1) == gate
+    assert gate.share(best, 0) == Gate(least=best.least, mean=best.mean)
+
+
+class Target(Judge):
+    """Loses more than the stand-in, or has a fault of its own."""
+
+    def __init__(self, costs: Mapping[str, float], always: float = 0.0) -> None:
+        super().__init__(costs)
+        self.always = always
+
+    def __call__(self, kept: Mapping[str, Kept]) -> Verdict:
+        found = super().__call__(kept)
+        return Verdict(mean=found.mean - self.always, least=found.least, switched=found.switched)
+
+
+def own(path: Path, judge: Judge, target: Judge) -> Notebook:
+    return Notebook(path / "s.json", "q", judge, lambda count, expected, seconds: None, target)
+
+
+def test_the_targets_own_quantizer_has_the_last_word(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3}
+    agrees = Target(bad)
+    outcome = searching.search(LAYERS, GATE, own(tmp_path, Judge(bad), agrees))
+    assert [c.layer for c in outcome.choices] == list(bad)
+    assert outcome.deployed == outcome.after
+    assert agrees.calls == 1
+
+
+def test_where_the_target_loses_more_further_layers_float(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.4.fc1": 0.02, "encoder:layers.6.fc1": 0.01}
+    more = {**bad, "encoder:layers.4.fc1": 0.2}
+    outcome = searching.search(LAYERS, GATE, own(tmp_path, Judge(bad), Target(more)))
+    assert [c.layer for c in outcome.choices] == ["encoder:layers.2.fc2", "encoder:layers.4.fc1"]
+    assert outcome.deployed is not None
+    assert GATE.holds(outcome.deployed)
+
+
+def test_a_target_that_cannot_hold_the_gate_is_an_error(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3}
+    with pytest.raises(CheckFailed, match="in the target itself the gate does not hold") as e:
+        searching.search(LAYERS, GATE, own(tmp_path, Judge(bad), Target(bad, always=0.2)))
+    assert "mean 0.8000" in e.value.message
+
+
+def test_verdicts_of_the_target_are_kept_apart(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3}
+    judge, target = Judge(bad), Target(bad, always=0.1)
+    book = own(tmp_path, judge, target)
+    assert book.ask({}) != book.ask_target({})
+    again = own(tmp_path, judge, target)
+    assert again.ask_target({}) == book.ask_target({})
+    assert (judge.calls, target.calls) == (1, 1)
+    assert notebook(tmp_path, judge).ask_target({}) is None
+
+
 def test_layers_are_grouped_by_their_block() -> None:
     layers = [
         "encoder:patch.seq.0.c",

@@ -91,9 +91,9 @@ def bisect(
 ) -> None:
     """Find the fewest modules to keep out of INT8 or FP16 so that masks hold; write the recipe.
 
-    The search runs in ONNX Runtime, whatever the target; give its answer to `effsam export` with
-    `--int8-recipe FILE` or `--keep-fp32 FILE`, which judges it in the target itself. Stop it at any
-    time: run again, it goes on.
+    The search runs in ONNX Runtime, whatever the target; for INT8 the target's own quantizer has
+    the last word. Give the answer to `effsam export` with `--int8-recipe FILE` or `--keep-fp32
+    FILE`. Stop it at any time: run again, it goes on.
     """
     import tempfile
 
@@ -144,7 +144,11 @@ def bisect(
             )
 
         notebook = searching.Notebook(
-            place.with_name(f"{place.name}.search.json"), question(request), bench.judge, told
+            place.with_name(f"{place.name}.search.json"),
+            question(request),
+            bench.judge,
+            told,
+            bench.deployed,
         )
         outcome = searching.search(
             bench.layers,
@@ -263,18 +267,18 @@ def written(request: ExportRequest, bench: Bench | HalfBench, outcome: Outcome) 
             replace(bench.entry(c.layer), reason=reason(c.sensitivity, "in FP16"))
             for c in outcome.choices
         ]
-        return precision_file.to_toml(f"{summary(outcome, half=True)}, by ONNX Runtime", entries)
+        return precision_file.to_toml(summary(outcome, half=True), entries)
     plan = request.int8.plan
     found: dict[str, Int8Recipe] = {
         c.name: with_choices(plan.recipe(c.name, request.target.backend), c.name, outcome)
         for c in request.model.components
     }
-    return recipes.to_toml(f"{summary(outcome, half=False)}, by ONNX Runtime", found)
+    return recipes.to_toml(summary(outcome, half=False), found)
 
 
 def with_choices(recipe: Int8Recipe, component: str, outcome: Outcome) -> Int8Recipe:
     """A recipe with the choices of a search for its component, each with its reason."""
-    from effsam_export.bisect_judge import SEPARATOR
+    from effsam_export.bisect import SEPARATOR
     from effsam_export.quantize.plan import Exception8
 
     more = []
@@ -313,10 +317,12 @@ def summary(outcome: Outcome, *, half: bool) -> str:
         if half
         else (f"{floating} layers floating and {weights} with INT8 weights only")
     )
+    own = outcome.deployed
     return (
         f"{kept}, of {outcome.layers}: "
         f"least mask IoU {before.least:.4f} to {after.least:.4f}, mean {before.mean:.4f} to "
-        f"{after.mean:.4f}, in {outcome.evaluations} judgements"
+        f"{after.mean:.4f} by ONNX Runtime, in {outcome.evaluations} judgements"
+        + (f"; in the target itself {own.least:.4f} and {own.mean:.4f}" if own else "")
     )
 
 
