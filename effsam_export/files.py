@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -18,11 +19,22 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OutputError: It cannot be written (rights, no such directory, a full disk).
     """
+    with written(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when the block ends well.
+
+    Raises:
+        OutputError: It cannot be written (rights, no such directory, a full disk).
+    """
     # A short name of its own: beside `path`, so that the rename stays on one file system.
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         try:
-            partial.write_bytes(data)
+            yield partial
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

@@ -61,6 +61,7 @@ def verify(
     checkpoint: Checkpoint | None = None,
     level: Level | None = None,
     parity_file: Path | None = None,
+    key: Path | None = None,
     observer: Observer = ignore,
 ) -> Verification:
     """Check a bundle as far as this machine can.
@@ -71,17 +72,20 @@ def verify(
         level: `golden` stops after the golden vectors, `full` fails where the seams cannot be
             run; None runs them where it can and says so where it cannot.
         parity_file: A user's own photographs and prompts for the seams.
+        key: The public key that has to have signed it.
         observer: Told of each stage.
 
     Raises:
         BundleError: There is no bundle, or its manifest is broken.
         ToolchainMissing: The runtime is missing, or PyTorch is and `level` is `full`.
     """
-    from effsam_export.bundle import golden, read
+    from effsam_export.bundle import golden, read, signature
 
     bundle = read.read(path)
     with stage("files", observer) as running:
         failures = list(read.integrity(bundle))
+        if key is not None and (fault := signature.problem(path, key)):
+            failures.append(fault)
         running.detail = f"{len(bundle.manifest['files'])} files"
         running.failed = bool(failures)
     if failures:

@@ -53,6 +53,25 @@ def schema() -> dict[str, Any]:
     return loaded
 
 
+def parse(content: bytes, name: str) -> dict[str, Any]:
+    """A manifest that follows the schema.
+
+    Args:
+        content: Of the file.
+        name: Of the file, for messages.
+
+    Raises:
+        BundleError: It is not JSON, from a newer version, or breaks the schema.
+    """
+    try:
+        manifest = json.loads(content.decode("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"`{name}` is not valid JSON: {error}") from error
+    validate(manifest)
+    found: dict[str, Any] = manifest
+    return found
+
+
 def validate(manifest: Any) -> None:  # noqa: ANN401 - any JSON a stranger may have written
     """Check a parsed manifest against the schema.
 

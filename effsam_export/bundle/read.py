@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import backends, models
-from effsam_export.bundle.manifest import MANIFEST, validate
+from effsam_export.bundle.manifest import MANIFEST, parse
 from effsam_export.errors import BundleError
 from effsam_export.models import fixed
 from effsam_export.spec import Artifact
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
 
     from effsam_export.backends import Session
     from effsam_export.spec import ModelSpec
+
+SIGNATURE = f"{MANIFEST}.sig"
+"""Beside the manifest, where the bundle is signed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +90,7 @@ def read(path: Path) -> Bundle:
             else f"bundle `{path}` does not exist",
             hint="`effsam export MODEL --target TARGET` makes one",
         )
-    try:
-        manifest = json.loads(file.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"`{file}` is not valid JSON: {error}") from error
-    validate(manifest)
+    manifest = parse(file.read_bytes(), str(file))
     if manifest["target"]["backend"] not in backends.BACKENDS:
         raise BundleError(
             f"bundle `{path}` is for backend `{manifest['target']['backend']}`, "
@@ -103,7 +101,7 @@ def read(path: Path) -> Bundle:
 
 
 def integrity(bundle: Bundle) -> tuple[str, ...]:
-    """Every file that is missing, a link, or not the bytes the manifest lists, as sentences."""
+    """Every file that is missing, a link, not listed or not the bytes listed, as sentences."""
     problems = []
     listed = {e["path"] for e in bundle.manifest["files"]}
     needed = {f for c in bundle.manifest["components"] for f in [*c["files"], c["source"]]}
@@ -118,6 +116,14 @@ def integrity(bundle: Bundle) -> tuple[str, ...]:
             )
         elif sha256_of(path) != entry["sha256"]:
             problems.append(f"`{entry['path']}` has another sha256 than the manifest")
+    # A runtime would load what somebody put beside a graph under the right name.
+    there = {
+        p.relative_to(bundle.path).as_posix()
+        for p in bundle.path.rglob("*")
+        if p.is_symlink() or not p.is_dir()
+    }
+    extra = there - listed - needed - {MANIFEST, SIGNATURE}
+    problems += [f"`{p}` is not in the manifest" for p in sorted(extra)]
     return tuple(problems)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from effsam_export import __version__, console
-from effsam_export.cli import bisect, catalogue, export, fetch, info, lint, run, verify
+from effsam_export.cli import bisect, bundles, catalogue, export, fetch, info, lint, run, verify
 from effsam_export.errors import EffsamError
 
 app = typer.Typer(
@@ -51,7 +51,11 @@ app.command("export")(export.export)
 app.command("bisect")(bisect.bisect)
 app.command("run")(run.run)
 app.command("verify")(verify.verify)
-app.command("inspect")(catalogue.inspect)
+app.command("inspect")(bundles.inspect)
+app.command("diff")(bundles.diff)
+app.command("pack")(bundles.pack)
+app.command("unpack")(bundles.unpack)
+app.command("sign")(bundles.sign)
 
 
 def main() -> None:

@@ -1,15 +1,14 @@
-"""`effsam list`, `targets`, `doctor`, `inspect`: what there is. Nothing heavy is imported."""
+"""`effsam list`, `targets`, `doctor`: what there is. Nothing heavy is imported."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effsam_export import console
-from effsam_export.cli.options import BundlePath, CacheDir, Json
+from effsam_export.cli.options import CacheDir, Json
 
 if TYPE_CHECKING:
-    from effsam_export.bundle.read import Bundle
     from effsam_export.spec import WeightFile
 
 
@@ -121,68 +120,3 @@ def doctor(json: Json = False, cache_dir: CacheDir = None) -> None:
         ),
     ]
     console.data("\n".join(lines))
-
-
-def inspect(bundle: BundlePath, json: Json = False) -> None:
-    """Show what a bundle holds, from its manifest; `verify` checks that it is true."""
-    from effsam_export.bundle.read import read
-
-    found = read(bundle)
-    if json:
-        console.document({"manifest": found.manifest})
-        return
-    console.data(_describe(found))
-
-
-def _describe(bundle: Bundle) -> str:
-    """A bundle on one screen."""
-    from effsam_export.bundle.readme import shipped
-
-    m: dict[str, Any] = bundle.manifest
-    parity = m["parity"]
-    sizes = {e["path"]: e["size"] for e in m["files"]}
-    official = "official" if m["checkpoint"]["official"] else "not the pinned file"
-    lines = [
-        f"{m['model']['name']} for {m['target']['name']}, {m['precision']['asked']}, "
-        + (f"{m['state']} by {m['stand_in']}" if m["stand_in"] else m["state"]),
-        f"weights   {m['checkpoint']['file_name']}, sha256 {m['checkpoint']['sha256'][:12]}, "
-        f"{official}, {m['model']['licence']['spdx']}",
-        f"made by   {', '.join(f'{k} {v}' for k, v in sorted(m['tools'].items()))}",
-    ]
-    if parity["cases"]:
-        lines.append(
-            f"parity    {parity['cases']} prompts, mask IoU least {parity['min_mask_iou']:.4f} "
-            f"mean {parity['mean_mask_iou']:.4f}, score error {parity['max_score_error']:.1e}"
-        )
-    else:
-        lines.append("parity    tensor by tensor (one component)")
-    lines.append("")
-    rows = []
-    for component in m["components"]:
-        size = sum(sizes[f] for f in component["files"])
-        kinds = m["precision"]["found"][component["name"]]
-        rows.append(
-            [
-                component["name"],
-                " ".join(shipped(component["files"])),
-                f"{size / 1e6:.1f} MB",
-                ", ".join(f"{n} {k}" for k, n in sorted(kinds.items())),
-            ]
-        )
-    lines.append(console.table(("component", "files", "size", "constants"), rows))
-    lines.append("")
-    tensors = [
-        [
-            c["name"],
-            kind,
-            t["name"],
-            t["dtype"],
-            f"[{', '.join(str(s) for s in t['shape'])}]",
-            t["description"],
-        ]
-        for c in m["components"]
-        for kind in ("inputs", "outputs")
-        for t in c[kind]
-    ]
-    lines.append(console.table(("component", "", "tensor", "dtype", "shape", "meaning"), tensors))
-    return "\n".join(lines)

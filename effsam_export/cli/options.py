@@ -47,6 +47,13 @@ AcceptLicense = Annotated[
 ]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name from `effsam list`.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")]
+BundleOrFile = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="A bundle: its directory or its .effsam.zip.")
+]
+KeyFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--key", help="A public Ed25519 key in PEM that has to have signed the bundle."),
+]
 TargetName = Annotated[
     str, typer.Option("--target", "-t", help="A name from `effsam targets`, or a TOML file.")
 ]

@@ -8,10 +8,11 @@ import typer
 
 from effsam_export import console
 from effsam_export.cli.options import (
-    BundlePath,
+    BundleOrFile,
     CacheDir,
     CheckpointFile,
     Json,
+    KeyFile,
     ParityFile,
     Quiet,
 )
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    bundle: BundlePath,
+    bundle: BundleOrFile,
     checkpoint: CheckpointFile = None,
     level: Annotated[
         Optional[str],  # noqa: UP045
@@ -35,6 +36,7 @@ def verify(
         ),
     ] = None,
     parity: ParityFile = None,
+    key: KeyFile = None,
     json: Json = False,
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
@@ -42,19 +44,21 @@ def verify(
     """Check a bundle: its files, its golden vectors, and the three seams against PyTorch."""
     from effsam_export import pipeline
     from effsam_export import verify as library
+    from effsam_export.bundle import archive
 
     if level not in (None, "golden", "full"):
         raise UsageError(f"unknown level `{level}`", hint="`golden` or `full`")
     talk = console.Console(quiet=quiet)
-    weights = _weights(bundle, checkpoint, cache_dir)
     try:
-        found = library.verify(
-            bundle,
-            checkpoint=weights,
-            level=level,  # type: ignore[arg-type]  # checked above
-            parity_file=parity,
-            observer=talk.observe,
-        )
+        with archive.opened(bundle) as path:
+            found = library.verify(
+                path,
+                checkpoint=_weights(path, checkpoint, cache_dir),
+                level=level,  # type: ignore[arg-type]  # checked above
+                parity_file=parity,
+                key=key,
+                observer=talk.observe,
+            )
     finally:
         talk.close()
     if json:

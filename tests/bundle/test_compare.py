@@ -1,0 +1,126 @@
+"""What differs between two bundles, and whether an app has to care."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from effsam_export import cli
+from effsam_export.bundle import archive, compare, read
+from effsam_export.errors import CheckFailed
+from effsam_export.weights import sha256_of
+from tests.bundle import fake
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    return fake.write(tmp_path / "one")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    return fake.write(tmp_path / "other")
+
+
+def found(one: Path, other: Path) -> list[compare.Difference]:
+    return compare.differences(read.read(one), read.read(other))
+
+
+def test_equal_bundles_do_not_differ(one: Path, other: Path) -> None:
+    assert found(one, other) == []
+
+
+def test_other_weights(one: Path, other: Path) -> None:
+    (other / "encoder.onnx").write_bytes(b"other weights\n")
+    manifest = fake.manifest_of(other)
+    manifest["checkpoint"]["sha256"] = "1" * 64
+    fake.save(other, manifest)
+    differences = found(one, other)
+    assert [(d.part, d.what) for d in differences] == [
+        ("weights", "checkpoint.sha256"),
+        ("files", "files.encoder.onnx"),
+    ]
+    assert differences[1].after.startswith("14 bytes, ")
+
+
+def test_another_contract_comes_first(one: Path, other: Path) -> None:
+    manifest = fake.manifest_of(other)
+    manifest["tools"]["onnx"] = "2.0"
+    manifest["masks"]["threshold"] = 0.5
+    manifest["components"][0]["inputs"][0]["name"] = "picture"
+    manifest["components"][0]["rewrites"] = ["fold"]
+    fake.save(other, manifest)
+    parts = [(d.part, d.what) for d in found(one, other)]
+    contract = [what for part, what in parts if part == "contract"]
+    assert parts[: len(contract)] == [("contract", what) for what in contract]
+    assert "masks.threshold" in contract
+    assert "components.encoder.inputs.picture.dtype" in contract
+    assert "components.encoder.inputs.image.dtype" in contract
+    assert ("files", "components.encoder.rewrites") in parts
+    assert ("tools", "tools.onnx") in parts
+
+
+def test_what_only_one_of_them_has(one: Path, other: Path) -> None:
+    (other / "extra.bin").write_bytes(b"x")
+    manifest = fake.manifest_of(other)
+    manifest["files"].append({"path": "extra.bin", "role": "artifact"})
+    fake.save(other, manifest)
+    (difference,) = found(one, other)
+    assert (difference.what, difference.before) == ("files.extra.bin", None)
+    (back,) = found(other, one)
+    assert (back.after, back.before) == (None, difference.after)
+
+
+def test_every_key_of_a_manifest_has_its_part() -> None:
+    from effsam_export.bundle.manifest import schema
+
+    assert set(schema()["properties"]) == set(compare.PARTS)
+
+
+# ------------------------------------------------------------------ at the command line
+
+
+def test_diff_of_equal_bundles_says_nothing_and_is_done(one: Path, tmp_path: Path) -> None:
+    archive.pack(one, tmp_path / "one.effsam.zip")
+    result = CliRunner().invoke(cli.app, ["diff", str(one), str(tmp_path / "one.effsam.zip")])
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
+def test_diff_says_whether_an_app_has_to_change(one: Path, other: Path) -> None:
+    manifest = fake.manifest_of(other)
+    manifest["tools"]["onnx"] = "2.0"
+    fake.save(other, manifest)
+    result = CliRunner().invoke(cli.app, ["diff", str(one), str(other)])
+    assert isinstance(result.exception, CheckFailed)
+    assert result.exception.message == "the bundles differ in 1 places: tools 1"
+    assert result.exception.hint == "an app that runs the first runs the second"
+    assert result.stdout.splitlines()[1].split() == ["tools", "tools.onnx", "2.0"]
+    manifest["contract_version"] = 3
+    manifest["masks"]["threshold"] = 0.5
+    fake.save(other, manifest)
+    result = CliRunner().invoke(cli.app, ["diff", str(one), str(other), "--json"])
+    assert isinstance(result.exception, CheckFailed)
+    assert result.exception.hint == "an app has to be changed for the second"
+    document = json.loads(result.stdout)
+    assert document["contract"] is True
+    assert {d["part"] for d in document["differences"]} == {"contract", "tools"}
+
+
+def test_pack_unpack_sign_and_inspect(one: Path, tmp_path: Path) -> None:
+    run = CliRunner()
+    made = run.invoke(cli.app, ["pack", str(one)])
+    assert made.exit_code == 0
+    file = tmp_path / "one.effsam.zip"
+    assert made.stdout.split() == [sha256_of(file), str(file)]
+    again = run.invoke(cli.app, ["pack", str(one)])
+    assert "exists already" in str(again.exception)
+    out = run.invoke(cli.app, ["unpack", str(file), "-o", str(tmp_path / "out")])
+    assert out.stdout.strip() == str(tmp_path / "out")
+    shown = [run.invoke(cli.app, ["inspect", str(p)]).stdout for p in (one, file)]
+    assert shown[0] == shown[1] != ""
