@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from effsam_export.errors import CheckFailed
@@ -38,12 +38,15 @@ class Verdict:
 
     Attributes:
         mean, least: Mask IoU with PyTorch, of the masks a user is given.
-        switched: Prompts for which another mask of the set wins.
+        switched: Prompts for which another mask of the set wins, be it by a hair.
+        missed: Failures of an export's other gates: tensors and scores that are off, masks that
+            win by more than scores may be off, NaN.
     """
 
     mean: float
     least: float
     switched: int
+    missed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ class Gate:
 
     def holds(self, verdict: Verdict) -> bool:
         """NaN does not."""
-        return verdict.least >= self.least and verdict.mean >= self.mean and verdict.switched == 0
+        return verdict.least >= self.least and verdict.mean >= self.mean and verdict.missed == 0
 
     def share(self, best: Verdict, part: float) -> Gate:
         """A stricter gate, which gives away this part of what lies between it and the best."""
@@ -157,10 +160,7 @@ class Notebook:
         return self._known[key]
 
     def _save(self) -> None:
-        verdicts = {
-            k: {"mean": v.mean, "least": v.least, "switched": v.switched}
-            for k, v in self._known.items()
-        }
+        verdicts = {k: asdict(v) for k, v in self._known.items()}
         document = {"question": self._question, "verdicts": verdicts}
         write_whole(self._path, json.dumps(document, indent=1, sort_keys=True).encode())
 
@@ -195,8 +195,8 @@ def search(
         if not gate.holds(best):
             raise CheckFailed(
                 f"with nothing quantized the least mask IoU is {best.least:.4f} and the mean "
-                f"{best.mean:.4f}, {best.switched} masks switched: no choice of modules holds the "
-                "gate",
+                f"{best.mean:.4f}, and {best.missed} other gates are missed: no choice of modules "
+                "holds them",
                 hint=f"--min-iou {max(0.0, best.least - 0.01):.2f} could be reached",
             )
         parts = components(layers)
@@ -279,7 +279,7 @@ def confirmed(
     if verdict is not None and not gate.holds(verdict):
         raise CheckFailed(
             "in the target itself the gate does not hold with all layers floating: least mask IoU "
-            f"{verdict.least:.4f}, mean {verdict.mean:.4f}, {verdict.switched} masks switched",
+            f"{verdict.least:.4f}, mean {verdict.mean:.4f}, {verdict.missed} other gates missed",
             hint=f"--min-iou {max(0.0, verdict.least - 0.01):.2f} could be reached",
         )
     return found

@@ -14,7 +14,7 @@ import onnx
 from effsam_export import passes, pipeline, trace
 from effsam_export.backends.onnxruntime import OnnxSession
 from effsam_export.bisect import SEPARATOR
-from effsam_export.bisect_judge import CPU, open_graph, verdict_of
+from effsam_export.bisect_judge import CPU, open_graph, others, verdict_of
 from effsam_export.models import loading
 from effsam_export.parity.check import Sides, check
 from effsam_export.parity.memo import Remembered, remembering
@@ -115,8 +115,7 @@ class HalfBench:
         """Cast everything but these layers, and hold the masks to PyTorch's."""
         sessions = {name: self._cast(name, kept) for name in self._prepared}
         sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
-        report = check(self._model, self._request.target, sides, self._images).report
-        return verdict_of(report)
+        return verdict_of(check(self._model, others(self._request.target), sides, self._images))
 
     def _cast(self, name: str, kept: Iterable[str]) -> Session:
         """One component; the last one again where the same nodes are kept."""

@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from effsam_export.backends import Session
     from effsam_export.bisect import Kept
     from effsam_export.calibration.samples import Calibration
-    from effsam_export.parity.results import ParityReport
+    from effsam_export.parity.check import Findings
     from effsam_export.pipeline import ExportRequest
     from effsam_export.profiles import ParityImage
     from effsam_export.progress import Observer
     from effsam_export.quantize.activation_ranges import Range
     from effsam_export.quantize.plan import Int8Recipe
-    from effsam_export.spec import ComponentSpec, Graph, ModelSpec
+    from effsam_export.spec import ComponentSpec, Graph, ModelSpec, TargetProfile
 
 CPU = "CPUExecutionProvider"
 
@@ -171,8 +171,7 @@ class Bench:
         for name, prepared in self._prepared.items():
             sessions[name] = self._quantized(name, prepared, kept, sessions.get("encoder"))
         sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
-        report = check(self._model, self._request.target, sides, self._images).report
-        return verdict_of(report)
+        return verdict_of(check(self._model, others(self._request.target), sides, self._images))
 
     def deployed(self, kept: Mapping[str, Kept]) -> Verdict:
         """The same as an export does it: converted and quantized by the target's own tools."""
@@ -186,7 +185,11 @@ class Bench:
                 for c in self._request.model.components
             },
         )
-        request = replace(self._request, int8=replace(asked, plan=plan))
+        request = replace(
+            self._request,
+            target=others(self._request.target),
+            int8=replace(asked, plan=plan),
+        )
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="deployed-") as name:
             folder = Path(name)
             calibration = replace(self._calibration, folder=folder / "calibration")
@@ -198,7 +201,7 @@ class Bench:
                 found = pipeline.prove(
                     request, self._module, exported, backends.load(backend), running.advance
                 )
-        return verdict_of(found.report)
+        return verdict_of(found)
 
     def _quantized(
         self, name: str, prepared: Prepared, kept: Mapping[str, Kept], encoder: Session | None
@@ -258,13 +261,19 @@ def weighted(component: str, prepared: Prepared) -> frozenset[str]:
     )
 
 
-def verdict_of(report: ParityReport) -> Verdict:
-    """What a search is told of a parity check."""
-    ious = [c.answer_iou for c in report.cases]
+def others(target: TargetProfile) -> TargetProfile:
+    """A target without gates on masks, which a search has of its own; all others hold."""
+    return replace(target, gates=replace(target.gates, mask_iou=0.0, mean_iou=0.0))
+
+
+def verdict_of(found: Findings) -> Verdict:
+    """What a search is told of a parity check by the gates of `others`."""
+    ious = [c.answer_iou for c in found.report.cases]
     return Verdict(
         mean=float(np.mean(ious)),
         least=min(ious),
-        switched=sum(c.winner != c.found_winner for c in report.cases),
+        switched=sum(c.winner != c.found_winner for c in found.report.cases),
+        missed=len(found.report.failures),
     )
 
 
