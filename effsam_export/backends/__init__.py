@@ -183,7 +183,7 @@ def require_quantizer(name: str) -> None:
 
 
 def require_tracing() -> None:
-    """Raise `ToolchainMissing` unless everything that tracing needs is installed."""
-    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+    """Raise `ToolchainMissing` unless everything that every export needs is installed."""
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime", "cyclonedx"):
         if find_spec(package) is None:
             raise ToolchainMissing("tracing a model", package, "torch")

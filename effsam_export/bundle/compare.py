@@ -24,6 +24,7 @@ PARTS: dict[str, Part] = {
     "model": "model",
     "checkpoint": "weights",
     "target": "target",
+    "runtime": "target",
     "precision": "precision",
     "int8": "precision",
     "parity": "parity",

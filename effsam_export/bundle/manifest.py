@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import __version__
-from effsam_export.bundle import contract, int8
+from effsam_export.bundle import contract, int8, runtime
 from effsam_export.errors import BundleError
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def compose(
             "options": dict(target.options),
             "profile_sha256": hashlib.sha256(target.source).hexdigest(),
         },
+        "runtime": runtime.document(target, versions),
         "precision": {
             "asked": target.precision,
             "found": {e.artifact.component: dict(e.artifact.tensors_by_dtype) for e in exported},

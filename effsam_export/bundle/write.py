@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 
 from effsam_export import rle
+from effsam_export.bundle import bom
+from effsam_export.bundle.bom import BOM
 from effsam_export.bundle.manifest import MANIFEST, Exported, compose, validate
 from effsam_export.bundle.readme import integrator_readme
 from effsam_export.weights import sha256_of
@@ -34,6 +36,7 @@ ROLES = {
     "report.html": "report",
     "licenses": "licence",
     "README.md": "readme",
+    BOM: "bom",
 }
 TIMES = "holds the times of calls that were measured while the bundle was made"
 
@@ -92,6 +95,8 @@ def write(
     (directory / "README.md").write_text(integrator_readme(manifest), "utf-8")
     if timed:
         manifest["varies"] = [{"file": "report.html", "reason": TIMES}]
+    manifest["files"] = list_files(directory)
+    (directory / BOM).write_text(bom.text(manifest), "utf-8")
     manifest["files"] = list_files(directory)
     validate(manifest)
     write_json(directory / MANIFEST, manifest)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Entry = tuple[zipfile.ZipInfo, bytes]
 
 LINK = 0o120777 << 16
-SHA256 = "0aaf7bd722631748ed3787e83d93a58916875c5bfc46abef226ce6d3d0b40398"
+SHA256 = "a19e070d1cb0bfaa9cc0209f794885c88810684e1357826e08986bcfcf640c04"
 
 
 @pytest.fixture
