@@ -99,6 +99,67 @@ class Console:
             self._bar = None
 
 
+class Board:
+    """The cells of a build: a table that changes where stderr is a terminal, else a line each.
+
+    Args:
+        names: Of all cells.
+        quiet: Nothing is shown.
+    """
+
+    def __init__(self, names: Sequence[str], *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._width = max(map(len, names), default=0)
+        self._began: dict[str, float] = {}
+        self._done, self._total = 0, len(names)
+        self._live: Any = None
+
+    def __enter__(self) -> Board:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console as RichConsole
+            from rich.live import Live
+
+            self._live = Live(
+                get_renderable=self._running,
+                console=RichConsole(stderr=True),
+                transient=True,
+                refresh_per_second=2,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def started(self, name: str) -> None:
+        """A worker took a cell."""
+        self._began[name] = time.perf_counter()
+
+    def done(self, name: str, *, passed: bool, seconds: float, detail: str) -> None:
+        """A cell has its bundle, or has none."""
+        self._began.pop(name, None)
+        self._done += 1
+        if self._quiet:
+            return
+        mark = "✓" if passed else "✗"
+        line = f"{mark} {name:<{self._width}} {seconds:7.1f} s  {detail}"
+        if self._live is None:
+            print(line, file=sys.stderr)
+        else:
+            # Above the table, which stays at the bottom.
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _running(self) -> Any:  # noqa: ANN401 - what rich draws
+        from rich.table import Table
+
+        board = Table.grid(padding=(0, 2))
+        for name, began in list(self._began.items()):
+            board.add_row("…", name, f"{time.perf_counter() - began:.0f} s")
+        board.add_row("", f"{self._done} of {self._total} done", "")
+        return board
+
+
 def data(text: str) -> None:
     """A line for the next program in a pipe."""
     print(text)

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from effsam_export import __version__, console
-from effsam_export.cli import bisect, bundles, catalogue, export, fetch, info, lint, run, verify
+from effsam_export.cli import (
+    bisect,
+    build,
+    bundles,
+    catalogue,
+    export,
+    fetch,
+    info,
+    lint,
+    run,
+    verify,
+)
 from effsam_export.errors import EffsamError
 
 app = typer.Typer(
@@ -48,6 +59,7 @@ app.command("doctor")(catalogue.doctor)
 app.command("fetch")(fetch.fetch)
 app.command("lint")(lint.lint)
 app.command("export")(export.export)
+app.command("build")(build.build)
 app.command("bisect")(bisect.bisect)
 app.command("run")(run.run)
 app.command("verify")(verify.verify)

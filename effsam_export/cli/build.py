@@ -1,0 +1,145 @@
+"""`effsam build`: many exports from one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from effsam_export import console
+from effsam_export.cli.fetch import acquire, consent
+from effsam_export.cli.options import AcceptLicense, CacheDir, Json, Quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from effsam_export.build.run import Event, Planned
+
+LARGE = 1000.0
+"""MB in a GB, as `--memory` counts."""
+
+
+def build(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Models, targets and precisions: effsam.toml.")
+    ] = Path("effsam.toml"),
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Cells at once.")] = 1,
+    memory: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--memory", help="GB that all cells may take together [default: what is free]."
+        ),
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="Folder of the bundles [default: the file's]."),
+    ] = None,
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--only", help="Of all cells only this one; repeats."),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what would be built and why, and build nothing.")
+    ] = False,
+    junit: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--junit", help="Write a JUnit report."),
+    ] = None,
+    markdown: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--markdown", help="Write a table."),
+    ] = None,
+    accept_license: AcceptLicense = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Export all models of a file for all its targets; what did not change is not done again.
+
+    A cell that fails does not stop the others. Exit code 0 where every bundle is there, else that
+    of the first kind of failure: 1 a check, 2 the request, 3 a missing toolchain.
+    """
+    from effsam_export import backends, models
+    from effsam_export.build import config, summary
+    from effsam_export.build import run as running
+    from effsam_export.build.store import Store
+    from effsam_export.files import write_whole
+    from effsam_export.weights import default_cache_dir
+
+    talk = console.Console(quiet=quiet)
+    asked = config.chosen(config.load(file), only)
+    backends.require_tracing()
+    names = list(dict.fromkeys(c.model for c in asked.cells))
+    for name in names:
+        consent(models.get(name), accept_license, cache_dir)
+    checkpoints = {
+        n: acquire(models.get(n), asked.checkpoints.get(n), cache_dir, talk) for n in names
+    }
+    limits = running.Limits(jobs=jobs)
+    if memory is not None:
+        limits = running.Limits(jobs=jobs, memory_mb=memory * LARGE)
+    store = Store((cache_dir or default_cache_dir()) / "build")
+    planned = running.plan(asked, checkpoints, store, limits)
+    if plan:
+        if json:
+            console.document(summary.plan_document(planned))
+        else:
+            console.data(plan_table(planned))
+        return
+    place = output or asked.output
+    with console.Board([p.cell.name for p in planned], quiet=quiet) as board:
+
+        def told(event: Event) -> None:
+            if event.result is None:
+                board.started(event.cell.name)
+            else:
+                answer = event.result.answer
+                board.done(
+                    event.cell.name,
+                    passed=answer.passed,
+                    seconds=answer.seconds,
+                    detail=detail(event),
+                )
+
+        results = running.run(planned, store, place, limits, told)
+    code = summary.exit_code(results)
+    if junit is not None:
+        write_whole(junit, summary.junit(results).encode())
+    if markdown is not None:
+        write_whole(markdown, summary.markdown(results).encode())
+    if json:
+        console.document(summary.document(results))
+    for result in results:
+        if not result.answer.passed:
+            talk.say(f"\n{result.cell.name}: {result.answer.message}")
+            if result.evidence is not None:
+                talk.say(f"  everything it said is in `{result.evidence}`")
+            elif result.answer.hint:
+                talk.say(f"  {result.answer.hint}")
+    if all(r.cached for r in results):
+        talk.say("nothing was converted: nothing that a bundle follows from has changed")
+    talk.verdict(passed=code == 0, what=f"{file}, {summary.sentence(results)}")
+    raise typer.Exit(code)
+
+
+def detail(event: Event) -> str:
+    """What is said of a cell that is done."""
+    result = event.result
+    assert result is not None
+    answer = result.answer
+    if not answer.passed:
+        return f"{answer.state}: {answer.message.splitlines()[0]}"
+    figure = "" if answer.least_iou is None else f", least mask IoU {answer.least_iou:.4f}"
+    if result.cached:
+        return f"{answer.state}{figure}, from the cache"
+    return f"{answer.state}{figure}, {answer.peak_mb / LARGE:.1f} GB; {'; '.join(result.reasons)}"
+
+
+def plan_table(planned: Sequence[Planned]) -> str:
+    """What would be built, and why."""
+    rows = [
+        [p.cell.name, "from the cache" if p.bundle else "build", "; ".join(p.reasons)]
+        for p in planned
+    ]
+    return console.table(("cell", "", "why"), rows)
