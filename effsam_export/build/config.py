@@ -23,6 +23,7 @@ OPTIONAL = {
     "checkpoints": dict,
     "options": dict,
     "leave_out": list,
+    "requires": dict,
 }
 EVERY = "all"
 LEAVE_OUT = ("model", "target", "precision")
@@ -59,6 +60,7 @@ class Build:
 
     Attributes:
         checkpoints: Model -> the user's own weight file; the official one where it is not named.
+        requires: Target -> label of the cluster's workers that it has to be built on.
         parity: The user's photographs and prompts to judge by; None for those that ship.
         calibration: What INT8 is calibrated on: a recipe's name, a TOML file or a folder.
         output: Where bundles go.
@@ -66,6 +68,7 @@ class Build:
 
     cells: tuple[Cell, ...]
     checkpoints: Mapping[str, Path]
+    requires: Mapping[str, str]
     parity: Path | None
     calibration: str
     output: Path
@@ -115,7 +118,8 @@ def load(path: Path) -> Build:
         f"checkpoint `{p}` does not exist" for p in checkpoints.values() if not p.is_file()
     ]
     known = {Path(t).stem for t in targets}
-    problems += [f"options of `{t}`, no target" for t in table.get("options", {}) if t not in known]
+    for key in ("options", "requires"):
+        problems += [f"{key} of `{t}`, no target" for t in table.get(key, {}) if t not in known]
     if not cells and not problems:
         problems.append("nothing is left to build")
     if problems:
@@ -126,6 +130,7 @@ def load(path: Path) -> Build:
     return Build(
         cells=tuple(cells.values()),
         checkpoints=checkpoints,
+        requires=table.get("requires", {}),
         parity=None if parity is None else folder / parity,
         calibration=str(own) if own.exists() else calibration,
         output=folder / table.get("output", "dist"),
@@ -153,15 +158,13 @@ def shape_faults(table: Mapping[str, Any]) -> list[str]:
     problems = profiles.faults(table, {**KEYS, **given}, "")
     for key in ("models", "targets", "precisions"):
         values = table.get(key, ["x"])
-        if isinstance(values, list) and (
-            not values or not all(isinstance(v, str) for v in values)
-        ):
+        if isinstance(values, list) and (not values or not all(isinstance(v, str) for v in values)):
             problems.append(f"`{key}` wants names, at least one")
-    for key in ("checkpoints", "options"):
-        wanted = str if key == "checkpoints" else dict
+    kinds = {"checkpoints": ("path", str), "options": ("table", dict), "requires": ("label", str)}
+    for key, (what, kind) in kinds.items():
         rows = table.get(key, {})
-        if isinstance(rows, dict) and not all(isinstance(v, wanted) for v in rows.values()):
-            problems.append(f"`{key}` wants a {'path' if wanted is str else 'table'} for each name")
+        if isinstance(rows, dict) and not all(isinstance(v, kind) for v in rows.values()):
+            problems.append(f"`{key}` wants a {what} for each name")
     for entry in table.get("leave_out", []):
         if not isinstance(entry, dict) or not entry or set(entry) - set(LEAVE_OUT):
             problems.append(f"`leave_out` wants tables with {', '.join(LEAVE_OUT)}")
@@ -169,9 +172,7 @@ def shape_faults(table: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def precisions(
-    target: str, asked: list[str] | None, options: Mapping[str, str]
-) -> tuple[str, ...]:
+def precisions(target: str, asked: list[str] | None, options: Mapping[str, str]) -> tuple[str, ...]:
     """Those of a target among the ones asked for, or its default.
 
     Raises:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -21,27 +22,71 @@ if TYPE_CHECKING:
 
     from effsam_export.pipeline import ExportRequest
 
-TRACING = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "numpy", "pillow")
+TRACING = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "numpy", "pillow", "cyclonedx")
 """Take part in every export."""
 ABSENT = "not installed"
 
 
-def parts(request: ExportRequest) -> dict[str, str]:
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What a machine brings to a bundle.
+
+    Attributes:
+        code: Hash of this package's sources.
+        tools: Package -> version, or `not installed`, of everything that can take part.
+        labels: What it is, beyond its toolchains: `linux`, `cuda`, or what it was told to be.
+    """
+
+    version: str
+    code: str
+    machine: str
+    python: str
+    tools: Mapping[str, str]
+    labels: tuple[str, ...] = ()
+
+    def lacks(self, backend: str, precision: str) -> str | None:
+        """The first package that an export for a backend needs and that is not there."""
+        return next((t for t in tools_of(backend, precision) if self.tools[t] == ABSENT), None)
+
+
+def here(labels: tuple[str, ...] = ()) -> Environment:
+    """This machine."""
+    names = {t for b in backends.BACKENDS for t in tools_of(b, "int8")}
+    return Environment(
+        version=__version__,
+        code=code(),
+        machine=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        tools={name: version_of(name) for name in sorted(names)},
+        labels=tuple(sorted({platform.system().lower(), *labels})),
+    )
+
+
+def tools_of(backend: str, precision: str) -> tuple[str, ...]:
+    """Packages that take part in an export."""
+    entry = backends.BACKENDS[backend]
+    quantizer = (entry.quantizer,) if precision == "int8" and entry.quantizer else ()
+    return tuple(dict.fromkeys((*TRACING, *entry.packages, *quantizer)))
+
+
+def parts(request: ExportRequest, environment: Environment | None = None) -> dict[str, str]:
     """Everything that the bundle of a request follows from, by name.
 
     Args:
         request: With its checkpoint; where the bundle goes does not matter.
+        environment: Of the machine that will do it; this one when None.
     """
     from effsam_export import profiles
     from effsam_export.calibration.recipe import hashes
 
     target, model = request.target, request.model
     photographs = profiles.load_parity_images(request.parity_file)
+    there = environment or here()
     found = {
-        "effsam-export": __version__,
-        "code": code(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
+        "effsam-export": there.version,
+        "code": there.code,
+        "machine": there.machine,
+        "python": there.python,
         "model": model.name,
         "model.options": _json(dict(model.options)),
         "weights": request.checkpoint.sha256,
@@ -55,17 +100,14 @@ def parts(request: ExportRequest) -> dict[str, str]:
     }
     if target.precision != "fp32":
         found["precision.recipe"] = _digest(model.precision)
-    entry = backends.BACKENDS[target.backend]
-    tools = [*TRACING, *entry.packages]
     if request.int8 is not None:
-        tools += [entry.quantizer] if entry.quantizer else []
         plan, calibration = request.int8.plan, request.int8.calibration
         found["int8.recipe"] = _digest(sorted(plan.recipes.items()))
         seen = [(p.name, h) for p, h in hashes(calibration.images).items()]
         settings = {k: v for k, v in vars(calibration).items() if k not in ("images", "name")}
         found["int8.calibration"] = _digest([seen, sorted(settings.items())])
-    found |= {f"tool.{name}": version_of(name) for name in tools}
-    return found
+    tools = tools_of(target.backend, target.precision)
+    return found | {f"tool.{name}": there.tools[name] for name in tools}
 
 
 def digest(found: Mapping[str, str]) -> str:

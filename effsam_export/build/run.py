@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from effsam_export.build.config import Build, Cell
+    from effsam_export.build.keys import Environment
     from effsam_export.spec import Checkpoint
 
     Execute = Callable[[Job, Path], Answer]
@@ -38,7 +39,6 @@ class Planned:
         digest: Names its bundle in the store.
         bundle: Where the store has it already.
         reasons: Why it has to be built, as sentences; empty where it has not.
-        needs_mb: Memory it took last time, or a guess.
     """
 
     cell: Cell
@@ -47,7 +47,6 @@ class Planned:
     digest: str
     bundle: Path | None
     reasons: tuple[str, ...]
-    needs_mb: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +103,11 @@ def free_memory_mb() -> float:
 
 
 def plan(
-    build: Build, checkpoints: Mapping[str, Checkpoint], store: Store, limits: Limits
+    build: Build,
+    checkpoints: Mapping[str, Checkpoint],
+    store: Store,
+    limits: Limits,
+    environment: Callable[[Cell], Environment] | None = None,
 ) -> list[Planned]:
     """Which cells the store has, and why each other one has to be built. Nothing is converted.
 
@@ -113,6 +116,7 @@ def plan(
         checkpoints: Model -> its weights.
         store: Of bundles.
         limits: Their jobs share the cores.
+        environment: Of the machine that a cell will be done on.
 
     Raises:
         EffsamError: A cell cannot be done as asked.
@@ -120,8 +124,9 @@ def plan(
     threads = max(1, (os.cpu_count() or 1) // limits.jobs)
     found = []
     for cell in build.cells:
-        weights = checkpoints[cell.model]
+        weights, before = checkpoints[cell.model], store.last(cell.name)
         job = Job(
+            name=cell.name,
             model=cell.model,
             target=absolute(cell.target),
             precision=cell.precision,
@@ -132,10 +137,12 @@ def plan(
             parity=None if build.parity is None else str(build.parity.resolve()),
             calibration=build.calibration,
             threads=threads,
+            needs_mb=UNKNOWN_MB if before is None else before.peak_mb,
         )
-        parts = keys.parts(worker.request_of(cell, job, Path(worker.BUNDLE)))
+        asked = worker.request_of(cell, job, Path(worker.BUNDLE))
+        parts = keys.parts(asked, (environment or this_machine)(cell))
         digest = keys.digest(parts)
-        there, before = store.find(digest), store.last(cell.name)
+        there = store.find(digest)
         reasons: tuple[str, ...] = ()
         if there is None:
             changed = () if before is None else tuple(keys.reasons(before.parts, parts))
@@ -148,10 +155,15 @@ def plan(
                 digest=digest,
                 bundle=None if there is None else there[0],
                 reasons=reasons,
-                needs_mb=UNKNOWN_MB if before is None else before.peak_mb,
             )
         )
     return found
+
+
+def this_machine(cell: Cell) -> Environment:
+    """What this machine brings to a cell: the same to each."""
+    del cell
+    return keys.here()
 
 
 def absolute(target: str) -> str:
@@ -214,9 +226,9 @@ def next_of(
     """The first cell that there is room for now."""
     if len(busy) >= limits.jobs:
         return None
-    taken = sum(entry.needs_mb for entry in busy)
+    taken = sum(entry.job.needs_mb for entry in busy)
     for entry in waiting:
-        if not busy or taken + entry.needs_mb <= limits.memory_mb:
+        if not busy or taken + entry.job.needs_mb <= limits.memory_mb:
             return entry
     return None
 

@@ -34,11 +34,14 @@ class Job:
     """What a worker is asked to do; paths are absolute.
 
     Attributes:
+        name: Of the cell.
         checkpoint: The weight file.
         official: Its hash is the one pinned for the authors' file.
         threads: Of the libraries that compute.
+        needs_mb: Memory that it took last time, or a guess, in MB of 1e6 bytes.
     """
 
+    name: str
     model: str
     target: str
     precision: str
@@ -49,6 +52,7 @@ class Job:
     parity: str | None
     calibration: str
     threads: int
+    needs_mb: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +103,7 @@ def request_of(cell: Cell, job: Job, output: Path) -> ExportRequest:
     return ExportRequest(
         model=models.get(cell.model),
         target=cell.profile,
-        checkpoint=Checkpoint(
-            path=Path(job.checkpoint), sha256=job.sha256, official=job.official
-        ),
+        checkpoint=Checkpoint(path=Path(job.checkpoint), sha256=job.sha256, official=job.official),
         output=output,
         parity_file=None if job.parity is None else Path(job.parity),
         int8=quantizing,

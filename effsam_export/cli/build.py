@@ -50,6 +50,10 @@ def build(
         Optional[Path],  # noqa: UP045
         typer.Option("--markdown", help="Write a table."),
     ] = None,
+    scheduler: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--scheduler", help="Address of a Dask scheduler: its workers do the work."),
+    ] = None,
     accept_license: AcceptLicense = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -61,15 +65,17 @@ def build(
     of the first kind of failure: 1 a check, 2 the request, 3 a missing toolchain.
     """
     from effsam_export import backends, models
-    from effsam_export.build import config, summary
+    from effsam_export.build import config, summary, worker
     from effsam_export.build import run as running
+    from effsam_export.build.cluster import Cluster, connect
     from effsam_export.build.store import Store
     from effsam_export.files import write_whole
     from effsam_export.weights import default_cache_dir
 
     talk = console.Console(quiet=quiet)
     asked = config.chosen(config.load(file), only)
-    backends.require_tracing()
+    if scheduler is None:
+        backends.require_tracing()
     names = list(dict.fromkeys(c.model for c in asked.cells))
     for name in names:
         consent(models.get(name), accept_license, cache_dir)
@@ -80,7 +86,13 @@ def build(
     if memory is not None:
         limits = running.Limits(jobs=jobs, memory_mb=memory * LARGE)
     store = Store((cache_dir or default_cache_dir()) / "build")
-    planned = running.plan(asked, checkpoints, store, limits)
+    execute, environment = worker.run, running.this_machine
+    if scheduler is not None:
+        cluster = Cluster(connect(scheduler), asked.requires)
+        execute, environment = cluster.execute, cluster.environment
+        # The workers share out cores and memory among themselves.
+        limits = running.Limits(jobs=cluster.slots, memory_mb=float("inf"))
+    planned = running.plan(asked, checkpoints, store, limits, environment)
     if plan:
         if json:
             console.document(summary.plan_document(planned))
@@ -102,7 +114,7 @@ def build(
                     detail=detail(event),
                 )
 
-        results = running.run(planned, store, place, limits, told)
+        results = running.run(planned, store, place, limits, told, execute)
     code = summary.exit_code(results)
     if junit is not None:
         write_whole(junit, summary.junit(results).encode())
@@ -121,6 +133,35 @@ def build(
         talk.say("nothing was converted: nothing that a bundle follows from has changed")
     talk.verdict(passed=code == 0, what=f"{file}, {summary.sentence(results)}")
     raise typer.Exit(code)
+
+
+def serve(
+    scheduler: Annotated[
+        str, typer.Option("--scheduler", help="Address, as `dask scheduler` prints it.")
+    ],
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Cells at once.")] = 1,
+    memory: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--memory", help="GB for all cells together [default: what is free]."),
+    ] = None,
+    label: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--label", help="What this machine is, as `jetson-orin`; repeats."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Work for builds elsewhere, with the toolchains that are installed here, until stopped."""
+    from effsam_export import backends
+    from effsam_export.build import cluster, keys
+    from effsam_export.build.run import free_memory_mb
+
+    talk = console.Console(quiet=quiet)
+    backends.require_tracing()
+    here = keys.here(tuple(label or ()))
+    able = [name for name in backends.BACKENDS if here.lacks(name, "fp32") is None]
+    talk.say(f"{', '.join(here.labels)}: can do {', '.join(able)}")
+    room = free_memory_mb() if memory is None else memory * LARGE
+    cluster.serve(scheduler, jobs, room, here.labels)
 
 
 def detail(event: Event) -> str:

@@ -40,9 +40,11 @@ def test_the_least_that_a_file_needs(tmp_path: Path) -> None:
 
 
 def test_precisions_that_a_target_lacks_are_not_asked_of_it(tmp_path: Path) -> None:
-    text = 'models = ["mobile-sam"]\ntargets = ["onnx", "android-cpu"]\nprecisions = ["fp16", "int8"]'
+    text = (
+        'models = ["mobile-sam"]\ntargets = ["onnx", "android-gpu"]\nprecisions = ["fp16", "int8"]'
+    )
     found = names(tmp_path, text)
-    assert "mobile-sam-onnx-fp16" in found
+    assert found == [f"mobile-sam-{n}" for n in ("onnx-fp16", "onnx-int8", "android-gpu-fp16")]
     for cell in config.load(tmp_path / "effsam.toml").cells:
         assert cell.profile.precision == cell.precision
 

@@ -17,6 +17,7 @@ from effsam_export.pipeline import ExportRequest
 from effsam_export.quantize import recipes
 from effsam_export.spec import Checkpoint
 
+
 def request(
     model: str = "mobile-sam",
     target: str = "openvino",
@@ -60,9 +61,10 @@ def test_one_weight() -> None:
 
 
 def test_one_option_of_the_target() -> None:
-    assert changed(request(target="coreml", precision="fp16"), request(
-        target="coreml", precision="fp16", options={"slots": "4"}
-    )) == ["target.options"]
+    assert changed(
+        request(target="coreml", precision="fp16"),
+        request(target="coreml", precision="fp16", options={"slots": "4"}),
+    ) == ["target.options"]
 
 
 def test_the_targets_file() -> None:
@@ -175,4 +177,3 @@ def test_the_code_is_hashed_by_path_and_contents(
     assert code_with("a.py", "x = 1") == code_with("a.py", "x = 1")
     assert len({code_with("a.py", "x = 1"), code_with("b.py", "x = 1"), code_with("a.py", "")}) == 3
     assert code_with("a.py", "x") != hashlib.sha256(b"").hexdigest()
-

@@ -1,4 +1,4 @@
-"""Builds with workers that only pretend: what is done, in which order, and what is not done again."""
+"""Builds with workers that only pretend: what is done, in which order, and what not again."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ models = ["mobile-sam", "edge-sam"]
 targets = ["onnx", "openvino"]
 precisions = ["fp32", "fp16"]
 """
+AMPLE = Limits(memory_mb=1e9)
 
 
 class Workshop:
@@ -52,7 +53,7 @@ class Workshop:
         fake.write(scratch / "bundle")
         return Answer(state="verified", least_iou=0.99, mean_iou=0.995, seconds=1, peak_mb=500)
 
-    def plan(self, limits: Limits = Limits(memory_mb=1e9)) -> list[Planned]:
+    def plan(self, limits: Limits = AMPLE) -> list[Planned]:
         asked = config.load(self.file)
         checkpoints = {
             m: Checkpoint(path=Path(f"{m}.pt"), sha256=h, official=True)
@@ -62,7 +63,7 @@ class Workshop:
 
     def build(
         self,
-        limits: Limits = Limits(memory_mb=1e9),
+        limits: Limits = AMPLE,
         execute: Callable[[Job, Path], Answer] | None = None,
     ) -> dict[str, Result]:
         self.jobs.clear()
@@ -291,15 +292,18 @@ def test_one_alone_always_runs(shop: Workshop) -> None:
 def test_what_a_cell_took_last_time_is_what_it_needs(shop: Workshop) -> None:
     shop.build()
     shop.weights["mobile-sam"] = "5" * 64
-    assert {p.needs_mb for p in shop.plan() if p.bundle is None} == {500.0}
+    assert {p.job.needs_mb for p in shop.plan() if p.bundle is None} == {500.0}
     # Four cells of 500 MB, and room for three.
     assert most_at_once(shop, Limits(jobs=8, memory_mb=1600)) == 3
 
 
 def test_a_small_cell_goes_ahead_of_one_that_has_no_room(shop: Workshop) -> None:
     small, large = shop.plan()[:2]
-    small, large = replace(small, needs_mb=100), replace(large, needs_mb=900)
-    busy = [replace(small, needs_mb=500)]
+    small, large, other = (
+        replace(p, job=replace(p.job, needs_mb=n))
+        for p, n in ((small, 100), (large, 900), (small, 500))
+    )
+    busy = [other]
     limits = Limits(jobs=2, memory_mb=1000)
     assert run.next_of([large, small], busy, limits) == small
     assert run.next_of([large, small], [], limits) == large

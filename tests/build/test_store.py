@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +13,7 @@ from tests.bundle import fake
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
+    from pathlib import Path
 
 BUILT = Built(parts={"weights": "1"}, seconds=2.0, peak_mb=300.0)
 
@@ -120,9 +119,9 @@ def test_an_equal_bundle_is_left_as_it_is(store: Store, tmp_path: Path) -> None:
     bundle = kept(store)
     place = tmp_path / "dist" / "tiny"
     deliver(bundle, place)
-    before = os.stat(place / "manifest.json").st_ino
+    before = (place / "manifest.json").stat().st_ino
     deliver(bundle, place)
-    assert os.stat(place / "manifest.json").st_ino == before
+    assert (place / "manifest.json").stat().st_ino == before
     (place / "README.md").write_text("changed")
     deliver(bundle, place)
     assert (place / "README.md").read_bytes() == (bundle / "README.md").read_bytes()
