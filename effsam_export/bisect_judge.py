@@ -58,12 +58,14 @@ class Prepared:
 
     Attributes:
         places: Node -> paths of the modules it lies in, for the nodes that could be quantized.
+        own: Constant -> its values before weights were rounded; empty where none were.
     """
 
     graph: Graph
     model: onnx.ModelProto
     quantization: Quantization
     places: Mapping[str, Sequence[str]]
+    own: Mapping[str, onnx.TensorProto]
 
     @property
     def layers(self) -> list[str]:
@@ -125,15 +127,17 @@ class Bench:
         self._sources[component.name] = Remembered(open_graph(graph.path))
         if quantized is None:
             return
+        own: Mapping[str, onnx.TensorProto] = {}
         if recipe.prepares:
             # For a decoder the traced encoder is near enough to the one deployed.
             samples = self._samples(component.name, self._sources.get("encoder"))
+            sampled = replace(quantized, samples=samples)
             with stage(f"round {component.name}", observer):
-                changed = prepare.prepared(
-                    component, self._module, replace(quantized, samples=samples)
-                )
-                traced = self._traced(changed, folder / "rounded")
-                raw, graph = self._rewritten(traced, quantized, folder / "rounded" / "rewritten")
+                if recipe.rounding != "nearest":
+                    unrounded = replace(sampled, recipe=replace(recipe, rounding="nearest"))
+                    _, plain = self._changed(component, unrounded, folder / "unrounded")
+                    own = {i.name: i for i in onnx.load(plain.path).graph.initializer}
+                raw, graph = self._changed(component, sampled, folder / "rounded")
         assert graph.quantization is not None
         places = {n.name: p.modules for n in raw.graph.node if (p := onnx_place(n)) is not None}
         self._prepared[component.name] = Prepared(
@@ -141,7 +145,17 @@ class Bench:
             model=onnx.load(graph.path),
             quantization=graph.quantization,
             places={n: places[n] for n in graph.quantization.treatments if n in places},
+            own=own,
         )
+
+    def _changed(
+        self, component: ComponentSpec, quantized: Quantization, folder: Path
+    ) -> tuple[onnx.ModelProto, Graph]:
+        """The component made ready as its recipe says, traced and rewritten."""
+        changed = component
+        if quantized.recipe.prepares:
+            changed = prepare.prepared(component, self._module, quantized)
+        return self._rewritten(self._traced(changed, folder), quantized, folder / "rewritten")
 
     def _samples(self, name: str, encoder: Session | None) -> Path:
         """Calibration samples of a component, in a folder of their own."""
@@ -222,7 +236,8 @@ class Bench:
             ranges = self._ranges_of(name, prepared, on, encoder)
         path = self._scratch / f"{name}.judged.onnx"
         quantized = replace(prepared.quantization, recipe=recipe, treatments=treatments)
-        onnx_file.save(onnx_qdq.insert(prepared.model, quantized, ranges), path)
+        model = with_own_weights(prepared.model, prepared.own, treatments)
+        onnx_file.save(onnx_qdq.insert(model, quantized, ranges), path)
         session = open_graph(path)
         # A decoder gets other embeddings each time: its answers would only pile up.
         session = session if name == "decoder" else Remembered(session)
@@ -249,6 +264,34 @@ class Bench:
         shutil.rmtree(samples)
         self._ranges[name] = on, ranges
         return ranges
+
+
+def with_own_weights(
+    model: onnx.ModelProto, own: Mapping[str, onnx.TensorProto], treatments: Treatments
+) -> onnx.ModelProto:
+    """A graph whose weights were rounded, in which layers that float have those they had.
+
+    Args:
+        model: Rounded; not changed.
+        own: Constant -> its values before; without any, the graph stays as it is.
+        treatments: Of its nodes.
+    """
+    floating: set[str] = set()
+    rounded: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED:
+            found = floating if treatments.get(node.name) == "float" else rounded
+            found.add(node.input[1])
+    # A weight that two layers share stays rounded while one of them is quantized.
+    names = (floating - rounded) & own.keys()
+    if not names:
+        return model
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    for constant in out.graph.initializer:
+        if constant.name in names:
+            constant.CopyFrom(own[constant.name])
+    return out
 
 
 def weighted(component: str, prepared: Prepared) -> frozenset[str]:

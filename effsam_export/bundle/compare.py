@@ -32,6 +32,7 @@ PARTS: dict[str, Part] = {
     "state": "parity",
     "stand_in": "parity",
     "golden": "parity",
+    "attested": "parity",
     "tools": "tools",
     "files": "files",
     "varies": "files",

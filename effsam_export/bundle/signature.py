@@ -56,15 +56,26 @@ def problem(path: Path, key: Path) -> str | None:
         UsageError: The key cannot be read.
         ToolchainMissing: `cryptography` is not installed.
     """
+    return fault(path / MANIFEST, path / SIGNATURE, key)
+
+
+def fault(file: Path, signature: Path, key: Path) -> str | None:
+    """Why a file is not signed with a key, as a sentence; None where it is.
+
+    Args:
+        file: Any.
+        signature: 64 bytes.
+        key: The public Ed25519 key in PEM.
+    """
     public = public_key(key)
     from cryptography.exceptions import InvalidSignature
 
-    if not (path / SIGNATURE).is_file():
-        return "the bundle is not signed"
+    if not signature.is_file():
+        return f"it is not signed: there is no `{signature.name}`"
     try:
-        public.verify((path / SIGNATURE).read_bytes(), (path / MANIFEST).read_bytes())
+        public.verify(signature.read_bytes(), file.read_bytes())
     except InvalidSignature:
-        return f"the signature was not made with the key of `{key.name}` for this manifest"
+        return f"the signature was not made with the key of `{key.name}` for this `{file.name}`"
     return None
 
 

@@ -37,6 +37,7 @@ ROLES = {
     "licenses": "licence",
     "README.md": "readme",
     BOM: "bom",
+    "attestations": "attestation",
 }
 TIMES = "holds the times of calls that were measured while the bundle was made"
 

@@ -69,6 +69,7 @@ app.command("diff")(bundles.diff)
 app.command("pack")(bundles.pack)
 app.command("unpack")(bundles.unpack)
 app.command("sign")(bundles.sign)
+app.command("attest")(bundles.attest)
 
 
 def main() -> None:

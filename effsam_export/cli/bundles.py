@@ -1,4 +1,4 @@
-"""`effsam inspect`, `diff`, `pack`, `unpack`, `sign`: bundles as they are passed on."""
+"""`effsam inspect`, `diff`, `pack`, `unpack`, `sign`, `attest`: bundles as they are passed on."""
 
 from __future__ import annotations
 
@@ -114,6 +114,34 @@ def sign(
     console.data(str(bundle / SIGNATURE))
 
 
+def attest(
+    bundle: BundlePath,
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="What a self-test wrote with --json.")
+    ],
+    key: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--key", help="A public Ed25519 key that has to have signed RESULT.sig."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Take a device's self-test into a bundle: `simulated` becomes `verified on device`.
+
+    The masks it found are judged here; a result of another bundle or runtime is refused.
+    """
+    from effsam_export.bundle import attest as library
+
+    found = library.attest(bundle, result, key)
+    if json:
+        console.document({"bundle": str(bundle), **asdict(found)})
+        return
+    vouched = "signed" if found.signed else "nobody vouches for it: --key"
+    console.data(
+        f"verified on {found.device}, {found.runtime} {found.version}: least mask IoU "
+        f"{found.least_iou:.4f}, score error {found.score_error:.1e}; {vouched}"
+    )
+
+
 def _short(value: object) -> str:
     text = "-" if value is None else str(value)
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
@@ -139,6 +167,11 @@ def _describe(bundle: Bundle) -> str:
         f"weights   {m['checkpoint']['file_name']}, sha256 {m['checkpoint']['sha256'][:12]}, "
         f"{official}, {m['model']['licence']['spdx']}",
         f"made by   {', '.join(f'{k} {v}' for k, v in sorted(m['tools'].items()))}",
+    ]
+    lines += [
+        f"on        {a['device']}, {a['runtime']} {a['version']}: mask IoU least "
+        f"{a['min_mask_iou']:.4f}, {'signed' if a['signed'] else 'not signed'}"
+        for a in m.get("attested", [])
     ]
     if parity["cases"]:
         lines.append(

@@ -50,7 +50,7 @@ def test_a_signature_holds_for_its_key_alone(
     _, theirs = keys(tmp_path, "theirs", ed25519.Ed25519PrivateKey.generate())
     found = signature.problem(bundle, theirs)
     assert found == (
-        "the signature was not made with the key of `theirs.pub.pem` for this manifest"
+        "the signature was not made with the key of `theirs.pub.pem` for this `manifest.json`"
     )
 
 
@@ -59,7 +59,7 @@ def test_another_manifest_needs_another_signature(bundle: Path, ours: tuple[Path
     manifest = fake.manifest_of(bundle)
     manifest["parity"]["min_mask_iou"] = 0.9999
     fake.save(bundle, manifest)
-    assert "for this manifest" in str(signature.problem(bundle, ours[1]))
+    assert "for this `manifest.json`" in str(signature.problem(bundle, ours[1]))
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 64, b"x" * 63, b"x" * 1000])
@@ -69,7 +69,9 @@ def test_bytes_that_are_no_signature(bundle: Path, ours: tuple[Path, Path], cont
 
 
 def test_a_bundle_without_a_signature(bundle: Path, ours: tuple[Path, Path]) -> None:
-    assert signature.problem(bundle, ours[1]) == "the bundle is not signed"
+    assert signature.problem(bundle, ours[1]) == (
+        "it is not signed: there is no `manifest.json.sig`"
+    )
 
 
 def test_a_broken_bundle_is_not_signed(bundle: Path, ours: tuple[Path, Path]) -> None:
@@ -88,7 +90,7 @@ def test_the_signature_goes_with_the_file(
     archive.pack(bundle, signed)
     archive.unpack(signed, tmp_path / "out", key=ours[1])
     assert signature.problem(tmp_path / "out", ours[1]) is None
-    with pytest.raises(CheckFailed, match="is refused: the bundle is not signed"):
+    with pytest.raises(CheckFailed, match="is refused: it is not signed"):
         archive.unpack(plain, tmp_path / "unsigned", key=ours[1])
     assert not (tmp_path / "unsigned").exists()
 
