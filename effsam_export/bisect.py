@@ -5,7 +5,7 @@ judgement is a full parity check: (1) quantize one block alone, then, where mask
 of it alone: that is its sensitivity; (2) keep the most sensitive layers floating, as few as hold
 the gate, by halving; (3) give back what the gate holds without, in chunks and then one by one; (4)
 for INT8, likewise store weights alone in it where the gate holds. At the end the target's own
-quantizer is asked; where its masks miss the gate, more layers float, again by halving. Judgements
+quantizer is asked; where its masks miss the gate, more layers float, as few as hold it. Judgements
 are kept in a file, so that an interrupted search goes on where it stopped.
 """
 
@@ -266,23 +266,30 @@ def confirmed(
     if verdict is None or gate.holds(verdict):
         return kept
     more = [layer for layer in ranked if kept.get(layer) != "float"]
-    low, high = 1, len(more)
-    while low < high:
+
+    def with_head(size: int) -> tuple[dict[str, Kept], bool]:
+        found = {**kept, **_kept(more[:size])}
+        verdict = notebook.ask_target(found)
+        return found, verdict is not None and gate.holds(verdict)
+
+    # Doubled from one on, since a file in which too much floats is refused as no INT8 file.
+    low, high = 0, 1
+    while not with_head(high)[1]:
+        if high == len(more):
+            raise CheckFailed(
+                "in the target itself the gate does not hold, however many layers float: least "
+                f"mask IoU {verdict.least:.4f}, mean {verdict.mean:.4f}, {verdict.missed} other "
+                "gates missed with those that were found",
+                hint=f"--min-iou {max(0.0, verdict.least - 0.01):.2f} could be reached",
+            )
+        low, high = high, min(2 * high, len(more))
+    while high - low > 1:
         middle = (low + high) // 2
-        verdict = notebook.ask_target({**kept, **_kept(more[:middle])})
-        if verdict is not None and gate.holds(verdict):
+        if with_head(middle)[1]:
             high = middle
         else:
-            low = middle + 1
-    found = {**kept, **_kept(more[:low])}
-    verdict = notebook.ask_target(found)
-    if verdict is not None and not gate.holds(verdict):
-        raise CheckFailed(
-            "in the target itself the gate does not hold with all layers floating: least mask IoU "
-            f"{verdict.least:.4f}, mean {verdict.mean:.4f}, {verdict.missed} other gates missed",
-            hint=f"--min-iou {max(0.0, verdict.least - 0.01):.2f} could be reached",
-        )
-    return found
+            low = middle
+    return with_head(high)[0]
 
 
 def sensitivities(

@@ -228,6 +228,30 @@ def test_a_target_that_cannot_hold_the_gate_is_an_error(tmp_path: Path) -> None:
     assert "mean 0.8000" in e.value.message
 
 
+def test_few_layers_more_are_tried_before_many(tmp_path: Path) -> None:
+    costs = {layer: 0.001 * (i + 1) for i, layer in enumerate(reversed(LAYERS))}
+    asked: list[int] = []
+
+    class Refusing(Target):
+        """Makes no file of which more than half floats."""
+
+        def __call__(self, kept: Mapping[str, Kept]) -> Verdict:
+            asked.append(len(kept))
+            if len(kept) > len(LAYERS) // 2:
+                return Verdict(mean=0, least=0, switched=0, missed=1)
+            return super().__call__(kept)
+
+    gate = Gate(least=0.0, mean=0.8)
+    target = Refusing({layer: 1.2 * cost for layer, cost in costs.items()})
+    outcome = searching.search(LAYERS, gate, own(tmp_path, Judge(costs), target))
+    found = len(outcome.choices)
+    assert outcome.deployed is not None
+    assert gate.holds(outcome.deployed)
+    # One layer less, and the target misses the gate.
+    assert found - 1 in asked
+    assert max(asked) <= 2 * found
+
+
 def test_verdicts_of_the_target_are_kept_apart(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3}
     judge, target = Judge(bad), Target(bad, always=0.1)
