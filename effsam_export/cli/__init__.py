@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from effsam_export import __version__, console
-from effsam_export.cli import bisect, bundles, catalogue, export, fetch, info, lint, run, verify
+from effsam_export.cli import (
+    bisect,
+    bundles,
+    catalogue,
+    code,
+    export,
+    fetch,
+    info,
+    lint,
+    run,
+    verify,
+)
 from effsam_export.errors import EffsamError
 
 app = typer.Typer(
@@ -56,6 +67,7 @@ app.command("diff")(bundles.diff)
 app.command("pack")(bundles.pack)
 app.command("unpack")(bundles.unpack)
 app.command("sign")(bundles.sign)
+app.command("code")(code.code)
 
 
 def main() -> None:
