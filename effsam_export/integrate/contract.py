@@ -48,7 +48,6 @@ class Contract:
         room: Points that a decoder of fixed shapes takes; None for a dynamic one.
         max_points: Most points of a prompt, a box counting as two; None if there is no limit.
         score: Name of the output that ranks the masks.
-        mask_count: Masks that the decoder gives.
         options: Of the target: device, provider, threads...
     """
 
@@ -79,7 +78,6 @@ class Contract:
     single: tuple[int, ...]
     multimask: tuple[int, ...]
     score: str
-    mask_count: int
     threshold: float
     low_res_size: int
     upscale: Upscale
@@ -252,8 +250,9 @@ def _check_tensors(reader: _Reader, encoder: Component, decoder: Component) -> N
             {EMBEDDINGS: embedded, COORDS: (many, room, 2), LABELS: (many, room), **with_mask},
         ),
         (
+            # A decoder may have more of them, which nobody has to read.
             "outputs of the decoder",
-            decoder.outputs,
+            {n: s for n, s in decoder.outputs.items() if n in (LOW_RES, masks["score"])},
             {LOW_RES: (many, count, low, low), masks["score"]: (many, count)},
         ),
     ):
@@ -301,7 +300,6 @@ def _filled(manifest: Mapping[str, Any], encoder: Component, decoder: Component)
         single=tuple(masks["single"]),
         multimask=tuple(masks["multimask"]),
         score=masks["score"],
-        mask_count=int(decoder.outputs[LOW_RES][1]),
         threshold=float(masks["threshold"]),
         low_res_size=int(masks["low_res_size"]),
         upscale="bicubic" if masks["resize"] == rules.BICUBIC else "frame-bilinear",

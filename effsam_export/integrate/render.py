@@ -89,7 +89,6 @@ def common(contract: Contract) -> dict[str, str]:
         "BOX_BOTTOM_RIGHT": contract.box_bottom_right,
         "PADDING_LABEL": contract.padding_label,
         "ROOM": contract.room,
-        "MASK_COUNT": contract.mask_count,
         "LOW_RES_SIZE": contract.low_res_size,
         "THRESHOLD": contract.threshold,
     }
