@@ -46,6 +46,16 @@ def _wrong_score(golden: dict[str, Any]) -> None:
     golden["cases"][1]["scores"][3] += 0.01
 
 
+def _no_number(golden: dict[str, Any]) -> None:
+    # Not the last: it must not be forgotten for what comes after it.
+    golden["cases"][1]["scores"][1] = float("nan")
+
+
+def _another_size(golden: dict[str, Any]) -> None:
+    case = golden["cases"][0]
+    case["masks"][case["answers"][0]] = {"size": [120, 80], "counts": [9600]}
+
+
 def _wrong_choice(golden: dict[str, Any]) -> None:
     golden["cases"][0]["answers"] = [0, 3]
 
@@ -105,6 +115,8 @@ WAYS: dict[str, tuple[Callable[[Path], None], str]] = {
     # The way, and a part of what is said.
     "a mask": (_golden(_wrong_mask), "mask IoU"),
     "a score": (_golden(_wrong_score), "score error"),
+    "a score that is no number": (_golden(_no_number), "FAILED"),
+    "the size of a mask": (_golden(_another_size), "FAILED"),
     "the choice": (_golden(_wrong_choice), "chosen"),
     "a point": (_golden(_moved_point), "point: "),
     "a point off the image": (_golden(_off_the_image), "outside the image"),

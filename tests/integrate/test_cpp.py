@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ from tests.integrate.tools import (
 )
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
 
     from effsam_export.spec import ModelSpec

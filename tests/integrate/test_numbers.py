@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
@@ -22,6 +22,8 @@ from tests.integrate.tools import KINDS, SIZES, generate, import_file, logits, m
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from numpy.typing import NDArray
 
     from effsam_export.spec import ModelSpec
 
@@ -117,7 +119,7 @@ def test_the_order_of_the_axes(tmp_path_factory: pytest.TempPathFactory) -> None
     ],
     ids=["alpha", "grey", "float", "empty"],
 )
-def test_what_is_no_photograph(code: ModuleType, image: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_what_is_no_photograph(code: ModuleType, image: NDArray[Any]) -> None:
     with pytest.raises(ValueError, match="uint8 HxWx3"):
         code.preprocess(image)
 

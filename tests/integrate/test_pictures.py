@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import sys
 import struct
+import sys
 import zlib
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,6 @@ from PIL import Image
 from tests.integrate.tools import KINDS, generate, import_file, manifest_for, pixels
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import ModuleType
 
     from numpy.typing import NDArray

@@ -28,12 +28,13 @@ from tests.integrate.tools import (
     save,
     spoil,
 )
+from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
-    from effsam_export.spec import ModelSpec
+    from effsam_export.spec import Checkpoint, ModelSpec
 
 pytest.importorskip("onnxruntime")
 
@@ -99,6 +100,29 @@ def test_golden_vectors_in_openvino(openvino_bundle: Path, tmp_path: Path) -> No
     assert done.returncode == 0
 
 
+@pytest.mark.slow
+def test_golden_vectors_in_litert(
+    tiny_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
+) -> None:
+    """A decoder of fixed shapes: what has no point is an empty slot."""
+    pytest.importorskip("litert_torch")
+    from effsam_export import pipeline, profiles
+
+    bundle = tmp_path / "bundle"
+    request = pipeline.ExportRequest(
+        model=TINY_SAM,
+        target=profiles.load_target("tflite", "fp32"),
+        checkpoint=tiny_checkpoint,
+        output=bundle,
+        parity_file=parity_file,
+    )
+    pipeline.export(request)
+    folder = generate(manifest_of(bundle), "python", tmp_path / "code")
+    assert "EMPTY_LABEL = -2" in (folder / "segmenter.py").read_text()
+    done = selftest(folder, bundle, runtime="ai_edge_litert")
+    assert done.stdout.endswith("PASSED\n"), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("model", [SQUASHED, OWN_FRAME], ids=["squash", "own-frame"])
 def test_golden_vectors_of_other_contracts(bundle: Path, tmp_path: Path, model: ModelSpec) -> None:
     become(bundle, model)
@@ -126,14 +150,12 @@ def test_the_library_answers_as_effsam_run(code: Path, bundle: Path) -> None:
             embedded, [(100, 40.5, 1)], (10, 20, 200, 300), single_mask=single
         )
         assert answer.indices == wanted.indices
-        for found, one in [
-            (answer.masks, wanted.masks),
-            (answer.scores, wanted.scores),
-            (answer.low_res_masks, wanted.low_res_masks),
-        ]:
-            assert np.array_equal(found, one)
-    again = segmenter.predict(embedded, [(1, 1, 0)], mask_input=answer.low_res_masks[0])
-    assert again.masks.shape == (3, 333, 217)
+        assert wanted.low_res_masks is not None
+        assert np.array_equal(answer.masks, wanted.masks)
+        assert np.array_equal(answer.scores, wanted.scores)
+        assert np.array_equal(answer.low_res_masks, wanted.low_res_masks)
+        again = segmenter.predict(embedded, [(1, 1, 0)], mask_input=answer.low_res_masks[0])
+        assert again.masks.shape == (3, 333, 217)
 
 
 # ------------------------------------------------------------------ it fails
@@ -233,7 +255,7 @@ def test_vectors_notice_code_for_another_contract(
 
 
 def test_what_vectors_cannot_notice(bundle: Path, tmp_path: Path) -> None:
-    """Where the padding point lies: the graph replaces its position. The fingerprint is for that."""
+    """Where the padding point lies: the graph replaces its place. The fingerprint is for that."""
     other = changed(manifest_of(bundle), "prompts.padding.coordinates", [5, 5])
     folder = generate(other, "python", tmp_path / "code")
     assert selftest(folder, bundle).returncode == 1

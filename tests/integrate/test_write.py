@@ -136,9 +136,8 @@ def test_weights_beside_a_graph_do_not_run_in_a_browser(bundle: Path) -> None:
 
 
 def test_fast_sam(bundle: Path, tmp_path: Path) -> None:
-    manifest = manifest_for(models.get("fast-sam-s"))
-    fake.save(bundle, {**fake.manifest_of(bundle), **manifest, "files": []})
-    with pytest.raises((UsageError, BundleError)):
+    fake.save(bundle, manifest_for(models.get("fast-sam-s")))
+    with pytest.raises(UsageError, match="finds instances"):
         code_for(bundle, "python", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -196,7 +195,7 @@ def test_a_contract_that_is_refused_leaves_nothing(bundle: Path, tmp_path: Path)
     manifest["masks"]["select"] = "the first"
     fake.save(bundle, manifest)
     before = sorted(p.name for p in tmp_path.iterdir())
-    with pytest.raises(UsageError, match="masks.select"):
+    with pytest.raises(UsageError, match=r"masks\.select"):
         code_for(bundle, "python", tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
