@@ -28,8 +28,8 @@ def code(
     from effsam_export.bundle import archive
     from effsam_export.integrate.write import code_for
 
-    name = bundle.resolve().name.removesuffix(archive.SUFFIX)
-    target = output or bundle.with_name(f"{name}-{language}")
+    place = bundle.resolve() if bundle.name in ("", "..") else bundle
+    target = output or place.with_name(f"{place.name.removesuffix(archive.SUFFIX)}-{language}")
     console = Console(quiet=quiet)
     with archive.opened(bundle) as path:
         files = code_for(path, language, target, force=force)

@@ -189,7 +189,8 @@ def _check_prompts(reader: _Reader) -> None:
     negative = labels["background"] is not None
     reader.known("prompts.supports.negative_points", supports["negative_points"], negative)
     slots, most, padding = supports["slots"], supports["max_points"], prompts["padding"]
-    reader.known("prompts.labels.empty", labels["empty"] is not None, slots is not None)
+    if (labels["empty"] is None) != (slots is None):
+        reader.problems.append(f"prompts.labels.empty is {labels['empty']} with {slots} slots")
     if padding is None:
         reader.problems.append("prompts.padding is missing")
         return

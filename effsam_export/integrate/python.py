@@ -19,13 +19,17 @@ def files(contract: Contract) -> dict[str, str]:
     """`segmenter.py` and `selftest.py`.
 
     Raises:
-        UsageError: The bundle is for LiteRT's GPU delegate, which Python does not have.
+        UsageError: The bundle is for LiteRT's GPU delegate, which Python does not have, or has a
+            number of threads that is none.
     """
     if contract.options.get("delegate") == "gpu":
         raise UsageError(
             "the bundle is for LiteRT's GPU delegate, which Python does not have",
             hint="export it for `tflite` or `android-cpu`",
         )
+    threads = contract.options.get("num_threads", 1)
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise UsageError(f"target.options.num_threads is `{threads}`, which is no whole number")
     values, tags = {**render.common(contract), **_values(contract)}, render.tags_of(contract)
     return {
         "segmenter.py": render.fill("segmenter.py", tags, values),
@@ -53,5 +57,5 @@ def _values(contract: Contract) -> dict[str, str]:
         "PROVIDER": quoted(str(options.get("provider", "CPUExecutionProvider"))),
         "DEVICE": quoted(str(options.get("device", "CPU"))),
         "INFERENCE_PRECISION": quoted(str(options.get("inference_precision", "f32"))),
-        "NUM_THREADS": repr(int(options.get("num_threads", 1))),
+        "NUM_THREADS": repr(options.get("num_threads", 1)),
     }

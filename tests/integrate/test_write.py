@@ -126,6 +126,13 @@ def test_a_gpu_delegate(bundle: Path, tmp_path: Path) -> None:
         code_for(bundle, "python", tmp_path / "out")
 
 
+@pytest.mark.parametrize("threads", ["many", True, 1.5])
+def test_threads_that_are_no_number(bundle: Path, tmp_path: Path, threads: object) -> None:
+    for_backend(bundle, "tflite", num_threads=threads, slots=8)
+    with pytest.raises(UsageError, match="num_threads is"):
+        code_for(bundle, "python", tmp_path / "out")
+
+
 def test_weights_beside_a_graph_do_not_run_in_a_browser(bundle: Path) -> None:
     manifest = fake.manifest_of(bundle)
     manifest["components"][0]["files"].append("encoder.onnx.data")
@@ -238,6 +245,15 @@ def test_the_command(
     assert "is not empty" in capsys.readouterr().err
     assert effsam(monkeypatch, "code", bundle, "-l", "python", "--force", "-q") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_the_command_in_the_bundle_itself(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle)
+    assert effsam(monkeypatch, "code", ".", "-l", "python") == 0
+    monkeypatch.chdir(bundle / "golden")
+    assert effsam(monkeypatch, "code", "..", "-l", "python", "--force") == 0
+    assert (bundle.with_name("tiny-python") / "segmenter.py").is_file()
+    assert not (bundle / "tiny-python").exists()
 
 
 def test_the_command_takes_the_one_file_too(
