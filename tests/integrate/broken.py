@@ -68,6 +68,14 @@ def _no_cases(golden: dict[str, Any]) -> None:
     golden["cases"] = []
 
 
+def _no_answers(golden: dict[str, Any]) -> None:
+    golden["cases"][0]["answers"] = []
+
+
+def _an_answer_too_many(golden: dict[str, Any]) -> None:
+    golden["cases"][0]["answers"] = [0, 1, 7]
+
+
 def _runs_too_short(golden: dict[str, Any]) -> None:
     golden["cases"][0]["masks"][0]["counts"].pop()
 
@@ -120,6 +128,8 @@ WAYS: dict[str, tuple[Callable[[Path], None], str]] = {
     "the choice": (_golden(_wrong_choice), "chosen"),
     "a point": (_golden(_moved_point), "point: "),
     "a point off the image": (_golden(_off_the_image), "outside the image"),
+    "no answers": (_golden(_no_answers), "FAILED"),
+    "an answer that there is not": (_golden(_an_answer_too_many), "FAILED"),
     "no cases": (_golden(_no_cases), "FAILED"),
     "runs": (_golden(_runs_too_short), "golden mask"),
     "an IoU that nothing reaches": (_golden(_out_of_reach), "mask IoU"),
