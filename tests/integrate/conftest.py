@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from effsam_export import profiles
+from effsam_export.integrate.javascript import RUNTIME
 from tests.integrate.tools import run
 from tests.tiny import TINY_SAM
 
@@ -65,7 +66,7 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory, node: str) -> Path:
     folder = tmp_path_factory.mktemp("npm")
     (folder / "package.json").write_text('{"private": true}')
     options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline"]
-    done = run([npm, "install", *options, "onnxruntime-web"], folder)
+    done = run([npm, "install", *options, f"onnxruntime-web@{RUNTIME}"], folder)
     if done.returncode:
         pytest.skip(f"onnxruntime-web cannot be installed: {done.stderr.strip()[-200:]}")
     return folder / "node_modules"
