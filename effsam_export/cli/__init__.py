@@ -13,6 +13,7 @@ from effsam_export.cli import (
     build,
     bundles,
     catalogue,
+    code,
     export,
     fetch,
     info,
@@ -70,6 +71,7 @@ app.command("pack")(bundles.pack)
 app.command("unpack")(bundles.unpack)
 app.command("sign")(bundles.sign)
 app.command("attest")(bundles.attest)
+app.command("code")(code.code)
 
 
 def main() -> None:

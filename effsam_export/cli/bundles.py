@@ -76,7 +76,9 @@ def pack(
     from effsam_export.errors import OutputError
     from effsam_export.weights import sha256_of
 
-    target = output or bundle.with_name(f"{bundle.resolve().name}{archive.SUFFIX}")
+    # Of `.` too, beside it.
+    whole = bundle.resolve()
+    target = output or whole.with_name(f"{whole.name}{archive.SUFFIX}")
     if target.exists() and not force:
         raise OutputError(f"`{target}` exists already", hint="replace it with --force")
     archive.pack(bundle, target)

@@ -112,6 +112,14 @@ def test_diff_says_whether_an_app_has_to_change(one: Path, other: Path) -> None:
     assert {d["part"] for d in document["differences"]} == {"contract", "tools"}
 
 
+def test_a_bundle_is_packed_from_inside(
+    one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(one)
+    assert CliRunner().invoke(cli.app, ["pack", "."]).exit_code == 0
+    assert (tmp_path / "one.effsam.zip").is_file()
+
+
 def test_pack_unpack_sign_and_inspect(one: Path, tmp_path: Path) -> None:
     run = CliRunner()
     made = run.invoke(cli.app, ["pack", str(one)])

@@ -1,0 +1,51 @@
+"""Code for an app, written from a bundle's contract so that the two cannot disagree.
+
+A language is a module of its own with three names: `BACKENDS` (of the bundles it has a runtime
+for), `RUN` (how its self-test is started) and `files(contract)` (what it writes, by name).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Protocol, cast
+
+from effsam_export.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from effsam_export.integrate.contract import Contract
+
+LANGUAGES = {
+    "python": "effsam_export.integrate.python",
+    "cpp": "effsam_export.integrate.cpp",
+    "js": "effsam_export.integrate.javascript",
+}
+
+
+class Language(Protocol):
+    """What a module of the table above has."""
+
+    BACKENDS: Mapping[str, str]
+    """Backend -> the runtime that the code needs."""
+    RUN: str
+    """The command that starts the self-test, in the folder that was written."""
+
+    def files(self, contract: Contract) -> dict[str, str]:
+        """Every file by its name.
+
+        Raises:
+            UsageError: The language cannot do something that the contract asks for.
+        """
+        ...
+
+
+def load(name: str) -> Language:
+    """The module of a language.
+
+    Raises:
+        UnknownNameError: There is none of that name.
+    """
+    if name not in LANGUAGES:
+        raise UnknownNameError("language", name, LANGUAGES)
+    return cast("Language", importlib.import_module(LANGUAGES[name]))

@@ -1,0 +1,316 @@
+"""A manifest as the numbers that the templates are filled with; what they cannot do is refused."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from effsam_export.errors import UsageError
+from effsam_export.integrate import rules
+from effsam_export.integrate.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Padding = Literal["closing", "slots", "fill"]
+"""A point after a prompt without a box; the same and empty slots; points up to the most."""
+Upscale = Literal["frame-bilinear", "bicubic"]
+
+PLAIN = re.compile(r"[A-Za-z0-9._:/-]+")
+"""Names that mean nothing but themselves in a string of any language."""
+ENCODER_INPUT, EMBEDDINGS = "image", "image_embeddings"
+COORDS, LABELS, MASK, HAS_MASK = "point_coords", "point_labels", "mask_input", "has_mask_input"
+LOW_RES = "low_res_masks"
+LARGEST_SIDE = 16_384
+"""Of an image or a mask; a side beyond it is a mistake, and would fill the memory of the app."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """A graph: the file that is opened, those beside it, and its tensors' shapes by name."""
+
+    file: str
+    beside: tuple[str, ...]
+    inputs: Mapping[str, tuple[int | str, ...]]
+    outputs: Mapping[str, tuple[int | str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """Everything that a caller has to do, as values.
+
+    Attributes:
+        longest_side: What the longest side becomes; None where the image is squashed.
+        pad_value: By channel; None where nothing is padded.
+        background, empty: Labels; None where the model has none.
+        room: Points that a decoder of fixed shapes takes; None for a dynamic one.
+        max_points: Most points of a prompt, a box counting as two; None if there is no limit.
+        score: Name of the output that ranks the masks.
+        options: Of the target: device, provider, threads...
+    """
+
+    title: str
+    fingerprint: str
+    backend: str
+    options: Mapping[str, str | int | float | bool]
+    encoder: Component
+    decoder: Component
+    family: str
+    image_size: int
+    longest_side: int | None
+    pad_value: tuple[float, ...] | None
+    prompt_size: int
+    foreground: int
+    background: int | None
+    box_top_left: int
+    box_bottom_right: int
+    padding: Padding
+    padding_point: tuple[float, float]
+    padding_label: int
+    empty: int | None
+    room: int | None
+    max_points: int | None
+    takes_box: bool
+    takes_points_with_box: bool
+    takes_mask: bool
+    single: tuple[int, ...]
+    multimask: tuple[int, ...]
+    score: str
+    threshold: float
+    low_res_size: int
+    upscale: Upscale
+
+
+@dataclass(kw_only=True)
+class _Reader:
+    """A manifest that is read, and everything about it that is not implemented."""
+
+    manifest: Mapping[str, Any]
+    problems: list[str] = field(default_factory=list)
+
+    def known(self, what: str, found: object, *wanted: object) -> None:
+        """Only these values are implemented."""
+        if found not in wanted:
+            self.problems.append(f"{what} is `{_short(found)}`")
+
+    def side(self, what: str, found: int) -> None:
+        if not 1 <= found <= LARGEST_SIDE:
+            self.problems.append(f"{what} is {found}")
+
+    def finite(self, what: str, values: list[float]) -> None:
+        if not all(math.isfinite(v) for v in values):
+            self.problems.append(f"{what} is not finite")
+
+
+def contract_of(manifest: Mapping[str, Any]) -> Contract:
+    """The contract of a bundle of two graphs.
+
+    Args:
+        manifest: That follows the schema.
+
+    Raises:
+        UsageError: Another kind of bundle, or every rule and value that is not implemented.
+    """
+    names = [c["name"] for c in manifest["components"]]
+    if names == ["segmenter"]:
+        raise UsageError(
+            "a bundle that finds instances has its prompts and masks in host code that is not "
+            "generated",
+            hint="code is written for bundles of an encoder and a decoder",
+        )
+    if sorted(names) != ["decoder", "encoder"]:
+        raise UsageError(
+            f"the bundle holds only {' and '.join(names)}",
+            hint="code is written for bundles of an encoder and a decoder: export --component all",
+        )
+    reader = _Reader(manifest=manifest)
+    _check_image(reader)
+    _check_prompts(reader)
+    _check_masks(reader)
+    graphs = {c["name"]: _component(reader, c) for c in manifest["components"]}
+    _check_tensors(reader, graphs["encoder"], graphs["decoder"])
+    for name, value in manifest["target"]["options"].items():
+        if isinstance(value, str) and not PLAIN.fullmatch(value):
+            reader.problems.append(f"target.options.{name} is `{_short(value)}`")
+    if reader.problems:
+        raise UsageError(
+            f"no code can be written for this contract: {'; '.join(reader.problems)}",
+            hint="another effsam-export may know these rules",
+        )
+    return _filled(manifest, graphs["encoder"], graphs["decoder"])
+
+
+def _check_image(reader: _Reader) -> None:
+    pre = reader.manifest["preprocess"]
+    family = pre["family"]
+    reader.known("preprocess.family", family, *rules.FILTER)
+    reader.known("preprocess.orientation", pre["orientation"], rules.ORIENTATION)
+    reader.known("preprocess.colour", pre["colour"], "RGB")
+    reader.known("preprocess.layout", pre["layout"], "NCHW")
+    reader.known("preprocess.range", pre["range"], [0, 255])
+    reader.known(
+        "preprocess.normalisation.inside_graph", pre["normalisation"]["inside_graph"], True
+    )
+    reader.side("preprocess.image_size", pre["image_size"])
+    if family not in rules.FILTER:
+        return
+    resize, pad = pre["resize"], pre["pad"]
+    reader.known("preprocess.resize.rounding", resize["rounding"], rules.ROUNDING[family])
+    reader.known("preprocess.resize.filter", resize["filter"], rules.FILTER[family])
+    if family == rules.SQUASH:
+        reader.known("preprocess.resize.longest_side", resize["longest_side"], None)
+        reader.known("preprocess.pad", pad, None)
+        return
+    reader.known("preprocess.resize.longest_side", resize["longest_side"], pre["image_size"])
+    if pad is None:
+        reader.problems.append("preprocess.pad is missing")
+        return
+    reader.known("preprocess.pad.sides", pad["sides"], rules.PAD_SIDES)
+    reader.finite("preprocess.pad.value", pad["value"])
+
+
+def _check_prompts(reader: _Reader) -> None:
+    prompts, pre = reader.manifest["prompts"], reader.manifest["preprocess"]
+    coordinates, labels, supports = prompts["coordinates"], prompts["labels"], prompts["supports"]
+    reader.known("prompts.coordinates.order", coordinates["order"], "xy")
+    reader.known(
+        "prompts.coordinates.pixel_centre", coordinates["pixel_centre"], rules.PIXEL_CENTRE
+    )
+    reader.side("prompts.coordinates.size", coordinates["size"])
+    wanted = rules.frame(pre["family"], pre["image_size"], coordinates["size"])
+    reader.known("prompts.coordinates.frame", coordinates["frame"], wanted)
+    reader.known("prompts.order", prompts["order"], rules.ORDER)
+    reader.known("prompts.batch", prompts["batch"], *rules.BATCH)
+    reader.known("prompts.host_rules", prompts["host_rules"], [])
+    reader.known("prompts.mask_input", prompts["mask_input"], rules.MASK_INPUT, None)
+    reader.known("prompts.supports.mask", supports["mask"], prompts["mask_input"] is not None)
+    negative = labels["background"] is not None
+    reader.known("prompts.supports.negative_points", supports["negative_points"], negative)
+    slots, most, padding = supports["slots"], supports["max_points"], prompts["padding"]
+    if (labels["empty"] is None) != (slots is None):
+        reader.problems.append(f"prompts.labels.empty is {labels['empty']} with {slots} slots")
+    if padding is None:
+        reader.problems.append("prompts.padding is missing")
+        return
+    texts = [rules.closing(slots, labels["empty"])]
+    if slots is not None:
+        # One slot is kept for the padding point.
+        reader.known("prompts.supports.max_points", most, slots - 1)
+    elif most is not None:
+        texts = [rules.filling(most)]
+    reader.known("prompts.padding.when", padding["when"], *texts)
+    reader.known("prompts.padding.label", padding["label"], labels["padding"])
+    reader.finite("prompts.padding.coordinates", padding["coordinates"])
+
+
+def _check_masks(reader: _Reader) -> None:
+    masks = reader.manifest["masks"]
+    size = reader.manifest["prompts"]["coordinates"]["size"]
+    reader.known("masks.select", masks["select"], rules.selection(masks["score"]))
+    reader.known("masks.rule", masks["rule"], rules.MASK_RULE)
+    reader.known("masks.resize", masks["resize"], rules.through_frame(size), rules.BICUBIC)
+    reader.finite("masks.threshold", [masks["threshold"]])
+    reader.side("masks.low_res_size", masks["low_res_size"])
+    if not masks["multimask"]:
+        reader.problems.append("masks.multimask is empty")
+    if len(masks["single"]) > 1:
+        reader.problems.append(f"masks.single is `{masks['single']}`")
+
+
+def _component(reader: _Reader, entry: Mapping[str, Any]) -> Component:
+    name = entry["name"]
+    for tensor in [*entry["inputs"], *entry["outputs"]]:
+        reader.known(f"the type of {name} tensor {tensor['name']}", tensor["dtype"], "float32")
+    shapes = [{t["name"]: tuple(t["shape"]) for t in entry[k]} for k in ("inputs", "outputs")]
+    file, *beside = entry["files"]
+    return Component(file=file, beside=tuple(beside), inputs=shapes[0], outputs=shapes[1])
+
+
+def _check_tensors(reader: _Reader, encoder: Component, decoder: Component) -> None:
+    """Every tensor is one whose part is known, of the shape that the rest of the manifest gives."""
+    prompts, masks = reader.manifest["prompts"], reader.manifest["masks"]
+    side = reader.manifest["preprocess"]["image_size"]
+    low, supports = masks["low_res_size"], prompts["supports"]
+    # A decoder without empty slots has as many places as points, or is dynamic.
+    room = supports["slots"] or supports["max_points"] or "points"
+    many: int | str = next((s[0] for s in decoder.outputs.values() if s), "prompts")
+    reader.known("the number of prompts in a call", many, "prompts", 1)
+    count = next((s[1] for n, s in decoder.outputs.items() if n == LOW_RES and len(s) > 1), 0)
+    embedded = encoder.outputs.get(EMBEDDINGS, ())
+    if any(isinstance(s, str) for s in embedded):
+        reader.problems.append(f"{EMBEDDINGS} has no fixed shape")
+    with_mask = {MASK: (many, 1, low, low), HAS_MASK: (many,)} if supports["mask"] else {}
+    for what, found, wanted in (
+        ("inputs of the encoder", encoder.inputs, {ENCODER_INPUT: (1, 3, side, side)}),
+        ("outputs of the encoder", encoder.outputs, {EMBEDDINGS: embedded}),
+        (
+            "inputs of the decoder",
+            decoder.inputs,
+            {EMBEDDINGS: embedded, COORDS: (many, room, 2), LABELS: (many, room), **with_mask},
+        ),
+        (
+            # A decoder may have more of them, which nobody has to read.
+            "outputs of the decoder",
+            {n: s for n, s in decoder.outputs.items() if n in (LOW_RES, masks["score"])},
+            {LOW_RES: (many, count, low, low), masks["score"]: (many, count)},
+        ),
+    ):
+        if dict(found) != wanted:
+            reader.problems.append(f"{what} are `{_short(_shapes(found))}`")
+    for name in [masks["score"], encoder.file, decoder.file, *encoder.beside, *decoder.beside]:
+        if not PLAIN.fullmatch(name):
+            reader.problems.append(f"a name is `{_short(name)}`")
+    beyond = [i for i in [*masks["single"], *masks["multimask"]] if i >= (count or 0)]
+    if beyond:
+        reader.problems.append(f"masks {beyond} are not among the {count} of {LOW_RES}")
+
+
+def _filled(manifest: Mapping[str, Any], encoder: Component, decoder: Component) -> Contract:
+    """Nothing is checked here any more."""
+    pre, prompts, masks = manifest["preprocess"], manifest["prompts"], manifest["masks"]
+    labels, supports, padding = prompts["labels"], prompts["supports"], prompts["padding"]
+    slots, most = supports["slots"], supports["max_points"]
+    x, y = padding["coordinates"]
+    return Contract(
+        title=manifest["model"]["title"],
+        fingerprint=fingerprint(manifest),
+        backend=manifest["target"]["backend"],
+        options=manifest["target"]["options"],
+        encoder=encoder,
+        decoder=decoder,
+        family=pre["family"],
+        image_size=int(pre["image_size"]),
+        longest_side=pre["resize"]["longest_side"],
+        pad_value=None if pre["pad"] is None else tuple(float(v) for v in pre["pad"]["value"]),
+        prompt_size=int(prompts["coordinates"]["size"]),
+        foreground=int(labels["foreground"]),
+        background=labels["background"],
+        box_top_left=int(labels["box_top_left"]),
+        box_bottom_right=int(labels["box_bottom_right"]),
+        padding="slots" if slots is not None else "fill" if most is not None else "closing",
+        padding_point=(float(x), float(y)),
+        padding_label=int(padding["label"]),
+        empty=labels["empty"],
+        room=slots or most,
+        max_points=most,
+        takes_box=supports["box"],
+        takes_points_with_box=supports["points_with_box"],
+        takes_mask=supports["mask"],
+        single=tuple(masks["single"]),
+        multimask=tuple(masks["multimask"]),
+        score=masks["score"],
+        threshold=float(masks["threshold"]),
+        low_res_size=int(masks["low_res_size"]),
+        upscale="bicubic" if masks["resize"] == rules.BICUBIC else "frame-bilinear",
+    )
+
+
+def _shapes(tensors: Mapping[str, tuple[int | str, ...]]) -> str:
+    return ", ".join(f"{n} {list(s)}" for n, s in tensors.items())
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 90 else f"{text[:87]}..."

@@ -1,0 +1,61 @@
+"""Python: numpy and the bundle's own runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from effsam_export.errors import UsageError
+from effsam_export.integrate import render
+from effsam_export.integrate.render import quoted
+
+if TYPE_CHECKING:
+    from effsam_export.integrate.contract import Contract
+
+BACKENDS = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "ai_edge_litert"}
+RUN = "python selftest.py BUNDLE"
+
+
+def files(contract: Contract) -> dict[str, str]:
+    """`segmenter.py` and `selftest.py`.
+
+    Raises:
+        UsageError: The bundle is for LiteRT's GPU delegate, which Python does not have, or has a
+            number of threads that is none.
+    """
+    if contract.options.get("delegate") == "gpu":
+        raise UsageError(
+            "the bundle is for LiteRT's GPU delegate, which Python does not have",
+            hint="export it for `tflite` or `android-cpu`",
+        )
+    threads = contract.options.get("num_threads", 1)
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise UsageError(f"target.options.num_threads is `{threads}`, which is no whole number")
+    values, tags = {**render.common(contract), **_values(contract)}, render.tags_of(contract)
+    return {
+        "segmenter.py": render.fill("segmenter.py", tags, values),
+        "selftest.py": render.fill("selftest.py", tags, values),
+    }
+
+
+def _values(contract: Contract) -> dict[str, str]:
+    package, options = BACKENDS[contract.backend], contract.options
+    return {
+        "NOTICE": render.notice(contract),
+        "PACKAGE": package,
+        "PACKAGE_LITERAL": quoted(package),
+        "DISTRIBUTION": quoted(package.replace("_", "-")),
+        "PAD_VALUE": repr(contract.pad_value),
+        "PADDING_POINT": repr(contract.padding_point),
+        "BACKGROUND": repr(contract.background),
+        "EMPTY_LABEL": repr(contract.empty),
+        "MAX_POINTS": repr(contract.max_points),
+        "TAKES_BOX": repr(contract.takes_box),
+        "TAKES_POINTS_WITH_BOX": repr(contract.takes_points_with_box),
+        "TAKES_MASK": repr(contract.takes_mask),
+        "SINGLE": repr(contract.single),
+        "MULTIMASK": repr(contract.multimask),
+        "PROVIDER": quoted(str(options.get("provider", "CPUExecutionProvider"))),
+        "DEVICE": quoted(str(options.get("device", "CPU"))),
+        "INFERENCE_PRECISION": quoted(str(options.get("inference_precision", "f32"))),
+        "NUM_THREADS": repr(options.get("num_threads", 1)),
+    }

@@ -1,0 +1,107 @@
+"""A tiny bundle for OpenVINO, onnxruntime-web, and a C++ compiler, where they can be had."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from effsam_export import profiles
+from effsam_export.integrate.javascript import RUNTIME
+from tests.integrate.tools import run
+from tests.tiny import TINY_SAM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from effsam_export.spec import Checkpoint
+
+
+@pytest.fixture(scope="session")
+def exported_openvino(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint, parity_file: Path
+) -> Path:
+    """The tiny model for OpenVINO, made once; tests that change it take `openvino_bundle`."""
+    pytest.importorskip("openvino")
+    from effsam_export import pipeline
+
+    output = tmp_path_factory.mktemp("bundles") / "tiny-openvino"
+    request = pipeline.ExportRequest(
+        model=TINY_SAM,
+        target=profiles.load_target("openvino", "fp32"),
+        checkpoint=tiny_checkpoint,
+        output=output,
+        parity_file=parity_file,
+    )
+    pipeline.export(request)
+    return output
+
+
+@pytest.fixture
+def openvino_bundle(exported_openvino: Path, tmp_path: Path, tiny: None) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(exported_openvino, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """Node 18 or newer."""
+    found = shutil.which("node")
+    if found is None:
+        pytest.skip("node is not installed")
+    version = run([found, "--version"], Path.cwd()).stdout
+    if int(version.lstrip("v").split(".")[0]) < 18:
+        pytest.skip(f"node {version.strip()} is older than 18")
+    return found
+
+
+@pytest.fixture(scope="session")
+def node_modules(tmp_path_factory: pytest.TempPathFactory, node: str) -> Path:
+    """A folder with onnxruntime-web in it, as `npm install` makes it."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    folder = tmp_path_factory.mktemp("npm")
+    (folder / "package.json").write_text('{"private": true}')
+    options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline"]
+    done = run([npm, "install", *options, f"onnxruntime-web@{RUNTIME}"], folder)
+    if done.returncode:
+        pytest.skip(f"onnxruntime-web cannot be installed: {done.stderr.strip()[-200:]}")
+    return folder / "node_modules"
+
+
+@pytest.fixture(scope="session")
+def compile_cpp() -> Callable[[Path, str], Path]:
+    """Compile a file of a folder with the library beside it, as its comment says."""
+    openvino = pytest.importorskip("openvino")
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is not installed")
+    package = Path(openvino.__path__[0])
+    libraries = sorted((package / "libs").glob("libopenvino.so.*"))
+    if not (package / "include" / "openvino" / "openvino.hpp").is_file() or not libraries:
+        pytest.skip("this openvino package has no headers")
+    if not Path("/usr/include/zlib.h").is_file():
+        pytest.skip("the headers of zlib are not installed")
+
+    def compile_one(folder: Path, main: str) -> Path:
+        output = folder / Path(main).stem
+        command = [
+            compiler,
+            "-std=c++17",
+            "-O2",
+            "-ffp-contract=off",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+        ]
+        # Headers of others are not held to our warnings.
+        command += ["-isystem", str(package / "include"), main, "effsam_segmenter.cpp"]
+        command += [str(libraries[0]), f"-Wl,-rpath,{package / 'libs'}", "-lz", "-o", str(output)]
+        done = run(command, folder)
+        assert done.returncode == 0, done.stderr
+        return output
+
+    return compile_one

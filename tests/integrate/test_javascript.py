@@ -1,0 +1,260 @@
+"""The generated JavaScript in node: the reference's numbers, and golden vectors in WebAssembly."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from effsam_export.images import encoder_image, frame_of, prompt_to_model, upscale_masks
+from effsam_export.integrate.fingerprint import fingerprint
+from effsam_export.spec import Point, Prompt, Sample
+from tests.bundle.fake import manifest_of
+from tests.integrate import broken
+from tests.integrate.tools import (
+    KINDS,
+    OWN_FRAME,
+    SIZES,
+    SQUASHED,
+    become,
+    expect_nothing,
+    generate,
+    lines_of,
+    logits,
+    manifest_for,
+    pixels,
+    run,
+    spoil,
+)
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from effsam_export.spec import ModelSpec
+
+# Reads what it is asked to do from a file, writes Float32 values to another.
+DRIVER = """
+import { readFileSync, writeFileSync } from "node:fs";
+import * as code from "./segmenter.mjs";
+const ask = JSON.parse(readFileSync("ask.json"));
+const size = { width: ask.width, height: ask.height };
+let values;
+if (ask.what === "preprocess") {
+  values = code.preprocess({ ...size, data: new Uint8Array(readFileSync("in.bin")) });
+} else if (ask.what === "upscale") {
+  const bytes = readFileSync("in.bin");
+  values = code.upscale(new Float32Array(new Uint8Array(bytes).buffer), size);
+} else if (ask.what === "rgbOf") {
+  const data = new Uint8ClampedArray(readFileSync("in.bin"));
+  values = Float32Array.from(code.rgbOf({ ...size, data }).data);
+} else {
+  const found = code.promptTensors(size, ask.prompt);
+  values = Float32Array.of(...found.coords, ...found.labels, ...found.hasMask);
+}
+writeFileSync("out.bin", new Uint8Array(values.buffer));
+"""
+
+
+class Driver:
+    """Functions of the generated library, called in node."""
+
+    def __init__(self, node: str, folder: Path) -> None:
+        self.node, self.folder = node, folder
+        (folder / "driver.mjs").write_text(DRIVER)
+
+    def ask(self, what: str, size: tuple[int, int], data: bytes = b"", **more: Any) -> Any:  # noqa: ANN401
+        question = {"what": what, "height": size[0], "width": size[1], **more}
+        (self.folder / "ask.json").write_text(json.dumps(question))
+        (self.folder / "in.bin").write_bytes(data)
+        done = run([self.node, "driver.mjs"], self.folder)
+        if done.returncode:
+            raise ValueError(done.stderr)
+        return np.fromfile(self.folder / "out.bin", np.float32)
+
+
+@pytest.fixture(scope="module", params=["pad", "own-frame", "squash", "slots", "fill"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(kind: str) -> ModelSpec:
+    return KINDS[kind]
+
+
+@pytest.fixture(scope="module")
+def driver(
+    node: str, kind: str, model: ModelSpec, tmp_path_factory: pytest.TempPathFactory
+) -> Driver:
+    return Driver(node, generate(manifest_for(model), "js", tmp_path_factory.mktemp(kind)))
+
+
+@pytest.mark.parametrize("size", [s for s in SIZES if s[0] <= 2 * s[1]], ids=str)
+def test_a_photograph(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
+    image = pixels(size)
+    found = driver.ask("preprocess", size, image.tobytes())
+    assert np.array_equal(found, encoder_image(image, model.preprocess).ravel())
+
+
+def test_a_tall_photograph(driver: Driver, model: ModelSpec) -> None:
+    """Pillow before 13 takes the axes in the other order: each may round by 1."""
+    image = pixels((2049, 5))
+    found = driver.ask("preprocess", (2049, 5), image.tobytes())
+    assert np.abs(found - encoder_image(image, model.preprocess).ravel()).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(80, 120), (1, 1), (333, 217), (1024, 7)], ids=str)
+def test_logits_come_back(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
+    low_res = logits()
+    found = driver.ask("upscale", size, low_res.tobytes())
+    wanted = upscale_masks(low_res, frame_of(size, model.preprocess), model.masks).ravel()
+    if model.masks.upscale == "bicubic":
+        # Node's numbers are doubles, and the reference's floats.
+        assert np.allclose(found, wanted, rtol=0, atol=2e-5)
+    else:
+        assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt(points=(Point(x=3.5, y=7),)),
+        Prompt(box=(10, 12.5, 90, 60)),
+        Prompt(points=(Point(x=20, y=20),), box=(1 / 3, 10, 90, 60)),
+    ],
+    ids=["point", "box", "both"],
+)
+def test_a_prompt(driver: Driver, model: ModelSpec, prompt: Prompt) -> None:
+    size = (80, 120)
+    moved = prompt_to_model(prompt, frame_of(size, model.preprocess))
+    sample = Sample(image=pixels(size), embeddings=np.zeros(0, np.float32), prompt=moved)
+    feeds = model.component("decoder").feeds(model.preprocess, sample)
+    wanted = [*feeds["point_coords"].ravel(), *feeds["point_labels"].ravel(), 0.0]
+    points = [[p.x, p.y, p.label] for p in prompt.points]
+    found = driver.ask("prompt", size, prompt={"points": points, "box": prompt.box})
+    assert found.tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"points": []},
+        {"points": [[120, 0, 1]]},
+        {"points": [[1, 1, 2]]},
+        {"points": [[None, 1, None]]},
+        {"box": [9, 5, 5, 9]},
+        {"box": [130, 0, 140, 9]},
+        {"points": [[1, 1, 1]], "maskInput": [0.0]},
+    ],
+    ids=str,
+)
+def test_a_prompt_that_is_refused(driver: Driver, prompt: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"point|label|box|mask"):
+        driver.ask("prompt", (80, 120), prompt=prompt)
+
+
+def test_pixels_of_a_canvas(driver: Driver) -> None:
+    rgba = np.dstack([pixels((4, 3)), np.full((4, 3), 255, np.uint8)])
+    found = driver.ask("rgbOf", (4, 3), rgba.tobytes())
+    assert np.array_equal(found.reshape(4, 3, 3), pixels((4, 3)))
+
+
+# ------------------------------------------------------------------ the self-test
+
+
+def selftest(node: str, folder: Path, bundle: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return run([node, "selftest.mjs", str(bundle), *more], folder)
+
+
+@pytest.fixture
+def code(bundle: Path, node_modules: Path, tmp_path: Path) -> Path:
+    folder = generate(manifest_of(bundle), "js", tmp_path / "code")
+    (folder / "node_modules").symlink_to(node_modules)
+    return folder
+
+
+@pytest.mark.backend
+def test_golden_vectors(node: str, code: Path, bundle: Path, tmp_path: Path) -> None:
+    done = selftest(node, code, bundle, "--json", str(tmp_path / "report.json"))
+    lines = lines_of(done)
+    assert done.returncode == 0, done.stdout
+    assert [line.split(":")[0] for line in lines[:-1]] == ["point", "both", "again"]
+    assert lines[-1] == "PASSED"
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["contract"] == fingerprint(manifest_of(bundle))
+    assert (report["language"], report["runtime"]) == ("js", "onnxruntime-web")
+    assert report["version"]
+    assert report["device"].startswith("wasm, ")
+    assert min(c["mask_iou"] for c in report["cases"]) >= 0.999
+    assert max(c["score_error"] for c in report["cases"]) <= 0.001
+    assert report["passed"] is True
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("model", [SQUASHED, OWN_FRAME], ids=["squash", "own-frame"])
+def test_golden_vectors_of_other_contracts(
+    node: str, node_modules: Path, bundle: Path, tmp_path: Path, model: ModelSpec
+) -> None:
+    become(bundle, model)
+    folder = generate(manifest_of(bundle), "js", tmp_path / "other")
+    (folder / "node_modules").symlink_to(node_modules)
+    done = selftest(node, folder, bundle)
+    assert done.stdout.endswith("PASSED\n"), done.stdout + done.stderr
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(("path", "value"), broken.FIELDS)
+def test_a_manifest_of_another_contract(
+    node: str,
+    code: Path,
+    bundle: Path,
+    path: str,
+    value: Any,  # noqa: ANN401
+) -> None:
+    broken.change_field(bundle, path, value)
+    done = selftest(node, code, bundle)
+    assert done.returncode == 1
+    assert "the manifest has another contract" in done.stdout
+    assert done.stdout.endswith("FAILED\n")
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("way", broken.WAYS)
+def test_a_broken_bundle(node: str, code: Path, bundle: Path, way: str) -> None:
+    apply, said = broken.WAYS[way]
+    apply(bundle)
+    done = selftest(node, code, bundle)
+    assert done.returncode == 1, done.stdout
+    assert said in done.stdout
+    assert done.stdout.endswith("FAILED\n")
+
+
+@pytest.mark.backend
+def test_not_a_number(node: str, node_modules: Path, bundle: Path, tmp_path: Path) -> None:
+    spoil(bundle / "decoder.onnx")
+    expect_nothing(bundle)
+    folder = generate(manifest_of(bundle), "js", tmp_path / "spoilt")
+    (folder / "node_modules").symlink_to(node_modules)
+    done = selftest(node, folder, bundle, "--json", str(tmp_path / "report.json"))
+    assert done.returncode == 1
+    assert "point: mask IoU NaN, score error NaN, NaN or infinity" in done.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["cases"][0] == {"name": "point", "mask_iou": None, "score_error": None}
+
+
+@pytest.mark.backend
+def test_without_the_runtime(node: str, code: Path, bundle: Path) -> None:
+    (code / "node_modules").unlink()
+    done = selftest(node, code, bundle)
+    assert done.returncode == 1
+    assert "onnxruntime-web" in done.stdout
+    assert done.stdout.endswith("FAILED\n")
+
+
+def test_how_it_is_called(node: str, tmp_path: Path) -> None:
+    folder = generate(manifest_for(KINDS["pad"]), "js", tmp_path / "code")
+    assert run([node, "selftest.mjs"], folder).returncode == 2
+    assert run([node, "selftest.mjs", "x", "--json"], folder).returncode == 2

@@ -1,0 +1,265 @@
+"""The folder of code: which files, whose, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from effsam_export import cli, integrate, models
+from effsam_export.bundle import archive
+from effsam_export.errors import BundleError, OutputError, UnknownNameError, UsageError
+from effsam_export.integrate import render
+from effsam_export.integrate.contract import contract_of
+from effsam_export.integrate.write import code_for
+from tests.bundle import fake
+from tests.integrate.tools import KINDS, changed, manifest_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILES = {
+    "python": ("segmenter.py", "selftest.py"),
+    "cpp": (
+        "effsam_segmenter.hpp",
+        "effsam_segmenter.cpp",
+        "selftest_files.hpp",
+        "selftest.cpp",
+        "CMakeLists.txt",
+    ),
+    "js": ("segmenter.mjs", "selftest.mjs", "package.json"),
+}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle of the tiny model for ONNX Runtime, whose graphs nobody opens here."""
+    return fake.write(tmp_path / "tiny")
+
+
+def for_backend(bundle: Path, backend: str, **options: object) -> None:
+    manifest = fake.manifest_of(bundle)
+    manifest["target"].update(backend=backend, options=options)
+    fake.save(bundle, manifest)
+
+
+# ------------------------------------------------------------------ the files
+
+
+@pytest.mark.parametrize("language", FILES)
+def test_files_of_a_language(bundle: Path, tmp_path: Path, language: str) -> None:
+    if language == "cpp":
+        for_backend(bundle, "openvino", device="CPU", inference_precision="f32")
+    assert code_for(bundle, language, tmp_path / "out") == FILES[language]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(FILES[language])
+    for name in FILES[language]:
+        text = (tmp_path / "out" / name).read_text("utf-8")
+        assert render.MARK in text[:2000]
+        assert "@@" not in text
+        assert text.endswith("\n")
+        assert name == "package.json" or max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("language", FILES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_manifests_are_equal_code(language: str, kind: str) -> None:
+    backend = next(iter(integrate.load(language).BACKENDS))
+    manifest = manifest_for(KINDS[kind], backend)
+    first = integrate.load(language).files(contract_of(manifest))
+    assert first == integrate.load(language).files(contract_of(manifest))
+    for text in first.values():
+        assert "@@" not in text
+        assert "\n\n\n\n" not in text
+
+
+@pytest.mark.parametrize("language", FILES)
+def test_a_title_cannot_leave_its_comment(language: str) -> None:
+    backend = next(iter(integrate.load(language).BACKENDS))
+    title = 'x"""\n*/ evil() \\'
+    manifest = changed(manifest_for(KINDS["pad"], backend), "model.title", title)
+    for text in integrate.load(language).files(contract_of(manifest)).values():
+        assert 'x"""' not in text
+        assert "*/ evil" not in text
+        assert "evil() \\" not in text
+
+
+def test_templates_stay_small() -> None:
+    templates = list(render.TEMPLATES.iterdir())
+    assert len(templates) == sum(len(names) for names in FILES.values()) - 1  # package.json
+    for path in templates:
+        assert len(path.read_text("utf-8").splitlines()) <= 400, path.name
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def test_a_language_that_there_is_not(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="unknown language `pyton`") as error:
+        code_for(bundle, "pyton", tmp_path / "out")
+    assert error.value.hint == "did you mean `python`?"
+
+
+@pytest.mark.parametrize(
+    ("language", "backend", "hint"),
+    [
+        ("cpp", "onnx", "for onnx there is --language python or js"),
+        ("js", "openvino", "for openvino there is --language python or cpp"),
+        ("python", "coreml", "the bundle's README.md says what to write by hand"),
+        ("cpp", "tensorrt", "the bundle's README.md says what to write by hand"),
+    ],
+)
+def test_a_backend_without_a_runtime(
+    bundle: Path, tmp_path: Path, language: str, backend: str, hint: str
+) -> None:
+    for_backend(bundle, backend)
+    with pytest.raises(UsageError, match=f"not for {backend}") as error:
+        code_for(bundle, language, tmp_path / "out")
+    assert error.value.hint == hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gpu_delegate(bundle: Path, tmp_path: Path) -> None:
+    for_backend(bundle, "tflite", delegate="gpu", slots=8)
+    with pytest.raises(UsageError, match="GPU delegate"):
+        code_for(bundle, "python", tmp_path / "out")
+
+
+@pytest.mark.parametrize("threads", ["many", True, 1.5])
+def test_threads_that_are_no_number(bundle: Path, tmp_path: Path, threads: object) -> None:
+    for_backend(bundle, "tflite", num_threads=threads, slots=8)
+    with pytest.raises(UsageError, match="num_threads is"):
+        code_for(bundle, "python", tmp_path / "out")
+
+
+def test_weights_beside_a_graph_do_not_run_in_a_browser(bundle: Path) -> None:
+    manifest = fake.manifest_of(bundle)
+    manifest["components"][0]["files"].append("encoder.onnx.data")
+    contract = contract_of(manifest)
+    assert integrate.load("python").files(contract)
+    with pytest.raises(UsageError, match=r"more than 2 GB .* `encoder.onnx.data`"):
+        integrate.load("js").files(contract)
+
+
+def test_fast_sam(bundle: Path, tmp_path: Path) -> None:
+    fake.save(bundle, manifest_for(models.get("fast-sam-s")))
+    with pytest.raises(UsageError, match="finds instances"):
+        code_for(bundle, "python", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="does not exist"):
+        code_for(tmp_path / "absent", "python", tmp_path / "out")
+
+
+# ------------------------------------------------------------------ the place
+
+
+def test_what_is_there_stays(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code_for(bundle, "python", out)
+    (out / "app.py").write_text("mine")
+    with pytest.raises(OutputError, match="is not empty"):
+        code_for(bundle, "python", out)
+    (out / "segmenter.py").write_text(f'"""{render.MARK} long ago"""')
+    code_for(bundle, "python", out, force=True)
+    assert "CONTRACT" in (out / "segmenter.py").read_text()
+    assert (out / "app.py").read_text() == "mine"
+
+
+def test_a_file_that_was_not_generated_is_never_replaced(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "segmenter.py").write_text("mine")
+    with pytest.raises(OutputError, match=r"files of its own: `segmenter\.py`"):
+        code_for(bundle, "python", out, force=True)
+    assert [p.name for p in out.iterdir()] == ["segmenter.py"]
+    (out / "segmenter.py").unlink()
+    (out / "selftest.py").symlink_to(tmp_path / "tiny" / "README.md")
+    with pytest.raises(OutputError, match=r"files of its own: `selftest\.py`"):
+        code_for(bundle, "python", out, force=True)
+
+
+def test_a_place_that_is_no_folder(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OutputError, match="is not a directory"):
+        code_for(bundle, "python", tmp_path / "out", force=True)
+    (tmp_path / "link").symlink_to(tmp_path / "tiny")
+    with pytest.raises(OutputError, match="is not a directory"):
+        code_for(bundle, "python", tmp_path / "link", force=True)
+
+
+def test_an_empty_folder_is_taken(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    code_for(bundle, "python", tmp_path / "out")
+    assert (tmp_path / "out" / "segmenter.py").is_file()
+
+
+def test_a_contract_that_is_refused_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
+    manifest = fake.manifest_of(bundle)
+    manifest["masks"]["select"] = "the first"
+    fake.save(bundle, manifest)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(UsageError, match=r"masks\.select"):
+        code_for(bundle, "python", tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_full_disk_leaves_nothing(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(OutputError, match="no space left"):
+        code_for(bundle, "python", tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+# ------------------------------------------------------------------ the command
+
+
+def effsam(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["effsam", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_the_command(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert effsam(monkeypatch, "code", bundle, "--language", "python") == 0
+    shown = capsys.readouterr()
+    target = bundle.with_name("tiny-python")
+    assert shown.out == f"{target}\n"
+    assert shown.err.splitlines() == [
+        "wrote segmenter.py, selftest.py",
+        f"next: cd {target}; python selftest.py BUNDLE",
+    ]
+    assert effsam(monkeypatch, "code", bundle, "-l", "python") == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert effsam(monkeypatch, "code", bundle, "-l", "python", "--force", "-q") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_command_in_the_bundle_itself(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle)
+    assert effsam(monkeypatch, "code", ".", "-l", "python") == 0
+    monkeypatch.chdir(bundle / "golden")
+    assert effsam(monkeypatch, "code", "..", "-l", "python", "--force") == 0
+    assert (bundle.with_name("tiny-python") / "segmenter.py").is_file()
+    assert not (bundle / "tiny-python").exists()
+
+
+def test_the_command_takes_the_one_file_too(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    archive.pack(bundle, tmp_path / "packed.effsam.zip")
+    assert effsam(monkeypatch, "code", tmp_path / "packed.effsam.zip", "-l", "js") == 0
+    package = json.loads((tmp_path / "packed-js" / "package.json").read_text())
+    assert "onnxruntime-web" in package["dependencies"]
