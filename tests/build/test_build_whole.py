@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from effsam_export import cli
-from effsam_export.build import run
+from effsam_export.build import worker
 from effsam_export.build.worker import Job
 from effsam_export.build.worker import run as run_worker
 from effsam_export.bundle import read
@@ -153,7 +153,7 @@ def test_a_worker_that_is_killed_leaves_nothing_and_the_build_goes_on(
         watcher.join()
         return answer
 
-    monkeypatch.setattr(run.run, "__defaults__", (killing,))
+    monkeypatch.setattr(worker, "run", killing)
     code, found, _ = build(place)
     assert killed
     assert code == 1
