@@ -8,23 +8,12 @@ from typing import Annotated
 import typer
 
 from effsam_export import __version__, console
-from effsam_export.cli import (
-    bisect,
-    build,
-    bundles,
-    catalogue,
-    code,
-    export,
-    fetch,
-    info,
-    lint,
-    run,
-    verify,
-)
+from effsam_export.cli.commands import Commands
 from effsam_export.errors import EffsamError
 
 app = typer.Typer(
     name="effsam",
+    cls=Commands,
     help="Export efficient Segment-Anything models, with proof that they still segment.",
     epilog=(
         "Exit codes: 0 done; 1 a check failed; 2 usage, input or configuration; "
@@ -51,27 +40,6 @@ def _root(
     ] = False,
 ) -> None:
     del version
-
-
-app.command("list")(catalogue.list_models)
-app.command("targets")(catalogue.list_targets)
-app.command("info")(info.info)
-app.command("doctor")(catalogue.doctor)
-app.command("fetch")(fetch.fetch)
-app.command("lint")(lint.lint)
-app.command("export")(export.export)
-app.command("build")(build.build)
-app.command("worker")(build.serve)
-app.command("bisect")(bisect.bisect)
-app.command("run")(run.run)
-app.command("verify")(verify.verify)
-app.command("inspect")(bundles.inspect)
-app.command("diff")(bundles.diff)
-app.command("pack")(bundles.pack)
-app.command("unpack")(bundles.unpack)
-app.command("sign")(bundles.sign)
-app.command("attest")(bundles.attest)
-app.command("code")(code.code)
 
 
 def main() -> None:

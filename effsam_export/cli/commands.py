@@ -1,0 +1,66 @@
+"""The commands by name, each imported when it is called: `list` does not wait for `build`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = "effsam_export.cli"
+COMMANDS = {
+    # name -> module, the function in it; in the order that --help shows
+    "list": ("catalogue", "list_models"),
+    "targets": ("catalogue", "list_targets"),
+    "info": ("info", "info"),
+    "doctor": ("catalogue", "doctor"),
+    "fetch": ("fetch", "fetch"),
+    "lint": ("lint", "lint"),
+    "export": ("export", "export"),
+    "build": ("build", "build"),
+    "worker": ("build", "serve"),
+    "bisect": ("bisect", "bisect"),
+    "run": ("run", "run"),
+    "verify": ("verify", "verify"),
+    "inspect": ("bundles", "inspect"),
+    "diff": ("bundles", "diff"),
+    "pack": ("bundles", "pack"),
+    "unpack": ("bundles", "unpack"),
+    "sign": ("bundles", "sign"),
+    "attest": ("bundles", "attest"),
+    "code": ("code", "code"),
+}
+
+
+class Lazy(Mapping[str, Any]):
+    """Command by name, made of its function at the first look."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - Typer's own kind of command
+        if name not in self._made:
+            module, function = COMMANDS[name]
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            alone.command(name)(getattr(import_module(f"{PACKAGE}.{module}"), function))
+            self._made[name] = typer.main.get_command(alone)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class Commands(TyperGroup):
+    """All of them."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - Typer's own
+        super().__init__(*arguments, **options)
+        self.commands = Lazy()  # type: ignore[assignment]  # only looked at
