@@ -195,8 +195,8 @@ def search(
         if not gate.holds(best):
             raise CheckFailed(
                 f"with nothing quantized the least mask IoU is {best.least:.4f} and the mean "
-                f"{best.mean:.4f}, and {best.missed} other gates are missed: no choice of modules "
-                "holds them",
+                f"{best.mean:.4f}, {best.missed} other gates are missed: no choice of modules "
+                "holds the gate",
                 hint=f"--min-iou {max(0.0, best.least - 0.01):.2f} could be reached",
             )
         parts = components(layers)
