@@ -186,3 +186,17 @@ def test_a_picture_is_said_to_be_one() -> None:
         "shape": [1024, 1024, 3],
         "description": f"picture: {image.description}, rounded to whole numbers",
     }
+
+
+def test_files_that_no_second_export_repeats_are_named() -> None:
+    from effsam_export.bundle.write import ENGINES, TIMES, varying
+
+    graphs = {"components": [{"files": ["encoder.onnx"]}, {"files": ["decoder.onnx"]}]}
+    assert varying(graphs, timed=False) == {}
+    assert varying(graphs, timed=True) == {"report.html": TIMES}
+    engines = {"components": [{"files": ["encoder.engine", "encoder.layers.json"]}]}
+    assert varying(engines, timed=True) == {
+        "report.html": TIMES,
+        "bom.cdx.json": "holds the hash of the engines",
+        "encoder.engine": ENGINES,
+    }
