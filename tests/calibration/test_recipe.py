@@ -77,7 +77,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 def test_the_number_of_samples_can_be_given_and_few_are_warned_about() -> None:
     (warning,) = recipe.load(num_samples=3).warnings
     assert warning == (
-        f"3 calibration samples are few: under {recipe.FLOOR}, rare activations are missed"
+        f"3 calibration samples are few: fewer than {recipe.FLOOR} were never judged"
     )
     assert not recipe.load(num_samples=recipe.FLOOR).warnings
 
