@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from effsam_export import backends, int8, onnx_file, passes, pipeline, trace
+from effsam_export import backends, int8, isolate, onnx_file, passes, pipeline, trace
 from effsam_export.backends.onnxruntime import OnnxSession
 from effsam_export.bisect import SEPARATOR, Verdict
 from effsam_export.errors import CheckFailed
@@ -220,6 +220,9 @@ class Bench:
                 exported = pipeline.lowered(
                     request, self._module, calibration, folder, folder, self._observer
                 )
+            except isolate.ConversionFailed:
+                # A crash, or memory that ran out, says nothing of the masks.
+                raise
             except CheckFailed:
                 return Verdict(mean=0.0, least=0.0, switched=0, missed=1)
             with stage("judge", self._observer) as running:

@@ -8,6 +8,7 @@ bundle follows from is taken from the worker that makes it: its versions, its sy
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ MEMORY = "memory_mb"
 """What a worker announces of its memory, and a cell takes of it while it runs."""
 ATTEMPTS = 3
 """Times a cell is sent out before the loss of its workers is taken for its own fault."""
+POLL_S = 0.5
+"""How often it is asked whether a cell is done, and its workers still there."""
 TIMEOUT_S = 20
 """How long a scheduler may take to answer at first."""
 PLUGIN = "effsam_environment"
@@ -161,6 +164,12 @@ class Cluster:
                 resources={MEMORY: min(job.needs_mb, max(self._memory[a] for a in alive))},
                 pure=False,
             )
+            while not future.done():  # type: ignore[no-untyped-call]
+                # With none of its workers left a scheduler would wait for others without end.
+                if not self._alive(self._sites[job.name]):
+                    future.cancel()  # type: ignore[no-untyped-call]
+                    return None, "none is left"
+                time.sleep(POLL_S)
             return future.result(), ""
         except (KilledWorker, FutureCancelledError, OSError, TimeoutError) as error:
             return None, f"{type(error).__name__}: {error}".splitlines()[0]

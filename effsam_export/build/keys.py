@@ -90,6 +90,9 @@ def parts(request: ExportRequest, environment: Environment | None = None) -> dic
         "model": model.name,
         "model.options": _json(dict(model.options)),
         "weights": request.checkpoint.sha256,
+        # Names that the manifest repeats.
+        "weights.name": request.checkpoint.path.name,
+        "target": target.name,
         "target.profile": hashlib.sha256(target.source).hexdigest(),
         "target.options": _json(dict(target.options)),
         "precision": target.precision,
@@ -131,10 +134,13 @@ def reasons(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 @cache
 def code() -> str:
-    """Hash of this package's own source files, by path and contents."""
+    """Hash of this package's own files, by path and contents: schemas and licences too."""
     root = Path(__file__).resolve().parents[1]
     total = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        # Targets and recipes are parts of their own, those that a cell takes.
+        if {"__pycache__", "_data"} & set(path.relative_to(root).parts):
+            continue
         total.update(path.relative_to(root).as_posix().encode() + b"\0")
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 from contextlib import contextmanager
@@ -86,7 +87,15 @@ def unpack(archive: Path, output: Path, *, key: Path | None = None, force: bool 
             _extract(archive, opened, work)
             if key is not None and (fault := signature.problem(work, key)):
                 raise CheckFailed(f"`{archive}` is refused: {fault}")
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    # The last three are what the reader says of damaged fields, as a name that is no UTF-8.
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        NotImplementedError,
+        struct.error,
+        OverflowError,
+        UnicodeDecodeError,
+    ) as error:
         raise BundleError(f"`{archive}` is not a whole zip file: {error}") from error
 
 

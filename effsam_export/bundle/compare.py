@@ -72,8 +72,9 @@ def differences(first: Bundle, second: Bundle) -> list[Difference]:
 
 def part_of(what: str) -> Part:
     """The part that a place in the manifest belongs to."""
-    first, _, rest = what.partition(".")
-    if first == "components" and any(f".{name}" in f".{rest}" for name in NOT_CONTRACT):
+    first, *rest = what.split(".")
+    # `components.encoder.files`: after the name of the component.
+    if first == "components" and rest[1] in NOT_CONTRACT:
         return "files"
     return PARTS[first]
 

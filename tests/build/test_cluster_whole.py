@@ -142,6 +142,24 @@ def test_a_lost_worker_is_made_up_for(place: Path, farm: Farm) -> None:
         assert read.integrity(read.read(place / "dist" / name)) == ()
 
 
+def test_the_only_worker_is_lost_and_nothing_waits_for_ever(place: Path, farm: Farm) -> None:
+    worker = farm.worker()
+
+    def lose() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not children_of(worker.pid, "job.json"):
+            time.sleep(0.1)
+        os.killpg(worker.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    code, found, talk = build(place, "--scheduler", farm.address)
+    thread.join()
+    assert code == 1, talk
+    assert all("gone" in c["message"] for c in found["cells"])
+    assert list((place / "cache" / "build" / "work").iterdir()) == []
+
+
 def test_a_scheduler_that_is_cut_ends_the_build_and_loses_nothing(place: Path, farm: Farm) -> None:
     worker = farm.worker()
     scheduler = farm.processes[0]

@@ -49,7 +49,7 @@ def test_the_same_request_has_the_same_digest() -> None:
         one,
         output=Path("other"),
         force=True,
-        checkpoint=Checkpoint(path=Path("moved.pt"), sha256="1" * 64, official=True),
+        checkpoint=Checkpoint(path=Path("moved/x.pt"), sha256="1" * 64, official=True),
     )
     assert changed(one, elsewhere) == []
 
@@ -58,6 +58,14 @@ def test_one_weight() -> None:
     one = request()
     other = replace(one, checkpoint=replace(one.checkpoint, sha256="2" * 64))
     assert changed(one, other) == ["weights"]
+
+
+def test_names_that_the_manifest_repeats() -> None:
+    one = request()
+    renamed = replace(one, checkpoint=replace(one.checkpoint, path=Path("other.pt")))
+    assert changed(one, renamed) == ["weights.name"]
+    copied = replace(one, target=replace(one.target, name="copy"))
+    assert changed(one, copied) == ["target"]
 
 
 def test_one_option_of_the_target() -> None:
@@ -176,4 +184,8 @@ def test_the_code_is_hashed_by_path_and_contents(
 
     assert code_with("a.py", "x = 1") == code_with("a.py", "x = 1")
     assert len({code_with("a.py", "x = 1"), code_with("b.py", "x = 1"), code_with("a.py", "")}) == 3
+    (package / "schema.json").write_text("{}")
+    with_schema = code_with("a.py", "x = 1")
+    (package / "schema.json").write_text("[]")
+    assert code_with("a.py", "x = 1") != with_schema
     assert code_with("a.py", "x") != hashlib.sha256(b"").hexdigest()

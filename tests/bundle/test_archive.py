@@ -222,6 +222,17 @@ def test_an_encrypted_entry(packed: Path, tmp_path: Path) -> None:
     assert "is encrypted" in refused(locked, tmp_path)
 
 
+def test_a_name_that_is_no_text(packed: Path, tmp_path: Path) -> None:
+    data = bytearray(packed.read_bytes())
+    place = data.rindex(b"PK\x01\x02")
+    # Said to be UTF-8, and is not (found by changing bytes at random).
+    struct.pack_into("<H", data, place + 8, 0x800)
+    data[place + 46] = 0x89
+    bad = packed.with_name("bad.zip")
+    bad.write_bytes(data)
+    assert "is not a whole zip file" in refused(bad, tmp_path)
+
+
 def test_a_file_without_a_manifest(tmp_path: Path) -> None:
     path = tmp_path / "other.zip"
     with zipfile.ZipFile(path, "w") as sink:

@@ -66,6 +66,12 @@ def test_another_contract_comes_first(one: Path, other: Path) -> None:
     assert ("tools", "tools.onnx") in parts
 
 
+def test_a_tensor_called_like_a_note_is_contract() -> None:
+    assert compare.part_of("components.encoder.inputs.source_image.dtype") == "contract"
+    assert compare.part_of("components.encoder.source") == "files"
+    assert compare.part_of("components.encoder.name") == "contract"
+
+
 def test_what_only_one_of_them_has(one: Path, other: Path) -> None:
     (other / "extra.bin").write_bytes(b"x")
     manifest = fake.manifest_of(other)
