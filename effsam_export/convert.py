@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from effsam_export import backends, int8, isolate
 from effsam_export.files import megabytes
 from effsam_export.models import fixed
 from effsam_export.progress import stage
+from effsam_export.spec import Graph
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import nn
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
     from effsam_export.pipeline import ExportRequest
     from effsam_export.progress import Observer
     from effsam_export.quantize.plan import Quantization
-    from effsam_export.spec import ComponentSpec, Graph
+    from effsam_export.spec import ComponentSpec
+
+PROGRAM = "program.pt2"
 
 
 def component(
@@ -41,17 +46,27 @@ def component(
     sources = work / "source"
     sources.mkdir(exist_ok=True)
     with stage(f"trace {spec.name}", observer) as running:
-        graph = traced(request, module, spec, sources, scratch, quantized)
-        running.detail = megabytes(graph.files)
+        graph, known = traced(request, module, spec, sources, scratch, quantized)
+        running.detail = from_cache(known, megabytes(graph.files))
     ready = graph
     if quantized is not None and quantized.recipe.prepares:
         from effsam_export.quantize import prepare
 
-        with stage(f"round {spec.name}", observer):
-            changed = prepare.prepared(spec, module, quantized)
+        with stage(f"round {spec.name}", observer) as running:
+            # Slow, and not done where its trace is in the cache.
+            wrap = cache(lambda of: prepare.prepared(spec, of, quantized).wrap(of))
             folder = scratch / f"{spec.name}-rounded"
             folder.mkdir()
-            ready = traced(request, module, changed, folder, folder, quantized)
+            ready, known = traced(
+                request,
+                module,
+                replace(spec, wrap=wrap),
+                folder,
+                folder,
+                quantized,
+                changes=int8.changes(quantized),
+            )
+            running.detail = from_cache(known, "")
     with stage(f"lower {spec.name}", observer) as running:
         target = int8.for_component(request.target, quantized)
         artifact = isolate.lower(ready, target, work, scratch / f"lower-{spec.name}.log")
@@ -66,23 +81,80 @@ def traced(
     out: Path,
     scratch: Path,
     quantized: Quantization | None,
-) -> Graph:
-    """A component as a rewritten graph in `out`; its program too, where a backend reads that."""
+    *,
+    changes: Mapping[str, str] | None = None,
+) -> tuple[Graph, bool]:
+    """A component as a rewritten graph in `out`; its program too, where a backend reads that.
+
+    Args:
+        request: With a cache of stages, or without one.
+        module: The loaded model.
+        spec: Of the component, by whose `wrap` it is traced.
+        out: For the ONNX file.
+        scratch: For what is needed on the way.
+        quantized: What an INT8 export does to the graph.
+        changes: What else the trace follows from, where `wrap` changes weights.
+
+    Returns:
+        The graph, and whether its trace was in the cache.
+    """
     from effsam_export import passes, trace
 
     target = int8.for_component(request.target, quantized)
-    program = trace.trace(module, spec)
+    reads_program = backends.BACKENDS[target.backend].reads == "program"
+
+    def make(folder: Path) -> None:
+        program = trace.trace(module, spec)
+        trace.to_onnx(program, spec, target.opset, folder)
+        # Another export that shares the trace may read it.
+        if reads_program or request.stages is not None:
+            trace.save(program, folder / PROGRAM)
+
+    follows = {**follows_from(spec), "opset": str(target.opset), **(changes or {})}
+    folder, known = result_of(request, "trace", follows, make, scratch / f"trace-{spec.name}")
     recipe = tuple(k for k in request.model.precision if k.component == spec.name)
-    graph = trace.to_onnx(program, spec, target.opset, out)
-    graph = passes.rewrite(replace(graph, recipe=recipe, quantization=quantized), target, out)
-    if backends.BACKENDS[target.backend].reads == "program":
+    graph = Graph(
+        component=spec,
+        path=folder / f"{spec.name}.onnx",
+        opset=target.opset,
+        recipe=recipe,
+        quantization=quantized,
+    )
+    graph = passes.rewrite(graph, target, out)
+    if reads_program:
         graph = replace(
             graph,
-            program=trace.save(program, scratch / f"{spec.name}.pt2"),
-            variants=variants(request, module, spec, scratch),
+            program=folder / PROGRAM,
+            variants=variants(request, module, spec, scratch, changes or {}),
             about=about(request),
         )
-    return graph
+    return graph, known
+
+
+def result_of(
+    request: ExportRequest,
+    name: str,
+    parts: Mapping[str, str],
+    make: Callable[[Path], None],
+    folder: Path,
+) -> tuple[Path, bool]:
+    """The folder with the result of a stage: of the cache, where there is one, or a new one."""
+    if request.stages is not None:
+        return request.stages.made(name, parts, make)
+    folder.mkdir()
+    make(folder)
+    return folder, False
+
+
+def follows_from(spec: ComponentSpec) -> dict[str, str]:
+    """What a trace of a component follows from besides the model and its weights."""
+    tensors = [(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)]
+    return {"component": spec.name, "tensors": repr(tensors)}
+
+
+def from_cache(known: bool, detail: str) -> str:
+    """What is said of a stage that may have been in the cache."""
+    return ", ".join(filter(None, (detail, "from the cache" if known else "")))
 
 
 def about(request: ExportRequest) -> dict[str, str]:
@@ -101,7 +173,11 @@ def about(request: ExportRequest) -> dict[str, str]:
 
 
 def variants(
-    request: ExportRequest, module: nn.Module, spec: ComponentSpec, scratch: Path
+    request: ExportRequest,
+    module: nn.Module,
+    spec: ComponentSpec,
+    scratch: Path,
+    changes: Mapping[str, str],
 ) -> tuple[tuple[int, Path], ...]:
     """Programs of a component with the further numbers of slots that the target asks for."""
     from effsam_export import trace
@@ -113,6 +189,12 @@ def variants(
     for slots in fixed.further_slots(request.target.options):
         # The module does not know its slots; its weights may have been changed for INT8.
         further = replace(dynamic.fixed(dynamic, slots), wrap=spec.wrap)
-        program = trace.trace(module, further)
-        found.append((slots, trace.save(program, scratch / f"{spec.name}.{slots}.pt2")))
+
+        def make(folder: Path, further: ComponentSpec = further) -> None:
+            trace.save(trace.trace(module, further), folder / PROGRAM)
+
+        own = scratch / f"trace-{spec.name}-{slots}"
+        follows = {**follows_from(further), **changes}
+        folder, _ = result_of(request, "program", follows, make, own)
+        found.append((slots, folder / PROGRAM))
     return tuple(found)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from effsam_export import backends, profiles
 from effsam_export.errors import UsageError
 from effsam_export.progress import stage
+from effsam_export.weights import sha256_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +80,12 @@ def quantization(
         encoder = partial(backends.load(request.target.backend).open_session, made)
     samples = calibration.samples(request.prepared, component, encoder)
     return Quantization(recipe=recipe, samples=samples)
+
+
+def changes(quantized: Quantization) -> dict[str, str]:
+    """What the weights of a component follow from that are changed before they become INT8."""
+    samples = [sha256_of(path) for path in sorted(quantized.samples.glob("*.npz"))]
+    return {"int8.recipe": repr(quantized.recipe), "int8.samples": " ".join(samples)}
 
 
 def for_component(target: TargetProfile, quantized: Quantization | None) -> TargetProfile:

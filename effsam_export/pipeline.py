@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from effsam_export.profiles import ParityImage
     from effsam_export.progress import Observer
     from effsam_export.spec import Checkpoint, ComponentSpec, Graph, ModelSpec, TargetProfile
+    from effsam_export.stages import Stages
 
 TRACING_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
@@ -45,6 +46,7 @@ class ExportRequest:
         parity_file: A user's own photographs and prompts, or None for those that ship.
         force: Replace a bundle that is at `output`.
         int8: What an INT8 export calibrates on and quantizes; None for another precision.
+        stages: Where traces and PyTorch's answers are kept for other exports; None for nowhere.
     """
 
     model: ModelSpec
@@ -55,6 +57,7 @@ class ExportRequest:
     parity_file: Path | None = None
     force: bool = False
     int8: int8.Int8Request | None = None
+    stages: Stages | None = None
 
     @property
     def prepared(self) -> ModelSpec:
@@ -225,7 +228,7 @@ def prove(
     """Judge the artefacts against the untouched reference on real photographs."""
     from effsam_export.parity.check import Sides, check
 
-    sources = {e.artifact.component: open_source(e.graph) for e in exported}
+    sources = {e.artifact.component: source_of(request, e.graph) for e in exported}
     sides = Sides(
         module=module,
         sources=sources,
@@ -238,10 +241,34 @@ def prove(
         },
         stand_in=backend.stand_in(request.target.options),
     )
-    images, left_out = judged_by(request.prepared, request.parity_file)
-    return check(
-        request.prepared, request.target, sides, images, left_out=left_out, progress=progress
+    model = with_memory(request)
+    images, left_out = judged_by(model, request.parity_file)
+    return check(model, request.target, sides, images, left_out=left_out, progress=progress)
+
+
+def with_memory(request: ExportRequest) -> ModelSpec:
+    """The model, its PyTorch answers from the cache of stages where there is one."""
+    from effsam_export.parity.memo import remembering
+
+    model, stages = request.prepared, request.stages
+    if stages is None:
+        return model
+    components = tuple(
+        remembering(c, stages.answers("reference", {"component": c.name})) for c in model.components
     )
+    return replace(model, components=components)
+
+
+def source_of(request: ExportRequest, graph: Graph) -> Session:
+    """A traced graph in ONNX Runtime, its answers from the cache of stages where there is one."""
+    from effsam_export.parity.memo import Remembered
+    from effsam_export.weights import sha256_of
+
+    session = open_source(graph)
+    if request.stages is None:
+        return session
+    own = " ".join(sha256_of(path) for path in graph.files)
+    return Remembered(session, request.stages.answers("source", {"graph": own}))
 
 
 def judged_by(

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from effsam_export import lock
 from effsam_export.errors import CheckpointError, DownloadError
 from effsam_export.spec import Checkpoint, PackageSource, UrlSource, WeightFile
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 if sys.platform == "win32":
     import msvcrt
@@ -45,9 +43,11 @@ _IMPOSTORS = {
 
 
 def default_cache_dir() -> Path:
-    """The user's cache directory for this package, which need not exist yet."""
+    """`EFFSAM_CACHE_DIR`, or the user's cache directory for this package; it need not exist yet."""
     import platformdirs
 
+    if own := os.environ.get("EFFSAM_CACHE_DIR"):
+        return Path(own)
     return platformdirs.user_cache_path("effsam-export", appauthor=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -12,6 +12,7 @@ from effsam_export import isolate, pipeline, profiles
 from effsam_export.bundle import place, read, write
 from effsam_export.errors import CheckpointError, OutputError, UsageError
 from effsam_export.spec import Checkpoint, Gates
+from effsam_export.stages import Stages
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
@@ -67,6 +68,65 @@ def test_two_exports_are_equal_to_the_byte(
     for each in (request_, second):
         pipeline.export(each)
     assert write.list_files(request_.output) == write.list_files(second.output)
+
+
+def traces(events: list[StageEvent]) -> dict[str, bool]:
+    """Traces and roundings -> whether the cache had them."""
+    return {
+        e.stage: "from the cache" in e.detail
+        for e in events
+        if e.kind == "finished" and e.stage.startswith(("trace", "round"))
+    }
+
+
+def test_exports_that_share_stages_are_equal_to_those_that_do_not(
+    request_: pipeline.ExportRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = replace(request_, components=())
+    pipeline.export(whole)
+    sharing = replace(whole, stages=Stages(root=tmp_path / "stages", parts={"weights": "1"}))
+    first, second = (replace(sharing, output=tmp_path / name) for name in ("first", "second"))
+    events: list[StageEvent] = []
+    pipeline.export(first, events.append)
+    assert traces(events) == {"trace encoder": False, "trace decoder": False}
+
+    def never(*_: object) -> NoReturn:
+        raise AssertionError("PyTorch is asked again")
+
+    asked = replace(
+        second,
+        model=replace(
+            second.model,
+            components=tuple(replace(c, reference=never) for c in second.model.components),
+        ),
+    )
+    events.clear()
+    pipeline.export(asked, events.append)
+    assert traces(events) == {"trace encoder": True, "trace decoder": True}
+    assert (
+        write.list_files(whole.output)
+        == write.list_files(first.output)
+        == write.list_files(second.output)
+    )
+
+
+def test_another_precision_shares_the_trace_and_another_opset_does_not(
+    request_: pipeline.ExportRequest, tmp_path: Path
+) -> None:
+    stages = Stages(root=tmp_path / "stages", parts={"weights": "1"})
+    found = []
+    for number, target in enumerate(
+        (
+            request_.target,
+            profiles.load_target("onnx", "fp16"),
+            replace(request_.target, opset=request_.target.opset + 1),
+        )
+    ):
+        events: list[StageEvent] = []
+        each = replace(request_, target=target, stages=stages, output=tmp_path / str(number))
+        pipeline.export(each, events.append)
+        found.append(traces(events)["trace encoder"])
+    assert found == [False, True, False]
 
 
 def test_no_path_of_this_machine_is_in_a_bundle(exported_tiny: Path) -> None:

@@ -365,7 +365,10 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             read(path)
 
 
-def test_the_default_cache_is_the_users_own() -> None:
+def test_the_default_cache_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFSAM_CACHE_DIR", "/elsewhere")
+    assert default_cache_dir() == Path("/elsewhere")
+    monkeypatch.delenv("EFFSAM_CACHE_DIR")
     path = default_cache_dir()
     assert path.is_absolute()
     assert "effsam-export" in path.parts

@@ -83,13 +83,7 @@ def parts(request: ExportRequest, environment: Environment | None = None) -> dic
     photographs = profiles.load_parity_images(request.parity_file)
     there = environment or here()
     found = {
-        "effsam-export": there.version,
-        "code": there.code,
-        "machine": there.machine,
-        "python": there.python,
-        "model": model.name,
-        "model.options": _json(dict(model.options)),
-        "weights": request.checkpoint.sha256,
+        **_always(request, there),
         # Names that the manifest repeats.
         "weights.name": request.checkpoint.path.name,
         "target": target.name,
@@ -111,6 +105,31 @@ def parts(request: ExportRequest, environment: Environment | None = None) -> dic
         found["int8.calibration"] = _digest([seen, sorted(settings.items())])
     tools = tools_of(target.backend, target.precision)
     return found | {f"tool.{name}": there.tools[name] for name in tools}
+
+
+def shared(request: ExportRequest, threads: int) -> dict[str, str]:
+    """What a trace of a model, or its answers in PyTorch, follow from: not the target.
+
+    Args:
+        request: Of the export.
+        threads: Of the libraries that compute; sums of another order differ in the last digit.
+    """
+    there = here()
+    tools = {f"tool.{name}": there.tools[name] for name in TRACING}
+    return {**_always(request, there), "threads": str(threads), **tools}
+
+
+def _always(request: ExportRequest, there: Environment) -> dict[str, str]:
+    """What everything about a model follows from."""
+    return {
+        "effsam-export": there.version,
+        "code": there.code,
+        "machine": there.machine,
+        "python": there.python,
+        "model": request.model.name,
+        "model.options": _json(dict(request.model.options)),
+        "weights": request.checkpoint.sha256,
+    }
 
 
 def digest(found: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from effsam_export.build.worker import Answer, Job
 from effsam_export.bundle import archive
 from effsam_export.errors import UsageError
 from effsam_export.files import write_whole
+from effsam_export.weights import default_cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -99,7 +100,9 @@ def remote(job: dict[str, Any], names: dict[str, str], files: dict[str, bytes]) 
                 return Reply(answer=asdict(damaged), evidence={worker.LOG: b""})
         checkpoint = root / Path(asked.checkpoint).name
         checkpoint.write_bytes(data["checkpoint"])
-        here = replace(asked, checkpoint=str(checkpoint))
+        # Its own: what the build shares is on another machine.
+        stages = default_cache_dir() / "build" / "stages"
+        here = replace(asked, checkpoint=str(checkpoint), stages=str(stages))
         if "target" in data:
             target = root / Path(asked.target).name
             target.write_bytes(data["target"])

@@ -138,6 +138,7 @@ def plan(
             calibration=build.calibration,
             threads=threads,
             needs_mb=UNKNOWN_MB if before is None else before.peak_mb,
+            stages=str(store.stages.resolve()),
         )
         asked = worker.request_of(cell, job, Path(worker.BUNDLE))
         parts = keys.parts(asked, (environment or this_machine)(cell))

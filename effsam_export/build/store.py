@@ -6,6 +6,7 @@
     <root>/bundles/<digest>/built.json   what it follows from, how long it took, how much memory
     <root>/cells/<name>.json             what a cell followed from when it was built last
     <root>/work/<process>-<digest>/      what is being written, by which process
+    <root>/stages/                       traces and answers that cells share (`stages.py`)
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ class Store:
             raise OutputError(
                 f"the cache `{root}` cannot be written: {reason}", hint="choose another --cache-dir"
             ) from error
+
+    @property
+    def stages(self) -> Path:
+        """Folder of what cells share."""
+        return self.root / "stages"
 
     @contextmanager
     def used(self) -> Iterator[None]:

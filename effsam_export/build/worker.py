@@ -39,6 +39,7 @@ class Job:
         official: Its hash is the one pinned for the authors' file.
         threads: Of the libraries that compute.
         needs_mb: Memory that it took last time, or a guess, in MB of 1e6 bytes.
+        stages: Folder of what its stages share with those of other cells; None for none.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Job:
     calibration: str
     threads: int
     needs_mb: float
+    stages: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,13 +159,19 @@ def run(job: Job, folder: Path) -> Answer:
 def work(job: Job, folder: Path) -> Answer:
     """Do a job in this process."""
     from effsam_export import pipeline
+    from effsam_export.build import keys
     from effsam_export.build.config import Cell
+    from effsam_export.stages import Stages
 
     cell = Cell(
         model=job.model, target=job.target, precision=job.precision, options=dict(job.options)
     )
     try:
-        report = pipeline.export(request_of(cell, job, folder / BUNDLE), _told)
+        asked = request_of(cell, job, folder / BUNDLE)
+        if job.stages is not None:
+            shared = Stages(root=Path(job.stages), parts=keys.shared(asked, job.threads))
+            asked = replace(asked, stages=shared)
+        report = pipeline.export(asked, _told)
     except ToolchainMissing as error:
         return Answer(state="toolchain missing", message=error.message, hint=error.hint)
     except pipeline.ParityFailed as error:

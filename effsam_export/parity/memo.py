@@ -1,10 +1,13 @@
-"""Answers that are computed once: PyTorch's, and a session's, by the bytes of what was asked."""
+"""Answers that are computed once: PyTorch's, and a session's, by the bytes of what was asked.
+
+They are held in memory, or in a cache on disk that exports share (`stages.Answers`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,6 +18,31 @@ if TYPE_CHECKING:
 
     from effsam_export.backends import Session
     from effsam_export.spec import Array, ComponentSpec, Feeds, Sample
+
+
+class Memory(Protocol):
+    """Answers by question."""
+
+    def get(self, question: str) -> Feeds | None:
+        """An answer; None where there is none."""
+
+    def keep(self, question: str, answer: Feeds) -> None:
+        """Keep an answer."""
+
+
+class Held:
+    """Answers in memory."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, Feeds] = {}
+
+    def get(self, question: str) -> Feeds | None:
+        """An answer; None where there is none."""
+        return self._answers.get(question)
+
+    def keep(self, question: str, answer: Feeds) -> None:
+        """Keep an answer."""
+        self._answers[question] = answer
 
 
 def key_of(arrays: Iterable[tuple[str, Array | None]]) -> str:
@@ -28,9 +56,14 @@ def key_of(arrays: Iterable[tuple[str, Array | None]]) -> str:
     return digest.hexdigest()
 
 
-def remembering(component: ComponentSpec) -> ComponentSpec:
-    """The component with a reference that computes each answer once."""
-    answers: dict[str, Feeds] = {}
+def remembering(component: ComponentSpec, memory: Memory | None = None) -> ComponentSpec:
+    """The component with a reference that computes each answer once.
+
+    Args:
+        component: Whose answers they are.
+        memory: Where they are kept; in this process where None.
+    """
+    answers = Held() if memory is None else memory
 
     def reference(module: nn.Module, sample: Sample) -> Feeds:
         prompt = sample.prompt
@@ -38,9 +71,10 @@ def remembering(component: ComponentSpec) -> ComponentSpec:
         key = repr(prompt) + key_of(
             [("image", sample.image), ("embeddings", sample.embeddings), ("mask", mask)]
         )
-        if key not in answers:
-            answers[key] = component.reference(module, sample)
-        return answers[key]
+        if (answer := answers.get(key)) is None:
+            answer = component.reference(module, sample)
+            answers.keep(key, answer)
+        return answer
 
     return replace(component, reference=reference)
 
@@ -48,12 +82,13 @@ def remembering(component: ComponentSpec) -> ComponentSpec:
 class Remembered:
     """A session that computes each answer once."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, memory: Memory | None = None) -> None:
         self._session = session
-        self._answers: dict[str, Feeds] = {}
+        self._answers: Memory = Held() if memory is None else memory
 
     def run(self, feeds: Feeds) -> Feeds:
         key = key_of(sorted(feeds.items()))
-        if key not in self._answers:
-            self._answers[key] = self._session.run(feeds)
-        return self._answers[key]
+        if (answer := self._answers.get(key)) is None:
+            answer = self._session.run(feeds)
+            self._answers.keep(key, answer)
+        return answer

@@ -189,3 +189,44 @@ def test_the_code_is_hashed_by_path_and_contents(
     (package / "schema.json").write_text("[]")
     assert code_with("a.py", "x = 1") != with_schema
     assert code_with("a.py", "x") != hashlib.sha256(b"").hexdigest()
+
+
+def shared(one: ExportRequest, threads: int = 2) -> str:
+    return keys.digest(keys.shared(one, threads))
+
+
+def test_what_cells_share_does_not_follow_from_the_target() -> None:
+    one = request()
+    for other in (
+        request(target="coreml"),
+        request(precision="fp16"),
+        request(precision="int8"),
+        request(target="coreml", precision="fp16", options={"slots": "4"}),
+        replace(one, target=replace(one.target, source=one.target.source + b"\n")),
+    ):
+        assert shared(one) == shared(other)
+
+
+def test_what_cells_share_follows_from_weights_code_and_the_tools_that_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = request()
+    before = shared(one)
+    assert before != shared(one, threads=1)
+    assert before != shared(replace(one, checkpoint=replace(one.checkpoint, sha256="2" * 64)))
+    assert before != shared(request(model="edge-sam"))
+    clustered = request("expedit-sam-vit-b")
+    options = {**clustered.model.options, "location": 8.0}
+    other = replace(clustered, model=models.configured(clustered.model, options))
+    assert shared(clustered) != shared(other)
+    there = keys.here()
+    for tool in keys.TRACING:
+        newer = replace(there, tools={**there.tools, tool: "99.0"})
+        monkeypatch.setattr(keys, "here", lambda newer=newer: newer)
+        assert before != shared(one), tool
+    # A converter's version is no concern of a trace.
+    newer = replace(there, tools={**there.tools, "openvino": "99.0"})
+    monkeypatch.setattr(keys, "here", lambda: newer)
+    assert before == shared(one)
+    monkeypatch.setattr(keys, "here", lambda: replace(there, code="other"))
+    assert before != shared(one)
