@@ -71,10 +71,15 @@ class Stages:
                 for left in (folder, partial):
                     shutil.rmtree(left, ignore_errors=True)
                 partial.mkdir()
-                make(partial)
-                document = {"parts": found, "files": hashes(partial)}
-                (partial / MADE).write_text(json.dumps(document, indent=2, sort_keys=True), "utf-8")
-                partial.replace(folder)
+                try:
+                    make(partial)
+                    document = {"parts": found, "files": hashes(partial)}
+                    text = json.dumps(document, indent=2, sort_keys=True)
+                    (partial / MADE).write_text(text, "utf-8")
+                    partial.replace(folder)
+                finally:
+                    # On a full disk it is in the way of everything else.
+                    shutil.rmtree(partial, ignore_errors=True)
         except OSError as error:
             raise unwritable(self.root, error) from error
         return folder, False

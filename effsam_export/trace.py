@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import warnings
@@ -46,8 +47,15 @@ def trace(module: nn.Module, component: ComponentSpec) -> ExportedProgram:
 
 
 def save(program: ExportedProgram, path: Path) -> Path:
-    """Write a traced program for a process that lowers it."""
-    torch.export.save(program, path)
+    """Write a traced program for a process that lowers it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    # torch's own writer ends the process where the disk is full: no error could be caught.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    path.write_bytes(buffer.getbuffer())
     return path
 
 

@@ -79,7 +79,7 @@ class Cluster:
         requires: Target -> label that its workers have to have.
 
     Raises:
-        UsageError: No worker of ours is there.
+        UsageError: No worker of ours is there, or none with the targets and recipes of here.
     """
 
     def __init__(self, client: Client, requires: Mapping[str, str]) -> None:
@@ -92,6 +92,14 @@ class Cluster:
             raise UsageError(
                 "the scheduler has no worker of effsam-export",
                 hint="start one: effsam worker --scheduler ADDRESS",
+            )
+        # A worker reads those of its own package, and a bundle's key is made from those of here.
+        ours = keys.shipped()
+        self.environments = {a: e for a, e in self.environments.items() if e.shipped == ours}
+        if not self.environments:
+            raise UsageError(
+                "no worker has the targets and recipes of this machine",
+                hint="install the same effsam-export on both",
             )
         info = client.scheduler_info(n_workers=-1)["workers"]
         self._memory = {a: float(info[a]["resources"].get(MEMORY, 0)) for a in self.environments}

@@ -33,12 +33,14 @@ class Environment:
 
     Attributes:
         code: Hash of this package's sources.
+        shipped: Hash of the targets, recipes and photographs that come with it.
         tools: Package -> version, or `not installed`, of everything that can take part.
         labels: What it is, beyond its toolchains: `linux`, `cuda`, or what it was told to be.
     """
 
     version: str
     code: str
+    shipped: str
     machine: str
     python: str
     tools: Mapping[str, str]
@@ -55,6 +57,7 @@ def here(labels: tuple[str, ...] = ()) -> Environment:
     return Environment(
         version=__version__,
         code=code(),
+        shipped=shipped(),
         machine=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         tools={name: version_of(name) for name in sorted(names)},
@@ -154,11 +157,24 @@ def reasons(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 @cache
 def code() -> str:
     """Hash of this package's own files, by path and contents: schemas and licences too."""
-    root = Path(__file__).resolve().parents[1]
+    # Targets and recipes are parts of their own, those that a cell takes.
+    return _tree(Path(__file__).resolve().parents[1], {"__pycache__", "_data"})
+
+
+@cache
+def shipped() -> str:
+    """Hash of the targets, recipes and photographs that come with this package."""
+    from effsam_export import profiles
+
+    folders = [profiles.data_dir(kind) for kind in ("calibration", "targets")]
+    return _digest([_tree(folder, {"__pycache__"}) for folder in folders])
+
+
+def _tree(root: Path, without: set[str]) -> str:
+    """Hash of a folder's files by path and contents."""
     total = hashlib.sha256()
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        # Targets and recipes are parts of their own, those that a cell takes.
-        if {"__pycache__", "_data"} & set(path.relative_to(root).parts):
+        if without & set(path.relative_to(root).parts):
             continue
         total.update(path.relative_to(root).as_posix().encode() + b"\0")
         total.update(hashlib.sha256(path.read_bytes()).digest())

@@ -149,6 +149,9 @@ def run(job: Job, folder: Path) -> Answer:
     taken = time.perf_counter() - began
     if not answered.is_file():
         message = ending_of(code).replace("the converter", "the worker")
+        said = [line for line in (folder / LOG).read_text("utf-8", "replace").splitlines() if line]
+        # An exception that nobody caught ends with what it was.
+        message += f": {said[-1][:200]}" if code > 0 and said else ""
         return Answer(state="failed", message=message, seconds=taken)
     found = Answer(**json.loads(answered.read_text("utf-8")))
     asked.unlink()

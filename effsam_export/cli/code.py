@@ -13,7 +13,9 @@ from effsam_export.console import Console, data
 
 def code(
     bundle: BundleOrFile,
-    language: Annotated[str, typer.Option("--language", "-l", help="python, cpp or js.")],
+    language: Annotated[
+        str, typer.Option("--language", "-l", help="python, cpp, js, swift or kotlin.")
+    ],
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--output", "-o", help="The folder [default: BUNDLE-LANGUAGE]."),

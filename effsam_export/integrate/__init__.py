@@ -20,6 +20,8 @@ LANGUAGES = {
     "python": "effsam_export.integrate.python",
     "cpp": "effsam_export.integrate.cpp",
     "js": "effsam_export.integrate.javascript",
+    "swift": "effsam_export.integrate.swift",
+    "kotlin": "effsam_export.integrate.kotlin",
 }
 
 

@@ -20,6 +20,8 @@ Upscale = Literal["frame-bilinear", "bicubic"]
 
 PLAIN = re.compile(r"[A-Za-z0-9._:/-]+")
 """Names that mean nothing but themselves in a string of any language."""
+OPTION = re.compile(r"[A-Za-z0-9._:/, -]+")
+"""Options too, of which Core ML's `functions` is a list of numbers."""
 ENCODER_INPUT, EMBEDDINGS = "image", "image_embeddings"
 COORDS, LABELS, MASK, HAS_MASK = "point_coords", "point_labels", "mask_input", "has_mask_input"
 LOW_RES = "low_res_masks"
@@ -132,7 +134,7 @@ def contract_of(manifest: Mapping[str, Any]) -> Contract:
     graphs = {c["name"]: _component(reader, c) for c in manifest["components"]}
     _check_tensors(reader, graphs["encoder"], graphs["decoder"])
     for name, value in manifest["target"]["options"].items():
-        if isinstance(value, str) and not PLAIN.fullmatch(value):
+        if isinstance(value, str) and not OPTION.fullmatch(value):
             reader.problems.append(f"target.options.{name} is `{_short(value)}`")
     if reader.problems:
         raise UsageError(

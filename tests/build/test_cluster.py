@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 HERE = Environment(
     version="1",
     code="c",
+    shipped=keys.shipped(),
     machine="Linux x86_64",
     python="3.11",
     tools={t: "1.0" for b in ("onnx", "openvino", "coreml") for t in keys.tools_of(b, "int8")},
@@ -113,6 +114,14 @@ def test_nobody_can() -> None:
 def test_no_worker_of_ours(workers: dict[str, Environment | None]) -> None:
     with pytest.raises(UsageError, match="no worker of effsam-export"):
         of(workers)
+
+
+def test_workers_with_other_targets_or_recipes_get_nothing() -> None:
+    other = replace(having(), shipped="other")
+    assert chosen(of({"a": other, "b": having()}), cell()) == ("b",)
+    with pytest.raises(UsageError, match="no worker has the targets and recipes") as caught:
+        of({"a": other})
+    assert caught.value.hint == "install the same effsam-export on both"
 
 
 def test_the_scheduler_is_gone_before_anything_is_sent(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A tiny bundle for OpenVINO, onnxruntime-web, and a C++ compiler, where they can be had."""
+"""Tiny bundles for OpenVINO and LiteRT, onnxruntime-web, and compilers, where they can be had."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from effsam_export import profiles
 from effsam_export.integrate.javascript import RUNTIME
+from tests.integrate.jvm import Kotlin
 from tests.integrate.tools import run
 from tests.tiny import TINY_SAM
 
@@ -105,3 +106,44 @@ def compile_cpp() -> Callable[[Path, str], Path]:
         return output
 
     return compile_one
+
+
+@pytest.fixture(scope="session")
+def exported_tflite(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint, parity_file: Path
+) -> Path:
+    """The tiny model for LiteRT, made once; tests that change it take `tflite_bundle`."""
+    pytest.importorskip("litert_torch")
+    from effsam_export import pipeline
+
+    output = tmp_path_factory.mktemp("bundles") / "tiny-tflite"
+    request = pipeline.ExportRequest(
+        model=TINY_SAM,
+        target=profiles.load_target("tflite", "fp32"),
+        checkpoint=tiny_checkpoint,
+        output=output,
+        parity_file=parity_file,
+    )
+    pipeline.export(request)
+    return output
+
+
+@pytest.fixture
+def tflite_bundle(exported_tflite: Path, tmp_path: Path, tiny: None) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(exported_tflite, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def kotlin() -> Kotlin:
+    """Kotlin's compiler, which comes with a kernel for notebooks, and a JVM to run it in."""
+    kernel = pytest.importorskip("run_kotlin_kernel")
+    java = shutil.which("java")
+    if java is None:
+        pytest.skip("java is not installed")
+    # What Java 8 had is told by a file that a runtime without the development kit lacks.
+    if not (Path(java).resolve().parent.parent / "lib" / "ct.sym").is_file():
+        pytest.skip("java is installed without its development kit")
+    jars = sorted((Path(kernel.__path__[0]) / "jars").glob("*.jar"))
+    (library,) = (j for j in jars if j.name.startswith("kotlin-stdlib-"))
+    return Kotlin(java=java, jars=tuple(jars), library=library)

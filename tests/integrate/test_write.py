@@ -30,7 +30,27 @@ FILES = {
         "CMakeLists.txt",
     ),
     "js": ("segmenter.mjs", "selftest.mjs", "package.json"),
+    "swift": (
+        "Package.swift",
+        "Segmenter.swift",
+        "Resizing.swift",
+        "CoreMLGraph.swift",
+        "SelfTest.swift",
+        "SelfTestFiles.swift",
+        "main.swift",
+    ),
+    "kotlin": (
+        "Segmenter.kt",
+        "Resizing.kt",
+        "LiteRtGraph.kt",
+        "SelfTest.kt",
+        "SelfTestFiles.kt",
+        "build.gradle.kts",
+    ),
 }
+
+# Core ML has fixed shapes alone.
+CODE = [(n, k) for n in FILES for k in KINDS if n != "swift" or k in ("slots", "fixed-fill")]
 
 
 @pytest.fixture
@@ -52,6 +72,10 @@ def for_backend(bundle: Path, backend: str, **options: object) -> None:
 def test_files_of_a_language(bundle: Path, tmp_path: Path, language: str) -> None:
     if language == "cpp":
         for_backend(bundle, "openvino", device="CPU", inference_precision="f32")
+    if language == "kotlin":
+        for_backend(bundle, "tflite", num_threads=4, slots=8)
+    if language == "swift":
+        fake.save(bundle, manifest_for(KINDS["slots"], "coreml"))
     assert code_for(bundle, language, tmp_path / "out") == FILES[language]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(FILES[language])
     for name in FILES[language]:
@@ -62,8 +86,7 @@ def test_files_of_a_language(bundle: Path, tmp_path: Path, language: str) -> Non
         assert name == "package.json" or max(map(len, text.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("language", FILES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("language", "kind"), CODE)
 def test_equal_manifests_are_equal_code(language: str, kind: str) -> None:
     backend = next(iter(integrate.load(language).BACKENDS))
     manifest = manifest_for(KINDS[kind], backend)
@@ -78,7 +101,7 @@ def test_equal_manifests_are_equal_code(language: str, kind: str) -> None:
 def test_a_title_cannot_leave_its_comment(language: str) -> None:
     backend = next(iter(integrate.load(language).BACKENDS))
     title = 'x"""\n*/ evil() \\'
-    manifest = changed(manifest_for(KINDS["pad"], backend), "model.title", title)
+    manifest = changed(manifest_for(KINDS["slots"], backend), "model.title", title)
     for text in integrate.load(language).files(contract_of(manifest)).values():
         assert 'x"""' not in text
         assert "*/ evil" not in text
@@ -106,7 +129,11 @@ def test_a_language_that_there_is_not(bundle: Path, tmp_path: Path) -> None:
     [
         ("cpp", "onnx", "for onnx there is --language python or js"),
         ("js", "openvino", "for openvino there is --language python or cpp"),
-        ("python", "coreml", "the bundle's README.md says what to write by hand"),
+        ("kotlin", "onnx", "for onnx there is --language python or js"),
+        ("cpp", "tflite", "for tflite there is --language python or kotlin"),
+        ("python", "coreml", "for coreml there is --language swift"),
+        ("swift", "onnx", "for onnx there is --language python or js"),
+        ("swift", "tensorrt", "the bundle's README.md says what to write by hand"),
         ("cpp", "tensorrt", "the bundle's README.md says what to write by hand"),
     ],
 )
@@ -120,17 +147,33 @@ def test_a_backend_without_a_runtime(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_gpu_delegate(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("language", ["python", "kotlin"])
+def test_a_gpu_delegate(bundle: Path, tmp_path: Path, language: str) -> None:
     for_backend(bundle, "tflite", delegate="gpu", slots=8)
     with pytest.raises(UsageError, match="GPU delegate"):
-        code_for(bundle, "python", tmp_path / "out")
+        code_for(bundle, language, tmp_path / "out")
 
 
+@pytest.mark.parametrize("language", ["python", "kotlin"])
 @pytest.mark.parametrize("threads", ["many", True, 1.5])
-def test_threads_that_are_no_number(bundle: Path, tmp_path: Path, threads: object) -> None:
+def test_threads_that_are_no_number(
+    bundle: Path, tmp_path: Path, threads: object, language: str
+) -> None:
     for_backend(bundle, "tflite", num_threads=threads, slots=8)
     with pytest.raises(UsageError, match="num_threads is"):
-        code_for(bundle, "python", tmp_path / "out")
+        code_for(bundle, language, tmp_path / "out")
+
+
+def test_what_a_build_of_android_needs() -> None:
+    manifest = manifest_for(KINDS["slots"], "tflite")
+    manifest["target"]["options"] = {"num_threads": 4}
+    files = integrate.load("kotlin").files(contract_of(manifest))
+    assert '"com.google.ai.edge.litert:litert:[2.1.0,3.0.0)"' in files["build.gradle.kts"]
+    assert "const val THREADS = 4\n" in files["LiteRtGraph.kt"]
+    # What runs anywhere names nothing of Android's.
+    for name in ("Segmenter.kt", "Resizing.kt", "SelfTest.kt", "SelfTestFiles.kt"):
+        assert "import android" not in files[name]
+        assert "import org.tensorflow" not in files[name]
 
 
 def test_weights_beside_a_graph_do_not_run_in_a_browser(bundle: Path) -> None:

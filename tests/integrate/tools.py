@@ -75,7 +75,7 @@ def manifest_for(model: ModelSpec, backend: str = "onnx") -> dict[str, Any]:
     manifest["components"] = [
         {
             "name": c.name,
-            "files": [f"{c.name}.onnx"],
+            "files": files_of(c.name, backend),
             "source": f"{c.name}.onnx",
             "rewrites": [],
             "inputs": [{**asdict(t), "shape": list(t.shape)} for t in c.inputs],
@@ -84,6 +84,14 @@ def manifest_for(model: ModelSpec, backend: str = "onnx") -> dict[str, Any]:
         for c in model.components
     ]
     return manifest
+
+
+def files_of(component: str, backend: str) -> list[str]:
+    """What a component of a bundle consists of: a file, or a package of Core ML."""
+    if backend != "coreml":
+        return [f"{component}.onnx"]
+    inside = ("Manifest.json", "Data/com.apple.CoreML/model.mlmodel")
+    return [f"{component}.mlpackage/{name}" for name in inside]
 
 
 def changed(manifest: dict[str, Any], path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401

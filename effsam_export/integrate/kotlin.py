@@ -1,0 +1,63 @@
+"""Kotlin for Android, on LiteRT's `Interpreter`; all but the binding is plain Kotlin on the JVM."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from effsam_export.errors import UsageError
+from effsam_export.integrate import render
+
+if TYPE_CHECKING:
+    from effsam_export.integrate.contract import Contract
+
+BACKENDS = {"tflite": "LiteRT"}
+RUN = "head -n 20 SelfTest.kt  # how an app runs it on a device"
+RUNTIME = "[2.1.0,3.0.0)"
+"""Of LiteRT for Android, whose 2.0 has no `Interpreter`; the manifest wants 2.1 or newer too."""
+SOURCES = (
+    "Segmenter.kt",
+    "Resizing.kt",
+    "LiteRtGraph.kt",
+    "SelfTest.kt",
+    "SelfTestFiles.kt",
+)
+GRADLE = "build.gradle.kts"
+
+
+def files(contract: Contract) -> dict[str, str]:
+    """The library, its binding to LiteRT, the self-test, and the lines that an app's build needs.
+
+    Raises:
+        UsageError: The bundle is for LiteRT's GPU delegate, which `Interpreter` has no more, or
+            has a number of threads that is none.
+    """
+    if contract.options.get("delegate") == "gpu":
+        raise UsageError(
+            "the bundle is for LiteRT's GPU delegate, and LiteRT 2's `Interpreter` runs on the CPU",
+            hint="export it for `tflite` or `android-cpu`",
+        )
+    threads = contract.options.get("num_threads", 1)
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise UsageError(f"target.options.num_threads is `{threads}`, which is no whole number")
+    tags = render.tags_of(contract)
+    values = {
+        **render.common(contract),
+        "NOTICE": render.commented(render.notice(contract), "//"),
+        "NUM_THREADS": repr(threads),
+        "RUNTIME": render.quoted(f"com.google.ai.edge.litert:litert:{RUNTIME}"),
+        "PAD_VALUE": ", ".join(map(repr, contract.pad_value or ())),
+        "PADDING_POINT": ", ".join(map(repr, contract.padding_point)),
+        "BACKGROUND": _literal(contract.background),
+        "EMPTY_LABEL": _literal(contract.empty),
+        "MAX_POINTS": _literal(contract.max_points),
+        "TAKES_BOX": _literal(contract.takes_box),
+        "TAKES_POINTS_WITH_BOX": _literal(contract.takes_points_with_box),
+        "TAKES_MASK": _literal(contract.takes_mask),
+        "SINGLE": ", ".join(map(repr, contract.single)),
+        "MULTIMASK": ", ".join(map(repr, contract.multimask)),
+    }
+    return {name: render.fill(name, tags, values) for name in (*SOURCES, GRADLE)}
+
+
+def _literal(value: int | bool | None) -> str:
+    return "null" if value is None else repr(value).lower()

@@ -1,0 +1,104 @@
+"""Kotlin's compiler, and generated Kotlin called on the JVM."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tests.integrate.tools import generate, run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from effsam_export.spec import Float32
+
+SOURCES = Path(__file__).parent / "kotlin"
+STUBS = sorted(SOURCES.rglob("*.java"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kotlin:
+    """A JVM, the compiler's jars, and the standard library among them."""
+
+    java: str
+    jars: tuple[Path, ...]
+    library: Path
+
+    def compile(self, sources: Sequence[Path], output: Path) -> Path:
+        """Class files of these sources, and of nothing but Java 8 and the standard library.
+
+        Android has most of Java 8 and not all of later ones. Java files are read for their
+        signatures alone.
+        """
+        command = [self.java, "-cp", os.pathsep.join(map(str, self.jars))]
+        command += ["org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-Werror"]
+        command += ["-no-stdlib", "-no-reflect", "-Xjdk-release=8", "-jvm-target", "1.8"]
+        command += ["-cp", str(self.library), "-d", str(output), *map(str, sources)]
+        done = run(command, output.parent)
+        assert done.returncode == 0, done.stderr
+        return output
+
+    def command(self, main: str, *classes: Path) -> list[str]:
+        """What starts a compiled `main`."""
+        path = os.pathsep.join(map(str, [*classes, self.library]))
+        return [self.java, "-Xshare:auto", "-cp", path, main]
+
+
+def package_of(kind: str) -> str:
+    return f"effsam.{kind.replace('-', '_')}"
+
+
+def packaged(manifest: dict[str, Any], folder: Path, package: str) -> list[Path]:
+    """Generated files in a package of their own, so that one compiler takes several contracts."""
+    generate(manifest, "kotlin", folder)
+    for name in ("Driver.kt", "PythonGraph.kt", "Run.kt"):
+        (folder / name).write_text((SOURCES / name).read_text("utf-8"), "utf-8")
+    for file in folder.glob("*.kt"):
+        text = file.read_text("utf-8")
+        file.write_text(text.replace("package effsam\n", f"package {package}\n"), "utf-8")
+    return sorted(folder.glob("*.kt"))
+
+
+class Driver:
+    """Functions of the generated library, called in one process."""
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(
+        self, what: str, size: tuple[int, int], data: bytes = b"", *more: object
+    ) -> dict[str, Float32]:
+        """Arrays by name.
+
+        Raises:
+            ValueError: It was refused.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        (self.folder / "in.bin").write_bytes(data)
+        self.process.stdin.write(f"{what} {size[0]} {size[1]} {' '.join(map(str, more))}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer or answer.startswith("refused: "):
+            raise ValueError(answer or "it ended")
+        values = np.fromfile(self.folder / "out.bin", np.float32)
+        names = [part.split(":") for part in answer.split()]
+        ends = np.cumsum([int(count) for _, count in names])
+        parts = np.split(values, ends)
+        return {name: part for (name, _), part in zip(names, parts, strict=False)}
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(60)
+        self.process.stdout.close()
