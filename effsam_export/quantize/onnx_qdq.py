@@ -56,14 +56,21 @@ def apply(
 
 
 def wanted_tensors(model: onnx.ModelProto, quantization: Quantization) -> list[str]:
-    """Activations whose ranges the recipe needs, in the graph's order; integers have none."""
+    """Activations whose ranges are measured, in the graph's order; integers have none.
+
+    Those of layers that float too, where any other's are needed: asked for other tensors, ONNX
+    Runtime fuses otherwise and a range has another last digit, from which masks of a model that is
+    quantized whole were lost. So a recipe with one exception more has the same ranges.
+    """
+    if "w8a8" not in quantization.treatments.values():
+        return []
     constants = {i.name for i in model.graph.initializer}
     if quantization.recipe.everything:
         inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
         constants |= {v.name for v in inferred if v.type.tensor_type.elem_type != TensorProto.FLOAT}
     found: dict[str, None] = {}
     for node in model.graph.node:
-        if quantization.treatments.get(node.name) == "w8a8":
+        if node.name in quantization.treatments:
             for name in (*node.input, *node.output):
                 if name and name not in constants:
                     found[name] = None

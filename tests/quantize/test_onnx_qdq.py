@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -150,6 +151,19 @@ def test_other_samples_give_other_scales(tmp_path: Path) -> None:
     image = np.full((1, 3, toy.SIZE, toy.SIZE), 7, np.float32)
     np.savez(tmp_path / "s" / "0001.npz", image=image)
     assert onnx_qdq.apply(toy.network(), asked, tmp_path) != first
+
+
+def test_what_is_measured_does_not_follow_from_what_floats(tmp_path: Path) -> None:
+    # Else the runtime fuses otherwise, and all other ranges have another last digit.
+    asked = toy.quantization(tmp_path / "s", toy.ALL)
+    whole = onnx_qdq.wanted_tensors(toy.network(), asked)
+    assert len(asked.treatments) > 1
+    for name in asked.treatments:
+        fewer = replace(asked, treatments={**asked.treatments, name: "float"})
+        assert onnx_qdq.wanted_tensors(toy.network(), fewer) == whole
+    for treatment in ("float", "w8"):
+        nothing = replace(asked, treatments=dict.fromkeys(asked.treatments, treatment))
+        assert onnx_qdq.wanted_tensors(toy.network(), nothing) == []
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
