@@ -139,7 +139,8 @@ def cluster(workers: int, folder: Path) -> Iterator[list[str]]:
 
 def build(file: Path, options: list[str]) -> dict[str, Any]:
     """One `effsam build`: its summary, when each cell was done, and the memory it took."""
-    command = [sys.executable, "-m", "effsam_export", "build", str(file), "--json", *options]
+    command = [sys.executable, "-m", "effsam_export", "build", str(file)]
+    command += ["--json", "--accept-license", *options]
     environment = {**os.environ, "EFFSAM_CACHE_DIR": str(file.parent / "cache")}
     began, done_at = time.perf_counter(), {}
     with (
@@ -154,11 +155,15 @@ def build(file: Path, options: list[str]) -> dict[str, Any]:
     ):
         assert process.stdout is not None
         assert process.stderr is not None
+        said = []
         for line in process.stderr:
+            said.append(line)
             if line.startswith(("✓", "✗")):
                 done_at[line.split()[1]] = round(time.perf_counter() - began, 1)
                 print(line.rstrip(), file=sys.stderr, flush=True)
         text = process.stdout.read()
+    if not text:
+        raise SystemExit("".join(said))
     found = json.loads(text)
     keys = ("target", "precision", "state", "least_iou", "mean_iou", "seconds", "peak_mb")
     return {
