@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from effsam_export import bisect as searching
+from effsam_export import models, profiles
 from effsam_export.bisect import Gate, Notebook, Verdict
+from effsam_export.build import keys
+from effsam_export.calibration import recipe as calibration
+from effsam_export.cli.bisect import question
 from effsam_export.errors import CheckFailed
+from effsam_export.int8 import Int8Request
+from effsam_export.pipeline import ExportRequest
+from effsam_export.quantize import recipes
+from effsam_export.spec import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from effsam_export.bisect import Kept
 
@@ -282,3 +290,21 @@ def test_layers_are_grouped_by_their_block() -> None:
         ["encoder:neck.0", "encoder:neck.2"],
         ["decoder:transformer.final"],
     ]
+
+
+def test_judgements_of_other_versions_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = ExportRequest(
+        model=models.get("mobile-sam"),
+        target=profiles.load_target("onnx", "int8"),
+        checkpoint=Checkpoint(path=Path("x.pt"), sha256="1" * 64, official=True),
+        output=Path("unused"),
+        int8=Int8Request(calibration=calibration.load(), plan=recipes.load("mobile-sam")),
+    )
+    before = question(one)
+    assert question(replace(one, output=Path("other"))) == before
+    assert question(replace(one, checkpoint=replace(one.checkpoint, sha256="2" * 64))) != before
+    with monkeypatch.context() as patched:
+        patched.setattr(keys, "version_of", lambda _: "99.0")
+        assert question(one) != before
+    monkeypatch.setattr(keys, "code", lambda: "other")
+    assert question(one) != before

@@ -233,13 +233,18 @@ def question(request: ExportRequest) -> str:
     import hashlib
 
     from effsam_export import __version__, profiles
+    from effsam_export.build import keys
     from effsam_export.calibration.recipe import hashes
 
     photographs = profiles.load_parity_images(request.parity_file)
+    backend = request.target.backend
     parts = [
         __version__,
+        # A last digit of another version may decide on a mask.
+        keys.code(),
+        *(f"{t} {keys.version_of(t)}" for t in keys.tools_of(backend, request.target.precision)),
         request.model.name,
-        request.target.backend,
+        backend,
         repr(sorted(request.model.options.items())),
         request.checkpoint.sha256,
         repr([(p.cases, hashes([p.path])) for p in photographs]),
