@@ -20,24 +20,29 @@ if TYPE_CHECKING:
     from effsam_export.spec import Checkpoint
 
 
+def exported(target: str, output: Path, checkpoint: Checkpoint, parity_file: Path) -> Path:
+    """A bundle of the tiny model in FP32."""
+    from effsam_export import pipeline
+
+    request = pipeline.ExportRequest(
+        model=TINY_SAM,
+        target=profiles.load_target(target, "fp32"),
+        checkpoint=checkpoint,
+        output=output,
+        parity_file=parity_file,
+    )
+    pipeline.export(request)
+    return output
+
+
 @pytest.fixture(scope="session")
 def exported_openvino(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint, parity_file: Path
 ) -> Path:
     """The tiny model for OpenVINO, made once; tests that change it take `openvino_bundle`."""
     pytest.importorskip("openvino")
-    from effsam_export import pipeline
-
     output = tmp_path_factory.mktemp("bundles") / "tiny-openvino"
-    request = pipeline.ExportRequest(
-        model=TINY_SAM,
-        target=profiles.load_target("openvino", "fp32"),
-        checkpoint=tiny_checkpoint,
-        output=output,
-        parity_file=parity_file,
-    )
-    pipeline.export(request)
-    return output
+    return exported("openvino", output, tiny_checkpoint, parity_file)
 
 
 @pytest.fixture
@@ -114,18 +119,8 @@ def exported_tflite(
 ) -> Path:
     """The tiny model for LiteRT, made once; tests that change it take `tflite_bundle`."""
     pytest.importorskip("litert_torch")
-    from effsam_export import pipeline
-
     output = tmp_path_factory.mktemp("bundles") / "tiny-tflite"
-    request = pipeline.ExportRequest(
-        model=TINY_SAM,
-        target=profiles.load_target("tflite", "fp32"),
-        checkpoint=tiny_checkpoint,
-        output=output,
-        parity_file=parity_file,
-    )
-    pipeline.export(request)
-    return output
+    return exported("tflite", output, tiny_checkpoint, parity_file)
 
 
 @pytest.fixture
