@@ -77,7 +77,15 @@ def full_then_grown(place: Path, size: str, *, cache: bool) -> dict[str, Any]:
 
 
 # The encoder's trace takes 14 MB, both 53; the first bundle and its work go up to 95.
-@pytest.mark.parametrize("size", ["8m", "30m", "60m", "80m"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        "8m",
+        pytest.param("30m", marks=pytest.mark.slow),
+        "60m",
+        pytest.param("80m", marks=pytest.mark.slow),
+    ],
+)
 def test_a_full_cache_fails_its_cells_and_is_gone_on_with(place: Path, size: str) -> None:
     found = full_then_grown(place, size, cache=True)
     # As `effsam export` has it for a place that cannot be written, or for a check that fails.
