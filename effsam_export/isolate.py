@@ -5,8 +5,10 @@ The two sides write pickles for each other, in a folder that only they use.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 OTHER_SIDE = "import sys; from effsam_export.isolate import main; main(*sys.argv[1:])"
 """Not `-m`: what is pickled would belong to `__main__` then, and not be known here."""
 
+PR_SET_PDEATHSIG = 1
+"""`linux/prctl.h`."""
 TAIL = 3
 """Lines of the log that an error shows."""
 
@@ -149,8 +153,18 @@ def work(job: Job) -> Outcome:
         return Outcome(message=error.message, hint=error.hint, exit_code=error.exit_code)
 
 
+def end_with_parent() -> None:
+    """Have this process killed when the thread that started it ends, where the system can: Linux.
+
+    Else a converter goes on for minutes, and holds its memory, for a build that was killed.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
 def main(job: str, result: str) -> None:
     """The other process: read a job, do it, write what came of it."""
+    end_with_parent()
     outcome = work(pickle.loads(Path(job).read_bytes()))
     whole = Path(result).with_suffix(".partial")
     whole.write_bytes(pickle.dumps(outcome))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +16,6 @@ from effsam_export.errors import CheckFailed, ToolchainMissing, UsageError
 from tests.backends.test_contract import target, write_graph
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from effsam_export.spec import Artifact
 
 pytestmark = pytest.mark.backend
@@ -133,3 +135,43 @@ def test_an_error_can_move_with_its_log(tmp_path: Path) -> None:
     failed = isolate.ConversionFailed("encoder, coreml", log, "the converter crashed")
     assert failed.moved(kept).hint == f"everything it said is in `{kept}`"
     assert failed.moved(kept).message == failed.message
+
+
+CHILD = """
+import os, time
+from effsam_export.isolate import end_with_parent
+end_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(120)
+"""
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+print(child.stdout.readline().strip(), flush=True)
+time.sleep(120)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_converter_does_not_outlive_a_parent_that_is_killed() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = Path("/proc", parent.stdout.readline().strip())
+        assert child.is_dir()
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 20
+    while child.is_dir() and "Z" not in state(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # Where nobody reaps it a zombie is left, which holds nothing.
+    assert not child.is_dir() or "Z" in state(child)
+
+
+def state(process: Path) -> str:
+    """The letter that the system has for it; Z for one that is gone already."""
+    try:
+        return (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "Z"

@@ -213,6 +213,9 @@ def peak_mb() -> float:
 
 def main(job: str, answer: str) -> None:
     """The other process: read a job, do it, write what became of it."""
+    from effsam_export.isolate import end_with_parent
+
+    end_with_parent()
     path = Path(answer)
     found = work(Job(**json.loads(Path(job).read_text("utf-8"))), path.parent)
     partial = path.with_suffix(".partial")
