@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from effsam_export.profiles import ParityImage
     from effsam_export.progress import Observer
     from effsam_export.spec import Checkpoint, ComponentSpec, Graph, ModelSpec, TargetProfile
-    from effsam_export.stages import Stages
+    from effsam_export.stage_cache import Stages
 
 TRACING_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 

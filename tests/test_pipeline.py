@@ -12,7 +12,7 @@ from effsam_export import isolate, pipeline, profiles
 from effsam_export.bundle import place, read, write
 from effsam_export.errors import CheckpointError, OutputError, UsageError
 from effsam_export.spec import Checkpoint, Gates
-from effsam_export.stages import Stages
+from effsam_export.stage_cache import Stages
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:

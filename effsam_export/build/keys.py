@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import __version__, backends
+from effsam_export.stage_cache import digest as digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,11 +134,6 @@ def _always(request: ExportRequest, there: Environment) -> dict[str, str]:
         "model.options": _json(dict(request.model.options)),
         "weights": request.checkpoint.sha256,
     }
-
-
-def digest(found: Mapping[str, str]) -> str:
-    """The name of a bundle with these parts."""
-    return hashlib.sha256(_json(dict(found)).encode()).hexdigest()
 
 
 def reasons(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

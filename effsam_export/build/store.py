@@ -6,7 +6,7 @@
     <root>/bundles/<digest>/built.json   what it follows from, how long it took, how much memory
     <root>/cells/<name>.json             what a cell followed from when it was built last
     <root>/work/<process>-<digest>/      what is being written, by which process
-    <root>/stages/                       traces and answers that cells share (`stages.py`)
+    <root>/stages/                       traces and answers that cells share (`stage_cache.py`)
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from effsam_export.bundle import place, read
 from effsam_export.bundle.manifest import MANIFEST
 from effsam_export.errors import BundleError, OutputError
 from effsam_export.files import write_whole
+from effsam_export.stage_cache import unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,10 +63,7 @@ class Store:
             for name in ("bundles", "cells", "work"):
                 (root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise OutputError(
-                f"the cache `{root}` cannot be written: {reason}", hint="choose another --cache-dir"
-            ) from error
+            raise unwritable(root, error) from error
 
     @property
     def stages(self) -> Path:

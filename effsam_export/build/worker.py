@@ -164,7 +164,7 @@ def work(job: Job, folder: Path) -> Answer:
     from effsam_export import pipeline
     from effsam_export.build import keys
     from effsam_export.build.config import Cell
-    from effsam_export.stages import Stages
+    from effsam_export.stage_cache import Stages
 
     cell = Cell(
         model=job.model, target=job.target, precision=job.precision, options=dict(job.options)

@@ -1,6 +1,6 @@
 """Answers that are computed once: PyTorch's, and a session's, by the bytes of what was asked.
 
-They are held in memory, or in a cache on disk that exports share (`stages.Answers`).
+They are held in memory, or in a cache on disk that exports share (`stage_cache.Answers`).
 """
 
 from __future__ import annotations

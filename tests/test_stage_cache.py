@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from effsam_export.errors import OutputError
-from effsam_export.stages import MADE, Stages
+from effsam_export.stage_cache import MADE, Stages
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
