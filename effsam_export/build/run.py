@@ -195,14 +195,15 @@ def run(
     """
     results: dict[str, Result] = {}
     waiting: list[Planned] = []
-    for entry in planned:
-        if entry.bundle is None:
-            waiting.append(entry)
-            continue
-        results[entry.cell.name] = result = cached(entry, entry.bundle, output)
-        told(Event(kind="done", cell=entry.cell, result=result))
     running: dict[Future[Result], Planned] = {}
-    with store.used(), ThreadPoolExecutor(max_workers=limits.jobs) as pool:
+    held = store.used(output, [entry.cell.name for entry in planned])
+    with held, ThreadPoolExecutor(max_workers=limits.jobs) as pool:
+        for entry in planned:
+            if entry.bundle is None:
+                waiting.append(entry)
+                continue
+            results[entry.cell.name] = result = cached(entry, entry.bundle, output)
+            told(Event(kind="done", cell=entry.cell, result=result))
         try:
             while waiting or running:
                 while (ready := next_of(waiting, running.values(), limits)) is not None:

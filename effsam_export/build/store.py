@@ -17,6 +17,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from glob import escape
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.bundle import place, read
@@ -26,7 +27,7 @@ from effsam_export.files import write_whole
 from effsam_export.stage_cache import unwritable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 BUILT = "built.json"
@@ -71,12 +72,18 @@ class Store:
         return self.root / "stages"
 
     @contextmanager
-    def used(self) -> Iterator[None]:
-        """Hold the store while a build runs; what dead processes left is swept by the first."""
+    def used(self, output: Path, names: Iterable[str]) -> Iterator[None]:
+        """Hold the store while a build runs; what dead processes left is swept by the first.
+
+        Args:
+            output: Folder of the bundles that are delivered.
+            names: Of these bundles, of which half a copy may be left there.
+        """
         with (self.root / "lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for left in (self.root / "work").iterdir():
+                halves = [h for name in names for h in output.glob(f".{escape(name)}.*.partial")]
+                for left in (*(self.root / "work").iterdir(), *halves):
                     shutil.rmtree(left, ignore_errors=True)
             except BlockingIOError:
                 # Another build is at work, and what lies there is its own.

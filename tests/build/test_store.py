@@ -75,35 +75,50 @@ def test_two_builds_of_the_same_bundle(store: Store) -> None:
     assert store.find("d1") is not None
 
 
-def test_what_a_dead_process_left_is_swept_away(store: Store) -> None:
+def halves(root: Path) -> tuple[Path, Path]:
+    """Half a copy of a bundle of ours where bundles are delivered, and somebody else's."""
+    ours, other = (root / "dist" / f".{name}.a1.partial" for name in ("tiny [1]", "another"))
+    for place in (ours, other):
+        place.mkdir(parents=True)
+    return ours, other
+
+
+def test_what_a_dead_process_left_is_swept_away(store: Store, tmp_path: Path) -> None:
     left = store.root / "work" / "1-d9"
     (left / "bundle").mkdir(parents=True)
-    with store.used():
+    ours, other = halves(tmp_path)
+    with store.used(tmp_path / "dist", ["tiny [1]"]):
         assert not left.exists()
+        assert not ours.exists()
+        assert other.exists()
 
 
 def hold(root: Path, entered: Event, leave: Event) -> None:
     store = Store(root)
-    with store.used():
+    with store.used(root.parent / "dist", []):
         store.scratch("d7")
         entered.set()
         leave.wait(30)
 
 
-def test_what_a_living_build_writes_is_left_alone(store: Store) -> None:
+def test_what_a_living_build_writes_is_left_alone(store: Store, tmp_path: Path) -> None:
+    dist, names = tmp_path / "dist", ["tiny [1]"]
+    ours, _ = halves(tmp_path)
     context = multiprocessing.get_context("spawn")
     entered, leave = context.Event(), context.Event()
     other = context.Process(target=hold, args=(store.root, entered, leave))
     other.start()
     try:
         assert entered.wait(60)
-        with store.used():
+        with store.used(dist, names):
             assert [p.name.partition("-")[2] for p in (store.root / "work").iterdir()] == ["d7"]
+            assert ours.exists()
     finally:
         leave.set()
         other.join()
-    with store.used():
+    with store.used(dist, names):
         assert list((store.root / "work").iterdir()) == []
+        assert not ours.exists()
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
