@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from effsam_export import backends, int8, isolate
+from effsam_export import backends, int8, lowering
 from effsam_export.files import megabytes
 from effsam_export.models import fixed
 from effsam_export.progress import stage
@@ -69,8 +69,9 @@ def component(
             running.detail = from_cache(known, "")
     with stage(f"lower {spec.name}", observer) as running:
         target = int8.for_component(request.target, quantized)
-        artifact = isolate.lower(ready, target, work, scratch / f"lower-{spec.name}.log")
-        running.detail = megabytes(artifact.files)
+        log = scratch / f"lower-{spec.name}.log"
+        artifact, known = lowering.lower(ready, target, work, log, request.stages)
+        running.detail = from_cache(known, megabytes(artifact.files))
     return Exported(graph=graph, artifact=artifact)
 
 

@@ -46,7 +46,7 @@ class ExportRequest:
         parity_file: A user's own photographs and prompts, or None for those that ship.
         force: Replace a bundle that is at `output`.
         int8: What an INT8 export calibrates on and quantizes; None for another precision.
-        stages: Where traces and PyTorch's answers are kept for other exports; None for nowhere.
+        stages: Where what other exports need too is kept; None for nowhere.
     """
 
     model: ModelSpec
@@ -142,7 +142,8 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
     with place.staged(request.output) as work, kept_logs(request.output) as scratch:
         calibration = int8.calibrated(request, scratch, observer)
         exported = lowered(request, module, calibration, work, scratch, observer)
-        gains = worth.measure([(e.graph, e.artifact) for e in exported], target, scratch, observer)
+        pairs = [(e.graph, e.artifact) for e in exported]
+        gains = worth.measure(pairs, target, scratch, observer, stages=request.stages)
         exported = combined(exported, target, work)
         with stage("parity", observer) as running:
             findings = prove(request, module, exported, backend, running.advance)

@@ -1,7 +1,7 @@
 """Results of slow stages that several exports share, each under the hash of what it follows from.
 
-A component that is traced for one target is lowered for the next from the same trace, and PyTorch
-answers the prompts that judge once for all of them::
+A component that is traced for one target is lowered for the next from the same trace, what INT8 is
+compared with is lowered once, and PyTorch answers the prompts that judge once for all of them::
 
     <root>/<digest>/made.json       what a result follows from, and the sha256 of its files
     <root>/<digest>/...             its files
@@ -152,11 +152,11 @@ def digest(parts: Mapping[str, str]) -> str:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Name -> sha256 of the files in a folder, but for the list itself."""
+    """Path -> sha256 of the files in a folder and below it, but for the list itself."""
     return {
-        path.name: sha256_of(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != MADE
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MADE
     }
 
 

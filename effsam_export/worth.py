@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from effsam_export import backends, cpu, isolate, timing
+from effsam_export import backends, cpu, lowering, timing
 from effsam_export.errors import EffsamError
 from effsam_export.progress import stage
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from effsam_export.progress import Observer
     from effsam_export.spec import Artifact, Feeds, Graph, Precision, TargetProfile
+    from effsam_export.stage_cache import Stages
 
 ROUNDS = 5
 FASTER = 0.95
@@ -112,6 +113,7 @@ def measure(
     scratch: Path,
     observer: Observer,
     *,
+    stages: Stages | None = None,
     rounds: int = ROUNDS,
 ) -> tuple[Worth, ...]:
     """Compare every component that was quantized with its floating forms, which are made for it.
@@ -121,6 +123,7 @@ def measure(
         target: What they were exported for.
         scratch: Folder for the floating forms.
         observer: Told of the stages.
+        stages: Where floating forms may be already; None makes them.
         rounds: Calls of each form that count.
     """
     found = []
@@ -130,14 +133,19 @@ def measure(
             continue
         name = artifact.component
         with stage(f"compare {name}", observer) as running:
-            worth = _compare(graph, artifact, target, scratch, rounds)
+            worth = _compare(graph, artifact, target, scratch, stages, rounds)
             running.detail = "; ".join(worth.sentences()).removeprefix(f"{name}: ")
         found.append(worth)
     return tuple(found)
 
 
 def _compare(
-    graph: Graph, artifact: Artifact, target: TargetProfile, scratch: Path, rounds: int
+    graph: Graph,
+    artifact: Artifact,
+    target: TargetProfile,
+    scratch: Path,
+    stages: Stages | None,
+    rounds: int,
 ) -> Worth:
     assert graph.quantization is not None
     feeds: Feeds = next(iter(graph.quantization.feeds()))
@@ -150,9 +158,8 @@ def _compare(
         out.mkdir()
         log = scratch / f"compare-{artifact.component}-{precision}.log"
         try:
-            artifacts[precision] = isolate.lower(
-                plain, replace(target, precision=precision), out, log
-            )
+            floating = replace(target, precision=precision)
+            artifacts[precision], _ = lowering.lower(plain, floating, out, log, stages)
         except EffsamError:
             # The INT8 form is proven already; a rival that cannot be made is no rival.
             continue

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from effsam_export import bisect as searching
-from effsam_export import models, profiles
+from effsam_export import installed, models, profiles
 from effsam_export.bisect import Gate, Notebook, Verdict
 from effsam_export.build import keys
 from effsam_export.calibration import recipe as calibration
@@ -304,7 +304,7 @@ def test_judgements_of_other_versions_are_not_taken(monkeypatch: pytest.MonkeyPa
     assert question(replace(one, output=Path("other"))) == before
     assert question(replace(one, checkpoint=replace(one.checkpoint, sha256="2" * 64))) != before
     with monkeypatch.context() as patched:
-        patched.setattr(keys, "version_of", lambda _: "99.0")
+        patched.setattr(installed, "version_of", lambda _: "99.0")
         assert question(one) != before
     monkeypatch.setattr(keys, "code", lambda: "other")
     assert question(one) != before

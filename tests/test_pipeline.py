@@ -70,12 +70,12 @@ def test_two_exports_are_equal_to_the_byte(
     assert write.list_files(request_.output) == write.list_files(second.output)
 
 
-def traces(events: list[StageEvent]) -> dict[str, bool]:
-    """Traces and roundings -> whether the cache had them."""
+def shared(events: list[StageEvent]) -> dict[str, bool]:
+    """Traces, roundings and conversions -> whether the cache had them."""
     return {
         e.stage: "from the cache" in e.detail
         for e in events
-        if e.kind == "finished" and e.stage.startswith(("trace", "round"))
+        if e.kind == "finished" and e.stage.startswith(("trace", "round", "lower"))
     }
 
 
@@ -88,7 +88,7 @@ def test_exports_that_share_stages_are_equal_to_those_that_do_not(
     first, second = (replace(sharing, output=tmp_path / name) for name in ("first", "second"))
     events: list[StageEvent] = []
     pipeline.export(first, events.append)
-    assert traces(events) == {"trace encoder": False, "trace decoder": False}
+    assert set(shared(events).values()) == {False}
 
     def never(*_: object) -> NoReturn:
         raise AssertionError("PyTorch is asked again")
@@ -102,7 +102,9 @@ def test_exports_that_share_stages_are_equal_to_those_that_do_not(
     )
     events.clear()
     pipeline.export(asked, events.append)
-    assert traces(events) == {"trace encoder": True, "trace decoder": True}
+    assert shared(events) == dict.fromkeys(
+        ("trace encoder", "lower encoder", "trace decoder", "lower decoder"), True
+    )
     assert (
         write.list_files(whole.output)
         == write.list_files(first.output)
@@ -125,7 +127,7 @@ def test_another_precision_shares_the_trace_and_another_opset_does_not(
         events: list[StageEvent] = []
         each = replace(request_, target=target, stages=stages, output=tmp_path / str(number))
         pipeline.export(each, events.append)
-        found.append(traces(events)["trace encoder"])
+        found.append(shared(events)["trace encoder"])
     assert found == [False, True, False]
 
 

@@ -11,11 +11,10 @@ import json
 import platform
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effsam_export import __version__, backends
+from effsam_export import __version__, backends, installed
 from effsam_export.stage_cache import digest as digest
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 TRACING = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "numpy", "pillow", "cyclonedx")
 """Take part in every export."""
-ABSENT = "not installed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,9 @@ class Environment:
 
     def lacks(self, backend: str, precision: str) -> str | None:
         """The first package that an export for a backend needs and that is not there."""
-        return next((t for t in tools_of(backend, precision) if self.tools[t] == ABSENT), None)
+        return next(
+            (t for t in tools_of(backend, precision) if self.tools[t] == installed.ABSENT), None
+        )
 
 
 def here(labels: tuple[str, ...] = ()) -> Environment:
@@ -61,7 +61,7 @@ def here(labels: tuple[str, ...] = ()) -> Environment:
         shipped=shipped(),
         machine=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
-        tools={name: version_of(name) for name in sorted(names)},
+        tools={name: installed.version_of(name) for name in sorted(names)},
         labels=tuple(sorted({platform.system().lower(), *labels})),
     )
 
@@ -175,16 +175,6 @@ def _tree(root: Path, without: set[str]) -> str:
         total.update(path.relative_to(root).as_posix().encode() + b"\0")
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
-
-
-@cache
-def version_of(package: str) -> str:
-    """Version of a package by its name or by that of its module."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        owners = metadata.packages_distributions().get(package)
-        return metadata.version(owners[0]) if owners else ABSENT
 
 
 def _digest(value: Any) -> str:  # noqa: ANN401 - frozen dataclasses of plain values

@@ -232,7 +232,7 @@ def question(request: ExportRequest) -> str:
     """Everything a judgement depends on besides the layers that are kept, as a hash."""
     import hashlib
 
-    from effsam_export import __version__, profiles
+    from effsam_export import __version__, installed, profiles
     from effsam_export.build import keys
     from effsam_export.calibration.recipe import hashes
 
@@ -242,7 +242,10 @@ def question(request: ExportRequest) -> str:
         __version__,
         # A last digit of another version may decide on a mask.
         keys.code(),
-        *(f"{t} {keys.version_of(t)}" for t in keys.tools_of(backend, request.target.precision)),
+        *(
+            f"{t} {installed.version_of(t)}"
+            for t in keys.tools_of(backend, request.target.precision)
+        ),
         request.model.name,
         backend,
         repr(sorted(request.model.options.items())),

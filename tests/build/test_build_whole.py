@@ -83,12 +83,16 @@ def test_a_matrix_is_built_once_and_then_comes_from_the_cache(place: Path) -> No
         assert cell["state"] == "verified"
         # A process with torch in it.
         assert cell["peak_mb"] > 100
-    # Encoder and decoder were traced once for both.
+    # Encoder and decoder were traced once for both, and lowered for each.
     made = (place / "cache" / "build" / "stages").glob("*/made.json")
     followed = [json.loads(path.read_text("utf-8"))["parts"] for path in made]
-    assert sorted((p["stage"], p["component"]) for p in followed) == [
-        ("trace", "decoder"),
-        ("trace", "encoder"),
+    assert sorted((p["stage"], p["component"], p.get("precision", "")) for p in followed) == [
+        ("lower", "decoder", "fp16"),
+        ("lower", "decoder", "fp32"),
+        ("lower", "encoder", "fp16"),
+        ("lower", "encoder", "fp32"),
+        ("trace", "decoder", ""),
+        ("trace", "encoder", ""),
     ]
     assert report.read_text("utf-8").count("<testcase") == 2
     assert "2 cells: 2 built" in table.read_text("utf-8")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from effsam_export import models, profiles
+from effsam_export import installed, models, profiles
 from effsam_export.build import keys
 from effsam_export.calibration import recipe as calibration
 from effsam_export.int8 import Int8Request
@@ -134,8 +133,8 @@ def test_another_version_of_a_tool_concerns_those_that_use_it(
 ) -> None:
     targets = ("onnx", "openvino")
     before = {t: keys.parts(request(target=t)) for t in targets}
-    real = keys.version_of
-    monkeypatch.setattr(keys, "version_of", lambda name: "99" if name == tool else real(name))
+    real = installed.version_of
+    monkeypatch.setattr(installed, "version_of", lambda name: "99" if name == tool else real(name))
     after = {t: keys.parts(request(target=t)) for t in targets}
     assert {t for t in targets if before[t] != after[t]} == hit
     for name in hit:
@@ -146,8 +145,10 @@ def test_another_version_of_a_tool_concerns_those_that_use_it(
 
 def test_the_quantizer_concerns_int8_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {p: keys.parts(request(precision=p)) for p in ("fp32", "int8")}
-    real = keys.version_of
-    monkeypatch.setattr(keys, "version_of", lambda name: "99" if name == "nncf" else real(name))
+    real = installed.version_of
+    monkeypatch.setattr(
+        installed, "version_of", lambda name: "99" if name == "nncf" else real(name)
+    )
     assert keys.parts(request(precision="fp32")) == before["fp32"]
     assert keys.parts(request(precision="int8")) != before["int8"]
 
@@ -161,12 +162,6 @@ def test_reasons_are_sentences() -> None:
         "new is new",
         "gone is gone",
     ]
-
-
-def test_versions_by_package_and_by_module() -> None:
-    assert keys.version_of("numpy") == metadata.version("numpy")
-    assert keys.version_of("PIL") == metadata.version("pillow")
-    assert keys.version_of("no-such-package") == "not installed"
 
 
 def test_the_code_is_hashed_by_path_and_contents(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from effsam_export.build import config, keys, run
+from effsam_export import installed
+from effsam_export.build import config, run
 from effsam_export.build.run import Event, Limits, Planned, Result
 from effsam_export.build.store import Store
 from effsam_export.build.worker import LOG, Answer, Job
@@ -147,8 +148,10 @@ def test_a_tools_version_concerns_those_that_use_it(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.build()
-    real = keys.version_of
-    monkeypatch.setattr(keys, "version_of", lambda name: "99" if name == "openvino" else real(name))
+    real = installed.version_of
+    monkeypatch.setattr(
+        installed, "version_of", lambda name: "99" if name == "openvino" else real(name)
+    )
     shop.build()
     assert shop.jobs == [c for c in CELLS if "openvino" in c]
 
