@@ -76,7 +76,7 @@ def full_then_grown(place: Path, size: str, *, cache: bool) -> dict[str, Any]:
     return found
 
 
-# The encoder's trace takes 14 MB, both 53; the first bundle and its work go up to 95.
+# The encoder's trace takes 14 MB, both 53; what is lowered and the first bundle come after.
 @pytest.mark.parametrize(
     "size",
     [
