@@ -1,10 +1,11 @@
 """The whole matrix by `effsam build`: wall time, memory, failures, and a second build of it all.
 
 `python -m benchmarks.builds [MODEL ...] [--target T ...] [--precision P ...] [--jobs N]
-[--workers N] [--json NAME]`. Each model is one build from an empty cache, on deterministic weights,
-judged by the prompts of the first photograph; then its good cells are built again, which has to
-convert nothing; then its bundles are thrown away, since all of them would fill a disk. `--workers`
-builds on a Dask cluster of that many local processes. What `--json` has already is not built again.
+[--workers N] [--weights DIR] [--json NAME]`. Each model is one build from an empty cache, on
+deterministic weights where `--weights` has no others, judged by the prompts of the first
+photograph; then its good cells are built again, which has to convert nothing; then its bundles are
+thrown away, since all of them would fill a disk. `--workers` builds on a Dask cluster of that many
+local processes. What `--json` has already is not built again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -81,7 +83,12 @@ def pss(process: psutil.Process) -> int:
 
 def prepare(model: str, args: argparse.Namespace, folder: Path) -> Path:
     """Checkpoint, photograph and build file of one model."""
-    golden_checkpoints.write_checkpoint(model, folder / f"{model}.pt", args.golden)
+    checkpoint = folder / f"{model}.pt"
+    given = args.weights / checkpoint.name if args.weights else None
+    if given is not None and given.is_file():
+        shutil.copyfile(given, checkpoint)
+    else:
+        golden_checkpoints.write_checkpoint(model, checkpoint, args.golden)
     photo = profiles.load_parity_images(None)[0].path
     (folder / photo.name).write_bytes(photo.read_bytes())
     prompts_of = profiles.read_toml(profiles.data_dir("calibration") / "parity.toml")["images"][0]
@@ -229,6 +236,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--workers", type=int, default=0, help="of a Dask cluster; 0: none")
     parser.add_argument("--golden", type=Path, default=golden_checkpoints.golden_dir())
+    parser.add_argument("--weights", type=Path, help="folder of MODEL.pt files to prefer")
     parser.add_argument("--work", type=Path, help="folder for bundles, some 20 GB [default: /tmp]")
     parser.add_argument("--json", metavar="NAME", help="keep the figures in results/NAME.json")
     args = parser.parse_args(argv)

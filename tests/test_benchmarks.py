@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from benchmarks import compare, exports, int8, machine, startup, timing
+from benchmarks import compare, equal_builds, exports, int8, machine, startup, timing
 from benchmarks.exports import ExportCost
 from effsam_export import images
 from effsam_export.models.sam.components import SAM_MASKS, SAM_PREPROCESS
@@ -242,3 +243,23 @@ def test_the_curve_takes_the_shipped_recipe_apart() -> None:
     assert variants["recipe, nothing equalized"][1].equalize == ()
     assert not variants["recipe, neither"][1].prepares
     assert variants["recipe, weights only"][1].scheme == "w8"
+
+
+# ------------------------------------------------------------------ builds
+
+
+def test_files_that_differ_are_told_apart_by_what_the_manifest_names(
+    exported_tiny: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(exported_tiny, other)
+    assert equal_builds.differing(exported_tiny, other) == ([], [])
+    path = other / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    for entry in manifest["files"]:
+        if entry["path"] in ("report.html", "parity.json"):
+            entry["sha256"] = "0" * 64
+    manifest["varies"] = [{"file": "report.html", "reason": "times"}]
+    path.write_text(json.dumps(manifest), "utf-8")
+    assert equal_builds.differing(other, exported_tiny) == (["report.html"], ["parity.json"])
+    assert equal_builds.differing(exported_tiny, other) == ([], ["parity.json", "report.html"])
