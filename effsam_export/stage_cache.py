@@ -6,6 +6,8 @@ compared with is lowered once, and PyTorch answers the prompts that judge once f
     <root>/<digest>/made.json       what a result follows from, and the sha256 of its files
     <root>/<digest>/...             its files
     <root>/answers/<digest>.npz     the answer to one question
+
+A result that is taken is marked with the time, by which `build/cleaning.py` knows what is unused.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import hashlib
 import json
 import shutil
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,6 +68,7 @@ class Stages:
         try:
             with self._locked(folder.name):
                 if is_whole(folder):
+                    mark(folder / MADE)
                     return folder, True
                 partial = folder.with_suffix(".partial")
                 for left in (folder, partial):
@@ -113,10 +116,13 @@ class Answers:
         import numpy as np
 
         try:
-            with np.load(self._path(question)) as arrays:
-                return dict(arrays)
+            path = self._path(question)
+            with np.load(path) as arrays:
+                answer = dict(arrays)
+            mark(path)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
+        return answer
 
     def keep(self, question: str, answer: Feeds) -> None:
         """Keep an answer.
@@ -135,6 +141,12 @@ class Answers:
 
     def _path(self, question: str) -> Path:
         return self._folder / f"{digest({**self._parts, 'question': question})}.npz"
+
+
+def mark(path: Path) -> None:
+    """Note that a result was used just now, where that can be noted."""
+    with suppress(OSError):
+        path.touch()
 
 
 def unwritable(place: Path, error: OSError) -> OutputError:

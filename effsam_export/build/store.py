@@ -24,7 +24,7 @@ from effsam_export.bundle import place, read
 from effsam_export.bundle.manifest import MANIFEST
 from effsam_export.errors import BundleError, OutputError
 from effsam_export.files import write_whole
-from effsam_export.stage_cache import unwritable
+from effsam_export.stage_cache import mark, unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -99,6 +99,7 @@ class Store:
         try:
             built = Built(**json.loads((folder / BUILT).read_text("utf-8")))
             if not read.integrity(read.read(folder / "bundle")):
+                mark(folder / BUILT)
                 return folder / "bundle", built
         except (BundleError, ValueError, TypeError):
             pass

@@ -24,6 +24,7 @@ COMMANDS = {
     "export": ("export", "export"),
     "build": ("build", "build"),
     "worker": ("build", "serve"),
+    "cache": ("cache", "cache"),
     "bisect": ("bisect", "bisect"),
     "run": ("run", "run"),
     "verify": ("verify", "verify"),

@@ -1,0 +1,56 @@
+"""`effsam cache`: what builds keep, and how to be rid of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from effsam_export import console
+from effsam_export.cli.options import CacheDir, Json
+
+
+def cache(
+    remove_unused: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--remove-unused",
+            metavar="DAYS",
+            min=0,
+            help="Remove what no build used for so many days; 0 removes everything.",
+        ),
+    ] = None,
+    json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Show what builds keep to share and to find again, or remove a part of it.
+
+    Fetched checkpoints, and bundles that were delivered, are not touched.
+    """
+    from effsam_export.build import cleaning
+    from effsam_export.weights import default_cache_dir
+
+    root = (cache_dir or default_cache_dir()) / "build"
+    removed = None if remove_unused is None else cleaning.remove_unused(root, remove_unused)
+    left = cleaning.kept(root)
+    kinds = ("bundles", "stages", "answers")
+
+    def total(of: list[cleaning.Kept], kind: str) -> dict[str, int]:
+        chosen = [k for k in of if k.kind == kind]
+        return {"results": len(chosen), "bytes": sum(k.bytes for k in chosen)}
+
+    if json:
+        document = {"path": str(root), "kept": {kind: total(left, kind) for kind in kinds}}
+        if removed is not None:
+            document["removed"] = {kind: total(removed, kind) for kind in kinds}
+        console.document(document)
+        return
+    console.data(f"{root}\n")
+    rows = []
+    for kind in kinds:
+        sums = [total(left, kind), *([] if removed is None else [total(removed, kind)])]
+        rows.append(
+            [kind, *(text for s in sums for text in (str(s["results"]), f"{s['bytes'] / 1e6:.1f}"))]
+        )
+    header = ("what", "kept", "MB", *(() if removed is None else ("removed", "MB")))
+    console.data(console.table(header, rows))
