@@ -29,6 +29,13 @@ LARGEST = 127
 """INT8 weights are symmetric here: -128 is not used by any quantizer."""
 SWEEPS = 5
 """Rounds over all inputs of a layer; most settle in three."""
+BLOCK = 128
+"""Inputs that are gone through before the slopes of all others are brought up to date."""
+MOST = 23_000_000_000
+"""Products that a layer's second moments may take for one sample: half a second of one core.
+
+Just what MobileSAM's neck takes (4096 inputs of 2304 values). Layers at high resolution go past it
+(EfficientViT-SAM-XL, FastSAM's prototypes) with more inputs than their moments need."""
 DAMPING = 0.1
 """Share of the mean second moment that is added to each: how far the samples are believed.
 
@@ -46,39 +53,50 @@ def on_grid(weight: Tensor, moment: Tensor) -> Tensor:
     Returns:
         Like `weight`; each channel's largest weight is the same as before.
     """
-    wanted = weight.flatten(1).double()
     damping = DAMPING * moment.diagonal().mean()
     damped = moment + damping * torch.eye(len(moment), dtype=torch.double)
-    step = (wanted.abs().amax(1) / LARGEST).clamp_min(1e-12)
-    rows = torch.arange(len(wanted))
+    # From the input that matters most on, one row an input: the loop below reads rows.
+    order = damped.diagonal().argsort(descending=True)
+    damped, wanted = damped[order][:, order], weight.flatten(1).double().T[order]
+    step = (wanted.abs().amax(0) / LARGEST).clamp_min(1e-12)
     fixed = torch.zeros_like(wanted, dtype=torch.bool)
-    fixed[rows, wanted.abs().argmax(1)] = True
-    integers = (wanted / step[:, None]).round()
+    fixed[wanted.abs().argmax(0), torch.arange(wanted.shape[1])] = True
+    integers = (wanted / step).round()
     # Half the gradient of the squared error by each weight, kept up to date.
-    slope = (integers * step[:, None] - wanted) @ damped
-    curve = damped.diagonal()
+    slope = damped @ (integers * step - wanted)
     for _ in range(SWEEPS):
-        settled = True
-        for column in curve.argsort(descending=True).tolist():
-            if curve[column] <= 0:
-                continue
-            best = integers[:, column] - slope[:, column] / (curve[column] * step)
-            best = best.round().clamp(-LARGEST, LARGEST)
-            change = torch.where(fixed[:, column], 0.0, best - integers[:, column])
-            moved = change.nonzero()[:, 0]
-            if len(moved):
-                settled = False
-                integers[moved, column] += change[moved]
-                slope[moved] += (change * step)[moved, None] * damped[column]
-        if settled:
+        before = integers.clone()
+        for begin in range(0, len(order), BLOCK):
+            own = slice(begin, begin + BLOCK)
+            near, here = damped[own, own], slope[own]
+            for row, (value, keep) in enumerate(zip(integers[own], fixed[own], strict=True)):
+                curve = near[row, row]
+                if curve <= 0:
+                    continue
+                best = (value - here[row] / (curve * step)).round().clamp(-LARGEST, LARGEST)
+                change = torch.where(keep, 0.0, best - value)
+                if change.any():
+                    value += change
+                    here += near[:, row, None] * (change * step)
+            # All other inputs hear of the whole block at once: a product of matrices is fast.
+            moved = (integers[own] - before[own]) * step
+            some = moved.any(1)
+            heard = damped[own][some]
+            slope[:begin] += heard[:, :begin].T @ moved[some]
+            slope[begin + BLOCK :] += heard[:, begin + BLOCK :].T @ moved[some]
+        if torch.equal(before, integers):
             break
-    return (integers * step[:, None]).float().view_as(weight)
+    integers, step = integers[order.argsort()].T, step[:, None]
+    return (integers * step).float().view_as(weight)
 
 
 def second_moments(
     module: nn.Module, names: Iterable[str], samples: Iterable[Sequence[Tensor]]
 ) -> dict[str, Tensor]:
     """The sum of x xT over the inputs x of each layer that is called, KxK in float64.
+
+    Where all of a sample's inputs of a layer would cost more than `MOST`, it is over some of them,
+    chosen by chance from a fixed seed.
 
     Args:
         module: In eval mode, called with each sample.
@@ -89,6 +107,10 @@ def second_moments(
 
     def collect(name: str, layer: nn.Module, given: Tensor) -> None:
         inputs = columns(layer, given)
+        enough = max(1, MOST // inputs.shape[1] ** 2)
+        if len(inputs) > enough:
+            chance = torch.Generator().manual_seed(len(inputs))
+            inputs = inputs[torch.randperm(len(inputs), generator=chance)[:enough]]
         product = (inputs.T @ inputs).double()
         found[name] = found[name] + product if name in found else product
 

@@ -148,6 +148,28 @@ def test_moments_add_up_over_samples_and_calls() -> None:
     assert not module.used._forward_pre_hooks
 
 
+def test_of_very_many_inputs_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = nn.Sequential(nn.Linear(8, 8))
+    samples = [(correlated(8, count=4000),)]
+    (whole,) = rounding.second_moments(module, ["0"], samples).values()
+    monkeypatch.setattr(rounding, "MOST", 8 * 8 * 1000)
+    some, again = (rounding.second_moments(module, ["0"], samples)["0"] for _ in range(2))
+    assert torch.equal(some, again)
+    # A quarter of them, which say the same but for chance.
+    assert not torch.equal(some, whole)
+    torch.testing.assert_close(4 * some, whole, rtol=0.1, atol=0.1 * float(whole.diagonal().max()))
+    monkeypatch.setattr(rounding, "MOST", 8 * 8 * 4000)
+    assert torch.equal(rounding.second_moments(module, ["0"], samples)["0"], whole)
+
+
+def test_blocks_are_no_other_descent(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, seen = weight(24, 40), moment(correlated(40))
+    whole = rounding.on_grid(values, seen)
+    for block in (1, 7, 40):
+        monkeypatch.setattr(rounding, "BLOCK", block)
+        assert torch.equal(rounding.on_grid(values, seen), whole)
+
+
 def on_grid(values: NDArray[np.float32], axis: int = 0) -> NDArray[np.float32]:
     """Weights of the toy network as a module would have them after rounding."""
     turned = torch.from_numpy(np.moveaxis(values, axis, 0).copy())
