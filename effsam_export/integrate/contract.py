@@ -144,6 +144,18 @@ def contract_of(manifest: Mapping[str, Any]) -> Contract:
     return _filled(manifest, graphs["encoder"], graphs["decoder"])
 
 
+def num_threads(contract: Contract) -> int:
+    """Threads of LiteRT that the target asks for; 1 where it does not say.
+
+    Raises:
+        UsageError: It is no whole number.
+    """
+    threads = contract.options.get("num_threads", 1)
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise UsageError(f"target.options.num_threads is `{threads}`, which is no whole number")
+    return threads
+
+
 def _check_image(reader: _Reader) -> None:
     pre = reader.manifest["preprocess"]
     family = pre["family"]

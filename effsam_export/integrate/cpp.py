@@ -1,35 +1,63 @@
-"""C++17 on OpenVINO, whose headers and libraries come with its Python package too."""
+"""C++17 on OpenVINO, ONNX Runtime or LiteRT; one file alone of what is written knows which."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from effsam_export.errors import UsageError
 from effsam_export.integrate import render
+from effsam_export.integrate.contract import num_threads
 from effsam_export.integrate.render import quoted
 
 if TYPE_CHECKING:
     from effsam_export.integrate.contract import Contract
 
-BACKENDS = {"openvino": "OpenVINO"}
+BACKENDS = {"openvino": "OpenVINO", "onnx": "ONNX Runtime", "tflite": "LiteRT"}
 RUN = "cmake -S . -B build; cmake --build build; build/selftest BUNDLE"
 NAMES = (
     "effsam_segmenter.hpp",
     "effsam_segmenter.cpp",
+    "effsam_graph.hpp",
+    "effsam_graph.cpp",
     "selftest_files.hpp",
     "selftest.cpp",
     "CMakeLists.txt",
 )
+GRAPH = "effsam_graph.cpp"
+"""Has a template for each runtime; the others have parts that differ, or none."""
+RUNTIMES = {"openvino": "openvino", "onnx": "onnxruntime", "tflite": "ai-edge-litert"}
+"""Backend -> the runtime's name in a manifest, which the self-test reports."""
+PROVIDER = "CPUExecutionProvider"
 
 
 def files(contract: Contract) -> dict[str, str]:
-    """The library, the self-test with what it reads files by, and a `CMakeLists.txt`."""
+    """The library, its binding to the runtime, the self-test, and a `CMakeLists.txt`.
+
+    Raises:
+        UsageError: The bundle is for something else than a CPU in ONNX Runtime or LiteRT, or has a
+            number of threads that is none.
+    """
     options, tags = contract.options, render.tags_of(contract)
+    if contract.options.get("delegate") == "gpu":
+        raise UsageError(
+            "the bundle is for LiteRT's GPU delegate, and code in C++ runs LiteRT on the CPU",
+            hint="export it for `tflite` or `android-cpu`",
+        )
+    provider = options.get("provider", PROVIDER)
+    if provider != PROVIDER:
+        raise UsageError(
+            f"the bundle is for ONNX Runtime's `{provider}`, and code in C++ is written for "
+            f"{PROVIDER}",
+            hint="export it for `onnx`",
+        )
     values = {
         **render.common(contract),
         "NOTICE": render.commented(render.notice(contract), "//"),
         "HASH_NOTICE": render.commented(render.notice(contract), "#"),
+        "RUNTIME": quoted(RUNTIMES[contract.backend]),
         "DEVICE": quoted(str(options.get("device", "CPU"))),
         "INFERENCE_PRECISION": quoted(str(options.get("inference_precision", "f32"))),
+        "NUM_THREADS": repr(num_threads(contract)),
         "PAD_VALUE": _braces(contract.pad_value or ()),
         "PADDING_POINT": _braces(contract.padding_point),
         "BACKGROUND": _optional(contract.background),
@@ -41,7 +69,8 @@ def files(contract: Contract) -> dict[str, str]:
         "SINGLE": _braces(contract.single),
         "MULTIMASK": _braces(contract.multimask),
     }
-    return {name: render.fill(name, tags, values) for name in NAMES}
+    templates = {GRAPH: f"effsam_graph_{contract.backend}.cpp"}
+    return {name: render.fill(templates.get(name, name), tags, values) for name in NAMES}
 
 
 def _braces(values: tuple[float, ...] | tuple[int, ...]) -> str:

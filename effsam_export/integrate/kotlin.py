@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from effsam_export.errors import UsageError
 from effsam_export.integrate import render
+from effsam_export.integrate.contract import num_threads
 
 if TYPE_CHECKING:
     from effsam_export.integrate.contract import Contract
@@ -36,14 +37,11 @@ def files(contract: Contract) -> dict[str, str]:
             "the bundle is for LiteRT's GPU delegate, and LiteRT 2's `Interpreter` runs on the CPU",
             hint="export it for `tflite` or `android-cpu`",
         )
-    threads = contract.options.get("num_threads", 1)
-    if isinstance(threads, bool) or not isinstance(threads, int):
-        raise UsageError(f"target.options.num_threads is `{threads}`, which is no whole number")
     tags = render.tags_of(contract)
     values = {
         **render.common(contract),
         "NOTICE": render.commented(render.notice(contract), "//"),
-        "NUM_THREADS": repr(threads),
+        "NUM_THREADS": repr(num_threads(contract)),
         "RUNTIME": render.quoted(f"com.google.ai.edge.litert:litert:{RUNTIME}"),
         "PAD_VALUE": ", ".join(map(repr, contract.pad_value or ())),
         "PADDING_POINT": ", ".join(map(repr, contract.padding_point)),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from effsam_export.errors import UsageError
 from effsam_export.integrate import render
+from effsam_export.integrate.contract import num_threads
 from effsam_export.integrate.render import quoted
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ def files(contract: Contract) -> dict[str, str]:
             "the bundle is for LiteRT's GPU delegate, which Python does not have",
             hint="export it for `tflite` or `android-cpu`",
         )
-    threads = contract.options.get("num_threads", 1)
-    if isinstance(threads, bool) or not isinstance(threads, int):
-        raise UsageError(f"target.options.num_threads is `{threads}`, which is no whole number")
     values, tags = {**render.common(contract), **_values(contract)}, render.tags_of(contract)
     return {
         "segmenter.py": render.fill("segmenter.py", tags, values),
@@ -57,5 +55,5 @@ def _values(contract: Contract) -> dict[str, str]:
         "PROVIDER": quoted(str(options.get("provider", "CPUExecutionProvider"))),
         "DEVICE": quoted(str(options.get("device", "CPU"))),
         "INFERENCE_PRECISION": quoted(str(options.get("inference_precision", "f32"))),
-        "NUM_THREADS": repr(options.get("num_threads", 1)),
+        "NUM_THREADS": repr(num_threads(contract)),
     }

@@ -10,13 +10,12 @@ import pytest
 
 from effsam_export import profiles
 from effsam_export.integrate.javascript import RUNTIME
+from tests.integrate import native
 from tests.integrate.jvm import Kotlin
 from tests.integrate.tools import run
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from effsam_export.spec import Checkpoint
 
 
@@ -79,38 +78,27 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory, node: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def compile_cpp() -> Callable[[Path, str], Path]:
-    """Compile a file of a folder with the library beside it, as its comment says."""
-    openvino = pytest.importorskip("openvino")
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not installed")
-    package = Path(openvino.__path__[0])
-    libraries = sorted((package / "libs").glob("libopenvino.so.*"))
-    if not (package / "include" / "openvino" / "openvino.hpp").is_file() or not libraries:
-        pytest.skip("this openvino package has no headers")
-    if not Path("/usr/include/zlib.h").is_file():
-        pytest.skip("the headers of zlib are not installed")
+def compiler() -> native.Compiler:
+    """For the generated C++; most of it needs no runtime's headers."""
+    return native.find_compiler()
 
-    def compile_one(folder: Path, main: str) -> Path:
-        output = folder / Path(main).stem
-        command = [
-            compiler,
-            "-std=c++17",
-            "-O2",
-            "-ffp-contract=off",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-        ]
-        # Headers of others are not held to our warnings.
-        command += ["-isystem", str(package / "include"), main, "effsam_segmenter.cpp"]
-        command += [str(libraries[0]), f"-Wl,-rpath,{package / 'libs'}", "-lz", "-o", str(output)]
-        done = run(command, folder)
-        assert done.returncode == 0, done.stderr
-        return output
 
-    return compile_one
+@pytest.fixture(scope="session")
+def cpp_openvino() -> native.Runtime:
+    """OpenVINO for C++."""
+    return native.find_openvino()
+
+
+@pytest.fixture(scope="session")
+def cpp_onnx(tmp_path_factory: pytest.TempPathFactory) -> native.Runtime:
+    """ONNX Runtime for C++."""
+    return native.find_onnxruntime(tmp_path_factory.mktemp("onnxruntime"))
+
+
+@pytest.fixture(scope="session")
+def cpp_tflite() -> native.Runtime:
+    """LiteRT for C++."""
+    return native.find_litert()
 
 
 @pytest.fixture(scope="session")

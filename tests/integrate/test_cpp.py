@@ -1,49 +1,51 @@
-"""The generated C++, compiled: the reference's numbers, and golden vectors in OpenVINO."""
+"""The generated C++ but for its binding to a runtime, compiled: the reference's numbers."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from pathlib import Path
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from effsam_export.bundle import attest
+from effsam_export.errors import UsageError
 from effsam_export.images import encoder_image, frame_of, prompt_to_model, upscale_masks
-from effsam_export.integrate.fingerprint import fingerprint
+from effsam_export.integrate import cpp
+from effsam_export.integrate.contract import contract_of
 from effsam_export.spec import Point, Prompt, Sample
-from tests.bundle.fake import manifest_of
-from tests.integrate import broken
 from tests.integrate.tools import (
     KINDS,
     SIZES,
-    SQUASHED,
-    become,
     changed,
-    expect_nothing,
     generate,
-    lines_of,
     logits,
     manifest_for,
     pixels,
     run,
-    save,
-    spoil,
 )
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable
+    from pathlib import Path
 
     from effsam_export.spec import ModelSpec
+    from tests.integrate.native import Compiler
 
-    Compile = Callable[[Path, str], Path]
+# In the place of a runtime, which none of these numbers needs.
+NO_GRAPH = """
+#include "effsam_graph.hpp"
+#include <stdexcept>
 
-pytest.importorskip("openvino")
-
-pytestmark = pytest.mark.backend
+namespace effsam {
+struct Graph::Opened {};
+Graph::Graph(const std::string&, const std::string&) {}
+std::map<std::string, Tensor> Graph::run(const Feeds&, const std::vector<std::string>&) {
+  throw std::logic_error("there is no runtime");
+}
+std::string Graph::device_name() const { return ""; }
+std::string runtime_version() { return ""; }
+}  // namespace effsam
+"""
 
 # What is asked for in the arguments, bytes in `in.bin`, float32 values to `out.bin`.
 DRIVER = r"""
@@ -123,11 +125,12 @@ def model(kind: str) -> ModelSpec:
 
 @pytest.fixture(scope="module")
 def driver(
-    compile_cpp: Compile, kind: str, model: ModelSpec, tmp_path_factory: pytest.TempPathFactory
+    compiler: Compiler, kind: str, model: ModelSpec, tmp_path_factory: pytest.TempPathFactory
 ) -> Driver:
     folder = generate(manifest_for(model, "openvino"), "cpp", tmp_path_factory.mktemp(kind))
     (folder / "driver.cpp").write_text(DRIVER)
-    return Driver(compile_cpp(folder, "driver.cpp"))
+    (folder / "effsam_graph.cpp").write_text(NO_GRAPH)
+    return Driver(compiler.compile(folder, "driver.cpp", None))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -191,120 +194,99 @@ def test_what_is_no_photograph(driver: Driver) -> None:
         driver.ask("preprocess", (4, 4), bytes(16))
 
 
-# ------------------------------------------------------------------ the self-test
+# ------------------------------------------------------------------ the files
 
 
-@pytest.fixture(scope="module")
-def selftest(
-    compile_cpp: Compile, exported_openvino: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Compiled once: a bundle that is changed afterwards is what it has to notice."""
-    folder = tmp_path_factory.mktemp("selftest")
-    generate(manifest_of(exported_openvino), "cpp", folder)
-    return compile_cpp(folder, "selftest.cpp")
-
-
-def called(program: Path, bundle: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return run([str(program), str(bundle), *more], program.parent)
-
-
-def test_golden_vectors(selftest: Path, openvino_bundle: Path, tmp_path: Path) -> None:
-    done = called(selftest, openvino_bundle, "--json", str(tmp_path / "report.json"))
-    lines = lines_of(done)
-    assert done.returncode == 0, done.stdout
-    assert [line.split(":")[0] for line in lines[:-1]] == ["point", "both", "again"]
-    assert lines[-1] == "PASSED"
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["contract"] == fingerprint(manifest_of(openvino_bundle))
-    assert (report["language"], report["runtime"]) == ("cpp", "openvino")
-    assert report["version"]
-    assert report["device"]
-    assert min(c["mask_iou"] for c in report["cases"]) >= 0.999
-    assert max(c["score_error"] for c in report["cases"]) <= 0.001
-    assert report["passed"] is True
-    # Judged again by the masks that it found.
-    found = attest.attest(openvino_bundle, tmp_path / "report.json")
-    assert found.least_iou == min(c["mask_iou"] for c in report["cases"])
-    assert found.device == report["device"]
-
-
-@pytest.mark.parametrize(("path", "value"), broken.FIELDS)
-def test_a_manifest_of_another_contract(
-    selftest: Path,
-    openvino_bundle: Path,
-    path: str,
-    value: Any,  # noqa: ANN401
+@pytest.mark.parametrize("backend", cpp.BACKENDS)
+def test_only_the_binding_needs_the_runtime(
+    compiler: Compiler, tmp_path: Path, backend: str
 ) -> None:
-    broken.change_field(openvino_bundle, path, value)
-    done = called(selftest, openvino_bundle)
-    assert done.returncode == 1
-    assert "the manifest has another contract" in done.stdout
-    assert done.stdout.endswith("FAILED\n")
+    folder = generate(manifest_for(KINDS["slots"], backend), "cpp", tmp_path)
+    compiler.check(folder, "effsam_segmenter.cpp", "selftest.cpp")
 
 
-@pytest.mark.parametrize("way", broken.WAYS)
-def test_a_broken_bundle(selftest: Path, openvino_bundle: Path, way: str) -> None:
-    apply, said = broken.WAYS[way]
-    apply(openvino_bundle)
-    done = called(selftest, openvino_bundle)
-    assert done.returncode == 1, done.stdout
-    assert said.replace("mask IoU", "the mask IoU") in done.stdout
-    assert done.stdout.endswith("FAILED\n")
+@pytest.mark.parametrize("backend", cpp.BACKENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_constants_are_the_contract(kind: str, backend: str) -> None:
+    contract = contract_of(manifest_for(KINDS[kind], backend))
+    files = cpp.files(contract)
+    text = files["effsam_segmenter.hpp"] + files["effsam_graph.hpp"]
+    found = dict(re.findall(r"^inline const.* ([A-Z_]+)(?:\[\])? =\s+(.*);$", text, re.MULTILINE))
+    wanted: dict[str, object] = {
+        "CONTRACT": contract.fingerprint,
+        "ENCODER_FILE": contract.encoder.file,
+        "DECODER_FILE": contract.decoder.file,
+        "IMAGE_SIZE": contract.image_size,
+        "PROMPT_SIZE": contract.prompt_size,
+        "FOREGROUND": contract.foreground,
+        "BACKGROUND": contract.background,
+        "BOX_TOP_LEFT": contract.box_top_left,
+        "BOX_BOTTOM_RIGHT": contract.box_bottom_right,
+        "PADDING_POINT": contract.padding_point,
+        "PADDING_LABEL": contract.padding_label,
+        "MAX_POINTS": contract.max_points,
+        "TAKES_BOX": contract.takes_box,
+        "TAKES_POINTS_WITH_BOX": contract.takes_points_with_box,
+        "TAKES_MASK": contract.takes_mask,
+        "SINGLE": contract.single,
+        "MULTIMASK": contract.multimask,
+        "LOW_RES_SIZE": contract.low_res_size,
+        "THRESHOLD": contract.threshold,
+        "RUNTIME": {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}.get(backend, backend),
+    }
+    if contract.pad_value is not None:
+        wanted |= {"LONGEST_SIDE": contract.longest_side, "PAD_VALUE": contract.pad_value}
+    if contract.padding != "closing":
+        wanted["ROOM"] = contract.room
+    if contract.padding == "slots":
+        wanted["EMPTY_LABEL"] = contract.empty
+    if backend == "openvino":
+        wanted |= {"DEVICE": "CPU", "INFERENCE_PRECISION": "f32"}
+    assert {name: value_of(text) for name, text in found.items()} == wanted
+    for name in (contract.score, "image_embeddings", "point_coords"):
+        assert f'"{name}"' in files["effsam_segmenter.cpp"]
 
 
-def test_golden_vectors_of_a_squashed_photograph(
-    compile_cpp: Compile, openvino_bundle: Path, tmp_path: Path
-) -> None:
-    become(openvino_bundle, SQUASHED)
-    folder = generate(manifest_of(openvino_bundle), "cpp", tmp_path / "code")
-    done = called(compile_cpp(folder, "selftest.cpp"), openvino_bundle)
-    assert done.stdout.endswith("PASSED\n"), done.stdout
+def value_of(text: str) -> object:
+    """What a constant is in Python."""
+    if text.startswith("{"):
+        inside = text.strip("{}")
+        return tuple(float(v) for v in inside.split(", ")) if inside else ()
+    if text.startswith('"'):
+        return text.strip('"')
+    words = {"true": True, "false": False, "std::nullopt": None}
+    return words[text] if text in words else float(text)
 
 
-def test_not_a_number(compile_cpp: Compile, openvino_bundle: Path, tmp_path: Path) -> None:
-    """OpenVINO opens ONNX files too: the source of the decoder, its logits made NaN."""
-    spoil(openvino_bundle / "source" / "decoder.onnx")
-    manifest = manifest_of(openvino_bundle)
-    save(openvino_bundle, changed(manifest, "components.1.files", ["source/decoder.onnx"]))
-    expect_nothing(openvino_bundle)
-    folder = generate(manifest_of(openvino_bundle), "cpp", tmp_path / "code")
-    program = compile_cpp(folder, "selftest.cpp")
-    done = called(program, openvino_bundle, "--json", str(tmp_path / "report.json"))
-    assert done.returncode == 1
-    assert "NaN or infinity" in done.stdout
-    report = json.loads((tmp_path / "report.json").read_text())
-    first = report["cases"][0]
-    assert (first["name"], first["mask_iou"], first["score_error"]) == ("point", None, None)
+def test_the_binding_is_of_the_backend() -> None:
+    bindings = {}
+    for backend in cpp.BACKENDS:
+        files = cpp.files(contract_of(manifest_for(KINDS["slots"], backend)))
+        bindings[backend] = files.pop("effsam_graph.cpp")
+        for text in files.values():
+            assert not re.search(r"#include <(openvino|onnxruntime|litert)", text)
+    assert "#include <openvino/openvino.hpp>" in bindings["openvino"]
+    assert "#include <onnxruntime_cxx_api.h>" in bindings["onnx"]
+    assert "#include <litert/c/litert_compiled_model.h>" in bindings["tflite"]
 
 
-def test_a_manifest_written_in_another_way(selftest: Path, openvino_bundle: Path) -> None:
-    """The same values with escapes, exponents and no white space: the same contract."""
-    manifest = manifest_of(openvino_bundle)
-    text = json.dumps(manifest, separators=(",", ":")).replace('"threshold":0.0', '"threshold":0e5')
-    text = text.replace("Pillow's", "\\u0050illow\\u0027s")
-    (openvino_bundle / "manifest.json").write_text(text)
-    assert called(selftest, openvino_bundle).stdout.endswith("PASSED\n")
+def test_threads_of_litert() -> None:
+    manifest = manifest_for(KINDS["slots"], "tflite")
+    manifest["target"]["options"] = {"num_threads": 3, "slots": 6}
+    text = cpp.files(contract_of(manifest))["effsam_graph.cpp"]
+    assert r'char cpu_options[] = "num_threads = 3\n";' in text
 
 
-def test_how_it_is_called(selftest: Path) -> None:
-    assert run([str(selftest)], selftest.parent).returncode == 2
-    assert run([str(selftest), "x", "--json"], selftest.parent).returncode == 2
+def test_a_provider_that_is_not_the_cpu() -> None:
+    contract = contract_of(manifest_for(KINDS["pad"], "onnx"))
+    contract = replace(contract, options={"provider": "CUDAExecutionProvider"})
+    with pytest.raises(UsageError, match="is for ONNX Runtime's `CUDAExecutionProvider`"):
+        cpp.files(contract)
 
 
-def test_cmake(openvino_bundle: Path, tmp_path: Path) -> None:
-    import openvino
-
-    cmake = shutil.which("cmake")
-    if cmake is None:
-        pytest.skip("cmake is not installed")
-    config = Path(openvino.__path__[0]) / "cmake"
-    if not config.is_dir():
-        pytest.skip("this openvino package has no CMake files")
-    folder = generate(manifest_of(openvino_bundle), "cpp", tmp_path / "code")
-    for command in (
-        ["-S", ".", "-B", "build", f"-DOpenVINO_DIR={config}"],
-        ["--build", "build"],
-    ):
-        done = run([cmake, *command], folder)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert called(folder / "build" / "selftest", openvino_bundle).stdout.endswith("PASSED\n")
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_tensors_that_are_not_float32(dtype: str) -> None:
+    manifest = manifest_for(KINDS["pad"], "onnx")
+    manifest = changed(manifest, "components.1.inputs.0.dtype", dtype)
+    with pytest.raises(UsageError, match=f"decoder tensor image_embeddings is `{dtype}`"):
+        contract_of(manifest)
