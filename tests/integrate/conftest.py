@@ -78,9 +78,9 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory, node: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def compiler() -> native.Compiler:
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> native.Compiler:
     """For the generated C++; most of it needs no runtime's headers."""
-    return native.find_compiler()
+    return native.find_compiler(tmp_path_factory.mktemp("objects"))
 
 
 @pytest.fixture(scope="session")

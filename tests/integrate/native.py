@@ -6,6 +6,7 @@ ONNX Runtime are in a package for another ecosystem, which tests fetch, those of
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -37,18 +38,20 @@ class Runtime:
 
 @dataclass(frozen=True, kw_only=True)
 class Compiler:
-    """g++."""
+    """g++, and a folder for what it has compiled: an equal source is not compiled again."""
 
     program: str
+    objects: Path
 
     def compile(self, folder: Path, main: str, runtime: Runtime | None) -> Path:
-        """A program of a file and the library beside it; sources are compiled once in a folder."""
+        """A program of a file and the library beside it."""
         objects = []
         for source in (*LIBRARY, main):
-            target = folder / f"{source}.o"
+            content = f"{runtime}{texts(folder, source)}"
+            target = self.objects / f"{hashlib.sha256(content.encode()).hexdigest()}.o"
             if not target.exists():
-                self(folder, *FLAGS, *includes(runtime), "-c", source, "-o", target.name)
-            objects.append(target.name)
+                self(folder, *FLAGS, *includes(runtime), "-c", source, "-o", str(target))
+            objects.append(str(target))
         output = folder / Path(main).stem
         linked = []
         if runtime is not None:
@@ -65,19 +68,26 @@ class Compiler:
         assert done.returncode == 0, done.stderr
 
 
+def texts(folder: Path, name: str) -> str:
+    """A file with the files of its folder that it includes."""
+    text = (folder / name).read_text("utf-8")
+    found = re.findall(r'^#include "(.*)"$', text, re.MULTILINE)
+    return text + "".join(texts(folder, n) for n in found)
+
+
 def includes(runtime: Runtime | None) -> list[str]:
     """Headers of others are not held to our warnings."""
     return [] if runtime is None else ["-isystem", str(runtime.include)]
 
 
-def find_compiler() -> Compiler:
+def find_compiler(objects: Path) -> Compiler:
     """g++, and the headers of zlib, which the self-test reads a picture with."""
     program = shutil.which("g++")
     if program is None:
         pytest.skip("g++ is not installed")
     if not Path("/usr/include/zlib.h").is_file():
         pytest.skip("the headers of zlib are not installed")
-    return Compiler(program=program)
+    return Compiler(program=program, objects=objects)
 
 
 def find_openvino() -> Runtime:
@@ -100,9 +110,7 @@ def find_onnxruntime(folder: Path) -> Runtime:
     include = with_header(
         Path(given) if given else fetch_ort_headers(folder), "onnxruntime_cxx_api.h", ORT_VARIABLE
     )
-    api = re.search(
-        r"ORT_API_VERSION (\d+)", (include / "onnxruntime_c_api.h").read_text("utf-8")
-    )
+    api = re.search(r"ORT_API_VERSION (\d+)", (include / "onnxruntime_c_api.h").read_text("utf-8"))
     has = int(library.name.split(".so.")[1].split(".")[1])
     if api is None or int(api[1]) > has:
         pytest.skip(f"the headers are of ONNX Runtime 1.{api and api[1]}, the library of 1.{has}")
@@ -121,7 +129,9 @@ def fetch_ort_headers(folder: Path) -> Path:
     done = run([npm, "pack", "--silent", "--prefer-offline", ORT_PACKAGE], folder)
     packed = next(folder.glob("*.tgz"), None)
     if done.returncode or packed is None:
-        pytest.skip(f"ONNX Runtime's headers cannot be fetched: {how}: {done.stderr.strip()[-200:]}")
+        pytest.skip(
+            f"ONNX Runtime's headers cannot be fetched: {how}: {done.stderr.strip()[-200:]}"
+        )
     headers = folder / "include"
     headers.mkdir()
     with tarfile.open(packed) as archive:

@@ -11,7 +11,7 @@ import pytest
 from effsam_export import cli, integrate, models
 from effsam_export.bundle import archive
 from effsam_export.errors import BundleError, OutputError, UnknownNameError, UsageError
-from effsam_export.integrate import render
+from effsam_export.integrate import cpp, render
 from effsam_export.integrate.contract import contract_of
 from effsam_export.integrate.write import code_for
 from tests.bundle import fake
@@ -25,6 +25,8 @@ FILES = {
     "cpp": (
         "effsam_segmenter.hpp",
         "effsam_segmenter.cpp",
+        "effsam_graph.hpp",
+        "effsam_graph.cpp",
         "selftest_files.hpp",
         "selftest.cpp",
         "CMakeLists.txt",
@@ -68,12 +70,16 @@ def for_backend(bundle: Path, backend: str, **options: object) -> None:
 # ------------------------------------------------------------------ the files
 
 
-@pytest.mark.parametrize("language", FILES)
-def test_files_of_a_language(bundle: Path, tmp_path: Path, language: str) -> None:
-    if language == "cpp":
-        for_backend(bundle, "openvino", device="CPU", inference_precision="f32")
-    if language == "kotlin":
-        for_backend(bundle, "tflite", num_threads=4, slots=8)
+@pytest.mark.parametrize(
+    ("language", "backend"),
+    [(n, b) for n in FILES for b in integrate.load(n).BACKENDS],
+)
+def test_files_of_a_language(bundle: Path, tmp_path: Path, language: str, backend: str) -> None:
+    options: dict[str, dict[str, object]] = {
+        "openvino": {"device": "CPU", "inference_precision": "f32"},
+        "tflite": {"num_threads": 4, "slots": 8},
+    }
+    for_backend(bundle, backend, **options.get(backend, {}))
     if language == "swift":
         fake.save(bundle, manifest_for(KINDS["slots"], "coreml"))
     assert code_for(bundle, language, tmp_path / "out") == FILES[language]
@@ -110,7 +116,9 @@ def test_a_title_cannot_leave_its_comment(language: str) -> None:
 
 def test_templates_stay_small() -> None:
     templates = list(render.TEMPLATES.iterdir())
-    assert len(templates) == sum(len(names) for names in FILES.values()) - 1  # package.json
+    # There is none for package.json, and effsam_graph.cpp has one for each runtime.
+    wanted = sum(len(names) for names in FILES.values()) - 1 + len(cpp.BACKENDS) - 1
+    assert len(templates) == wanted
     for path in templates:
         assert len(path.read_text("utf-8").splitlines()) <= 400, path.name
 
@@ -127,12 +135,11 @@ def test_a_language_that_there_is_not(bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("language", "backend", "hint"),
     [
-        ("cpp", "onnx", "for onnx there is --language python or js"),
         ("js", "openvino", "for openvino there is --language python or cpp"),
-        ("kotlin", "onnx", "for onnx there is --language python or js"),
-        ("cpp", "tflite", "for tflite there is --language python or kotlin"),
+        ("kotlin", "onnx", "for onnx there is --language python or cpp or js"),
+        ("js", "tflite", "for tflite there is --language python or cpp or kotlin"),
         ("python", "coreml", "for coreml there is --language swift"),
-        ("swift", "onnx", "for onnx there is --language python or js"),
+        ("swift", "onnx", "for onnx there is --language python or cpp or js"),
         ("swift", "tensorrt", "the bundle's README.md says what to write by hand"),
         ("cpp", "tensorrt", "the bundle's README.md says what to write by hand"),
     ],
@@ -147,14 +154,14 @@ def test_a_backend_without_a_runtime(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("language", ["python", "kotlin"])
+@pytest.mark.parametrize("language", ["python", "cpp", "kotlin"])
 def test_a_gpu_delegate(bundle: Path, tmp_path: Path, language: str) -> None:
     for_backend(bundle, "tflite", delegate="gpu", slots=8)
     with pytest.raises(UsageError, match="GPU delegate"):
         code_for(bundle, language, tmp_path / "out")
 
 
-@pytest.mark.parametrize("language", ["python", "kotlin"])
+@pytest.mark.parametrize("language", ["python", "cpp", "kotlin"])
 @pytest.mark.parametrize("threads", ["many", True, 1.5])
 def test_threads_that_are_no_number(
     bundle: Path, tmp_path: Path, threads: object, language: str
