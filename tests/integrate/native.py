@@ -153,8 +153,10 @@ def find_litert() -> Runtime:
             "no package has litert/c/litert_compiled_model.h: set "
             f"{LITERT_VARIABLE} to a folder with LiteRT's headers, 2.1.6 or newer"
         )
-    header = "litert/c/litert_compiled_model.h"
-    return Runtime(include=with_header(Path(given), header, LITERT_VARIABLE), library=library)
+    # The second is written by LiteRT's own build, and not in its sources.
+    for header in ("litert/c/litert_compiled_model.h", "litert/build_common/build_config.h"):
+        with_header(Path(given), header, LITERT_VARIABLE)
+    return Runtime(include=Path(given), library=library)
 
 
 def package_of(name: str) -> Path:
