@@ -135,23 +135,37 @@ def _padding(model: ModelSpec) -> dict[str, Any] | None:
 
 
 INSTANCE_PROMPTS = (
-    "point: of the instances by falling area, those that hold a label-1 point are united, then "
-    "those that hold a label-0 point are taken away",
+    "point: instance by instance by falling area, and for each the points in their order: where "
+    "its mask holds a label-1 point it is united with the answer, where it holds a label-0 point "
+    "it is taken away",
     "box: the instance whose mask has the greatest IoU with the box; several boxes, one each",
     "everything: all instances",
 )
-INSTANCE_MASKS = (
-    "keep boxes with scores > 0.4, by falling score; greedy NMS at IoU 0.9; at most 300",
-    "snap box sides within 20 px of the border of the unpadded letterbox to it; a box with IoU > "
-    "0.9 with the whole is the whole",
-    "logits = mask_coefficients @ prototypes; cut the letterbox padding off",
-    "bilinear to the original height and width; zero outside the box",
+INSTANCE_RULES = (
+    "round() gives the even one of two numbers that are equally near, int() drops the fraction",
+    "scale = min(image_size / height, image_size / width); a side of the photograph becomes "
+    "max(1, round(side * scale)), and begins round((image_size - that) / 2 - 0.1) pixels from the "
+    "top or left of the letterbox",
+    "the border is a rectangle in the middle of the letterbox, whose sides are those of the "
+    "photograph there, each plus (image_size - side) % stride",
+    "a box comes back as (x - round((image_size - width * scale) / 2 - 0.1)) / scale, y likewise "
+    "with height, cut to the photograph; a pixel of whole numbers (x, y) is inside it where "
+    "x0 <= x < x1 and y0 <= y < y1",
+    "of prototypes of h x w, s = min(h / height, w / width), the photograph is from row "
+    "int((h - height * s) / 2) up to, and without, row int(h - (h - height * s) / 2); columns "
+    "likewise; bilinear has half-pixel centres and no antialiasing",
+    "a mask holds a point where its pixel (int(x), int(y)) is set; the score of points is the "
+    "greatest of the instances that hold a label-1 point, 0 if none does",
+    "the sides of a box prompt are rounded by round() and cut to the photograph; of equal IoUs the "
+    "greatest score wins; without instances the answer is an empty mask with score 0",
 )
+"""What the shorter sentences of resize, masks and prompts leave open."""
 
 
 def masks(model: ModelSpec) -> dict[str, Any]:
     """Which masks are the answer, and how logits become masks."""
     m = model.masks
+    instances = {"instances": _instances()} if model.finds_instances else {}
     choice = f"of the multimask set, the mask with the greatest {m.score}"
     return {
         "single": list(m.single),
@@ -162,12 +176,36 @@ def masks(model: ModelSpec) -> dict[str, Any]:
         "rule": "a pixel is in the mask where its logit is greater than the threshold",
         "low_res_size": m.low_res_size,
         "resize": _upscale(model),
+        **instances,
+    }
+
+
+def _instances() -> dict[str, Any]:
+    """The numbers by which instances are found, and what is to be known to find the same ones."""
+    from effsam_export import instances, letterbox
+
+    return {
+        "confidence": instances.CONFIDENCE,
+        "nms_iou": instances.NMS_IOU,
+        "max_instances": instances.MAX_INSTANCES,
+        "border": instances.BORDER_PX,
+        "whole_iou": instances.WHOLE_IOU,
+        "stride": letterbox.STRIDE,
+        "rules": list(INSTANCE_RULES),
     }
 
 
 def _upscale(model: ModelSpec) -> list[str]:
     if model.finds_instances:
-        return list(INSTANCE_MASKS)
+        found = _instances()
+        return [
+            f"keep boxes with scores > {found['confidence']:g}, by falling score; greedy NMS at "
+            f"IoU {found['nms_iou']:g}; at most {found['max_instances']}",
+            f"snap box sides within {found['border']:g} px of the border of the unpadded letterbox "
+            f"to it; a box with IoU > {found['whole_iou']:g} with the whole is the whole",
+            "logits = mask_coefficients @ prototypes; cut the letterbox padding off",
+            "bilinear to the original height and width; zero outside the box",
+        ]
     if model.masks.upscale == "bicubic":
         return [
             "bicubic (a = -0.75, half-pixel centres, no antialiasing) straight to the original "

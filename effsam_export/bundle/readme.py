@@ -41,6 +41,7 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
         *_prompt_rules(prompts, masks),
         f"7. Bring the logits back: {'; '.join(masks['resize'])}. "
         f"In the mask: logit > {masks['threshold']:g}.",
+        *_instance_rules(masks),
         "",
         "## Proof",
         "",
@@ -86,6 +87,14 @@ def _pad_rule(pre: dict[str, Any]) -> str:
         return "Pad nothing."
     value = ", ".join(f"{v:g}" for v in pre["pad"]["value"])
     return f"Pad at the {', '.join(pre['pad']['sides'])} to a square with ({value})."
+
+
+def _instance_rules(masks: dict[str, Any]) -> list[str]:
+    """What has to be known to the pixel, of a model that finds instances."""
+    if "instances" not in masks:
+        return []
+    rules = "".join(f"\n   * {rule}" for rule in masks["instances"]["rules"])
+    return [f"8. To the pixel, with stride {masks['instances']['stride']}:{rules}"]
 
 
 def _prompt_rules(prompts: dict[str, Any], masks: dict[str, Any]) -> list[str]:
