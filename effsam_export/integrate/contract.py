@@ -86,7 +86,7 @@ class Contract:
 
 
 @dataclass(kw_only=True)
-class _Reader:
+class Reader:
     """A manifest that is read, and everything about it that is not implemented."""
 
     manifest: Mapping[str, Any]
@@ -95,15 +95,41 @@ class _Reader:
     def known(self, what: str, found: object, *wanted: object) -> None:
         """Only these values are implemented."""
         if found not in wanted:
-            self.problems.append(f"{what} is `{_short(found)}`")
+            self.problems.append(f"{what} is `{short(found)}`")
 
     def side(self, what: str, found: int) -> None:
         if not 1 <= found <= LARGEST_SIDE:
             self.problems.append(f"{what} is {found}")
 
+    def plain(self, *names: str) -> None:
+        """Names that would end a string somewhere are refused."""
+        for name in names:
+            if not PLAIN.fullmatch(name):
+                self.problems.append(f"a name is `{short(name)}`")
+
+    def finish(self) -> None:
+        """Refuse, with everything that is not implemented at once.
+
+        Raises:
+            UsageError: There is something.
+        """
+        for name, value in self.manifest["target"]["options"].items():
+            if isinstance(value, str) and not OPTION.fullmatch(value):
+                self.problems.append(f"target.options.{name} is `{short(value)}`")
+        if self.problems:
+            raise UsageError(
+                f"no code can be written for this contract: {'; '.join(self.problems)}",
+                hint="another effsam-export may know these rules",
+            )
+
     def finite(self, what: str, values: list[float]) -> None:
         if not all(math.isfinite(v) for v in values):
             self.problems.append(f"{what} is not finite")
+
+
+def finds_instances(manifest: Mapping[str, Any]) -> bool:
+    """Whether a bundle is one graph that finds everything before any prompt (FastSAM)."""
+    return [c["name"] for c in manifest["components"]] == ["segmenter"]
 
 
 def contract_of(manifest: Mapping[str, Any]) -> Contract:
@@ -116,47 +142,34 @@ def contract_of(manifest: Mapping[str, Any]) -> Contract:
         UsageError: Another kind of bundle, or every rule and value that is not implemented.
     """
     names = [c["name"] for c in manifest["components"]]
-    if names == ["segmenter"]:
-        raise UsageError(
-            "a bundle that finds instances has its prompts and masks in host code that is not "
-            "generated",
-            hint="code is written for bundles of an encoder and a decoder",
-        )
     if sorted(names) != ["decoder", "encoder"]:
         raise UsageError(
             f"the bundle holds only {' and '.join(names)}",
             hint="code is written for bundles of an encoder and a decoder: export --component all",
         )
-    reader = _Reader(manifest=manifest)
+    reader = Reader(manifest=manifest)
     _check_image(reader)
     _check_prompts(reader)
     _check_masks(reader)
-    graphs = {c["name"]: _component(reader, c) for c in manifest["components"]}
+    graphs = {c["name"]: component_of(reader, c) for c in manifest["components"]}
     _check_tensors(reader, graphs["encoder"], graphs["decoder"])
-    for name, value in manifest["target"]["options"].items():
-        if isinstance(value, str) and not OPTION.fullmatch(value):
-            reader.problems.append(f"target.options.{name} is `{_short(value)}`")
-    if reader.problems:
-        raise UsageError(
-            f"no code can be written for this contract: {'; '.join(reader.problems)}",
-            hint="another effsam-export may know these rules",
-        )
+    reader.finish()
     return _filled(manifest, graphs["encoder"], graphs["decoder"])
 
 
-def num_threads(contract: Contract) -> int:
+def num_threads(options: Mapping[str, Any]) -> int:
     """Threads of LiteRT that the target asks for; 1 where it does not say.
 
     Raises:
         UsageError: It is no whole number.
     """
-    threads = contract.options.get("num_threads", 1)
+    threads = options.get("num_threads", 1)
     if isinstance(threads, bool) or not isinstance(threads, int):
         raise UsageError(f"target.options.num_threads is `{threads}`, which is no whole number")
     return threads
 
 
-def _check_image(reader: _Reader) -> None:
+def _check_image(reader: Reader) -> None:
     pre = reader.manifest["preprocess"]
     family = pre["family"]
     reader.known("preprocess.family", family, *rules.FILTER)
@@ -185,7 +198,7 @@ def _check_image(reader: _Reader) -> None:
     reader.finite("preprocess.pad.value", pad["value"])
 
 
-def _check_prompts(reader: _Reader) -> None:
+def _check_prompts(reader: Reader) -> None:
     prompts, pre = reader.manifest["prompts"], reader.manifest["preprocess"]
     coordinates, labels, supports = prompts["coordinates"], prompts["labels"], prompts["supports"]
     reader.known("prompts.coordinates.order", coordinates["order"], "xy")
@@ -219,7 +232,7 @@ def _check_prompts(reader: _Reader) -> None:
     reader.finite("prompts.padding.coordinates", padding["coordinates"])
 
 
-def _check_masks(reader: _Reader) -> None:
+def _check_masks(reader: Reader) -> None:
     masks = reader.manifest["masks"]
     size = reader.manifest["prompts"]["coordinates"]["size"]
     reader.known("masks.select", masks["select"], rules.selection(masks["score"]))
@@ -233,7 +246,7 @@ def _check_masks(reader: _Reader) -> None:
         reader.problems.append(f"masks.single is `{masks['single']}`")
 
 
-def _component(reader: _Reader, entry: Mapping[str, Any]) -> Component:
+def component_of(reader: Reader, entry: Mapping[str, Any]) -> Component:
     name = entry["name"]
     for tensor in [*entry["inputs"], *entry["outputs"]]:
         reader.known(f"the type of {name} tensor {tensor['name']}", tensor["dtype"], "float32")
@@ -242,7 +255,7 @@ def _component(reader: _Reader, entry: Mapping[str, Any]) -> Component:
     return Component(file=file, beside=tuple(beside), inputs=shapes[0], outputs=shapes[1])
 
 
-def _check_tensors(reader: _Reader, encoder: Component, decoder: Component) -> None:
+def _check_tensors(reader: Reader, encoder: Component, decoder: Component) -> None:
     """Every tensor is one whose part is known, of the shape that the rest of the manifest gives."""
     prompts, masks = reader.manifest["prompts"], reader.manifest["masks"]
     side = reader.manifest["preprocess"]["image_size"]
@@ -272,10 +285,8 @@ def _check_tensors(reader: _Reader, encoder: Component, decoder: Component) -> N
         ),
     ):
         if dict(found) != wanted:
-            reader.problems.append(f"{what} are `{_short(_shapes(found))}`")
-    for name in [masks["score"], encoder.file, decoder.file, *encoder.beside, *decoder.beside]:
-        if not PLAIN.fullmatch(name):
-            reader.problems.append(f"a name is `{_short(name)}`")
+            reader.problems.append(f"{what} are `{short(shapes_of(found))}`")
+    reader.plain(masks["score"], encoder.file, decoder.file, *encoder.beside, *decoder.beside)
     beyond = [i for i in [*masks["single"], *masks["multimask"]] if i >= (count or 0)]
     if beyond:
         reader.problems.append(f"masks {beyond} are not among the {count} of {LOW_RES}")
@@ -321,10 +332,10 @@ def _filled(manifest: Mapping[str, Any], encoder: Component, decoder: Component)
     )
 
 
-def _shapes(tensors: Mapping[str, tuple[int | str, ...]]) -> str:
+def shapes_of(tensors: Mapping[str, tuple[int | str, ...]]) -> str:
     return ", ".join(f"{n} {list(s)}" for n, s in tensors.items())
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 90 else f"{text[:87]}..."

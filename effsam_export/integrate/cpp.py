@@ -57,7 +57,7 @@ def files(contract: Contract) -> dict[str, str]:
         "RUNTIME": quoted(RUNTIMES[contract.backend]),
         "DEVICE": quoted(str(options.get("device", "CPU"))),
         "INFERENCE_PRECISION": quoted(str(options.get("inference_precision", "f32"))),
-        "NUM_THREADS": repr(num_threads(contract)),
+        "NUM_THREADS": repr(num_threads(contract.options)),
         "PAD_VALUE": _braces(contract.pad_value or ()),
         "PADDING_POINT": _braces(contract.padding_point),
         "BACKGROUND": _optional(contract.background),

@@ -41,7 +41,7 @@ def files(contract: Contract) -> dict[str, str]:
     values = {
         **render.common(contract),
         "NOTICE": render.commented(render.notice(contract), "//"),
-        "NUM_THREADS": repr(num_threads(contract)),
+        "NUM_THREADS": repr(num_threads(contract.options)),
         "RUNTIME": render.quoted(f"com.google.ai.edge.litert:litert:{RUNTIME}"),
         "PAD_VALUE": ", ".join(map(repr, contract.pad_value or ())),
         "PADDING_POINT": ", ".join(map(repr, contract.padding_point)),

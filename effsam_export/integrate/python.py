@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from effsam_export.errors import UsageError
 from effsam_export.integrate import render
-from effsam_export.integrate.contract import num_threads
+from effsam_export.integrate.contract import ENCODER_INPUT, num_threads
+from effsam_export.integrate.instances import BOXES, COEFFICIENTS, PROTOTYPES
 from effsam_export.integrate.render import quoted
 
 if TYPE_CHECKING:
     from effsam_export.integrate.contract import Contract
+    from effsam_export.integrate.instances import InstanceContract
 
 BACKENDS = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "ai_edge_litert"}
 RUN = "python selftest.py BUNDLE"
@@ -23,25 +25,49 @@ def files(contract: Contract) -> dict[str, str]:
         UsageError: The bundle is for LiteRT's GPU delegate, which Python does not have, or has a
             number of threads that is none.
     """
-    if contract.options.get("delegate") == "gpu":
-        raise UsageError(
-            "the bundle is for LiteRT's GPU delegate, which Python does not have",
-            hint="export it for `tflite` or `android-cpu`",
-        )
-    values, tags = {**render.common(contract), **_values(contract)}, render.tags_of(contract)
+    values = {**render.common(contract), **_values(contract), **_runtime(contract)}
+    return _filled("segmenter.py", render.tags_of(contract), values)
+
+
+def instance_files(contract: InstanceContract) -> dict[str, str]:
+    """The same two files, for a bundle that finds instances.
+
+    Raises:
+        UsageError: As `files`.
+    """
+    values = {**_instance_values(contract), **_runtime(contract)}
+    return _filled("instances.py", ("instances", contract.backend), values)
+
+
+def _filled(segmenter: str, tags: tuple[str, ...], values: dict[str, str]) -> dict[str, str]:
     return {
-        "segmenter.py": render.fill("segmenter.py", tags, values),
+        "segmenter.py": render.fill(segmenter, tags, values),
         "selftest.py": render.fill("selftest.py", tags, values),
     }
 
 
-def _values(contract: Contract) -> dict[str, str]:
+def _runtime(contract: Contract | InstanceContract) -> dict[str, str]:
+    """What opens a graph, and how."""
     package, options = BACKENDS[contract.backend], contract.options
+    if options.get("delegate") == "gpu":
+        raise UsageError(
+            "the bundle is for LiteRT's GPU delegate, which Python does not have",
+            hint="export it for `tflite` or `android-cpu`",
+        )
     return {
         "NOTICE": render.notice(contract),
         "PACKAGE": package,
         "PACKAGE_LITERAL": quoted(package),
         "DISTRIBUTION": quoted(package.replace("_", "-")),
+        "PROVIDER": quoted(str(options.get("provider", "CPUExecutionProvider"))),
+        "DEVICE": quoted(str(options.get("device", "CPU"))),
+        "INFERENCE_PRECISION": quoted(str(options.get("inference_precision", "f32"))),
+        "NUM_THREADS": repr(num_threads(options)),
+    }
+
+
+def _values(contract: Contract) -> dict[str, str]:
+    return {
         "PAD_VALUE": repr(contract.pad_value),
         "PADDING_POINT": repr(contract.padding_point),
         "BACKGROUND": repr(contract.background),
@@ -52,8 +78,31 @@ def _values(contract: Contract) -> dict[str, str]:
         "TAKES_MASK": repr(contract.takes_mask),
         "SINGLE": repr(contract.single),
         "MULTIMASK": repr(contract.multimask),
-        "PROVIDER": quoted(str(options.get("provider", "CPUExecutionProvider"))),
-        "DEVICE": quoted(str(options.get("device", "CPU"))),
-        "INFERENCE_PRECISION": quoted(str(options.get("inference_precision", "f32"))),
-        "NUM_THREADS": repr(num_threads(contract)),
+    }
+
+
+def _instance_values(contract: InstanceContract) -> dict[str, str]:
+    return {
+        "TITLE": render.plain(contract.title),
+        "FINGERPRINT": contract.fingerprint,
+        "SEGMENTER_FILE": quoted(contract.segmenter.file),
+        "IMAGE": quoted(ENCODER_INPUT),
+        "BOXES": quoted(BOXES),
+        "SCORE": quoted(contract.score),
+        "COEFFICIENTS": quoted(COEFFICIENTS),
+        "PROTOTYPES": quoted(PROTOTYPES),
+        "IMAGE_SIZE": repr(contract.image_size),
+        "PAD_VALUE": repr(contract.pad_value),
+        "STRIDE": repr(contract.stride),
+        "CONFIDENCE": repr(contract.confidence),
+        "NMS_IOU": repr(contract.nms_iou),
+        "MAX_INSTANCES": repr(contract.max_instances),
+        "BORDER": repr(contract.border),
+        "WHOLE_IOU": repr(contract.whole_iou),
+        "THRESHOLD": repr(contract.threshold),
+        "FOREGROUND": repr(contract.foreground),
+        "BACKGROUND": repr(contract.background),
+        "MAX_POINTS": repr(contract.max_points),
+        "TAKES_BOX": repr(contract.takes_box),
+        "TAKES_POINTS_WITH_BOX": repr(contract.takes_points_with_box),
     }

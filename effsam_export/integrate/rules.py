@@ -6,6 +6,11 @@ caller has to do, and code for the old sentence must not be written.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 ORIENTATION = "apply the EXIF rotation first"
 PIXEL_CENTRE = "0.5 is added inside the graph; do not add it"
 ORDER = ["points", "box_top_left", "box_bottom_right"]
@@ -20,6 +25,7 @@ MASK_RULE = "a pixel is in the mask where its logit is greater than the threshol
 
 LONGEST_SIDE = "longest-side-pad"
 SQUASH = "squash"
+LETTERBOX = "letterbox"
 
 ROUNDING = {
     LONGEST_SIDE: "int(side * longest_side / max(height, width) + 0.5)",
@@ -73,4 +79,50 @@ def through_frame(prompt_size: int) -> list[str]:
         f"bilinear to {prompt_size} x {prompt_size} (half-pixel centres, no antialiasing)",
         "cut to the height and width of the photograph in the prompts' frame",
         "bilinear to the original height and width",
+    ]
+
+
+# ------------------------------------------------------------------ a model that finds instances
+
+BOXED_ROUNDING = "round(side * longest_side / max(height, width))"
+BOXED_FILTER = "bilinear, half-pixel centres, no antialiasing (OpenCV's INTER_LINEAR)"
+BOXED_SIDES = ["top", "left", "bottom", "right"]
+BOXED_FRAME = "original image: prompts choose among the instances that were found"
+INSTANCE_SELECTION = "by the prompts' host rules"
+INSTANCE_PROMPTS = [
+    "point: instance by instance by falling area, and for each the points in their order: where "
+    "its mask holds a label-1 point it is united with the answer, where it holds a label-0 point "
+    "it is taken away",
+    "box: the instance whose mask has the greatest IoU with the box; several boxes, one each",
+    "everything: all instances",
+]
+INSTANCE_RULES = [
+    "round() gives the even one of two numbers that are equally near, int() drops the fraction",
+    "scale = min(image_size / height, image_size / width); a side of the photograph becomes "
+    "max(1, round(side * scale)), and begins round((image_size - that) / 2 - 0.1) pixels from the "
+    "top or left of the letterbox",
+    "the border is a rectangle in the middle of the letterbox, whose sides are those of the "
+    "photograph there, each plus (image_size - side) % stride",
+    "a box comes back as (x - round((image_size - width * scale) / 2 - 0.1)) / scale, y likewise "
+    "with height, cut to the photograph; a pixel of whole numbers (x, y) is inside it where "
+    "x0 <= x < x1 and y0 <= y < y1",
+    "of prototypes of h x w, s = min(h / height, w / width), the photograph is from row "
+    "int((h - height * s) / 2) up to, and without, row int(h - (h - height * s) / 2); columns "
+    "likewise; bilinear has half-pixel centres and no antialiasing",
+    "a mask holds a point where its pixel (int(x), int(y)) is set; the score of points is the "
+    "greatest of the instances that hold a label-1 point, 0 if none does",
+    "the sides of a box prompt are rounded by round() and cut to the photograph; of equal IoUs the "
+    "greatest score wins; without instances the answer is an empty mask with score 0",
+]
+
+
+def instance_masks(numbers: Mapping[str, Any]) -> list[str]:
+    """How outputs become masks, as the manifest has to word it for its own numbers."""
+    return [
+        f"keep boxes with scores > {numbers['confidence']:g}, by falling score; greedy NMS at IoU "
+        f"{numbers['nms_iou']:g}; at most {numbers['max_instances']}",
+        f"snap box sides within {numbers['border']:g} px of the border of the unpadded letterbox "
+        f"to it; a box with IoU > {numbers['whole_iou']:g} with the whole is the whole",
+        "logits = mask_coefficients @ prototypes; cut the letterbox padding off",
+        "bilinear to the original height and width; zero outside the box",
     ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from effsam_export import integrate
 from effsam_export.bundle import place, read
 from effsam_export.errors import OutputError, UsageError
 from effsam_export.files import write_whole
-from effsam_export.integrate.contract import contract_of
+from effsam_export.integrate.contract import contract_of, finds_instances
+from effsam_export.integrate.instances import instance_contract_of
 from effsam_export.integrate.render import MARK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 NEAR_THE_TOP = 2000
@@ -38,9 +41,10 @@ def code_for(path: Path, language: str, output: Path, *, force: bool = False) ->
     module = integrate.load(language)
     bundle = read.read(path)
     backend = bundle.manifest["target"]["backend"]
-    contract = contract_of(bundle.manifest)
+    write = writer(language, bundle.manifest)
     if backend not in module.BACKENDS:
-        others = [n for n in integrate.LANGUAGES if backend in integrate.load(n).BACKENDS]
+        able = integrate.INSTANCES if finds_instances(bundle.manifest) else integrate.LANGUAGES
+        others = [n for n in able if backend in integrate.load(n).BACKENDS]
         raise UsageError(
             f"code in {language} is written for bundles for {', '.join(module.BACKENDS)}, "
             f"not for {backend}",
@@ -48,7 +52,7 @@ def code_for(path: Path, language: str, output: Path, *, force: bool = False) ->
             if others
             else "the bundle's README.md says what to write by hand",
         )
-    files = module.files(contract)
+    files = write()
     _check_free(output, files, force=force)
     if output.is_dir() and any(output.iterdir()):
         for name, text in files.items():
@@ -58,6 +62,18 @@ def code_for(path: Path, language: str, output: Path, *, force: bool = False) ->
         for name, text in files.items():
             (work / name).write_text(text, "utf-8", newline="\n")
     return tuple(files)
+
+
+def writer(language: str, manifest: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
+    """What writes code for a bundle of this kind.
+
+    Raises:
+        UsageError: The language has none, or a rule of the contract is not implemented.
+    """
+    if finds_instances(manifest):
+        with_instances = integrate.load_for_instances(language)
+        return partial(with_instances.instance_files, instance_contract_of(manifest))
+    return partial(integrate.load(language).files, contract_of(manifest))
 
 
 def _check_free(output: Path, files: dict[str, str], *, force: bool) -> None:

@@ -104,7 +104,7 @@ def _another_photograph(bundle: Path) -> None:
 
 
 def _another_graph(bundle: Path) -> None:
-    file = bundle / manifest_of(bundle)["components"][1]["files"][-1]
+    file = bundle / manifest_of(bundle)["components"][-1]["files"][-1]
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -139,4 +139,84 @@ WAYS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a graph": (_another_graph, "is not the file"),
     "no manifest": (_no_manifest, "manifest.json"),
     "half a manifest": (_half_a_manifest, "FAILED"),
+}
+
+
+# ------------------------------------------------------------------ a bundle that finds instances
+
+INSTANCE_FIELDS: list[tuple[str, Any]] = [
+    ("preprocess.pad.value.1", 116.0),
+    ("preprocess.image_size", 288),
+    ("preprocess.resize.longest_side", 288),
+    ("prompts.labels.foreground", 9),
+    ("prompts.supports.box", False),
+    ("prompts.host_rules.1", "box: the first one"),
+    ("masks.threshold", 0.5),
+    ("masks.score", "confidence"),
+    ("masks.low_res_size", 32),
+    ("masks.instances.confidence", 0.5),
+    ("masks.instances.nms_iou", 0.7),
+    ("masks.instances.max_instances", 100),
+    ("masks.instances.border", 10),
+    ("masks.instances.whole_iou", 0.8),
+    ("masks.instances.stride", 16),
+    ("masks.instances.rules.0", "round() gives the greater one"),
+    ("components.0.inputs.0.name", "picture"),
+    ("components.0.outputs.1.name", "confidence"),
+    ("components.0.outputs.3.shape.2", 32),
+    ("components.0.files.0", "other.onnx"),
+    ("target.options.provider", "CUDAExecutionProvider"),
+]
+
+
+def _another_instance(golden: dict[str, Any]) -> None:
+    golden["cases"][0]["masks"] = golden["cases"][1]["masks"]
+
+
+def _score_of_an_instance(golden: dict[str, Any]) -> None:
+    golden["cases"][1]["scores"][0] += 0.01
+
+
+def _no_score(golden: dict[str, Any]) -> None:
+    golden["cases"][1]["scores"][0] = float("nan")
+
+
+def _a_mask_too_many(golden: dict[str, Any]) -> None:
+    golden["cases"][0]["masks"] *= 2
+
+
+def _a_mask_as_prompt(golden: dict[str, Any]) -> None:
+    golden["cases"][0]["mask_input"] = "point.mask_input.npy"
+
+
+def _point_with_a_box(golden: dict[str, Any]) -> None:
+    golden["cases"][0]["box"] = [10, 10, 90, 60]
+
+
+INSTANCE_WAYS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a mask": (_golden(_another_instance), "mask IoU"),
+    "a score": (_golden(_score_of_an_instance), "score error"),
+    "a score that is no number": (_golden(_no_score), "FAILED"),
+    "two masks": (_golden(_a_mask_too_many), "one mask and one score"),
+    "another answer": (_golden(_an_answer_too_many), "one mask and one score"),
+    "a mask as prompt": (_golden(_a_mask_as_prompt), "has a mask"),
+    "a point with a box": (_golden(_point_with_a_box), "points or a box"),
+    **{
+        way: WAYS[way]
+        for way in (
+            "the size of a mask",
+            "a point",
+            "a point off the image",
+            "no answers",
+            "no cases",
+            "runs",
+            "an IoU that nothing reaches",
+            "an error that nothing keeps",
+            "golden.json after the export",
+            "the photograph",
+            "a graph",
+            "no manifest",
+            "half a manifest",
+        )
+    },
 }

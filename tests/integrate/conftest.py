@@ -8,23 +8,46 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from effsam_export import profiles
+from effsam_export import models, profiles, weights
 from effsam_export.integrate.javascript import RUNTIME
+from tests.bundle.fake import manifest_of
 from tests.integrate import native
 from tests.integrate.jvm import Kotlin
-from tests.integrate.tools import run
+from tests.integrate.tools import generate, run
 from tests.tiny import TINY_SAM
+from tests.tiny_instances import TINY_INSTANCES, write_checkpoint
 
 if TYPE_CHECKING:
-    from effsam_export.spec import Checkpoint
+
+    from effsam_export.spec import Checkpoint, ModelSpec
+
+INSTANCE_PROMPTS = """
+[[images]]
+file = "{image}"
+prompts = [
+  {{ name = "point", points = [[60, 40, 1]] }},
+  {{ name = "points", points = [[20, 20, 1], [90, 70, 1], [60, 60, 0]] }},
+  {{ name = "box", box = [10, 10, 90, 60] }},
+  {{ name = "top", box = [-5, 0, 125.5, 12] }},
+  {{ name = "corner", box = [2.5, 55, 30, 80] }},
+  {{ name = "near", box = [2, 53, 14, 78] }},
+]
+"""
+"""`near` chooses an instance whose side another border would move."""
 
 
-def exported(target: str, output: Path, checkpoint: Checkpoint, parity_file: Path) -> Path:
-    """A bundle of the tiny model in FP32."""
+def exported(
+    target: str,
+    output: Path,
+    checkpoint: Checkpoint,
+    parity_file: Path,
+    model: ModelSpec = TINY_SAM,
+) -> Path:
+    """A bundle of a tiny model in FP32."""
     from effsam_export import pipeline
 
     request = pipeline.ExportRequest(
-        model=TINY_SAM,
+        model=model,
         target=profiles.load_target(target, "fp32"),
         checkpoint=checkpoint,
         output=output,
@@ -130,3 +153,50 @@ def kotlin() -> Kotlin:
     jars = sorted((Path(kernel.__path__[0]) / "jars").glob("*.jar"))
     (library,) = (j for j in jars if j.name.startswith("kotlin-stdlib-"))
     return Kotlin(java=java, jars=tuple(jars), library=library)
+
+
+# ------------------------------------------------------------------ bundles that find instances
+
+
+@pytest.fixture(scope="session")
+def weights_of_instances(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    pytest.importorskip("torch")
+    path = write_checkpoint(tmp_path_factory.mktemp("weights") / "instances.pt")
+    return weights.checkpoint_from_file(path, None)
+
+
+@pytest.fixture(scope="session")
+def instance_prompts(photo: Path) -> Path:
+    path = photo.parent / "instances.toml"
+    path.write_text(INSTANCE_PROMPTS.format(image=photo.name), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported_instances(
+    tmp_path_factory: pytest.TempPathFactory,
+    weights_of_instances: Checkpoint,
+    instance_prompts: Path,
+) -> Path:
+    """For ONNX Runtime, made once; tests that change it take `instance_bundle`."""
+    output = tmp_path_factory.mktemp("bundles") / "instances"
+    return exported("onnx", output, weights_of_instances, instance_prompts, TINY_INSTANCES)
+
+
+@pytest.fixture
+def known_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the model into the table of models."""
+    place = ("tests.tiny_instances", "TINY_INSTANCES")
+    monkeypatch.setitem(models.MODELS, TINY_INSTANCES.name, place)
+
+
+@pytest.fixture
+def instance_bundle(exported_instances: Path, tmp_path: Path, known_instances: None) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(exported_instances, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def instance_code(exported_instances: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("instance-code")
+    return generate(manifest_of(exported_instances), "python", folder)

@@ -51,6 +51,9 @@ FILES = {
     ),
 }
 
+OTHERS = ("instances.py", "prompts.py", "graph.py")
+"""Templates that are another form or a part of a file above."""
+
 # Core ML has fixed shapes alone.
 CODE = [(n, k) for n in FILES for k in KINDS if n != "swift" or k in ("slots", "fixed-fill")]
 
@@ -118,7 +121,8 @@ def test_templates_stay_small() -> None:
     templates = list(render.TEMPLATES.iterdir())
     # There is none for package.json, and effsam_graph.cpp has one for each runtime.
     wanted = sum(len(names) for names in FILES.values()) - 1 + len(cpp.BACKENDS) - 1
-    assert len(templates) == wanted
+    assert len(templates) == wanted + len(OTHERS)
+    assert {f"{name}.tmpl" for name in OTHERS} < {t.name for t in templates}
     for path in templates:
         assert len(path.read_text("utf-8").splitlines()) <= 400, path.name
 
@@ -192,11 +196,40 @@ def test_weights_beside_a_graph_do_not_run_in_a_browser(bundle: Path) -> None:
         integrate.load("js").files(contract)
 
 
-def test_fast_sam(bundle: Path, tmp_path: Path) -> None:
-    fake.save(bundle, manifest_for(models.get("fast-sam-s")))
-    with pytest.raises(UsageError, match="finds instances"):
-        code_for(bundle, "python", tmp_path / "out")
+@pytest.mark.parametrize("language", [n for n in FILES if n != "python"])
+def test_fast_sam_in_another_language(bundle: Path, tmp_path: Path, language: str) -> None:
+    backend = next(iter(integrate.load(language).BACKENDS))
+    fake.save(bundle, manifest_for(models.get("fast-sam-s"), backend))
+    with pytest.raises(UsageError) as error:
+        code_for(bundle, language, tmp_path / "out")
+    assert error.value.message == (
+        "code for a bundle that finds instances is written in python, "
+        f"not in {language}: its prompts choose masks in code of their own"
+    )
+    assert error.value.hint == "--language python has it, for onnx, openvino, tflite"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("backend", ["coreml", "tensorrt"])
+def test_fast_sam_without_a_runtime(bundle: Path, tmp_path: Path, backend: str) -> None:
+    fake.save(bundle, manifest_for(models.get("fast-sam-s"), backend))
+    with pytest.raises(UsageError, match=f"not for {backend}") as error:
+        code_for(bundle, "python", tmp_path / "out")
+    assert error.value.hint == "the bundle's README.md says what to write by hand"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("backend", integrate.load("python").BACKENDS)
+def test_fast_sam(bundle: Path, tmp_path: Path, backend: str) -> None:
+    fake.save(bundle, manifest_for(models.get("fast-sam-s"), backend))
+    assert code_for(bundle, "python", tmp_path / "out") == FILES["python"]
+    for name in FILES["python"]:
+        text = (tmp_path / "out" / name).read_text("utf-8")
+        assert render.MARK in text[:2000]
+        assert "@@" not in text
+        assert "\n\n\n\n" not in text
+        assert max(map(len, text.splitlines())) <= 100
+        compile(text, name, "exec")
 
 
 def test_no_bundle(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effsam_export import integrate, models, rle
+from effsam_export import models, rle
 from effsam_export.bundle import contract as written
-from effsam_export.integrate.contract import contract_of
+from effsam_export.integrate.write import writer
 from effsam_export.models import fixed
 from tests.bundle.fake import GOLDEN, manifest_of
 from tests.tiny import TINY_SAM
@@ -108,7 +108,7 @@ def changed(manifest: dict[str, Any], path: str, value: Any) -> dict[str, Any]: 
 def generate(manifest: dict[str, Any], language: str, folder: Path) -> Path:
     """Write the code for a manifest."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in integrate.load(language).files(contract_of(manifest)).items():
+    for name, text in writer(language, manifest)().items():
         (folder / name).write_text(text, "utf-8")
     return folder
 
@@ -196,18 +196,18 @@ def become(bundle: Path, model: ModelSpec) -> None:
     save_golden(bundle, document)
 
 
-def spoil(decoder: Path) -> None:
-    """Make every logit of a decoder NaN, in its ONNX file."""
+def spoil(graph: Path, output: str = "low_res_masks") -> None:
+    """Make every value of an output NaN, in the ONNX file of its graph."""
     import onnx
 
-    model = onnx.load(decoder)
+    model = onnx.load(graph)
     for node in model.graph.node:
-        node.output[:] = ["before" if o == "low_res_masks" else o for o in node.output]
-        node.input[:] = ["before" if i == "low_res_masks" else i for i in node.input]
+        node.output[:] = ["before" if o == output else o for o in node.output]
+        node.input[:] = ["before" if i == output else i for i in node.input]
     nan = onnx.helper.make_tensor("nan", onnx.TensorProto.FLOAT, [], [float("nan")])
     model.graph.initializer.append(nan)
-    model.graph.node.append(onnx.helper.make_node("Mul", ["before", "nan"], ["low_res_masks"]))
-    onnx.save(model, decoder)
+    model.graph.node.append(onnx.helper.make_node("Mul", ["before", "nan"], [output]))
+    onnx.save(model, graph)
 
 
 def expect_nothing(bundle: Path) -> None:

@@ -1,0 +1,196 @@
+"""The contract of a bundle that finds instances (FastSAM), as values; the rest is refused.
+
+One graph gives boxes, scores, coefficients and prototypes; all else is the app's own code, by the
+numbers of the manifest's `masks.instances` and the sentences around them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from effsam_export.errors import UsageError
+from effsam_export.integrate import rules
+from effsam_export.integrate.contract import (
+    ENCODER_INPUT,
+    Component,
+    Reader,
+    component_of,
+    shapes_of,
+    short,
+)
+from effsam_export.integrate.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BOXES, COEFFICIENTS, PROTOTYPES = "boxes", "mask_coefficients", "prototypes"
+SHARES = ("confidence", "nms_iou", "whole_iou")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceContract:
+    """Everything that a caller has to do, as values.
+
+    Attributes:
+        pad_value: By channel, around the photograph.
+        background: Label; None where the model has none.
+        max_points: Most points of a prompt, a box counting as two; None if there is no limit.
+        score: Name of the output with the scores.
+        stride: What the border that boxes are snapped to lies inside of the square by.
+        confidence, nms_iou, max_instances: Which boxes stay.
+        border, whole_iou: Which sides are on the border, and which boxes are the whole.
+        options: Of the target: device, provider, threads...
+    """
+
+    title: str
+    fingerprint: str
+    backend: str
+    options: Mapping[str, str | int | float | bool]
+    segmenter: Component
+    image_size: int
+    pad_value: tuple[float, ...]
+    foreground: int
+    background: int | None
+    max_points: int | None
+    takes_box: bool
+    takes_points_with_box: bool
+    score: str
+    threshold: float
+    stride: int
+    confidence: float
+    nms_iou: float
+    max_instances: int
+    border: float
+    whole_iou: float
+
+
+def instance_contract_of(manifest: Mapping[str, Any]) -> InstanceContract:
+    """The contract of a bundle of one segmenter.
+
+    Args:
+        manifest: That follows the schema.
+
+    Raises:
+        UsageError: Every rule and value that is not implemented, or the numbers are not there.
+    """
+    if "instances" not in manifest["masks"]:
+        raise UsageError(
+            "the manifest has no `masks.instances`: an older effsam-export wrote the bundle",
+            hint="export it again, and the numbers that the code needs are in it",
+        )
+    reader = Reader(manifest=manifest)
+    _check_image(reader)
+    _check_prompts(reader)
+    _check_masks(reader)
+    segmenter = component_of(reader, manifest["components"][0])
+    _check_tensors(reader, segmenter)
+    reader.finish()
+    return _filled(manifest, segmenter)
+
+
+def _check_image(reader: Reader) -> None:
+    pre = reader.manifest["preprocess"]
+    reader.known("preprocess.family", pre["family"], rules.LETTERBOX)
+    reader.known("preprocess.orientation", pre["orientation"], rules.ORIENTATION)
+    reader.known("preprocess.colour", pre["colour"], "RGB")
+    reader.known("preprocess.layout", pre["layout"], "NCHW")
+    reader.known("preprocess.range", pre["range"], [0, 255])
+    inside = pre["normalisation"]["inside_graph"]
+    reader.known("preprocess.normalisation.inside_graph", inside, True)
+    reader.side("preprocess.image_size", pre["image_size"])
+    resize, pad = pre["resize"], pre["pad"]
+    reader.known("preprocess.resize.rounding", resize["rounding"], rules.BOXED_ROUNDING)
+    reader.known("preprocess.resize.filter", resize["filter"], rules.BOXED_FILTER)
+    reader.known("preprocess.resize.longest_side", resize["longest_side"], pre["image_size"])
+    if pad is None:
+        reader.problems.append("preprocess.pad is missing")
+        return
+    reader.known("preprocess.pad.sides", pad["sides"], rules.BOXED_SIDES)
+    reader.finite("preprocess.pad.value", pad["value"])
+
+
+def _check_prompts(reader: Reader) -> None:
+    prompts = reader.manifest["prompts"]
+    coordinates, labels, supports = prompts["coordinates"], prompts["labels"], prompts["supports"]
+    reader.known("prompts.coordinates.order", coordinates["order"], "xy")
+    reader.known("prompts.coordinates.frame", coordinates["frame"], rules.BOXED_FRAME)
+    reader.known("prompts.host_rules", prompts["host_rules"], rules.INSTANCE_PROMPTS)
+    reader.known("prompts.mask_input", prompts["mask_input"], None)
+    reader.known("prompts.padding", prompts["padding"], None)
+    reader.known("prompts.supports.mask", supports["mask"], False)
+    reader.known("prompts.supports.slots", supports["slots"], None)
+    # A box alone chooses one instance; nothing says what points would add.
+    reader.known("prompts.supports.points_with_box", supports["points_with_box"], False)
+    # The rules for points are about these two labels.
+    reader.known("prompts.labels.foreground", labels["foreground"], 1)
+    reader.known("prompts.labels.background", labels["background"], 0, None)
+    negative = labels["background"] is not None
+    reader.known("prompts.supports.negative_points", supports["negative_points"], negative)
+
+
+def _check_masks(reader: Reader) -> None:
+    masks = reader.manifest["masks"]
+    numbers = masks["instances"]
+    reader.known("masks.select", masks["select"], rules.INSTANCE_SELECTION)
+    reader.known("masks.rule", masks["rule"], rules.MASK_RULE)
+    reader.known("masks.single", masks["single"], [])
+    reader.known("masks.multimask", masks["multimask"], [])
+    reader.known("masks.instances.rules", numbers["rules"], rules.INSTANCE_RULES)
+    reader.known("masks.resize", masks["resize"], rules.instance_masks(numbers))
+    reader.finite("masks.threshold", [masks["threshold"]])
+    reader.finite("masks.instances.border", [numbers["border"]])
+    for name in SHARES:
+        if not 0 <= numbers[name] <= 1:
+            reader.problems.append(f"masks.instances.{name} is {numbers[name]}")
+    reader.side("masks.instances.stride", numbers["stride"])
+
+
+def _check_tensors(reader: Reader, segmenter: Component) -> None:
+    """Every tensor is one whose part is known, of the shape that the rest of the manifest gives."""
+    masks, side = reader.manifest["masks"], reader.manifest["preprocess"]["image_size"]
+    low = masks["low_res_size"]
+    # Any number of boxes and coefficients, but the same in all places.
+    boxes = next((s[1] for n, s in segmenter.outputs.items() if n == BOXES and len(s) > 1), 0)
+    parts = next((s[1] for n, s in segmenter.outputs.items() if n == PROTOTYPES and len(s) > 1), 0)
+    outputs = {
+        BOXES: (1, boxes, 4),
+        masks["score"]: (1, boxes),
+        COEFFICIENTS: (1, boxes, parts),
+        PROTOTYPES: (1, parts, low, low),
+    }
+    for what, found, wanted in (
+        ("inputs of the segmenter", segmenter.inputs, {ENCODER_INPUT: (1, 3, side, side)}),
+        ("outputs of the segmenter", segmenter.outputs, outputs),
+    ):
+        if dict(found) != wanted or any(isinstance(v, str) for s in wanted.values() for v in s):
+            reader.problems.append(f"{what} are `{short(shapes_of(found))}`")
+    reader.plain(masks["score"], segmenter.file, *segmenter.beside)
+
+
+def _filled(manifest: Mapping[str, Any], segmenter: Component) -> InstanceContract:
+    """Nothing is checked here any more."""
+    pre, prompts, masks = manifest["preprocess"], manifest["prompts"], manifest["masks"]
+    numbers, supports = masks["instances"], prompts["supports"]
+    return InstanceContract(
+        title=manifest["model"]["title"],
+        fingerprint=fingerprint(manifest),
+        backend=manifest["target"]["backend"],
+        options=manifest["target"]["options"],
+        segmenter=segmenter,
+        image_size=int(pre["image_size"]),
+        pad_value=tuple(float(v) for v in pre["pad"]["value"]),
+        foreground=int(prompts["labels"]["foreground"]),
+        background=prompts["labels"]["background"],
+        max_points=supports["max_points"],
+        takes_box=supports["box"],
+        takes_points_with_box=supports["points_with_box"],
+        score=masks["score"],
+        threshold=float(masks["threshold"]),
+        stride=int(numbers["stride"]),
+        confidence=float(numbers["confidence"]),
+        nms_iou=float(numbers["nms_iou"]),
+        max_instances=int(numbers["max_instances"]),
+        border=float(numbers["border"]),
+        whole_iou=float(numbers["whole_iou"]),
+    )
