@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effsam_export import cli, instances, models, runner, segment
+from effsam_export import cli, everything, instances, models, runner, segment
 from effsam_export.bundle import read
 from effsam_export.errors import PromptError
 from effsam_export.everything import GridSettings
@@ -35,6 +35,8 @@ pytest.importorskip("onnxruntime")
 
 pytestmark = pytest.mark.backend
 
+BOXED = [*SIZES, (2, 1023), (1021, 1024), (1025, 2048), (300, 200)]
+"""With halves in the sides and in the padding, and a way back that is not the way there."""
 PHOTOGRAPHS = [(80, 120), (333, 217), (256, 256), (500, 700), (1, 1), (1024, 7)]
 """(height, width); on the last two nothing is found."""
 
@@ -115,9 +117,9 @@ def test_the_command_finds_the_same(
             assert np.array_equal(answer.masks, content["masks"])
             assert np.array_equal(answer.scores, content["scores"])
     wanted = segment.segment_everything(instance_bundle, file, GridSettings()).found
-    everything = list(found.everything())
-    assert len(everything) == len(wanted) > 30
-    for (mask, score), record in zip(everything, wanted, strict=True):
+    answers = list(found.everything())
+    assert len(answers) == len(wanted) > 30
+    for (mask, score), record in zip(answers, wanted, strict=True):
         assert np.array_equal(mask, record.decoded())
         assert score == record.score
 
@@ -131,7 +133,7 @@ def fast_sam(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     )
 
 
-@pytest.mark.parametrize("size", [*SIZES, (2, 1023)], ids=str)
+@pytest.mark.parametrize("size", BOXED, ids=str)
 def test_a_photograph_in_its_letterbox(fast_sam: ModuleType, size: tuple[int, int]) -> None:
     image = pixels(size)
     found = fast_sam.preprocess(image)
@@ -158,7 +160,7 @@ def outputs_for(size: tuple[int, int]) -> Feeds:
     }
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", BOXED, ids=str)
 def test_boxes_and_masks_of_any_outputs(fast_sam: ModuleType, size: tuple[int, int]) -> None:
     outputs = outputs_for(size)
     wanted = instances.detect(outputs, fit(size, 1024, square=True))
@@ -168,6 +170,31 @@ def test_boxes_and_masks_of_any_outputs(fast_sam: ModuleType, size: tuple[int, i
         assert np.array_equal(getattr(found, name), getattr(wanted, name)), name
     for index in (0, 1, 2, 150, 299):
         assert np.array_equal(found.mask(index), wanted.mask(index))
+
+
+def test_scores_at_the_limit(fast_sam: ModuleType) -> None:
+    """0.4 itself, as float32 has it, is not greater than 0.4."""
+    limit = np.float32(0.4)
+    outputs = dict(outputs_for((80, 120)))
+    outputs["scores"] = np.zeros((1, 701), np.float32)
+    outputs["scores"][0, :3] = np.nextafter(limit, np.float32(0)), limit, np.nextafter(limit, 1)
+    found = fast_sam.detect(outputs, (80, 120))
+    wanted = instances.detect(outputs, fit((80, 120), 1024, square=True))
+    assert found.scores.tolist() == wanted.scores.tolist()
+    assert len(found) == 1
+
+
+def test_empty_masks_are_nothing(fast_sam: ModuleType) -> None:
+    outputs = dict(outputs_for((80, 120)))
+    outputs["scores"][0, 12:] = 0
+    outputs["prototypes"] = np.ones((1, 32, 256, 256), np.float32)
+    outputs["mask_coefficients"] = np.full((1, 701, 32), -1, np.float32)
+    outputs["mask_coefficients"][0, ::2] = 1
+    found = fast_sam.detect(outputs, (80, 120))
+    wanted = everything.of_instances(instances.detect(outputs, fit((80, 120), 1024, square=True)))
+    answers = list(found.everything())
+    assert 0 < len(answers) < len(found)
+    assert [score for _, score in answers] == [w.score for w in wanted]
 
 
 def test_nothing_found(fast_sam: ModuleType) -> None:
