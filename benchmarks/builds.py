@@ -27,7 +27,8 @@ import psutil
 
 from benchmarks import golden_checkpoints, machine
 from benchmarks.matrix import PRECISIONS, PROMPTS, ROOT, TARGETS
-from effsam_export import profiles
+from effsam_export import models, profiles
+from effsam_export.parity.check import honoured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,17 +83,19 @@ def pss(process: psutil.Process) -> int:
 
 
 def prepare(model: str, args: argparse.Namespace, folder: Path) -> Path:
-    """Checkpoint, photograph and build file of one model."""
+    """Checkpoint, photograph with the prompts that the model takes, and build file of one model."""
     checkpoint = folder / f"{model}.pt"
     given = args.weights / checkpoint.name if args.weights else None
     if given is not None and given.is_file():
         shutil.copyfile(given, checkpoint)
     else:
         golden_checkpoints.write_checkpoint(model, checkpoint, args.golden)
-    photo = profiles.load_parity_images(None)[0].path
+    images, _ = honoured(profiles.load_parity_images(None)[:1], models.get(model).prompts)
+    photo = images[0].path
     (folder / photo.name).write_bytes(photo.read_bytes())
+    names = PROMPTS & {case.name for case in images[0].cases}
     prompts_of = profiles.read_toml(profiles.data_dir("calibration") / "parity.toml")["images"][0]
-    rows = [p for p in prompts_of["prompts"] if p["name"] in PROMPTS]
+    rows = [p for p in prompts_of["prompts"] if p["name"] in names]
     prompts = ",\n".join(
         "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in row.items()) + " }" for row in rows
     )
