@@ -52,6 +52,7 @@ def convert(program: Path, component: ComponentSpec) -> bytes:
 
         graph = torch.export.load(program).module()
         tflite_rewrite.apply(graph)
+        lay_out(graph)
         feeds: Mapping[str, Tensor] = {
             s.name: torch.zeros([int(n) for n in s.shape]) for s in component.inputs
         }
@@ -59,3 +60,21 @@ def convert(program: Path, component: ComponentSpec) -> bytes:
         converter = litert_torch.signature(component.name, named, sample_kwargs=feeds)
         with torch.no_grad():
             return bytes(converter.convert().model_content())
+
+
+def lay_out(graph: fx.GraphModule) -> None:
+    """Lay every constant out in the order of its axes.
+
+    litert-torch 0.10.0 knows constants apart by address (`backend/inline_consts.py`), and takes
+    that of a copy where one is laid out otherwise. The copy is gone before the next is made, which
+    may lie at the same place: it gets the first one's values.
+    """
+    for node in graph.graph.find_nodes(op="get_attr"):
+        parent, _, name = str(node.target).rpartition(".")
+        owner = graph.get_submodule(parent)
+        value = getattr(owner, name)
+        if isinstance(value, Tensor) and not value.is_contiguous():
+            laid = value.detach().contiguous()
+            setattr(
+                owner, name, nn.Parameter(laid, False) if isinstance(value, nn.Parameter) else laid
+            )

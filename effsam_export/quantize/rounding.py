@@ -87,7 +87,7 @@ def on_grid(weight: Tensor, moment: Tensor) -> Tensor:
         if torch.equal(before, integers):
             break
     integers, step = integers[order.argsort()].T, step[:, None]
-    return (integers * step).float().view_as(weight)
+    return (integers * step).float().contiguous().view_as(weight)
 
 
 def second_moments(

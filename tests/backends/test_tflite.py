@@ -350,3 +350,38 @@ def test_one_component_stays_in_its_file(lowered: dict[str, Artifact], tmp_path:
     artifact = lowered["tflite-fp32"]
     assert tflite.combine([artifact], [COMPONENT], chosen, tmp_path) == (artifact,)
     assert artifact.files[0].is_file()
+
+
+class Turned(nn.Module):
+    """Layers whose weights lie in memory with the inputs first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        size = TURNED
+        weights = [torch.randn(size, size, generator=generator) / size**0.5 for _ in range(4)]
+        self.layers = nn.ModuleList(nn.Linear(size, size, bias=False) for _ in weights)
+        for layer, weight in zip(self.layers, weights, strict=True):
+            layer.weight = nn.Parameter(weight.T)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        for layer in self.layers:
+            tokens = torch.tanh(layer(tokens))
+        return tokens
+
+
+TURNED = 512
+"""A weight has a megabyte: memory that is given back and taken again at the same place."""
+
+
+@pytest.mark.filterwarnings("ignore:No complete tensor")
+def test_constants_that_lie_otherwise_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    spec = component({"tokens": (2, TURNED)}, {"masks": (2, TURNED)})
+    module = Turned().eval()
+    traced = save_program(module, spec, tmp_path / "decoder.pt2")
+    kept = torch.export.load(tmp_path / "decoder.pt2").state_dict["layers.0.weight"]
+    assert not kept.is_contiguous()
+    artifact = tflite.lower(traced, target("tflite", "fp32"), tmp_path)
+    given = torch.randn(2, TURNED, generator=torch.Generator().manual_seed(4))
+    found = tflite.open_session(artifact).run({"tokens": given.numpy()})["masks"]
+    np.testing.assert_allclose(found, module(given).detach().numpy(), atol=1e-5)

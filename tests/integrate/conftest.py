@@ -18,7 +18,6 @@ from tests.tiny import TINY_SAM
 from tests.tiny_instances import TINY_INSTANCES, write_checkpoint
 
 if TYPE_CHECKING:
-
     from effsam_export.spec import Checkpoint, ModelSpec
 
 INSTANCE_PROMPTS = """

@@ -99,7 +99,9 @@ def test_silent_inputs_and_empty_channels_do_no_harm(
 
 def test_it_repeats_to_the_bit() -> None:
     values, seen = weight(24, 40), moment(correlated(40))
-    assert torch.equal(rounding.on_grid(values, seen), rounding.on_grid(values, seen))
+    found = rounding.on_grid(values, seen)
+    assert torch.equal(found, rounding.on_grid(values, seen))
+    assert found.is_contiguous()
 
 
 @pytest.mark.parametrize(
