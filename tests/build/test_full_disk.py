@@ -82,7 +82,7 @@ def full_then_grown(place: Path, size: str, *, cache: bool) -> dict[str, Any]:
     [
         "8m",
         pytest.param("30m", marks=pytest.mark.slow),
-        "60m",
+        pytest.param("60m", marks=pytest.mark.slow),
         pytest.param("80m", marks=pytest.mark.slow),
     ],
 )
