@@ -134,8 +134,9 @@ def test_the_scheduler_is_gone_before_anything_is_sent(tmp_path: Path) -> None:
     assert (tmp_path / worker.LOG).read_text().strip() == "none is left"
 
 
-def test_an_address_where_nobody_is() -> None:
+def test_an_address_where_nobody_is(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster, "TIMEOUT_S", 1)
     with pytest.raises(UsageError, match=r"no scheduler answers at `tcp://127\.0\.0\.1:9`"):
         cluster.connect("tcp://127.0.0.1:9")
 
