@@ -111,7 +111,7 @@ def traced(
         if reads_program or request.stages is not None:
             trace.save(program, folder / PROGRAM)
 
-    follows = {**follows_from(spec), "opset": str(target.opset), **(changes or {})}
+    follows = {**lowering.contract_of(spec), "opset": str(target.opset), **(changes or {})}
     folder, known = result_of(request, "trace", follows, make, scratch / f"trace-{spec.name}")
     recipe = tuple(k for k in request.model.precision if k.component == spec.name)
     graph = Graph(
@@ -145,12 +145,6 @@ def result_of(
     folder.mkdir()
     make(folder)
     return folder, False
-
-
-def follows_from(spec: ComponentSpec) -> dict[str, str]:
-    """What a trace of a component follows from besides the model and its weights."""
-    tensors = [(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)]
-    return {"component": spec.name, "tensors": repr(tensors)}
 
 
 def from_cache(known: bool, detail: str) -> str:
@@ -195,7 +189,7 @@ def variants(
             trace.save(trace.trace(module, further), folder / PROGRAM)
 
         own = scratch / f"trace-{spec.name}-{slots}"
-        follows = {**follows_from(further), **changes}
+        follows = {**lowering.contract_of(further), **changes}
         folder, _ = result_of(request, "program", follows, make, own)
         found.append((slots, folder / PROGRAM))
     return tuple(found)

@@ -19,7 +19,7 @@ from effsam_export.weights import sha256_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.spec import Graph, TargetProfile
+    from effsam_export.spec import ComponentSpec, Graph, TargetProfile
     from effsam_export.stage_cache import Stages
 
 RECEIPT = "artifact.json"
@@ -64,14 +64,18 @@ def lower(
     return Artifact(**{**document, "files": files}), known
 
 
+def contract_of(spec: ComponentSpec) -> dict[str, str]:
+    """The part of a component that every stage of it follows from."""
+    tensors = [(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)]
+    return {"component": spec.name, "tensors": repr(tensors)}
+
+
 def follows_from(graph: Graph, target: TargetProfile) -> dict[str, str]:
     """What a floating artefact follows from besides the model and its weights."""
-    spec, backend = graph.component, backends.BACKENDS[target.backend]
-    tensors = [(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)]
+    backend = backends.BACKENDS[target.backend]
     programs = [*graph.variants, *([(0, graph.program)] if graph.program else [])]
     return {
-        "component": spec.name,
-        "tensors": repr(tensors),
+        **contract_of(graph.component),
         "graph": " ".join(sha256_of(path) for path in graph.files),
         "programs": " ".join(f"{slots}:{sha256_of(path)}" for slots, path in programs),
         "opset": str(graph.opset),

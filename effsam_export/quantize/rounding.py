@@ -32,7 +32,7 @@ SWEEPS = 5
 BLOCK = 128
 """Inputs that are gone through before the slopes of all others are brought up to date."""
 MOST = 23_000_000_000
-"""Products that a layer's second moments may take for one sample: half a second of one core.
+"""Products that a layer's second moments may take for one sample.
 
 Just what MobileSAM's neck takes (4096 inputs of 2304 values). Layers at high resolution go past it
 (EfficientViT-SAM-XL, FastSAM's prototypes) with more inputs than their moments need."""
