@@ -46,7 +46,9 @@ parity = "parity.toml"
 compute_capabilities = "86"
 """
 SAMPLE_S = 0.5
-"""Between two looks at the memory."""
+"""Between two looks at the memory, at least."""
+SHARE = 0.02
+"""Of a core for those looks: what large processes share takes long to count."""
 
 
 class Memory:
@@ -69,9 +71,12 @@ class Memory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._done.wait(SAMPLE_S):
+        pause = SAMPLE_S
+        while not self._done.wait(pause):
+            began = time.thread_time()
             total = sum(map(pss, psutil.Process().children(recursive=True)))
             self.peak_mb = max(self.peak_mb, total / 1e6)
+            pause = max(SAMPLE_S, (time.thread_time() - began) / SHARE)
 
 
 def pss(process: psutil.Process) -> int:

@@ -225,14 +225,25 @@ def run(
 def next_of(
     waiting: Sequence[Planned], busy: Collection[Planned], limits: Limits
 ) -> Planned | None:
-    """The first cell that there is room for now."""
+    """The first cell that there is room for now, before others one that shares no stage.
+
+    A cell that needs what a running one makes (its trace, and for INT8 the rounded weights) waits
+    for it and holds its place all the while.
+    """
     if len(busy) >= limits.jobs:
         return None
     taken = sum(entry.job.needs_mb for entry in busy)
-    for entry in waiting:
-        if not busy or taken + entry.job.needs_mb <= limits.memory_mb:
-            return entry
-    return None
+    fitting = [
+        entry for entry in waiting if not busy or taken + entry.job.needs_mb <= limits.memory_mb
+    ]
+    in_work = {shared(entry) for entry in busy}
+    alone = (entry for entry in fitting if shared(entry) not in in_work)
+    return next(alone, next(iter(fitting), None))
+
+
+def shared(entry: Planned) -> tuple[str, bool]:
+    """What the cells of one trace have in common."""
+    return entry.job.model, entry.job.precision == "int8"
 
 
 def cached(entry: Planned, bundle: Path, output: Path) -> Result:

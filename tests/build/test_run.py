@@ -313,6 +313,20 @@ def test_a_small_cell_goes_ahead_of_one_that_has_no_room(shop: Workshop) -> None
     assert run.next_of([large], busy, limits) is None
 
 
+def test_a_cell_does_not_wait_for_a_stage_while_another_could_run(shop: Workshop) -> None:
+    plan = {entry.cell.name: entry for entry in shop.plan(AMPLE)}
+    first, same, other = (
+        plan[name] for name in ("mobile-sam-onnx-fp32", "mobile-sam-onnx-fp16", "edge-sam-onnx-fp32")
+    )
+    limits = Limits(jobs=2, memory_mb=1e9)
+    assert run.next_of([same, other], [first], limits) == other
+    assert run.next_of([same], [first], limits) == same
+    assert run.next_of([same, other], [], limits) == same
+    quantized = replace(same, job=replace(same.job, precision="int8"))
+    assert run.next_of([same, quantized], [first], limits) == quantized
+    assert run.next_of([quantized, same], [quantized], limits) == same
+
+
 def test_free_memory_is_a_number() -> None:
     assert 100 < run.free_memory_mb() < 1e9
 
