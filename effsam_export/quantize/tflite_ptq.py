@@ -24,7 +24,7 @@ import numpy as np
 from effsam_export.backends import tflite_file
 from effsam_export.backends.tflite_session import quiet_runtime
 from effsam_export.errors import CheckFailed, UsageError
-from effsam_export.quantize import tflite_bias, tflite_layers
+from effsam_export.quantize import tflite_bias, tflite_large, tflite_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ def quantize(
         wanted = _elements(records, list(rounded))
         tflite_layers.unfold(records, rounded)
         if rounded or recipe.everything:
-            records = _quantized(tflite_file.serialise(records), entries, quantization, component)
+            records = _quantized(records, entries, quantization, component)
         found = tflite_file.count_constants(records).get("int8", 0)
         if found < wanted:
             raise CheckFailed(
@@ -128,7 +128,7 @@ def _kind(model: schema.ModelT, index: int) -> str:
 
 
 def _quantized(
-    content: bytes,
+    model: schema.ModelT,
     entries: Sequence[tuple[str, str, Treatment]],
     quantization: Quantization,
     component: ComponentSpec,
@@ -136,23 +136,26 @@ def _quantized(
     """The library's work on a file.
 
     Args:
-        content: The file in FP32.
+        model: The file in FP32; left in another form.
         entries: Name, kind and treatment of each operator with a layer's weights.
         quantization: Whether everything else is quantized, and by which samples.
         component: Whose signature the samples are for.
     """
     from ai_edge_quantizer import quantizer
 
-    everything = quantization.recipe.everything
+    everything, content = quantization.recipe.everything, tflite_file.serialise(model)
     with quiet_runtime(), warnings.catch_warnings():
         # The library's advice on its own calibration, and its bars.
         warnings.simplefilter("ignore")
         asked = _asked(entries, everything=everything)
         ranges = _ranges(content, asked, quantization, component) if everything else None
+        if shapes := tflite_large.flatten(model):
+            content = tflite_file.serialise(model)
         tool = quantizer.Quantizer(content, asked.get_quantization_recipe())
         result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     assert result.quantized_model is not None
     records = tflite_file.parse(bytes(result.quantized_model))
+    tflite_large.restore(records, shapes)
     for buffer in records.buffers:
         # The library puts constants behind the records, from where they are read as plain bytes.
         if buffer.data is not None:

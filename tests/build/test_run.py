@@ -316,7 +316,8 @@ def test_a_small_cell_goes_ahead_of_one_that_has_no_room(shop: Workshop) -> None
 def test_a_cell_does_not_wait_for_a_stage_while_another_could_run(shop: Workshop) -> None:
     plan = {entry.cell.name: entry for entry in shop.plan(AMPLE)}
     first, same, other = (
-        plan[name] for name in ("mobile-sam-onnx-fp32", "mobile-sam-onnx-fp16", "edge-sam-onnx-fp32")
+        plan[name]
+        for name in ("mobile-sam-onnx-fp32", "mobile-sam-onnx-fp16", "edge-sam-onnx-fp32")
     )
     limits = Limits(jobs=2, memory_mb=1e9)
     assert run.next_of([same, other], [first], limits) == other
