@@ -3,7 +3,7 @@
 #   docker run --rm -v "$PWD:/work" effsam build --jobs 2 --cache-dir .effsam-cache
 FROM python:3.11-slim
 
-RUN useradd --create-home effsam
+RUN useradd --create-home --uid 1000 effsam
 WORKDIR /opt/effsam
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY effsam_export effsam_export
@@ -11,7 +11,7 @@ COPY targets targets
 COPY calibration calibration
 RUN pip install --no-cache-dir --constraint constraints.txt ".[torch,onnx,openvino,coreml,tflite,tensorrt-rtx,tensorrt,int8,sign,cluster]"
 
-USER effsam
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["effsam"]
 CMD ["--help"]
