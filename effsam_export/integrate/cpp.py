@@ -10,7 +10,10 @@ from effsam_export.integrate.contract import num_threads
 from effsam_export.integrate.render import quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from effsam_export.integrate.contract import Contract
+    from effsam_export.integrate.instances import InstanceContract
 
 BACKENDS = {"openvino": "OpenVINO", "onnx": "ONNX Runtime", "tflite": "LiteRT"}
 RUN = "cmake -S . -B build; cmake --build build; build/selftest BUNDLE"
@@ -25,6 +28,8 @@ NAMES = (
 )
 GRAPH = "effsam_graph.cpp"
 """Has a template for each runtime; the others have parts that differ, or none."""
+INSTANCES = {"effsam_segmenter.hpp": "instances.hpp", "effsam_segmenter.cpp": "instances.cpp"}
+"""Their templates for a bundle that finds instances."""
 RUNTIMES = {"openvino": "openvino", "onnx": "onnxruntime", "tflite": "ai-edge-litert"}
 """Backend -> the runtime's name in a manifest, which the self-test reports."""
 PROVIDER = "CPUExecutionProvider"
@@ -37,8 +42,36 @@ def files(contract: Contract) -> dict[str, str]:
         UsageError: The bundle is for something else than a CPU in ONNX Runtime or LiteRT, or has a
             number of threads that is none.
     """
-    options, tags = contract.options, render.tags_of(contract)
-    if contract.options.get("delegate") == "gpu":
+    values = {**render.common(contract), **_values(contract), **_runtime(contract)}
+    return _filled(contract.backend, render.tags_of(contract), values, {})
+
+
+def instance_files(contract: InstanceContract) -> dict[str, str]:
+    """The same files, for a bundle that finds instances.
+
+    Raises:
+        UsageError: As `files`.
+    """
+    values = {
+        **render.common_instances(contract),
+        **_prompt_values(contract),
+        "PAD_VALUE": _braces(contract.pad_value),
+        **_runtime(contract),
+    }
+    return _filled(contract.backend, ("instances", contract.backend), values, INSTANCES)
+
+
+def _filled(
+    backend: str, tags: tuple[str, ...], values: dict[str, str], others: Mapping[str, str]
+) -> dict[str, str]:
+    templates = {GRAPH: f"effsam_graph_{backend}.cpp", **others}
+    return {name: render.fill(templates.get(name, name), tags, values) for name in NAMES}
+
+
+def _runtime(contract: Contract | InstanceContract) -> dict[str, str]:
+    """What opens a graph, and how."""
+    options = contract.options
+    if options.get("delegate") == "gpu":
         raise UsageError(
             "the bundle is for LiteRT's GPU delegate, and code in C++ runs LiteRT on the CPU",
             hint="export it for `tflite` or `android-cpu`",
@@ -50,27 +83,36 @@ def files(contract: Contract) -> dict[str, str]:
             f"{PROVIDER}",
             hint="export it for `onnx`",
         )
-    values = {
-        **render.common(contract),
+    return {
         "NOTICE": render.commented(render.notice(contract), "//"),
         "HASH_NOTICE": render.commented(render.notice(contract), "#"),
         "RUNTIME": quoted(RUNTIMES[contract.backend]),
         "DEVICE": quoted(str(options.get("device", "CPU"))),
         "INFERENCE_PRECISION": quoted(str(options.get("inference_precision", "f32"))),
-        "NUM_THREADS": repr(num_threads(contract.options)),
+        "NUM_THREADS": repr(num_threads(options)),
+    }
+
+
+def _values(contract: Contract) -> dict[str, str]:
+    return {
+        **_prompt_values(contract),
         "PAD_VALUE": _braces(contract.pad_value or ()),
         "PADDING_POINT": _braces(contract.padding_point),
-        "BACKGROUND": _optional(contract.background),
         "EMPTY_LABEL": repr(contract.empty),
-        "MAX_POINTS": _optional(contract.max_points),
-        "TAKES_BOX": _truth(contract.takes_box),
-        "TAKES_POINTS_WITH_BOX": _truth(contract.takes_points_with_box),
         "TAKES_MASK": _truth(contract.takes_mask),
         "SINGLE": _braces(contract.single),
         "MULTIMASK": _braces(contract.multimask),
     }
-    templates = {GRAPH: f"effsam_graph_{contract.backend}.cpp"}
-    return {name: render.fill(templates.get(name, name), tags, values) for name in NAMES}
+
+
+def _prompt_values(contract: Contract | InstanceContract) -> dict[str, str]:
+    """What prompts both kinds of bundles take."""
+    return {
+        "BACKGROUND": _optional(contract.background),
+        "MAX_POINTS": _optional(contract.max_points),
+        "TAKES_BOX": _truth(contract.takes_box),
+        "TAKES_POINTS_WITH_BOX": _truth(contract.takes_points_with_box),
+    }
 
 
 def _braces(values: tuple[float, ...] | tuple[int, ...]) -> str:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from effsam_export.errors import UsageError
 from effsam_export.integrate import render
-from effsam_export.integrate.contract import ENCODER_INPUT, num_threads
-from effsam_export.integrate.instances import BOXES, COEFFICIENTS, PROTOTYPES
+from effsam_export.integrate.contract import num_threads
 from effsam_export.integrate.render import quoted
 
 if TYPE_CHECKING:
@@ -83,24 +82,8 @@ def _values(contract: Contract) -> dict[str, str]:
 
 def _instance_values(contract: InstanceContract) -> dict[str, str]:
     return {
-        "TITLE": render.plain(contract.title),
-        "FINGERPRINT": contract.fingerprint,
-        "SEGMENTER_FILE": quoted(contract.segmenter.file),
-        "IMAGE": quoted(ENCODER_INPUT),
-        "BOXES": quoted(BOXES),
-        "SCORE": quoted(contract.score),
-        "COEFFICIENTS": quoted(COEFFICIENTS),
-        "PROTOTYPES": quoted(PROTOTYPES),
-        "IMAGE_SIZE": repr(contract.image_size),
+        **render.common_instances(contract),
         "PAD_VALUE": repr(contract.pad_value),
-        "STRIDE": repr(contract.stride),
-        "CONFIDENCE": repr(contract.confidence),
-        "NMS_IOU": repr(contract.nms_iou),
-        "MAX_INSTANCES": repr(contract.max_instances),
-        "BORDER": repr(contract.border),
-        "WHOLE_IOU": repr(contract.whole_iou),
-        "THRESHOLD": repr(contract.threshold),
-        "FOREGROUND": repr(contract.foreground),
         "BACKGROUND": repr(contract.background),
         "MAX_POINTS": repr(contract.max_points),
         "TAKES_BOX": repr(contract.takes_box),

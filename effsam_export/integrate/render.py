@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from effsam_export import __version__
 from effsam_export.integrate import contract as names
+from effsam_export.integrate import instances
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -103,6 +104,35 @@ def common(contract: Contract) -> dict[str, str]:
         "ROOM": contract.room,
         "LOW_RES_SIZE": contract.low_res_size,
         "THRESHOLD": contract.threshold,
+    }
+    return {
+        "TITLE": plain(contract.title),
+        "FINGERPRINT": contract.fingerprint,
+        **{k: quoted(v) for k, v in strings.items()},
+        **{k: repr(v) for k, v in numbers.items()},
+    }
+
+
+def common_instances(contract: InstanceContract) -> dict[str, str]:
+    """As `common`, for a bundle that finds instances."""
+    strings = {
+        "SEGMENTER_FILE": contract.segmenter.file,
+        "IMAGE": names.ENCODER_INPUT,
+        "BOXES": instances.BOXES,
+        "SCORE": contract.score,
+        "COEFFICIENTS": instances.COEFFICIENTS,
+        "PROTOTYPES": instances.PROTOTYPES,
+    }
+    numbers = {
+        "IMAGE_SIZE": contract.image_size,
+        "STRIDE": contract.stride,
+        "CONFIDENCE": contract.confidence,
+        "NMS_IOU": contract.nms_iou,
+        "MAX_INSTANCES": contract.max_instances,
+        "BORDER": contract.border,
+        "WHOLE_IOU": contract.whole_iou,
+        "THRESHOLD": contract.threshold,
+        "FOREGROUND": contract.foreground,
     }
     return {
         "TITLE": plain(contract.title),

@@ -182,6 +182,30 @@ def exported_instances(
     return exported("onnx", output, weights_of_instances, instance_prompts, TINY_INSTANCES)
 
 
+@pytest.fixture(scope="session")
+def exported_instances_openvino(
+    tmp_path_factory: pytest.TempPathFactory,
+    weights_of_instances: Checkpoint,
+    instance_prompts: Path,
+) -> Path:
+    """The same for OpenVINO; tests that change it take a copy."""
+    pytest.importorskip("openvino")
+    output = tmp_path_factory.mktemp("bundles") / "instances-openvino"
+    return exported("openvino", output, weights_of_instances, instance_prompts, TINY_INSTANCES)
+
+
+@pytest.fixture(scope="session")
+def exported_instances_tflite(
+    tmp_path_factory: pytest.TempPathFactory,
+    weights_of_instances: Checkpoint,
+    instance_prompts: Path,
+) -> Path:
+    """The same for LiteRT; tests that change it take a copy."""
+    pytest.importorskip("litert_torch")
+    output = tmp_path_factory.mktemp("bundles") / "instances-tflite"
+    return exported("tflite", output, weights_of_instances, instance_prompts, TINY_INSTANCES)
+
+
 @pytest.fixture
 def known_instances(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the model into the table of models."""

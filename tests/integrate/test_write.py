@@ -51,11 +51,16 @@ FILES = {
     ),
 }
 
-OTHERS = ("instances.py", "prompts.py", "graph.py")
+OTHERS = (
+    *("instances.py", "prompts.py", "graph.py"),
+    *("instances.hpp", "prompts.hpp", "building.hpp"),
+    *("instances.cpp", "prompts.cpp", "letterbox.cpp"),
+)
 """Templates that are another form or a part of a file above."""
 
 # Core ML has fixed shapes alone.
 CODE = [(n, k) for n in FILES for k in KINDS if n != "swift" or k in ("slots", "fixed-fill")]
+INSTANCES = [(n, b) for n in integrate.INSTANCES for b in integrate.load(n).BACKENDS]
 
 
 @pytest.fixture
@@ -196,40 +201,47 @@ def test_weights_beside_a_graph_do_not_run_in_a_browser(bundle: Path) -> None:
         integrate.load("js").files(contract)
 
 
-@pytest.mark.parametrize("language", [n for n in FILES if n != "python"])
+@pytest.mark.parametrize("language", [n for n in FILES if n not in integrate.INSTANCES])
 def test_fast_sam_in_another_language(bundle: Path, tmp_path: Path, language: str) -> None:
     backend = next(iter(integrate.load(language).BACKENDS))
     fake.save(bundle, manifest_for(models.get("fast-sam-s"), backend))
     with pytest.raises(UsageError) as error:
         code_for(bundle, language, tmp_path / "out")
     assert error.value.message == (
-        "code for a bundle that finds instances is written in python, "
+        "code for a bundle that finds instances is written in python, cpp, "
         f"not in {language}: its prompts choose masks in code of their own"
     )
-    assert error.value.hint == "--language python has it, for onnx, openvino, tflite"
+    assert error.value.hint == (
+        "--language python has it, for onnx, openvino, tflite or "
+        "--language cpp has it, for openvino, onnx, tflite"
+    )
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("language", integrate.INSTANCES)
 @pytest.mark.parametrize("backend", ["coreml", "tensorrt"])
-def test_fast_sam_without_a_runtime(bundle: Path, tmp_path: Path, backend: str) -> None:
+def test_fast_sam_without_a_runtime(
+    bundle: Path, tmp_path: Path, backend: str, language: str
+) -> None:
     fake.save(bundle, manifest_for(models.get("fast-sam-s"), backend))
     with pytest.raises(UsageError, match=f"not for {backend}") as error:
-        code_for(bundle, "python", tmp_path / "out")
+        code_for(bundle, language, tmp_path / "out")
     assert error.value.hint == "the bundle's README.md says what to write by hand"
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("backend", integrate.load("python").BACKENDS)
-def test_fast_sam(bundle: Path, tmp_path: Path, backend: str) -> None:
+@pytest.mark.parametrize(("language", "backend"), INSTANCES)
+def test_fast_sam(bundle: Path, tmp_path: Path, language: str, backend: str) -> None:
     fake.save(bundle, manifest_for(models.get("fast-sam-s"), backend))
-    assert code_for(bundle, "python", tmp_path / "out") == FILES["python"]
-    for name in FILES["python"]:
+    assert code_for(bundle, language, tmp_path / "out") == FILES[language]
+    for name in FILES[language]:
         text = (tmp_path / "out" / name).read_text("utf-8")
         assert render.MARK in text[:2000]
         assert "@@" not in text
         assert "\n\n\n\n" not in text
         assert max(map(len, text.splitlines())) <= 100
-        compile(text, name, "exec")
+        if language == "python":
+            compile(text, name, "exec")
 
 
 def test_no_bundle(tmp_path: Path) -> None:

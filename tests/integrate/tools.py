@@ -216,3 +216,12 @@ def expect_nothing(bundle: Path) -> None:
     for case in golden["cases"]:
         case["masks"] = [{"size": [80, 120], "counts": [9600]} for _ in case["masks"]]
     save_golden(bundle, golden)
+
+
+def expect_no_instances(bundle: Path) -> None:
+    """Expect that no prompt chooses anything: what a NaN gives where instances are found."""
+    expect_nothing(bundle)
+    golden = golden_of(bundle)
+    for case in golden["cases"]:
+        case["scores"] = [0.0]
+    save_golden(bundle, golden)
