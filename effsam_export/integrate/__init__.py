@@ -25,7 +25,7 @@ LANGUAGES = {
     "swift": "effsam_export.integrate.swift",
     "kotlin": "effsam_export.integrate.kotlin",
 }
-INSTANCES = ("python", "cpp")
+INSTANCES = ("python", "cpp", "js")
 
 
 class Language(Protocol):

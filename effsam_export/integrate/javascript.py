@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from effsam_export.errors import UsageError
 from effsam_export.integrate import render
+from effsam_export.integrate.instances import PROTOTYPES
 
 if TYPE_CHECKING:
-    from effsam_export.integrate.contract import Contract
+    from effsam_export.integrate.contract import Component, Contract
+    from effsam_export.integrate.instances import InstanceContract
 
 BACKENDS = {"onnx": "onnxruntime-web"}
 RUN = "npm install; node selftest.mjs BUNDLE"
@@ -23,26 +25,58 @@ def files(contract: Contract) -> dict[str, str]:
     Raises:
         UsageError: The weights lie outside a graph's file, which no browser's memory holds.
     """
-    beside = [*contract.encoder.beside, *contract.decoder.beside]
+    _check_size(contract.encoder, contract.decoder)
+    values = {
+        **render.common(contract),
+        "PADDING_POINT": _literal(contract.padding_point),
+        "EMPTY_LABEL": _literal(contract.empty),
+        "TAKES_MASK": _literal(contract.takes_mask),
+        "SINGLE": _literal(contract.single),
+        "MULTIMASK": _literal(contract.multimask),
+    }
+    return _filled("segmenter.mjs", render.tags_of(contract), values, contract)
+
+
+def instance_files(contract: InstanceContract) -> dict[str, str]:
+    """The same three files, for a bundle that finds instances.
+
+    Raises:
+        UsageError: As `files`.
+    """
+    _check_size(contract.segmenter)
+    _, parts, low, _ = contract.segmenter.outputs[PROTOTYPES]
+    values = {
+        **render.common_instances(contract),
+        "PARTS": _literal(parts),
+        "LOW_RES_SIZE": _literal(low),
+    }
+    return _filled("instances.mjs", ("instances",), values, contract)
+
+
+def _check_size(*components: Component) -> None:
+    beside = [name for component in components for name in component.beside]
     if beside:
         raise UsageError(
             f"weights of more than 2 GB do not run in a browser: `{'`, `'.join(beside)}`",
             hint="choose a smaller model, or fp16",
         )
-    tags = render.tags_of(contract)
+
+
+def _filled(
+    segmenter: str,
+    tags: tuple[str, ...],
+    values: dict[str, str],
+    contract: Contract | InstanceContract,
+) -> dict[str, str]:
+    """The files, with the values that both kinds of contract have."""
     values = {
-        **render.common(contract),
+        **values,
         "NOTICE": render.commented(render.notice(contract), "//"),
         "PAD_VALUE": _literal(contract.pad_value),
-        "PADDING_POINT": _literal(contract.padding_point),
         "BACKGROUND": _literal(contract.background),
-        "EMPTY_LABEL": _literal(contract.empty),
         "MAX_POINTS": _literal(contract.max_points),
         "TAKES_BOX": _literal(contract.takes_box),
         "TAKES_POINTS_WITH_BOX": _literal(contract.takes_points_with_box),
-        "TAKES_MASK": _literal(contract.takes_mask),
-        "SINGLE": _literal(contract.single),
-        "MULTIMASK": _literal(contract.multimask),
     }
     package = {
         "description": render.notice(contract).replace("\n", " "),
@@ -51,7 +85,7 @@ def files(contract: Contract) -> dict[str, str]:
         "dependencies": {"onnxruntime-web": RUNTIME},
     }
     return {
-        "segmenter.mjs": render.fill("segmenter.mjs", tags, values),
+        "segmenter.mjs": render.fill(segmenter, tags, values),
         "selftest.mjs": render.fill("selftest.mjs", tags, values),
         "package.json": json.dumps(package, indent=2) + "\n",
     }

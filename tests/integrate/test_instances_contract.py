@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from effsam_export import instances, letterbox, models
+from effsam_export import instances, integrate, letterbox, models
 from effsam_export.errors import UsageError
 from effsam_export.integrate.fingerprint import fingerprint
 from effsam_export.integrate.instances import instance_contract_of
@@ -124,8 +124,9 @@ def test_options_that_python_has_not(options: dict[str, Any]) -> None:
         writer("python", manifest)()
 
 
-def test_a_title_cannot_leave_its_comment() -> None:
+@pytest.mark.parametrize("language", integrate.INSTANCES)
+def test_a_title_cannot_leave_its_comment(language: str) -> None:
     manifest = changed(manifest_for(FAST_SAM), "model.title", 'x"""\nevil() \\')
-    for text in writer("python", manifest)().values():
+    for text in writer(language, manifest)().values():
         assert 'x"""' not in text
         assert "evil() \\" not in text
