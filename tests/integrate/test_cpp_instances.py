@@ -18,7 +18,7 @@ from effsam_export.letterbox import fit
 from effsam_export.spec import Point, Prompt
 from tests.integrate.cpp_answers import CODE, DETAILS, answers_of, asked_by, check_mask
 from tests.integrate.test_cpp import value_of
-from tests.integrate.test_instances import BOXED, outputs_for
+from tests.integrate.test_instances import BOXED, REFUSED, outputs_for
 from tests.integrate.tools import generate, manifest_for, pixels
 
 if TYPE_CHECKING:
@@ -84,15 +84,7 @@ def test_scores_at_the_limit_and_none(program: Path) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "said"),
-    [
-        (Prompt(), "no point and no box"),
-        (Prompt(points=(Point(x=120, y=0),)), "outside the image"),
-        (Prompt(points=(Point(x=1, y=float("nan")),)), "outside the image"),
-        (Prompt(points=(Point(x=1, y=1, label=2),)), "label 2"),
-        (Prompt(box=(5, 5, 5, 9)), "box is empty"),
-        (Prompt(box=(120, 0, 130, 9)), "box is outside"),
-        (Prompt(points=(Point(x=1, y=1),), box=(5, 5, 9, 9)), "points or a box"),
-    ],
+    REFUSED,
     ids=repr,
 )
 def test_a_prompt_that_is_refused(program: Path, prompt: Prompt, said: str) -> None:

@@ -39,6 +39,16 @@ BOXED = [*SIZES, (2, 1023), (1021, 1024), (1025, 2048), (300, 200)]
 """With halves in the sides and in the padding, and a way back that is not the way there."""
 PHOTOGRAPHS = [(80, 120), (333, 217), (256, 256), (500, 700), (1, 1), (1024, 7)]
 """(height, width); on the last two nothing is found."""
+REFUSED = [
+    (Prompt(), "no point and no box"),
+    (Prompt(points=(Point(x=120, y=0),)), "outside the image"),
+    (Prompt(points=(Point(x=1, y=float("nan")),)), "outside the image"),
+    (Prompt(points=(Point(x=1, y=1, label=2),)), "label 2"),
+    (Prompt(box=(5, 5, 5, 9)), "box is empty"),
+    (Prompt(box=(120, 0, 130, 9)), "box is outside"),
+    (Prompt(points=(Point(x=1, y=1),), box=(5, 5, 9, 9)), "points or a box"),
+]
+"""Prompts that this kind of model does not take, and what is said of them."""
 
 
 @pytest.fixture(scope="session")
@@ -211,15 +221,7 @@ def test_nothing_found(fast_sam: ModuleType) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "said"),
-    [
-        (Prompt(), "no point and no box"),
-        (Prompt(points=(Point(x=120, y=0),)), "outside the image"),
-        (Prompt(points=(Point(x=1, y=float("nan")),)), "outside the image"),
-        (Prompt(points=(Point(x=1, y=1, label=2),)), "label 2"),
-        (Prompt(box=(5, 5, 5, 9)), "box is empty"),
-        (Prompt(box=(120, 0, 130, 9)), "box is outside"),
-        (Prompt(points=(Point(x=1, y=1),), box=(5, 5, 9, 9)), "points or a box"),
-    ],
+    REFUSED,
     ids=repr,
 )
 def test_a_prompt_that_is_refused(
