@@ -20,6 +20,7 @@ import requests
 import urllib3
 
 from effsam_export.errors import DownloadError, OutputError
+from effsam_export.files import why
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,11 +108,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
         hint = (
             "free some space or make the place writable, or choose another cache with `--cache-dir`"
         )
-        raise OutputError(f"cannot write `{path}`: {why}", hint=hint) from error
+        raise OutputError(f"cannot write `{path}`: {why(error)}", hint=hint) from error
 
 
 def why_failed(error: requests.RequestException) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -40,9 +42,23 @@ def written(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
-            f"cannot write `{path}`: {(error.strerror or str(error)).lower()}",
+            f"cannot write `{path}`: {why(error)}",
             hint="choose another place, in a directory that exists and can be written",
         ) from error
+
+
+def why(error: OSError) -> str:
+    """What the system says is the matter, in small letters.
+
+    A folder that could not be copied has a reason for each of its files: the first one's.
+    """
+    text = error.strerror or str(error)
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        text = str(error.args[0][0][-1])
+        # "[Errno 28] No space left on device: 'from' -> 'to'"
+        found = re.match(r"\[Errno \d+\] ([^:]+)", text)
+        text = found[1] if found else text
+    return text.lower()
 
 
 def megabytes(files: Iterable[Path]) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import OutputError
-from effsam_export.files import written
+from effsam_export.files import why, written
 from effsam_export.weights import sha256_of
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def mark(path: Path) -> None:
 
 def unwritable(place: Path, error: OSError) -> OutputError:
     """The error of a cache that takes nothing."""
-    reason = (error.strerror or str(error)).lower()
+    reason = why(error)
     return OutputError(
         f"the cache `{place}` cannot be written: {reason}",
         hint="choose another --cache-dir, or make room there",

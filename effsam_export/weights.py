@@ -18,6 +18,7 @@ from pathlib import Path
 
 from effsam_export import lock
 from effsam_export.errors import CheckpointError, DownloadError
+from effsam_export.files import why
 from effsam_export.spec import Checkpoint, PackageSource, UrlSource, WeightFile
 
 if sys.platform == "win32":
@@ -232,9 +233,8 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
         raise CheckpointError(
-            f"cannot read `{path}`: {why}", hint="check who may read it, and its disk"
+            f"cannot read `{path}`: {why(error)}", hint="check who may read it, and its disk"
         ) from error
 
 

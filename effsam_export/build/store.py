@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from effsam_export.bundle import place, read
 from effsam_export.bundle.manifest import MANIFEST
 from effsam_export.errors import BundleError, OutputError
-from effsam_export.files import write_whole
+from effsam_export.files import why, write_whole
 from effsam_export.stage_cache import mark, unwritable
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Store:
         except OSError as error:
             # Another build was faster: the same digest is the same bundle.
             if not (folder / BUILT).is_file():
-                raise OutputError(f"`{folder}` cannot be written: {error}") from error
+                raise OutputError(f"`{folder}` cannot be written: {why(error)}") from error
         write_json(self.root / "cells" / f"{cell}.json", asdict(built))
         return folder / "bundle"
 

@@ -22,6 +22,7 @@ from effsam_export.bundle.golden import read_golden
 from effsam_export.bundle.manifest import MANIFEST, validate
 from effsam_export.bundle.read import SIGNATURE
 from effsam_export.errors import BundleError, CheckFailed, UsageError
+from effsam_export.files import why
 from effsam_export.weights import sha256_of
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def load(path: Path) -> dict[str, Any]:
             raise UsageError(f"`{path}` has {path.stat().st_size} bytes: no self-test writes that")
         document = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = why(error)
         raise UsageError(f"`{path}` cannot be read: {reason}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"`{path}` is not JSON: {error}") from error

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,6 +76,15 @@ def test_two_builds_of_the_same_bundle(store: Store) -> None:
     first = kept(store)
     assert kept(store) == first
     assert store.find("d1") is not None
+
+
+def test_a_bundle_that_cannot_be_moved_in(store: Store) -> None:
+    bundles = store.root / "bundles"
+    bundles.mkdir(parents=True, exist_ok=True)
+    bundles.rmdir()
+    bundles.write_text("a file where the folder belongs")
+    with pytest.raises(OutputError, match="cannot be written: not a directory"):
+        kept(store)
 
 
 def halves(root: Path) -> tuple[Path, Path]:
@@ -147,6 +159,21 @@ def test_the_copy_is_not_the_stores(store: Store, tmp_path: Path) -> None:
     deliver(bundle, tmp_path / "out")
     (tmp_path / "out" / "encoder.onnx").write_bytes(b"mine now")
     assert store.find("d1") is not None
+
+
+def test_a_disk_that_is_full(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    bundle = kept(store)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OutputError) as caught:
+        deliver(bundle, tmp_path / "out")
+    # One reason, and not one for each file.
+    assert caught.value.message == (
+        f"`{tmp_path / 'out'}` cannot be written: no space left on device"
+    )
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_what_is_no_bundle_is_never_replaced(store: Store, tmp_path: Path) -> None:
