@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
+SMI_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class Diagnosis:
     Attributes:
         packages: Name -> version, or None where it is not installed.
         memory_gb: Physical memory in GB of 1e9 bytes, or None where the system does not say.
+        gpus: NVIDIA's, each as its name, compute capability and driver.
         disk_free_gb: Free room where the cache lies, in GB of 1e9 bytes.
     """
 
@@ -56,6 +59,7 @@ class Diagnosis:
     system: str
     cores: int
     cpu_flags: tuple[str, ...]
+    gpus: tuple[str, ...]
     memory_gb: float | None
     disk_free_gb: float
     cache_dir: Path
@@ -80,6 +84,7 @@ def diagnose(cache_dir: Path) -> Diagnosis:
         system=f"{platform.system()} {platform.machine()}",
         cores=os.cpu_count() or 1,
         cpu_flags=cpu.flags(),
+        gpus=_gpus(),
         memory_gb=_memory_gb(),
         disk_free_gb=shutil.disk_usage(home).free / 1e9,
         cache_dir=cache_dir,
@@ -94,6 +99,23 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _gpus() -> tuple[str, ...]:
+    # JetPack has it from version 6 on.
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version"]
+    try:
+        found = subprocess.run(
+            [*command, "--format=csv,noheader"],
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=SMI_TIMEOUT_S,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    rows = [line.split(", ") for line in found.stdout.splitlines() if line.count(", ") == 2]
+    return tuple(f"{name}, compute capability {c}, driver {driver}" for name, c, driver in rows)
 
 
 def _memory_gb() -> float | None:

@@ -81,6 +81,49 @@ def test_doctor_is_a_block_to_paste(effsam: Callable[..., Shown]) -> None:
     assert document["cache_dir"] == "elsewhere"
 
 
+H100 = "NVIDIA H100 80GB HBM3, 9.0, 580.159.04"
+ORIN = "Orin (nvgpu), 8.7, 540.4.0"
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        (f"echo '{H100}'", ["NVIDIA H100 80GB HBM3, compute capability 9.0, driver 580.159.04"]),
+        (
+            f"echo '{H100}'; echo '{ORIN}'",
+            [
+                "NVIDIA H100 80GB HBM3, compute capability 9.0, driver 580.159.04",
+                "Orin (nvgpu), compute capability 8.7, driver 540.4.0",
+            ],
+        ),
+        ("echo 'No devices were found'", []),
+        ("echo 'NVIDIA-SMI has failed'; exit 9", []),
+    ],
+    ids=["one", "two", "no GPU", "no driver"],
+)
+def test_doctor_names_gpus(
+    effsam: Callable[..., Shown],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    found: list[str],
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert json.loads(effsam("doctor", "--json").out)["gpus"] == found
+    line = next(s for s in effsam("doctor").out.splitlines() if s.startswith("NVIDIA GPU"))
+    assert line == f"NVIDIA GPU {'; '.join(found) or 'none that `nvidia-smi` finds'}"
+
+
+def test_doctor_without_the_drivers_tool(
+    effsam: Callable[..., Shown], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert json.loads(effsam("doctor", "--json").out)["gpus"] == []
+
+
 def test_help_states_the_exit_codes(effsam: Callable[..., Shown]) -> None:
     text = " ".join(effsam("--help").out.split())
     assert (
