@@ -113,8 +113,8 @@ def test_doctor_names_gpus(
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert json.loads(effsam("doctor", "--json").out)["gpus"] == found
-    line = next(s for s in effsam("doctor").out.splitlines() if s.startswith("NVIDIA GPU"))
-    assert line == f"NVIDIA GPU {'; '.join(found) or 'none that `nvidia-smi` finds'}"
+    line = next(s for s in effsam("doctor").out.splitlines() if s.startswith("GPU "))
+    assert line == f"GPU {'; '.join(found) or 'none that `nvidia-smi` finds'}"
 
 
 def test_doctor_without_the_drivers_tool(

@@ -104,7 +104,7 @@ def doctor(json: Json = False, cache_dir: CacheDir = None) -> None:
         f"effsam-export {found.version}, Python {found.python}, {found.system}",
         f"cores {found.cores} ({' '.join(found.cpu_flags) or 'flags unknown'}), memory {memory}, "
         f"{found.disk_free_gb:.0f} GB free for the cache",
-        f"NVIDIA GPU {'; '.join(found.gpus) or 'none that `nvidia-smi` finds'}",
+        f"GPU {'; '.join(found.gpus) or 'none that `nvidia-smi` finds'}",
         f"cache {found.cache_dir}",
         "",
         console.table(
