@@ -102,7 +102,7 @@ def _version(package: str) -> str | None:
 
 
 def _gpus() -> tuple[str, ...]:
-    # JetPack has it from version 6 on.
+    # `kits.trt_engine` asks the driver itself, but imports numpy, which this has to do without.
     command = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version"]
     try:
         found = subprocess.run(

@@ -151,9 +151,8 @@ def mark(path: Path) -> None:
 
 def unwritable(place: Path, error: OSError) -> OutputError:
     """The error of a cache that takes nothing."""
-    reason = why(error)
     return OutputError(
-        f"the cache `{place}` cannot be written: {reason}",
+        f"the cache `{place}` cannot be written: {why(error)}",
         hint="choose another --cache-dir, or make room there",
     )
 

@@ -114,8 +114,7 @@ def load(path: Path) -> dict[str, Any]:
             raise UsageError(f"`{path}` has {path.stat().st_size} bytes: no self-test writes that")
         document = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        reason = why(error)
-        raise UsageError(f"`{path}` cannot be read: {reason}") from error
+        raise UsageError(f"`{path}` cannot be read: {why(error)}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"`{path}` is not JSON: {error}") from error
     right = (

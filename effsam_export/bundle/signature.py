@@ -114,8 +114,7 @@ def _read(path: Path, load: Callable[[bytes], Any]) -> Any:  # noqa: ANN401 - an
     try:
         return load(path.read_bytes())
     except OSError as error:
-        reason = why(error)
-        raise UsageError(f"key `{path}` cannot be read: {reason}") from error
+        raise UsageError(f"key `{path}` cannot be read: {why(error)}") from error
     except (TypeError, ValueError) as error:
         # A key with a password is a TypeError there, one of the other kind a ValueError.
         raise UsageError(
