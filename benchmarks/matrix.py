@@ -61,6 +61,7 @@ class Cell:
         lower_s: Wall time of all lowerings, each in its own process.
         judge_s: Wall time of running the artefacts on all prompts.
         least_iou, mean_iou: End-to-end mask IoU against PyTorch, of the masks a user is given.
+        least_winner_iou: The same of the sets' winners alone, without the single mask.
         switched: Prompts for which another mask of the set wins.
         score_error: Largest difference of a score.
         finite: No output of an artefact is NaN or infinite.
@@ -79,6 +80,7 @@ class Cell:
     prompts: int = 0
     least_iou: float | None = None
     mean_iou: float | None = None
+    least_winner_iou: float | None = None
     switched: int = 0
     score_error: float | None = None
     finite: bool = True
@@ -246,6 +248,7 @@ def with_report(cell: Cell, report: ParityReport) -> Cell:
         prompts=len(ious),
         least_iou=min(ious),
         mean_iou=float(np.mean(ious)),
+        least_winner_iou=min(c.mask_iou[c.winner] for c in report.cases),
         switched=sum(c.winner != c.found_winner for c in report.cases),
         score_error=max(c.score_error for c in report.cases),
         finite=all(t.finite for t in artefact),
@@ -256,15 +259,16 @@ def with_report(cell: Cell, report: ParityReport) -> Cell:
 def table(cells: list[Cell]) -> str:
     """The cells as Markdown."""
     lines = [
-        "| model | target | precision | state | MB | lower, s | least IoU | mean IoU | switched "
-        "| why |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| model | target | precision | state | MB | lower, s | least IoU | mean IoU "
+        "| least of winners | switched | why |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for c in cells:
-        ious = ["-" if v is None else f"{v:.4f}" for v in (c.least_iou, c.mean_iou)]
+        values = (c.least_iou, c.mean_iou, c.least_winner_iou)
+        ious = ["-" if v is None else f"{v:.4f}" for v in values]
         lines.append(
             f"| `{c.model}` | {c.target} | {c.precision} | {c.state} | {c.bytes / 1e6:.1f} "
-            f"| {c.lower_s:.0f} | {ious[0]} | {ious[1]} | {c.switched} | {c.reason} |"
+            f"| {c.lower_s:.0f} | {' | '.join(ious)} | {c.switched} | {c.reason} |"
         )
     return "\n".join(lines)
 

@@ -202,13 +202,14 @@ def parity_table(report: ParityReport) -> str:
             [
                 c.case,
                 f"{c.answer_iou:.4f}",
+                str(c.worst),
                 f"{min(c.boundary_iou[i] for i in c.answers):.4f}",
                 f"{c.score_error:.1e}",
                 "same" if c.winner == c.found_winner else f"{c.winner} -> {c.found_winner}",
             ]
             for c in report.cases
         ]
-        header = ("end to end", "mask IoU", "boundary IoU", "score error", "best mask")
+        header = ("end to end", "mask IoU", "of mask", "boundary IoU", "score error", "best mask")
         parts.append(table(header, rows))
     rows = []
     for key in dict.fromkeys((s.component, s.seam) for s in report.seams):

@@ -178,12 +178,13 @@ def _gates(report: ParityReport) -> str:
 
 
 def _cases(report: ParityReport) -> str:
-    note = "Photograph to mask at original size; the worst of the masks a user is given."
-    columns = ("Case", "Answer IoU", "Boundary IoU", "Score error", "Same winner")
+    note = "Photograph to mask at original size; the worst of the masks a user is given, and which."
+    columns = ("Case", "Answer IoU", "Of mask", "Boundary IoU", "Score error", "Same winner")
     rows = []
     for case in report.cases:
         cells = (
             _at_least(report.gates.mask_iou, case.answer_iou, _iou),
+            str(case.worst),
             _iou(min(case.boundary_iou[i] for i in case.answers)),
             _at_most(report.gates.score_error, case.score_error),
             _winner(case),
@@ -239,6 +240,7 @@ def _picture(picture: Picture) -> str:
     reference, found = picture.reference, picture.found
     missed = int(np.count_nonzero(reference & ~found))
     added = int(np.count_nonzero(found & ~reference))
+    which = "mask" if picture.mask is None else f"mask {picture.mask}"
     differ = "no pixel differs"
     if missed or added:
         differ = f"{missed:,} missed, {added:,} added, of {reference.size:,} pixels"
@@ -259,8 +261,10 @@ def _picture(picture: Picture) -> str:
     apart = overlay.disagreement(image, reference, found)
     return (
         f'<section class="picture"><h3>{_text(picture.case)}</h3>\n<div class="panels">\n'
-        + _figure(prompted, "JPEG", "Prompts and the reference's mask")
-        + _figure(answered, "JPEG", f"The artefact's mask, IoU {_iou(mask_iou(reference, found))}")
+        + _figure(prompted, "JPEG", f"Prompts and the reference's {which}")
+        + _figure(
+            answered, "JPEG", f"The artefact's {which}, IoU {_iou(mask_iou(reference, found))}"
+        )
         + _figure(apart, "PNG", f"Disagreement: {differ}")
         + "</div></section>"
     )

@@ -137,7 +137,7 @@ def test_a_check_that_passed() -> None:
     assert "FAILED" not in page.text
     assert "✗" not in page.text
     # Least of masks 0 and 3, which a user is given, and not of 1 and 2.
-    assert "truck/point | 0.995230 | 0.876543 | 0.0023 | ✓" in page.text
+    assert "truck/point | 0.995230 | 3 | 0.876543 | 0.0023 | ✓" in page.text
     assert "Mask IoU | ≥ 0.99 | 0.995230 | Score error | ≤ 0.01 | 0.0023" in page.text
 
 
@@ -198,7 +198,7 @@ def test_not_finite_values() -> None:
     assert "low_res_masks | NaN | ✗ NaN | NaN" in text
     assert "iou_predictions | 0 | 1.0000000 | ∞" in text
     assert "extra | 1 | ✗ 0.0000000 | -∞" in text
-    assert "truck/point | ✗ NaN | NaN | ✗ ∞ | ✓" in text
+    assert "truck/point | ✗ NaN | 0 | NaN | ✗ ∞ | ✓" in text
     assert "Cosine of any tensor | ≥ 0.999 | ✗ NaN" in text
 
 
@@ -276,4 +276,7 @@ def test_equal_masks_are_said_to_be_equal() -> None:
     one = picture()
     text = Page(render(PASSED, [replace(one, found=one.reference)])).text
     assert "The artefact's mask, IoU 1.000000" in text
+    numbered = Page(render(PASSED, [replace(one, mask=3)])).text
+    assert "Prompts and the reference's mask 3" in numbered
+    assert "The artefact's mask 3, IoU 0." in numbered
     assert "no pixel differs" in text

@@ -309,6 +309,7 @@ def _picture(
         image=image,
         points=tuple((p.x, p.y, p.label) for p in prompt.points),
         box=prompt.box,
-        reference=expected.masks[result.winner],
-        found=masks[result.winner],
+        reference=expected.masks[result.worst],
+        found=masks[result.worst],
+        mask=result.worst,
     )

@@ -75,12 +75,20 @@ class CaseResult:
     @property
     def answer_iou(self) -> float:
         """Least IoU among the masks a user is given."""
-        return min(self.mask_iou[i] for i in self.answers)
+        return self.mask_iou[self.worst]
+
+    @property
+    def worst(self) -> int:
+        """Index of the mask a user is given that has the least IoU."""
+        return min(self.answers, key=lambda i: self.mask_iou[i])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What a report shows of one case: uint8 HxWx3 image, and two HxW masks of the winner."""
+    """What a report shows of one case: uint8 HxWx3 image, and two HxW masks of the worst answer.
+
+    `mask` is its index in the decoder's output, or None where a prompt has one answer alone.
+    """
 
     case: str
     image: NDArray[np.uint8]
@@ -88,6 +96,7 @@ class Picture:
     box: tuple[float, float, float, float] | None
     reference: NDArray[np.bool_]
     found: NDArray[np.bool_]
+    mask: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from effsam_export.bundle import read
 from effsam_export.errors import PromptError
 from effsam_export.models import loading
 from effsam_export.parity.check import Sides, check, compare
+from effsam_export.parity.metrics import mask_iou
 from effsam_export.pipeline import open_onnx
 from tests.tiny import TINY_SAM
 
@@ -97,6 +98,18 @@ def test_a_wrong_artefact_fails_at_the_second_seam_and_end_to_end(
     assert any(f.startswith("seam artifact, decoder") for f in report.failures)
     assert any(f.startswith("end to end") and "IoU" in f for f in report.failures)
     assert not any(f.startswith("seam onnx") for f in report.failures)
+
+
+def test_a_picture_shows_the_mask_that_differs(run: Callable[..., Findings], sides: Sides) -> None:
+    def flip_single(outputs: Feeds) -> Feeds:
+        masks = outputs["low_res_masks"].copy()
+        masks[:, 0] = masks[:, 0, :, ::-1]
+        return {**outputs, "low_res_masks": masks}
+
+    found = run(artifacts={"decoder": Changed(sides.artifacts["decoder"], flip_single)})
+    for case, picture in zip(found.report.cases, found.pictures, strict=True):
+        assert case.worst == picture.mask == 0 != case.winner
+        assert mask_iou(picture.reference, picture.found) == case.answer_iou < 0.99
 
 
 def test_swapped_scores_change_the_winner_and_fail(

@@ -92,6 +92,7 @@ def test_the_value_in_the_message_would_have_passed() -> None:
 def test_masks_nobody_is_given_may_differ() -> None:
     assert CASE.mask_iou[1] < GATES.mask_iou
     assert CASE.answer_iou == 0.998
+    assert CASE.worst == 2
     assert judge(GATES, [SEAM], [CASE]) == ()
 
 
