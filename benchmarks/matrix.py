@@ -61,7 +61,8 @@ class Cell:
         lower_s: Wall time of all lowerings, each in its own process.
         judge_s: Wall time of running the artefacts on all prompts.
         least_iou, mean_iou: End-to-end mask IoU against PyTorch, of the masks a user is given.
-        least_winner_iou: The same of the sets' winners alone, without the single mask.
+        least_chosen_iou, mean_chosen_iou: The same of the masks that scores choose from the sets,
+            the artefact's and PyTorch's.
         switched: Prompts for which another mask of the set wins.
         score_error: Largest difference of a score.
         finite: No output of an artefact is NaN or infinite.
@@ -80,7 +81,8 @@ class Cell:
     prompts: int = 0
     least_iou: float | None = None
     mean_iou: float | None = None
-    least_winner_iou: float | None = None
+    least_chosen_iou: float | None = None
+    mean_chosen_iou: float | None = None
     switched: int = 0
     score_error: float | None = None
     finite: bool = True
@@ -240,6 +242,7 @@ def judged(
 def with_report(cell: Cell, report: ParityReport) -> Cell:
     """A cell with what parity found."""
     ious = [c.answer_iou for c in report.cases]
+    chosen = [c.chosen_iou for c in report.cases]
     artefact = [t for s in report.seams if s.seam == "artifact" for t in s.tensors]
     return replace(
         cell,
@@ -248,7 +251,8 @@ def with_report(cell: Cell, report: ParityReport) -> Cell:
         prompts=len(ious),
         least_iou=min(ious),
         mean_iou=float(np.mean(ious)),
-        least_winner_iou=min(c.mask_iou[c.winner] for c in report.cases),
+        least_chosen_iou=min(chosen),
+        mean_chosen_iou=float(np.mean(chosen)),
         switched=sum(c.winner != c.found_winner for c in report.cases),
         score_error=max(c.score_error for c in report.cases),
         finite=all(t.finite for t in artefact),
@@ -260,11 +264,11 @@ def table(cells: list[Cell]) -> str:
     """The cells as Markdown."""
     lines = [
         "| model | target | precision | state | MB | lower, s | least IoU | mean IoU "
-        "| least of winners | switched | why |",
+        "| least chosen | switched | why |",
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for c in cells:
-        values = (c.least_iou, c.mean_iou, c.least_winner_iou)
+        values = (c.least_iou, c.mean_iou, c.least_chosen_iou)
         ious = ["-" if v is None else f"{v:.4f}" for v in values]
         lines.append(
             f"| `{c.model}` | {c.target} | {c.precision} | {c.state} | {c.bytes / 1e6:.1f} "

@@ -205,7 +205,9 @@ def parity_table(report: ParityReport) -> str:
                 str(c.worst),
                 f"{min(c.boundary_iou[i] for i in c.answers):.4f}",
                 f"{c.score_error:.1e}",
-                "same" if c.winner == c.found_winner else f"{c.winner} -> {c.found_winner}",
+                "same"
+                if c.winner == c.found_winner
+                else f"{c.winner} -> {c.found_winner}: {c.chosen_iou:.4f}",
             ]
             for c in report.cases
         ]

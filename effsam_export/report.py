@@ -197,7 +197,10 @@ def _winner(case: CaseResult) -> str:
     if case.found_winner == case.winner:
         return "✓"
     # In no colour: a gap within the gate on scores lets another mask win, and that is no failure.
-    return f"✗ mask {case.found_winner}, not {case.winner}; gap {_number(case.winner_gap)}"
+    return (
+        f"✗ mask {case.found_winner}, not {case.winner}; gap {_number(case.winner_gap)}, "
+        f"IoU of the two {_iou(case.chosen_iou)}"
+    )
 
 
 def _seams(report: ParityReport) -> str:

@@ -72,6 +72,7 @@ CASE = CaseResult(
     winner=3,
     found_winner=3,
     winner_gap=0.02,
+    chosen_iou=0.99523,
     answers=(0, 3),
 )
 PASSED = ParityReport(
@@ -157,7 +158,7 @@ def test_a_check_that_failed_says_why() -> None:
     # Not rounded up to the gate that it missed.
     assert "✗ 0.989999" in page.text
     assert "✗ 0.25" in page.text
-    assert "✗ mask 1, not 3; gap 0.02" in page.text
+    assert "✗ mask 1, not 3; gap 0.02, IoU of the two 0.995230" in page.text
 
 
 def test_a_stand_in_is_named() -> None:

@@ -42,6 +42,7 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
         f"7. Bring the logits back: {'; '.join(masks['resize'])}. "
         f"In the mask: logit > {masks['threshold']:g}.",
         *_instance_rules(masks),
+        *_session_rules(manifest),
         "",
         "## Proof",
         "",
@@ -95,6 +96,17 @@ def _instance_rules(masks: dict[str, Any]) -> list[str]:
         return []
     rules = "".join(f"\n   * {rule}" for rule in masks["instances"]["rules"])
     return [f"8. To the pixel, with stride {masks['instances']['stride']}:{rules}"]
+
+
+def _session_rules(manifest: dict[str, Any]) -> list[str]:
+    """What a session has to be told so that it computes what was judged."""
+    if (manifest["target"]["backend"], manifest["precision"]["asked"]) != ("onnx", "int8"):
+        return []
+    return [
+        "",
+        "Give each session the entry `session.x64quantprecision` = `1`: without it ONNX Runtime "
+        "saturates sums of INT8 products on x64 CPUs that have no VNNI. On others it does nothing.",
+    ]
 
 
 def _prompt_rules(prompts: dict[str, Any], masks: dict[str, Any]) -> list[str]:

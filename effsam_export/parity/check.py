@@ -282,6 +282,7 @@ def _end_to_end(
     masks = upscale_masks(got["low_res_masks"][0], frame, model.masks) > model.masks.threshold
     scores = ref[model.masks.score][0]
     winner = _winner(model, ref)
+    found = _winner(model, got)
     others = [float(scores[i]) for i in model.masks.multimask if i != winner]
     result = CaseResult(
         case=case,
@@ -289,8 +290,9 @@ def _end_to_end(
         boundary_iou=tuple(boundary_iou(a, b) for a, b in zip(expected.masks, masks, strict=True)),
         score_error=float(np.abs(scores - got[model.masks.score][0]).max()),
         winner=winner,
-        found_winner=_winner(model, got),
+        found_winner=found,
         winner_gap=float(scores[winner]) - max(others, default=float("-inf")),
+        chosen_iou=mask_iou(expected.masks[winner], masks[found]),
         answers=(*model.masks.single, winner),
     )
     return result, masks

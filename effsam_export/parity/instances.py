@@ -114,5 +114,6 @@ def _case(case: str, iou: float, boundary: float, score_error: float) -> CaseRes
         winner=0,
         found_winner=0,
         winner_gap=0.0,
+        chosen_iou=iou,
         answers=(0,),
     )

@@ -60,6 +60,8 @@ class CaseResult:
         winner: Index of the multimask set's best mask by the reference's scores.
         found_winner: The same by the artefact's scores.
         winner_gap: How far the reference's best score lies above its second.
+        chosen_iou: IoU of the mask that the artefact's scores choose with the one that the
+            reference's choose: a set has masks that are nearly equal.
         answers: Indices of the masks a user is given: single mask and the reference's winner.
     """
 
@@ -70,6 +72,7 @@ class CaseResult:
     winner: int
     found_winner: int
     winner_gap: float
+    chosen_iou: float
     answers: tuple[int, ...]
 
     @property

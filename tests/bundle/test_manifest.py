@@ -177,6 +177,15 @@ def test_the_kit_is_shown_to_who_builds_an_engine(manifest: dict[str, Any]) -> N
     assert "`python3 kit/build_engine.py`" in integrator_readme(manifest)
 
 
+def test_an_int8_session_is_told_to_be_exact(manifest: dict[str, Any]) -> None:
+    entry = "`session.x64quantprecision` = `1`"
+    assert entry not in integrator_readme(manifest)
+    manifest["precision"]["asked"] = "int8"
+    assert entry in integrator_readme(manifest)
+    manifest["target"]["backend"] = "openvino"
+    assert entry not in integrator_readme(manifest)
+
+
 def test_a_picture_is_said_to_be_one() -> None:
     """Core ML rounds what it gets, so the contract is not that of a float tensor."""
     (image,) = TINY_SAM.component("encoder").inputs

@@ -120,6 +120,11 @@ def test_swapped_scores_change_the_winner_and_fail(
 
     report = run(artifacts={"decoder": Changed(sides.artifacts["decoder"], reverse)}).report
     assert any("wins by `iou_predictions`" in f for f in report.failures)
+    for case in report.cases:
+        if case.found_winner == case.winner:
+            assert case.chosen_iou == case.mask_iou[case.winner]
+        else:
+            assert case.chosen_iou < 0.99
 
 
 def test_nan_in_one_place_fails(run: Callable[..., Findings], sides: Sides) -> None:

@@ -23,6 +23,7 @@ CASE = CaseResult(
     winner=2,
     found_winner=2,
     winner_gap=0.05,
+    chosen_iou=0.998,
     answers=(0, 2),
 )
 

@@ -39,6 +39,17 @@ def error(model: onnx.ModelProto, quantization: Quantization) -> float:
     return float(np.linalg.norm(answer(model, quantization) - wanted) / np.linalg.norm(wanted))
 
 
+def optimized(model: onnx.ModelProto, folder: Path) -> set[str]:
+    """Kinds of nodes that ONNX Runtime computes."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return {n.op_type for n in onnx.load(folder / "optimized.onnx").graph.node}
+
+
 def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
     return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
 
@@ -58,15 +69,39 @@ def test_w8_stores_weights_in_int8_and_leaves_activations(tmp_path: Path) -> Non
     asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="w8"))
     model = onnx_qdq.apply(toy.network(), asked, tmp_path)
     kinds = Counter(n.op_type for n in model.graph.node)
-    assert kinds["DequantizeLinear"] == 4
-    assert "QuantizeLinear" not in kinds
+    assert kinds["Mul"] == kinds["Cast"] == 4
+    assert not set(kinds) & {"QuantizeLinear", "DequantizeLinear"}
+    # Nothing of it is left to be computed at each call, nor is an activation rounded.
+    assert not optimized(model, tmp_path) & {"Cast", "Mul", "MatMulNBits"}
     assert 1e-4 < error(model, asked) < 0.02
     for name, weight in toy.weights().items():
         if name == "stem_b":
             continue
         rounded, scale = constants(model)[f"{name}_int8"], constants(model)[f"{name}_scale"]
-        shape = (-1, 1, 1, 1) if weight.ndim == 4 else (1, -1)
-        assert np.abs(rounded * scale.reshape(shape) - weight).max() <= scale.max() / 2 * 1.001
+        assert scale.shape == ((len(scale), 1, 1, 1) if weight.ndim == 4 else (1, scale.size))
+        assert np.abs(rounded * scale - weight).max() <= scale.max() / 2 * 1.001
+
+
+def test_w8_for_tensorrt_is_dequantized(tmp_path: Path) -> None:
+    treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, "w8")
+    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="w8"))
+    model = onnx_qdq.apply(toy.network(), asked, tmp_path, for_tensorrt=True)
+    kinds = Counter(n.op_type for n in model.graph.node)
+    assert kinds["DequantizeLinear"] == 4
+    assert not set(kinds) & {"QuantizeLinear", "Mul", "Cast"}
+    assert 1e-4 < error(model, asked) < 0.02
+
+
+def test_scales_stay_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_qdq, "SMALLEST_HALVED", 1)
+    treatments: dict[str, Treatment] = {**toy.ALL, "fc1": "w8", "deep": "float"}
+    found = constants(
+        onnx_qdq.apply(toy.network(), toy.quantization(tmp_path, treatments), tmp_path)
+    )
+    scales = {n: a for n, a in found.items() if "scale" in n}
+    assert len(scales) > 4
+    assert {a.dtype for a in scales.values()} == {np.dtype(np.float32)}
+    assert found["deep_w_fp16"].dtype == np.float16
 
 
 def test_a_layer_of_a_weights_only_recipe_may_be_quantized_whole(tmp_path: Path) -> None:
