@@ -182,7 +182,10 @@ def _store_in_int8(graph: onnx.GraphProto, node: onnx.NodeProto, *, dequantize: 
     rounded = np.round(values / scale).astype(np.int8)
     if dequantize:
         kind, scale = "DequantizeLinear", scale.reshape(-1)
-        inputs = [stored, scale_name]
+        # Left out, it would be none to ONNX Runtime, which makes UINT8 of the weights on some CPUs.
+        zeros = numpy_helper.from_array(np.zeros(scale.shape, np.int8), f"{name}_zero_point")
+        graph.initializer.append(zeros)
+        inputs = [stored, scale_name, zeros.name]
         nodes = [helper.make_node(kind, inputs, [name], name=f"{name}_{kind}", axis=axis)]
     else:
         nodes = [

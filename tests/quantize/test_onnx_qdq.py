@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -12,12 +12,15 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from effsam_export import cpu
+from effsam_export.backends.onnxruntime import OnnxSession
 from effsam_export.quantize import activation_ranges, onnx_qdq
 from effsam_export.quantize.plan import Int8Recipe
 from tests.quantize import toy
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Literal
 
     from numpy.typing import NDArray
 
@@ -245,3 +248,42 @@ def test_a_convolutions_bias_stays_floating_for_tensorrt(
     assert dequantized == ({"int8"} if for_tensorrt else {"int8", "int32"})
     assert ("stem_b" in stored) is for_tensorrt
     assert error(model, asked) < 0.05
+
+
+def exact_answer(
+    model: onnx.ModelProto, asked: Quantization, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> NDArray[np.float32]:
+    """The output as on a CPU without VNNI."""
+    onnx.save(model, folder / "toy.onnx")
+    monkeypatch.setattr(cpu, "int8_flags", lambda: ())
+    session: Any = OnnxSession(folder / "toy.onnx", "CPUExecutionProvider")
+    options = session._session.get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    found: NDArray[np.float32] = session.run(next(iter(asked.feeds())))["out"]
+    return found
+
+
+@pytest.mark.parametrize("for_tensorrt", [False, True])
+@pytest.mark.parametrize("treatment", ["w8", "w8a8"])
+def test_without_vnni_sums_do_not_saturate(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    treatment: Literal["w8", "w8a8"],
+    for_tensorrt: bool,
+) -> None:
+    treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, treatment)
+    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme=treatment))
+    model = onnx_qdq.apply(toy.network(), asked, tmp_path, for_tensorrt=for_tensorrt)
+    wanted = answer(toy.network(), asked)
+    found = exact_answer(model, asked, tmp_path, monkeypatch)
+    assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 0.05
+
+
+def test_with_vnni_a_session_is_told_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(toy.network(), tmp_path / "toy.onnx")
+    monkeypatch.setattr(cpu, "int8_flags", lambda: ("avx_vnni",))
+    session: Any = OnnxSession(tmp_path / "toy.onnx", "CPUExecutionProvider")
+    with pytest.raises(RuntimeError, match="does not have configuration"):
+        session._session.get_session_options().get_session_config_entry("session.x64quantprecision")
