@@ -11,6 +11,7 @@ import io
 import math
 from decimal import ROUND_FLOOR, Decimal
 from html import escape
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -171,10 +172,13 @@ def _gates(report: ParityReport) -> str:
             _row("Mask IoU", f"≥ {gates.mask_iou}", _at_least(gates.mask_iou, iou, _iou)),
             _row("Score error", f"≤ {gates.score_error}", _at_most(gates.score_error, error)),
         ]
+        if gates.mean_iou:
+            mean = _at_least(gates.mean_iou, fmean(ious), _iou)
+            rows.insert(1, _row("Mean of mask IoU", f"≥ {gates.mean_iou}", mean))
     if cosines:
         cosine = _at_least(gates.cosine, _worst(min, cosines), _cosine)
         rows.append(_row("Cosine of any tensor", f"≥ {gates.cosine}", cosine))
-    return _table("Gates", "", ("Gate", "Needed", "Worst found"), rows)
+    return _table("Gates", "", ("Gate", "Needed", "Found"), rows)
 
 
 def _cases(report: ParityReport) -> str:

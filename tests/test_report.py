@@ -142,6 +142,15 @@ def test_a_check_that_passed() -> None:
     assert "Mask IoU | ≥ 0.99 | 0.995230 | Score error | ≤ 0.01 | 0.0023" in page.text
 
 
+def test_the_gate_of_the_mean_is_shown_where_there_is_one() -> None:
+    assert "Mean of mask IoU" not in Page(render(PASSED, [])).text
+    worse = replace(CASE, mask_iou=(0.9,) * 4)
+    for gate, shown in ((0.94, "0.947615"), (0.95, "✗ 0.947615")):
+        gates = replace(PASSED.gates, mean_iou=gate)
+        text = Page(render(replace(PASSED, gates=gates, cases=(CASE, worse)), [])).text
+        assert f"Mean of mask IoU | ≥ {gate} | {shown}" in text
+
+
 def test_seams_show_the_worst_of_all_cases() -> None:
     page = Page(render(PASSED, []))
     assert "ONNX → artefact | low_res_masks | 0.007 | 0.9995000 | 45.5" in page.text
