@@ -219,6 +219,8 @@ def test_onnx_finds_the_same_weights_again(tmp_path: Path, treatment: str) -> No
             if scale.size > 1:
                 shape[axis] = -1
             stored.append(integers.astype(np.float32) * scale.reshape(shape))
+        elif node.op_type == "Mul" and node.input[1] in constants:
+            stored.append(constants[f"{node.output[0]}_int8"] * constants[node.input[1]])
     for values in rounded.values():
         assert same_as_any(values, stored)
 
