@@ -76,7 +76,7 @@ def test_a_layer_becomes_a_gemm(bias_first: bool) -> None:
     assert list(gemm.input)[1:] == ["w", "b"]
     assert ranges == {"x": (-4.0, 4.0), gemm.input[0]: (-4.0, 4.0)}
     assert [o.name for o in found.graph.output] == ["out"]
-    np.testing.assert_allclose(answer(found), answer(model), atol=1e-5)
+    np.testing.assert_allclose(answer(found), answer(model), rtol=1e-6, atol=1e-6)
     assert model.SerializeToString() == before
 
 
@@ -86,7 +86,7 @@ def test_a_sum_that_is_an_output_keeps_its_name() -> None:
     model.graph.output[0].name = "sum"
     found = rewritten(model)
     assert [o.name for o in found.graph.output] == ["sum"]
-    np.testing.assert_allclose(answer(found), answer(model), atol=1e-5)
+    np.testing.assert_allclose(answer(found), answer(model), rtol=1e-6, atol=1e-6)
 
 
 def test_onnx_runtime_computes_it_in_int8(tmp_path: Path) -> None:
