@@ -39,7 +39,7 @@ def _recipe(recipe: Int8Recipe) -> dict[str, Any]:
         "method": recipe.method,
         "everything": recipe.everything,
         **({"rounding": recipe.rounding} if recipe.rounding != "nearest" else {}),
-        **({"equalize": [asdict(e) for e in recipe.equalize]} if recipe.equalize else {}),
+        **({"equalize": [_pair(e) for e in recipe.equalize]} if recipe.equalize else {}),
         "exceptions": [
             {
                 "modules": list(e.modules),
@@ -51,6 +51,10 @@ def _recipe(recipe: Int8Recipe) -> dict[str, Any]:
             for e in recipe.exceptions
         ],
     }
+
+
+def _pair(entry: Equalization) -> dict[str, Any]:
+    return {k: v for k, v in asdict(entry).items() if v != ""}
 
 
 def plan(entry: Mapping[str, Any]) -> Int8Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,7 +58,7 @@ class ExportBlock(TinyViTBlock):
         nn.Module.__init__(self)
         self.window = block.window
         self.norm = TokenNorm(block.attn.norm, fold)
-        self.attn = without_norm(block.attn)
+        self.attn = ExportAttention(block.attn)
         self.mlp = block.mlp
         self.local_conv = block.local_conv
 
@@ -68,17 +67,40 @@ class ExportBlock(TinyViTBlock):
         return super().windows(self.norm(x))
 
 
-def without_norm(attention: Attention) -> Attention:
-    """A twin whose tokens are normalised already, with the norm's bias in that of `qkv`."""
+class ExportAttention(Attention):
+    """Attention on normalised tokens, with the norm's bias in that of `qkv` and a small index.
+
+    Given: the place in a table of biases for each pair of positions, as INT64
+    Result: the same places as INT16: those of a window of 14 were 0.3 MB, 4 % of an INT8 file
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        nn.Module.__init__(self)
+        self.num_heads, self.key_dim = attention.num_heads, attention.key_dim
+        self.scale = attention.scale
+        self.add_module("norm", nn.Identity())
+        self.qkv = folded(attention)
+        self.proj = attention.proj
+        self.attention_biases = attention.attention_biases
+        places = attention.attention_bias_idxs
+        if places.max() > torch.iinfo(torch.int16).max:
+            raise ValueError("a window of more than 181 has more offsets than two bytes can count")
+        self.register_buffer("attention_bias_idxs", places.to(torch.int16), persistent=False)
+
+    def bias(self) -> Tensor:
+        """Attention bias, heads x N x N."""
+        return self.attention_biases[:, self.attention_bias_idxs.long()]
+
+
+def folded(attention: Attention) -> nn.Linear:
+    """A `qkv` for tokens that went through the norm without its bias."""
     qkv, norm = attention.qkv, attention.norm
-    folded = nn.Linear(qkv.in_features, qkv.out_features)
+    found = nn.Linear(qkv.in_features, qkv.out_features)
     with torch.no_grad():
         bias = qkv.weight.double() @ norm.bias.double() + qkv.bias.double()
-    folded.weight = qkv.weight
-    folded.bias = nn.Parameter(bias.float(), requires_grad=False)
-    twin = copy(attention)
-    twin._modules = {**attention._modules, "norm": nn.Identity(), "qkv": folded}
-    return twin
+    found.weight = qkv.weight
+    found.bias = nn.Parameter(bias.float(), requires_grad=False)
+    return found
 
 
 def export_form(encoder: TinyViT) -> nn.Module:

@@ -59,16 +59,20 @@ class Exception8:
 
 @dataclass(frozen=True, kw_only=True)
 class Equalization:
-    """Layer norms whose outlier channels are moved into the weights of the layer that reads them.
+    """Channels whose outliers and one-sided ranges are moved into the layer that reads them.
 
     Attributes:
-        norm, layer: Paths inside a block; every block that has both takes part.
+        norm, layer: Paths inside a block of a layer norm and a linear layer; every block that has
+            both takes part.
+        values: In place of `norm`: path of the linear layer that makes query, key and value of one
+            head after another, for an attention whose projection is `layer`.
         strength: From 0 (the weights' ranges become equal) to 1 (the activations' do).
     """
 
-    norm: str
     layer: str
     strength: float
+    norm: str = ""
+    values: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

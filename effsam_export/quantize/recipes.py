@@ -35,7 +35,7 @@ RECIPE_KEYS = {
     "everything": bool,
     "exceptions": list,
 }
-EQUALIZE_KEYS = {"norm": str, "layer": str, "strength": float}
+EQUALIZE_KEYS = {"norm": str, "values": str, "layer": str, "strength": float}
 EXCEPTION_KEYS = {"modules": list, "treatment": str, "reason": str, "source": str, "alone": bool}
 OPTIONAL = ("source", "alone")
 
@@ -109,7 +109,9 @@ def _faults(row: object, where: str) -> list[str]:
         if given.get(key, known[0]) not in known:
             problems.append(f"`{where}.{key}` is `{given[key]}`, want one of {', '.join(known)}")
     for entry in given.get("equalize", []):
-        found = profiles.faults(entry, EQUALIZE_KEYS, f"{where}.equalize.")
+        other = "norm" if isinstance(entry, dict) and "values" in entry else "values"
+        wanted = {k: v for k, v in EQUALIZE_KEYS.items() if k != other}
+        found = profiles.faults(entry, wanted, f"{where}.equalize.")
         if not found and not 0 <= entry["strength"] <= 1:
             found.append(f"`{where}.equalize.strength` is {entry['strength']}, want 0 to 1")
         problems += found
@@ -135,7 +137,12 @@ def _recipe(row: Mapping[str, Any]) -> Int8Recipe:
         method=row.get("method", "minmax"),
         rounding=row.get("rounding", "nearest"),
         equalize=tuple(
-            Equalization(norm=e["norm"], layer=e["layer"], strength=float(e["strength"]))
+            Equalization(
+                norm=e.get("norm", ""),
+                values=e.get("values", ""),
+                layer=e["layer"],
+                strength=float(e["strength"]),
+            )
             for e in row.get("equalize", [])
         ),
         everything=row.get("everything", False),
@@ -163,7 +170,7 @@ def in_words(recipe: Int8Recipe) -> str:
     if recipe.rounding == "descent":
         parts.append("weights rounded by coordinate descent")
     if recipe.equalize:
-        parts.append(f"{', '.join(e.layer for e in recipe.equalize)} equalized with their norms")
+        parts.append(f"inputs of {', '.join(e.layer for e in recipe.equalize)} equalized")
     for treatment, words in (
         ("w8", "weights only"),
         ("float", "FP16"),
@@ -194,8 +201,9 @@ def to_toml(measured: str, recipes: Mapping[str, Int8Recipe]) -> str:
 
 
 def _pair(entry: Equalization) -> str:
-    norm, layer = json.dumps(entry.norm), json.dumps(entry.layer)
-    return f"  {{ norm = {norm}, layer = {layer}, strength = {entry.strength} }},"
+    kind, source = ("norm", entry.norm) if entry.norm else ("values", entry.values)
+    source, layer = json.dumps(source), json.dumps(entry.layer)
+    return f"  {{ {kind} = {source}, layer = {layer}, strength = {entry.strength} }},"
 
 
 def _entry(entry: Exception8) -> str:

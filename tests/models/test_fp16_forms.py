@@ -26,7 +26,12 @@ from effsam_export.models.sam.layers import LayerNorm2d
 from effsam_export.models.sam.norm_folds import MASK_GAIN, NECK_FOLD, scaled, with_mask_gain
 from effsam_export.models.sam.prompt_encoder import PromptEncoder
 from effsam_export.models.tiny_vit import Attention, TinyViTBlock
-from effsam_export.models.tiny_vit_export import LOUD_FOLD, ExportBlock, TokenNorm, without_norm
+from effsam_export.models.tiny_vit_export import (
+    LOUD_FOLD,
+    ExportAttention,
+    ExportBlock,
+    TokenNorm,
+)
 from effsam_export.precision.select import fp32_program_nodes
 from effsam_export.precision.simulate import Arithmetic, simulate
 from effsam_export.spec import KeepFp32
@@ -194,11 +199,29 @@ def test_the_attention_keeps_its_own_norm_and_weights() -> None:
     fill(attention)
     before = deepcopy(attention.state_dict())
 
-    twin = without_norm(attention)
+    twin = ExportAttention(attention)
 
     assert isinstance(attention.norm, nn.LayerNorm)
     assert twin.qkv.weight is attention.qkv.weight
     assert all(torch.equal(before[k], v) for k, v in attention.state_dict().items())
+
+
+def test_the_places_of_attention_biases_take_two_bytes_each() -> None:
+    attention = Attention(8, 2, 14)
+    fill(attention)
+
+    twin = ExportAttention(attention)
+
+    assert twin.attention_bias_idxs.dtype == torch.int16
+    assert torch.equal(twin.bias(), attention.bias())
+
+
+def test_a_table_with_more_places_than_two_bytes_count_is_refused() -> None:
+    attention = Attention(8, 2, 4)
+    attention.attention_bias_idxs[-1, -1] = 2**15
+
+    with pytest.raises(ValueError, match="more offsets than two bytes"):
+        ExportAttention(attention)
 
 
 # ------------------------------------------------------------------ linear attention

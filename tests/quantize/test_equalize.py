@@ -1,4 +1,4 @@
-"""Outlier channels moved from activations into weights: the same outputs, or a refusal."""
+"""Channels moved from activations into weights and biases: the same outputs, or a refusal."""
 
 from __future__ import annotations
 
@@ -59,6 +59,34 @@ def pair(strength: float = 1.0, norm: str = "norm", layer: str = "fc1") -> Equal
     return Equalization(norm=norm, layer=layer, strength=strength)
 
 
+class Attention(nn.Module):
+    """Two heads, each with query, key and value side by side; values with loud channels."""
+
+    def __init__(self, *, heads: int = 2, bias: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.num_heads = heads
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=bias)
+        self.proj = nn.Linear(WIDTH, WIDTH)
+        with torch.no_grad():
+            loud = self.qkv.weight.view(2, 3, -1, WIDTH)[:, 2]
+            loud *= torch.logspace(-1, 2, WIDTH).view(2, -1, 1)
+            if bias:
+                self.qkv.bias.copy_(10 * torch.randn(3 * WIDTH))
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """What `proj` reads."""
+        b, n, c = x.shape
+        parts = self.qkv(x).view(b, n, self.num_heads, -1).transpose(1, 2)
+        q, k, v = parts.split(c // self.num_heads, dim=3)
+        out: Tensor = torch.softmax(q @ k.transpose(2, 3), -1) @ v
+        return out.transpose(1, 2).reshape(b, n, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.proj(self.mixed(x))
+        return out
+
+
 def spread(block: nn.Module, given: Tensor) -> float:
     """Largest range of a channel of a norm's result, over the smallest."""
     assert isinstance(block, Mlp)
@@ -75,9 +103,9 @@ def test_every_block_computes_the_same_and_its_channels_are_alike() -> None:
         seen = torch.cat([x for (x,) in given])
         assert loud > 100
         assert spread(module.first, seen) == pytest.approx(1.0, abs=1e-3)
-    assert equalize.pairs(module, [pair()]) == [
-        ("first.norm", "first.fc1", 1.0),
-        ("stage.0.norm", "stage.0.fc1", 1.0),
+    assert [(p.source, p.layer) for p in equalize.pairs(module, [pair()])] == [
+        ("first.norm", "first.fc1"),
+        ("stage.0.norm", "stage.0.fc1"),
     ]
 
 
@@ -94,6 +122,68 @@ def test_strength_shares_between_activations_and_weights(strength: float) -> Non
         torch.testing.assert_close(columns / columns[0], rows / rows[0], atol=1e-4, rtol=1e-3)
 
 
+def test_the_middle_of_each_channel_goes_into_the_next_bias() -> None:
+    module, given = Net().eval(), samples()
+    seen = torch.cat([x for (x,) in given])
+    with torch.no_grad():
+        module.first.norm.bias.copy_(torch.linspace(-500, 500, WIDTH))
+        before = module(*given[0])
+        equalize.apply(module, [pair(0.7)], given)
+        torch.testing.assert_close(module(*given[0]), before, atol=1e-3, rtol=1e-3)
+        result = module.first.norm(seen)
+    low, high = result.amin((0, 1)), result.amax((0, 1))
+    torch.testing.assert_close(low, -high, atol=1e-3, rtol=1e-3)
+
+
+def test_the_values_of_an_attention_are_alike_and_their_middles_zero() -> None:
+    module, given = Attention().eval(), samples()
+    seen = torch.cat([x for (x,) in given])
+    wanted = Equalization(values="qkv", layer="proj", strength=1.0)
+    with torch.no_grad():
+        before, loud = module(*given[0]), module.mixed(seen).abs().amax((0, 1))
+        plain = module.qkv(seen)
+        equalize.apply(module, [wanted], given)
+        torch.testing.assert_close(module(*given[0]), before, atol=1e-4, rtol=1e-4)
+        mixed, after = module.mixed(seen), module.qkv(seen)
+    low, high = mixed.amin((0, 1)), mixed.amax((0, 1))
+    assert loud.max() / loud.min() > 10
+    torch.testing.assert_close(low, -high, atol=1e-3, rtol=1e-3)
+    assert float(high.max() / high.min()) == pytest.approx(1.0, abs=1e-3)
+    # Queries and keys are what they were.
+    shape = (*seen.shape[:2], 2, 3, WIDTH // 2)
+    assert torch.equal(plain.view(shape)[..., :2, :], after.view(shape)[..., :2, :])
+
+
+@pytest.mark.parametrize(
+    ("module", "values", "layer", "said"),
+    [
+        (Attention(heads=3), "qkv", "proj", "the first makes 48 numbers for 3 heads"),
+        (Attention(bias=False), "qkv", "proj", "`qkv` and `proj`: they have no bias"),
+        (Attention(), "proj", "qkv", "the first makes 16 numbers for 2 heads, which are not"),
+        (Mlp(), "fc1", "fc2", "the first makes 32 numbers for 0 heads"),
+        (Mlp(), "norm", "fc1", "they are no two linear layers"),
+        (Mlp(), "qkv", "fc1", "no block has `qkv` and `fc1`"),
+    ],
+)
+def test_attentions_that_are_none_are_refused(
+    module: nn.Module, values: str, layer: str, said: str
+) -> None:
+    with pytest.raises(CheckFailed) as raised:
+        equalize.pairs(module, [Equalization(values=values, layer=layer, strength=0.5)])
+    assert said in raised.value.message
+
+
+def test_values_that_something_else_reads_are_refused() -> None:
+    class Leaky(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.mixed(x)
+
+    with pytest.raises(CheckFailed, match="changes what the module computes"):
+        equalize.apply(
+            Leaky().eval(), [Equalization(values="qkv", layer="proj", strength=1.0)], samples()
+        )
+
+
 def test_a_norm_without_a_bias_will_do() -> None:
     module = Net().eval()
     module.first.norm = nn.LayerNorm(WIDTH, bias=False)
@@ -106,7 +196,7 @@ def test_a_norm_without_a_bias_will_do() -> None:
 
 def test_a_norm_that_something_else_reads_is_refused() -> None:
     module = Net(leaks=True).eval()
-    with pytest.raises(CheckFailed, match="something else reads a norm's result"):
+    with pytest.raises(CheckFailed, match="something else reads what the first of a pair makes"):
         equalize.apply(module, [pair()], samples())
 
 

@@ -108,6 +108,15 @@ def test_w8_alone_needs_no_activations(tmp_path: Path) -> None:
     assert 1e-4 < error(tmp_path, asked) < 0.02
 
 
+def test_the_file_says_that_activations_of_w8_layers_float(tmp_path: Path) -> None:
+    import openvino
+
+    model = quantized(tmp_path, toy.quantization(tmp_path / "s", dict.fromkeys(toy.ALL, "w8")))
+    openvino.save_model(model, tmp_path / "m.xml", compress_to_fp16=False)
+    compiled = openvino.Core().compile_model(str(tmp_path / "m.xml"), "CPU")
+    assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
+
+
 def test_the_same_samples_give_the_same_file(tmp_path: Path) -> None:
     import openvino
 
@@ -123,7 +132,7 @@ def test_the_same_samples_give_the_same_file(tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
-def test_large_indices_are_stored_in_32_bits() -> None:
+def test_large_tables_of_indices_are_stored_in_the_least_bits_that_hold_them() -> None:
     import openvino
     from openvino import opset13
 
@@ -132,10 +141,13 @@ def test_large_indices_are_stored_in_32_bits() -> None:
     table = np.arange(4096, dtype=np.int64)
     data = opset13.parameter([4096], np.float32)
     model = openvino.Model([opset13.gather(data, table, 0)], [data])
+    near = openvino.Model([opset13.gather(data, table % 256, 0)], [data])
+    below = openvino.Model([opset13.gather(data, -(table % 256), 0)], [data])
     huge = openvino.Model([opset13.gather(data, table + 2**40, 0)], [data])
-    store_small(model)
-    store_small(huge)
-    assert dtypes(model)["i32"] == 4096
+    for each in (model, near, below, huge):
+        store_small(each)
+    assert dtypes(model)["i32"] == dtypes(below)["i32"] == 4096
+    assert dtypes(near)["u8"] == 4096
     assert dtypes(huge)["i64"] >= 4096
 
 

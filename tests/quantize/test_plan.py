@@ -127,7 +127,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         "decoder": Int8Recipe(scheme="w8a8", method="percentile", everything=True),
     }
     pair = Equalization(norm="mlp.norm", layer="mlp.fc1", strength=0.5)
-    wanted["segmenter"] = Int8Recipe(scheme="w8", rounding="descent", equalize=(pair, pair))
+    values = Equalization(values="attn.qkv", layer="attn.proj", strength=0.0)
+    wanted["segmenter"] = Int8Recipe(scheme="w8", rounding="descent", equalize=(pair, values))
     again = load(tmp_path, recipes.to_toml('a "quoted" result', wanted))
     assert again.measured == 'a "quoted" result'
     for component, recipe in wanted.items():
@@ -144,7 +145,8 @@ scheme = "w8"
 scheme = "w4"
 method = "best"
 rounding = "up"
-equalize = [{ norm = "a", layer = "b", strength = 2 }, { norm = "a", strength = 0.5 }]
+equalize = [{ norm = "a", layer = "b", strength = 2 }, { norm = "a", strength = 0.5 },
+  { norm = "a", values = "b", layer = "c", strength = 0.5 }]
 exceptions = [{ modules = [], treatment = "int4", reason = "x" }]
 [decoder.default]
 schema = "w8"
@@ -159,6 +161,7 @@ schema = "w8"
         "`encoder.default.rounding` is `up`, want one of nearest, descent",
         "`encoder.default.equalize.strength` is 2, want 0 to 1",
         "`encoder.default.equalize.layer` is missing",
+        "unknown key `encoder.default.equalize.norm`",
         "`encoder.default.exceptions.treatment` is `int4`",
         "`decoder.default.scheme` is missing",
         "decoder.default.schema",
@@ -187,7 +190,7 @@ def test_a_recipe_is_told_in_words() -> None:
     )
     pair = Equalization(norm="norm", layer="fc", strength=0.5)
     assert recipes.in_words(Int8Recipe(scheme="w8", rounding="descent", equalize=(pair,))) == (
-        "INT8 weights only; weights rounded by coordinate descent; fc equalized with their norms"
+        "INT8 weights only; weights rounded by coordinate descent; inputs of fc equalized"
     )
     assert recipes.in_words(Int8Recipe(scheme="w8")) == "INT8 weights only"
     assert recipes.in_words(Int8Recipe(scheme="fp16")) == "stays in FP16"

@@ -100,7 +100,8 @@ def test_equalizing_alone_changes_no_output(folder: Path) -> None:
     module = Net().eval()
     pair = Equalization(norm="norm", layer="fc", strength=0.7)
     ready = made(recipe(rounding="nearest", equalize=(pair,)), folder, module)
-    assert changed(module, ready) == {"block.norm.weight", "block.norm.bias", "block.fc.weight"}
+    of_both = {f"block.{layer}.{what}" for layer in ("norm", "fc") for what in ("weight", "bias")}
+    assert changed(module, ready) == of_both
     image = torch.randn(1, 3, SIZE, SIZE)
     with torch.no_grad():
         torch.testing.assert_close(ready(image), module(image), atol=1e-4, rtol=1e-4)

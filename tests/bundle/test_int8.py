@@ -1,0 +1,62 @@
+"""The `int8` entry of a manifest: what an INT8 export did, read back as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from effsam_export.bundle import int8, manifest
+from effsam_export.calibration.photographs import Photographs
+from effsam_export.calibration.recipe import CalibrationRecipe
+from effsam_export.quantize.plan import Equalization, Exception8, Int8Recipe
+
+RECIPE = Int8Recipe(
+    scheme="w8a8",
+    method="percentile",
+    rounding="descent",
+    equalize=(
+        Equalization(norm="mlp.norm", layer="mlp.fc1", strength=0.0),
+        Equalization(values="attn.qkv", layer="attn.proj", strength=0.85),
+    ),
+    exceptions=(Exception8(modules=("a", "b.*"), treatment="w8", reason="why", alone=True),),
+)
+PHOTOGRAPHS = Photographs(
+    recipe=CalibrationRecipe(name="mine", images=(Path("a.jpg"),), num_samples=5),
+    sha256=("0" * 64,),
+    pictures=(),
+)
+
+
+def faults(entry: dict[str, Any]) -> list[str]:
+    """What the schema has against an `int8` entry."""
+    schema = {**manifest.schema()["properties"]["int8"], "$defs": manifest.schema().get("$defs")}
+    found = jsonschema.Draft202012Validator(schema).iter_errors(entry)
+    return [e.message for e in found]
+
+
+def test_a_recipe_is_read_back_as_it_was() -> None:
+    entry = int8.document({"encoder": RECIPE}, PHOTOGRAPHS)
+    assert faults(entry) == []
+    assert int8.plan(entry).recipe("encoder", "onnx") == RECIPE
+    assert entry["components"]["encoder"]["equalize"][1] == {
+        "values": "attn.qkv",
+        "layer": "attn.proj",
+        "strength": 0.85,
+    }
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        {"layer": "b", "strength": 0.5},
+        {"norm": "a", "values": "a", "layer": "b", "strength": 0.5},
+        {"norm": "a", "layer": "b"},
+    ],
+)
+def test_a_pair_has_one_source_and_a_layer(pair: dict[str, Any]) -> None:
+    entry = int8.document({"encoder": RECIPE}, PHOTOGRAPHS)
+    entry["components"]["encoder"]["equalize"] = [pair]
+    assert len(faults(entry)) == 1
