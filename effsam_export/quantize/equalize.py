@@ -127,7 +127,8 @@ def apply(
 
     Raises:
         CheckFailed: As `pairs`; or the module computes something else afterwards, because a norm's
-            result goes elsewhere too, or is padded with zeros behind it.
+            result goes elsewhere too, or is padded with zeros behind it, or because queries, keys
+            and values are in another order.
     """
     chosen = pairs(module, wanted)
     ranges: dict[str, tuple[Tensor, Tensor]] = {}
@@ -156,7 +157,7 @@ def apply(
     if not moved <= TOLERANCE:
         raise CheckFailed(
             f"equalizing channels changes what the module computes by {moved:.2g} deviations: "
-            "something else reads what the first of a pair makes"
+            "something else reads what the first of a pair makes, or its rows are in another order"
         )
 
 
