@@ -207,7 +207,7 @@ def parity_table(report: ParityReport) -> str:
                 f"{c.score_error:.1e}",
                 "same"
                 if c.winner == c.found_winner
-                else f"{c.winner} -> {c.found_winner}: {c.chosen_iou:.4f}",
+                else f"{c.winner} -> {c.found_winner}: {c.chosen_iou:.4f}, gap {c.winner_gap:.1e}",
             ]
             for c in report.cases
         ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effsam_export import rle
-from effsam_export.images import upscale_masks
+from effsam_export.images import STABILITY_OFFSET, stability, upscale_masks
 from effsam_export.nms import nms
 from effsam_export.runner import decoder_feeds
 from effsam_export.spec import Point, Prompt
@@ -47,7 +47,7 @@ class GridSettings:
     points_per_batch: int = 64
     score: float = 0.88
     stability: float = 0.95
-    stability_offset: float = 1.0
+    stability_offset: float = STABILITY_OFFSET
     box_nms: float = 0.7
 
 
@@ -142,12 +142,10 @@ def _kept(
                 continue
             low_res = np.ascontiguousarray(outputs["low_res_masks"][i, k : k + 1], np.float32)
             logits = upscale_masks(low_res, embedded.frame, masks)[0]
-            inside = int((logits > masks.threshold + settings.stability_offset).sum())
-            around = int((logits > masks.threshold - settings.stability_offset).sum())
-            stability = inside / around if around else 0.0
-            if stability < settings.stability:
+            steady = stability(logits, masks.threshold, settings.stability_offset)
+            if steady < settings.stability:
                 continue
-            yield from _found(logits > masks.threshold, score, stability, point)
+            yield from _found(logits > masks.threshold, score, steady, point)
 
 
 def _found(

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit against decompression bombs, made an error instead of a warning."""
+STABILITY_OFFSET = 1.0
+"""Logits above and below the threshold, by the default of segment-anything's generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +239,17 @@ def upscale_masks(low_res: Float32, frame: Frame, masks: MaskSet) -> Float32:
     full = resize_bilinear(low_res, (frame.prompt_size, frame.prompt_size))
     h, w = frame.prompt
     return resize_bilinear(full[:, :h, :w], frame.original)
+
+
+def stability(logits: Float32, threshold: float, offset: float = STABILITY_OFFSET) -> float:
+    """How little a mask depends on where its logits are cut, from 0 to 1.
+
+    The mask's area at `offset` logits above the threshold, as a share of that at `offset` below:
+    the IoU of the two; 0 where both are empty. Source: segment-anything, `utils/amg.py`,
+    `calculate_stability_score`. Its automatic generator keeps 0.95 and more.
+    """
+    around = int((logits > threshold - offset).sum())
+    return int((logits > threshold + offset).sum()) / around if around else 0.0
 
 
 def resize_bilinear(x: Float32, size: tuple[int, int]) -> Float32:

@@ -182,13 +182,20 @@ def _gates(report: ParityReport) -> str:
 
 
 def _cases(report: ParityReport) -> str:
-    note = "Photograph to mask at original size; the worst of the masks a user is given, and which."
-    columns = ("Case", "Answer IoU", "Of mask", "Boundary IoU", "Score error", "Same winner")
+    note = (
+        "Photograph to mask at original size: the worst of the masks a user is given, which it is, "
+        "and what PyTorch thinks of it. Stability is its area at a logit of 1 as a share of that "
+        "at -1: where it is low, last digits move the mask."
+    )
+    answer = ("Answer IoU", "Of mask", "PyTorch's score", "Stability", "Boundary IoU")
+    columns = ("Case", *answer, "Score error", "Same winner")
     rows = []
     for case in report.cases:
         cells = (
             _at_least(report.gates.mask_iou, case.answer_iou, _iou),
             str(case.worst),
+            f"{case.scores[case.worst]:.2f}" if case.scores else "-",
+            f"{case.stability[case.worst]:.2f}" if case.stability else "-",
             _iou(min(case.boundary_iou[i] for i in case.answers)),
             _at_most(report.gates.score_error, case.score_error),
             _winner(case),

@@ -89,5 +89,5 @@ def test_parity_table_shows_the_worst_of_each_tensor() -> None:
     )
     text = console.parity_table(report)
     assert "cat/nose    0.9980    2        0.9900" in text
-    assert "2 -> 3: 0.9980" in text
+    assert "2 -> 3: 0.9980, gap 5.0e-02" in text
     assert "decoder, ONNX to artefact  low_res_masks  5.0e-01  1.0000000  90 dB" in text

@@ -21,6 +21,7 @@ from effsam_export.images import (
     resize,
     resize_bicubic,
     resize_bilinear,
+    stability,
     upscale_masks,
 )
 from effsam_export.models.sam.components import SAM_MASKS, SAM_PREPROCESS
@@ -360,3 +361,11 @@ def test_bicubic_masks_go_straight_to_the_photograph() -> None:
         low_res, frame_of((40, 90), SQUASH), replace(SAM_MASKS, upscale="bicubic")
     )
     np.testing.assert_array_equal(found, resize_bicubic(low_res, (40, 90)))
+
+
+def test_stability_is_the_share_of_a_mask_that_stays() -> None:
+    logits = np.array([[-3.0, -1.0, -0.9, 0.5], [1.0, 1.1, 2.0, 9.0]], dtype=np.float32)
+    assert stability(logits, 0.0) == 3 / 6  # Neither 1 nor -1 itself is beyond its bound.
+    assert stability(logits, 1.0) == 1 / 5
+    assert stability(logits, 0.0, 3.0) == 1 / 7
+    assert stability(logits - 99, 0.0) == 0.0

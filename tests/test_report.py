@@ -74,6 +74,8 @@ CASE = CaseResult(
     winner_gap=0.02,
     chosen_iou=0.99523,
     answers=(0, 3),
+    scores=(0.5, 0.6, 0.7, 0.981),
+    stability=(0.31, 0.4, 0.6, 0.952),
 )
 PASSED = ParityReport(
     model="mobile-sam",
@@ -138,7 +140,7 @@ def test_a_check_that_passed() -> None:
     assert "FAILED" not in page.text
     assert "✗" not in page.text
     # Least of masks 0 and 3, which a user is given, and not of 1 and 2.
-    assert "truck/point | 0.995230 | 3 | 0.876543 | 0.0023 | ✓" in page.text
+    assert "truck/point | 0.995230 | 3 | 0.98 | 0.95 | 0.876543 | 0.0023 | ✓" in page.text
     assert "Mask IoU | ≥ 0.99 | 0.995230 | Score error | ≤ 0.01 | 0.0023" in page.text
 
 
@@ -168,6 +170,18 @@ def test_a_check_that_failed_says_why() -> None:
     assert "✗ 0.989999" in page.text
     assert "✗ 0.25" in page.text
     assert "✗ mask 1, not 3; gap 0.02, IoU of the two 0.995230" in page.text
+
+
+def test_the_worst_mask_is_shown_with_what_pytorch_thinks_of_it() -> None:
+    poor = replace(CASE, mask_iou=(0.7, 0.5, 0.5, 0.999))
+    text = Page(render(replace(PASSED, cases=(poor,)), [])).text
+    assert "Of mask | PyTorch's score | Stability | Boundary IoU" in text
+    assert "truck/point | ✗ 0.700000 | 0 | 0.50 | 0.31 |" in text
+    found = replace(CASE, scores=(), stability=())  # Of instances nothing is known.
+    assert (
+        "truck/point | 0.995230 | 3 | - | - |"
+        in Page(render(replace(PASSED, cases=(found,)), [])).text
+    )
 
 
 def test_a_stand_in_is_named() -> None:
@@ -208,7 +222,7 @@ def test_not_finite_values() -> None:
     assert "low_res_masks | NaN | ✗ NaN | NaN" in text
     assert "iou_predictions | 0 | 1.0000000 | ∞" in text
     assert "extra | 1 | ✗ 0.0000000 | -∞" in text
-    assert "truck/point | ✗ NaN | 0 | NaN | ✗ ∞ | ✓" in text
+    assert "truck/point | ✗ NaN | 0 | 0.50 | 0.31 | NaN | ✗ ∞ | ✓" in text
     assert "Cosine of any tensor | ≥ 0.999 | ✗ NaN" in text
 
 

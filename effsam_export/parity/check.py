@@ -18,6 +18,7 @@ from effsam_export.images import (
     frame_of,
     load_image,
     prompt_to_model,
+    stability,
     upscale_masks,
 )
 from effsam_export.parity.gates import judge
@@ -77,12 +78,14 @@ class Expected:
         prompt: In original-image pixels, with the logits it feeds back.
         masks: KxHxW bool at original size, in graph order.
         scores: K float32.
+        stability: K numbers from 0 to 1, as `images.stability` has them.
     """
 
     name: str
     prompt: Prompt
     masks: NDArray[np.bool_]
     scores: Float32
+    stability: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,12 +162,13 @@ def check(
             _, found = _both_seams(model, "decoder", sides, asked, case, ref)
             seams += found
             feedback[entry.name] = ref["low_res_masks"][0, _winner(model, ref)]
+            logits = upscale_masks(ref["low_res_masks"][0], frame, model.masks)
             answers[entry.name] = Expected(
                 name=entry.name,
                 prompt=prompt,
-                masks=upscale_masks(ref["low_res_masks"][0], frame, model.masks)
-                > model.masks.threshold,
+                masks=logits > model.masks.threshold,
                 scores=ref[model.masks.score][0],
+                stability=tuple(stability(mask, model.masks.threshold) for mask in logits),
             )
             if {"encoder", "decoder"} <= set(sides.artifacts):
                 end = replace(asked, embeddings=encoded["image_embeddings"])
@@ -294,6 +298,8 @@ def _end_to_end(
         winner_gap=float(scores[winner]) - max(others, default=float("-inf")),
         chosen_iou=mask_iou(expected.masks[winner], masks[found]),
         answers=(*model.masks.single, winner),
+        scores=tuple(float(score) for score in scores),
+        stability=expected.stability,
     )
     return result, masks
 

@@ -61,7 +61,7 @@ def _judge_case(gates: Gates, case: CaseResult, score: str) -> list[str]:
         if not iou >= gates.mask_iou:  # NaN fails too
             failures.append(
                 f"{where}: mask {i} of `low_res_masks` has IoU {iou:.6f}, want {gates.mask_iou:g} "
-                f"(mask_iou = {_below(iou)} would have passed)"
+                f"(mask_iou = {_below(iou)} would have passed){_doubt(case, i)}"
             )
     if not case.score_error <= gates.score_error:
         failures.append(
@@ -76,6 +76,16 @@ def _judge_case(gates: Gates, case: CaseResult, score: str) -> list[str]:
             f"(score_error = {_above(case.winner_gap / 2)} would have let it pass)"
         )
     return failures
+
+
+def _doubt(case: CaseResult, mask: int) -> str:
+    """What the reference itself thinks of a mask: one that it holds for poor moves easily."""
+    if not case.stability:
+        return ""
+    return (
+        f"; PyTorch gives this mask a score of {case.scores[mask]:.2f}, and its stability is "
+        f"{case.stability[mask]:.2f}"
+    )
 
 
 def _below(value: float) -> str:

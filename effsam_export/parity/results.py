@@ -63,6 +63,9 @@ class CaseResult:
         chosen_iou: IoU of the mask that the artefact's scores choose with the one that the
             reference's choose: a set has masks that are nearly equal.
         answers: Indices of the masks a user is given: single mask and the reference's winner.
+        scores: What the reference thinks of each of its masks; none of instances.
+        stability: How little each of them depends on where its logits are cut, from 0 to 1: a mask
+            with little of it moves with last digits. None of instances.
     """
 
     case: str
@@ -74,6 +77,8 @@ class CaseResult:
     winner_gap: float
     chosen_iou: float
     answers: tuple[int, ...]
+    scores: tuple[float, ...] = ()
+    stability: tuple[float, ...] = ()
 
     @property
     def answer_iou(self) -> float:

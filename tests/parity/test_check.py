@@ -74,6 +74,17 @@ def test_the_same_graphs_pass(run: Callable[..., Findings]) -> None:
     assert min(c.answer_iou for c in report.cases) >= 0.999
 
 
+def test_a_case_has_what_pytorch_thinks_of_its_masks(run: Callable[..., Findings]) -> None:
+    """Its own, whatever the artefact makes of them."""
+    findings = run()
+    (image,) = findings.expected
+    for case, expected in zip(findings.report.cases, image.cases, strict=True):
+        assert case.scores == tuple(expected.scores.tolist())
+        assert case.stability == expected.stability
+        # The mask has pixels between those two areas, so that neither is trivial.
+        assert any(0 < share < 1 for share in case.stability)
+
+
 def test_a_wrong_trace_fails_at_the_first_seam_only(
     run: Callable[..., Findings], sides: Sides
 ) -> None:
@@ -169,6 +180,8 @@ def test_golden_vectors_hold_what_pytorch_answered(run: Callable[..., Findings])
         assert case.masks.shape == (4, 80, 120)
         assert case.masks.dtype == bool
         assert case.scores.shape == (4,)
+        assert len(case.stability) == 4
+        assert all(0 <= share <= 1 for share in case.stability)
     assert expected.cases[2].prompt.mask_input is not None
     assert expected.cases[2].prompt.mask_input.shape == (256, 256)
 

@@ -77,6 +77,21 @@ def test_a_low_mask_iou(iou: float) -> None:
     assert "want 0.99" in failure
 
 
+def test_a_mask_that_misses_is_told_with_what_pytorch_thinks_of_it() -> None:
+    known = replace(
+        CASE,
+        mask_iou=(0.8, 0.5, 0.9, 0.999),
+        scores=(0.502, 0.6, 0.98, 0.7),
+        stability=(0.314, 0.5, 0.95, 0.6),
+    )
+    single, winner = judge(GATES, [SEAM], [known])
+    assert single.endswith("; PyTorch gives this mask a score of 0.50, and its stability is 0.31")
+    assert winner.endswith("; PyTorch gives this mask a score of 0.98, and its stability is 0.95")
+    unknown = judge(GATES, [SEAM], [replace(known, scores=(), stability=())])
+    assert len(unknown) == 2
+    assert not any("PyTorch" in failure for failure in unknown)
+
+
 def test_the_value_in_the_message_would_have_passed() -> None:
     case = replace(CASE, mask_iou=(0.97654321, 1.0, 1.0, 1.0), score_error=0.0123456)
     failures = judge(GATES, [SEAM], [case])
