@@ -263,16 +263,16 @@ def with_report(cell: Cell, report: ParityReport) -> Cell:
 def table(cells: list[Cell]) -> str:
     """The cells as Markdown."""
     lines = [
-        "| model | target | precision | state | MB | lower, s | least IoU | mean IoU "
+        "| model | target | precision | state | MB | lower, s | prompts | least IoU | mean IoU "
         "| least chosen | switched | why |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for c in cells:
         values = (c.least_iou, c.mean_iou, c.least_chosen_iou)
         ious = ["-" if v is None else f"{v:.4f}" for v in values]
         lines.append(
             f"| `{c.model}` | {c.target} | {c.precision} | {c.state} | {c.bytes / 1e6:.1f} "
-            f"| {c.lower_s:.0f} | {' | '.join(ious)} | {c.switched} | {c.reason} |"
+            f"| {c.lower_s:.0f} | {c.prompts} | {' | '.join(ious)} | {c.switched} | {c.reason} |"
         )
     return "\n".join(lines)
 

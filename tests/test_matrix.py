@@ -155,9 +155,9 @@ def test_the_table() -> None:
     failed = replace(failed, least_chosen_iou=None)
     lines = matrix.table([CELL, failed]).splitlines()
     assert lines[2:] == [
-        "| `mobile-sam` | coreml | fp16 | simulated | 24.5 | 18 | 0.9945 | 0.9986 | 0.9970 | 0 "
-        "|  |",
-        "| `mobile-sam` | coreml | fp16 | failed | 24.5 | 18 | - | - | - | 0 | why not |",
+        "| `mobile-sam` | coreml | fp16 | simulated | 24.5 | 18 | 14 | 0.9945 | 0.9986 | 0.9970 "
+        "| 0 |  |",
+        "| `mobile-sam` | coreml | fp16 | failed | 24.5 | 18 | 14 | - | - | - | 0 | why not |",
     ]
 
 
