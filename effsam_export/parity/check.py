@@ -78,7 +78,7 @@ class Expected:
         prompt: In original-image pixels, with the logits it feeds back.
         masks: KxHxW bool at original size, in graph order.
         scores: K float32.
-        stability: K numbers from 0 to 1, as `images.stability` has them.
+        stability: K numbers from 0 to 1, as `images.stability` has them; none of instances.
     """
 
     name: str
