@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from benchmarks.timing import figure, ratio, table
 from effsam_export import backends, int8, isolate, models, passes, profiles, trace, weights
 from effsam_export.bisect_judge import Bench
@@ -95,7 +97,8 @@ def latency(checkpoint: Checkpoint, repeats: int) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found = photographs.load(calibration.load())
-        samples = Calibration(photographs=found, folder=folder).samples(spec, component)
+        made = Calibration(photographs=found, folder=folder, threads=torch.get_num_threads())
+        samples = made.samples(spec, component)
         plain = trace.trace(module, component)
         rounded: dict[Int8Recipe, ExportedProgram] = {}
         for target_name in TARGETS:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from benchmarks import golden_checkpoints, machine
 from effsam_export import backends, int8, isolate, models, passes, profiles, trace, weights
@@ -135,7 +136,11 @@ def quantization(
         # Decoders stay floating in every recipe that ships: only encoders are sampled here.
         folder = prepared.folder / "calibration"
         folder.mkdir(exist_ok=True)
-        made = Calibration(photographs=photographs.load(calibration_recipe.load()), folder=folder)
+        made = Calibration(
+            photographs=photographs.load(calibration_recipe.load()),
+            folder=folder,
+            threads=torch.get_num_threads(),
+        )
         prepared.samples[component.name] = made.samples(prepared.model, component)
     samples = prepared.samples.get(component.name, prepared.folder)
     return Quantization(recipe=recipe, samples=samples)

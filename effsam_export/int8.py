@@ -46,7 +46,9 @@ def calibrated(request: ExportRequest, scratch: Path, observer: Observer) -> Cal
         running.detail = f"{found.recipe.num_samples} samples of {count} photographs"
     folder = scratch / "calibration"
     folder.mkdir()
-    return Calibration(photographs=found, folder=folder)
+    import torch
+
+    return Calibration(photographs=found, folder=folder, threads=torch.get_num_threads())
 
 
 def quantization(

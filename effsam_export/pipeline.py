@@ -164,7 +164,7 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
                 findings=findings,
                 html=html,
                 versions=versions(exported),
-                calibration=None if calibration is None else calibration.photographs,
+                calibration=calibration,
                 timed=any(g.time_share is not None for g in gains),
             )
             running.detail = f"{len(manifest['files']) + 1} files"

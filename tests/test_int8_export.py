@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from effsam_export import cli
@@ -60,6 +61,7 @@ def test_a_bundle_says_what_was_quantized_and_on_what(
     assert manifest["int8"]["components"]["decoder"]["scheme"] == "fp16"
     calibration = manifest["int8"]["calibration"]
     assert (calibration["num_samples"], calibration["seed"]) == (4, 0)
+    assert calibration["threads"] == torch.get_num_threads()
     assert calibration["images"][0]["file"] == "china.jpg"
     assert all(len(i["sha256"]) == 64 for i in calibration["images"])
 

@@ -11,11 +11,12 @@ from effsam_export.quantize.recipes import Int8Plan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from effsam_export.calibration.photographs import Photographs
+    from effsam_export.calibration.samples import Calibration
 
 
-def document(recipes: dict[str, Int8Recipe], photographs: Photographs) -> dict[str, Any]:
+def document(recipes: dict[str, Int8Recipe], calibration: Calibration) -> dict[str, Any]:
     """The `int8` entry: recipes by component, and everything that makes the scales repeatable."""
+    photographs = calibration.photographs
     found = photographs.recipe
     return {
         "components": {name: _recipe(recipe) for name, recipe in recipes.items()},
@@ -25,6 +26,7 @@ def document(recipes: dict[str, Int8Recipe], photographs: Photographs) -> dict[s
             "seed": found.seed,
             "smallest_crop": found.smallest,
             "flip": found.flip,
+            "threads": calibration.threads,
             "images": [
                 {"file": path.name, "sha256": digest}
                 for path, digest in zip(found.images, photographs.sha256, strict=True)

@@ -19,7 +19,7 @@ from effsam_export.errors import BundleError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from effsam_export.calibration.photographs import Photographs
+    from effsam_export.calibration.samples import Calibration
     from effsam_export.parity.results import ParityReport
     from effsam_export.spec import (
         Artifact,
@@ -110,7 +110,7 @@ def compose(
     files: list[dict[str, Any]],
     golden: str | None,
     directory: Path,
-    calibration: Photographs | None = None,
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """Put a manifest together; `files` are the entries of every file but the manifest itself."""
     recipes = {

@@ -22,7 +22,7 @@ from effsam_export.weights import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from effsam_export.calibration.photographs import Photographs
+    from effsam_export.calibration.samples import Calibration
     from effsam_export.parity.check import ExpectedImage, Findings
     from effsam_export.parity.results import ParityReport
     from effsam_export.spec import Checkpoint, Float32, ModelSpec, TargetProfile
@@ -54,7 +54,7 @@ def write(
     findings: Findings,
     html: str,
     versions: Mapping[str, str],
-    calibration: Photographs | None = None,
+    calibration: Calibration | None = None,
     timed: bool = False,
 ) -> dict[str, Any]:
     """Add everything but the graphs, which are there already, and return the manifest.

@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The photographs of an INT8 export, and a folder for what is made of them."""
+    """The photographs of an INT8 export, and a folder for what is made of them.
+
+    Attributes:
+        threads: With which PyTorch computes: in another number sums have another order and other
+            last digits, by which a few weights are rounded otherwise.
+    """
 
     photographs: Photographs
     folder: Path
+    threads: int
 
     def samples(
         self,

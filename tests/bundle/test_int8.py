@@ -11,6 +11,7 @@ import pytest
 from effsam_export.bundle import int8, manifest
 from effsam_export.calibration.photographs import Photographs
 from effsam_export.calibration.recipe import CalibrationRecipe
+from effsam_export.calibration.samples import Calibration
 from effsam_export.quantize.plan import Equalization, Exception8, Int8Recipe
 
 RECIPE = Int8Recipe(
@@ -23,10 +24,14 @@ RECIPE = Int8Recipe(
     ),
     exceptions=(Exception8(modules=("a", "b.*"), treatment="w8", reason="why", alone=True),),
 )
-PHOTOGRAPHS = Photographs(
-    recipe=CalibrationRecipe(name="mine", images=(Path("a.jpg"),), num_samples=5),
-    sha256=("0" * 64,),
-    pictures=(),
+CALIBRATION = Calibration(
+    photographs=Photographs(
+        recipe=CalibrationRecipe(name="mine", images=(Path("a.jpg"),), num_samples=5),
+        sha256=("0" * 64,),
+        pictures=(),
+    ),
+    folder=Path("unused"),
+    threads=3,
 )
 
 
@@ -38,9 +43,10 @@ def faults(entry: dict[str, Any]) -> list[str]:
 
 
 def test_a_recipe_is_read_back_as_it_was() -> None:
-    entry = int8.document({"encoder": RECIPE}, PHOTOGRAPHS)
+    entry = int8.document({"encoder": RECIPE}, CALIBRATION)
     assert faults(entry) == []
     assert int8.plan(entry).recipe("encoder", "onnx") == RECIPE
+    assert entry["calibration"]["threads"] == 3
     assert entry["components"]["encoder"]["equalize"][1] == {
         "values": "attn.qkv",
         "layer": "attn.proj",
@@ -57,6 +63,14 @@ def test_a_recipe_is_read_back_as_it_was() -> None:
     ],
 )
 def test_a_pair_has_one_source_and_a_layer(pair: dict[str, Any]) -> None:
-    entry = int8.document({"encoder": RECIPE}, PHOTOGRAPHS)
+    entry = int8.document({"encoder": RECIPE}, CALIBRATION)
     entry["components"]["encoder"]["equalize"] = [pair]
+    assert len(faults(entry)) == 1
+
+
+def test_a_bundle_that_does_not_say_with_how_many_threads_is_still_read() -> None:
+    entry = int8.document({"encoder": RECIPE}, CALIBRATION)
+    del entry["calibration"]["threads"]
+    assert faults(entry) == []
+    entry["calibration"]["threads"] = 0
     assert len(faults(entry)) == 1

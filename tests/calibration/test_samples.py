@@ -28,7 +28,9 @@ class Encoder:
 
 def calibration(folder: Path, num_samples: int = 3) -> Calibration:
     return Calibration(
-        photographs=photographs.load(recipe.load(num_samples=num_samples)), folder=folder
+        photographs=photographs.load(recipe.load(num_samples=num_samples)),
+        folder=folder,
+        threads=1,
     )
 
 
