@@ -36,6 +36,8 @@ def calibrated(request: ExportRequest, scratch: Path, observer: Observer) -> Cal
     """The photographs of an INT8 export, read and checked; None for another precision."""
     if request.int8 is None:
         return None
+    import torch
+
     from effsam_export.calibration import photographs
     from effsam_export.calibration.samples import Calibration
 
@@ -46,8 +48,6 @@ def calibrated(request: ExportRequest, scratch: Path, observer: Observer) -> Cal
         running.detail = f"{found.recipe.num_samples} samples of {count} photographs"
     folder = scratch / "calibration"
     folder.mkdir()
-    import torch
-
     return Calibration(photographs=found, folder=folder, threads=torch.get_num_threads())
 
 
