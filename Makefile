@@ -20,7 +20,7 @@ demo: install
 
 test: install
 	$(BIN)/effsam fetch mobile-sam
-	$(BIN)/python -m pytest -m "not slow or weights"
+	$(BIN)/python -m pytest -m "not slow"
 
 # Every model end to end, and the largest ones against the authors' figures: hours on two cores.
 test-slow: install
