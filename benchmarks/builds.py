@@ -27,7 +27,9 @@ import psutil
 
 from benchmarks import golden_checkpoints, machine
 from benchmarks.matrix import PRECISIONS, PROMPTS, ROOT, TARGETS
-from effsam_export import models, profiles
+from effsam_export import models
+from effsam_export.config.parity import load_parity_images
+from effsam_export.config.toml import data_dir, read_toml
 from effsam_export.parity.check import honoured
 
 if TYPE_CHECKING:
@@ -95,11 +97,11 @@ def prepare(model: str, args: argparse.Namespace, folder: Path) -> Path:
         shutil.copyfile(given, checkpoint)
     else:
         golden_checkpoints.write_checkpoint(model, checkpoint, args.golden)
-    images, _ = honoured(profiles.load_parity_images(None)[:1], models.get(model).prompts)
+    images, _ = honoured(load_parity_images(None)[:1], models.get(model).prompts)
     photo = images[0].path
     (folder / photo.name).write_bytes(photo.read_bytes())
     names = PROMPTS & {case.name for case in images[0].cases}
-    prompts_of = profiles.read_toml(profiles.data_dir("calibration") / "parity.toml")["images"][0]
+    prompts_of = read_toml(data_dir("calibration") / "parity.toml")["images"][0]
     rows = [p for p in prompts_of["prompts"] if p["name"] in names]
     prompts = ",\n".join(
         "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in row.items()) + " }" for row in rows

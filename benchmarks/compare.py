@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import machine
 from benchmarks.exports import KINDS, MODEL, UPSTREAM, WHOLE, run_all
 from benchmarks.timing import figure, ratio, table
-from effsam_export.timing import SETTLE_S, interleave
+from effsam_export.util.timing import SETTLE_S, interleave
 
 if TYPE_CHECKING:
     from benchmarks.contenders import Group, Inputs
     from benchmarks.exports import ExportCost
     from effsam_export.models.sam.module import Sam
-    from effsam_export.spec import ModelSpec
+    from effsam_export.spec.model import ModelSpec
 
 REPEATS = 15
 RESULTS = Path(__file__).parent / "results"
@@ -64,13 +64,14 @@ def compare(args: argparse.Namespace, output: Path) -> dict[str, Any]:
     import torch
 
     from benchmarks import contenders
-    from effsam_export import models, profiles, weights
-    from effsam_export.models import loading
+    from effsam_export import models
+    from effsam_export.config.parity import load_parity_images
     from effsam_export.models.sam.components import as_sam
+    from effsam_export.weights import checkpoint, fetch
 
     spec = models.get(MODEL)
-    sam = as_sam(loading.load(spec, weights.checkpoint_from_file(args.checkpoint, spec.weights)))
-    photograph = args.image or profiles.load_parity_images()[0].path
+    sam = as_sam(checkpoint.load(spec, fetch.checkpoint_from_file(args.checkpoint, spec.weights)))
+    photograph = args.image or load_parity_images()[0].path
     inputs = contenders.prepare(spec, sam, photograph)
     about["threads"] = {
         "torch": torch.get_num_threads(),

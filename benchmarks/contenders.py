@@ -10,17 +10,18 @@ import torch
 from torch.nn import functional
 
 from benchmarks.exports import UPSTREAM, files_of
-from effsam_export import images
+from effsam_export.imaging import images
 from effsam_export.models.sam.components import SAM_MASKS, stack_decoder_feeds
-from effsam_export.spec import Point, Prompt, Sample
+from effsam_export.spec.prompts import Point, Prompt, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from effsam_export.images import Frame
+    from effsam_export.imaging.images import Frame
     from effsam_export.models.sam.module import Sam
-    from effsam_export.spec import Array, Feeds, Float32, ModelSpec
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.tensors import Array, Feeds, Float32
 
     Call = Callable[[], Mapping[str, Array]]
     Graph = Callable[[Feeds], Mapping[str, Array]]

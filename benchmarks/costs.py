@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from effsam_export import costs, models
+from benchmarks import counting
+from effsam_export import models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ def table() -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for name in models.names():
-        ours, stated = costs.count(models.get(name)), STATED[name]
+        ours, stated = counting.count(models.get(name)), STATED[name]
         lines.append(
             f"| `{name}` | {ours.parameters / 1e6:.2f} | {_number(stated.parameters)} "
             f"| {ours.encoder_macs / 1e9:.1f} | {_number(stated.macs)} "

@@ -20,13 +20,18 @@ import torch
 
 from benchmarks import machine, plain
 from benchmarks.timing import figure, ratio, table
-from effsam_export import backends, isolate, models, passes, profiles, trace, weights
-from effsam_export.images import frame_of, load_image, prompt_to_model
-from effsam_export.models import fixed, loading
+from effsam_export import backends, models
+from effsam_export.config import targets as profiles
+from effsam_export.config.parity import load_parity_images
+from effsam_export.graph import passes, trace
+from effsam_export.imaging.images import frame_of, load_image, prompt_to_model
+from effsam_export.models import fixed
 from effsam_export.models.sam.components import as_sam
 from effsam_export.parity.metrics import mask_iou
-from effsam_export.spec import Point, Prompt, Sample
-from effsam_export.timing import interleave
+from effsam_export.pipeline import isolate
+from effsam_export.spec.prompts import Point, Prompt, Sample
+from effsam_export.util.timing import interleave
+from effsam_export.weights import checkpoint, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +39,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from effsam_export.models.sam.module import Sam
-    from effsam_export.spec import Array, Artifact, ComponentSpec, Feeds, ModelSpec
+    from effsam_export.spec.model import ComponentSpec, ModelSpec
+    from effsam_export.spec.stages import Artifact
+    from effsam_export.spec.tensors import Array, Feeds
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "mobile-sam"
@@ -86,7 +93,7 @@ class Work:
 
 def prepare(spec: ModelSpec, sam: Sam) -> list[Work]:
     """The photograph for the encoder; its embedding and a click for the decoder."""
-    image = load_image(profiles.load_parity_images()[0].path)
+    image = load_image(load_parity_images()[0].path)
     sample = Sample(image=image)
     pixels = spec.component("encoder").feeds(spec.preprocess, sample)["image"]
     embedded = spec.component("encoder").reference(sam, sample)["image_embeddings"]
@@ -259,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", metavar="NAME", help="write results/NAME.json")
     args = parser.parse_args(argv)
     spec = models.get(MODEL)
-    sam = as_sam(loading.load(spec, weights.checkpoint_from_file(args.checkpoint, spec.weights)))
+    sam = as_sam(checkpoint.load(spec, fetch.checkpoint_from_file(args.checkpoint, spec.weights)))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         for work in prepare(spec, sam):

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import builds, golden_checkpoints
 from benchmarks.matrix import PRECISIONS, TARGETS
 from effsam_export.bundle import archive, read
-from effsam_export.weights import sha256_of
+from effsam_export.util.files import sha256_of
 
 
 def packed(model: str, args: argparse.Namespace, folder: Path) -> dict[str, Path]:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from effsam_export.spec import Checkpoint, ModelSpec
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.stages import Checkpoint
 
 UPSTREAM = "upstream-style"
 KINDS: dict[str, tuple[str, str] | None] = {
@@ -100,12 +101,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args(argv)
     output: Path = args.output
-    from effsam_export import models, weights
+    from effsam_export import models
+    from effsam_export.weights import fetch
 
     spec = models.get(MODEL)
     work = _prepare(args.kind, spec)
     start = time.perf_counter()
-    work(weights.checkpoint_from_file(args.checkpoint, spec.weights), output)
+    work(fetch.checkpoint_from_file(args.checkpoint, spec.weights), output)
     taken = time.perf_counter() - start
     sizes = {
         f"{name}_bytes": sum(p.stat().st_size for p in files_of(output, name))
@@ -118,8 +120,8 @@ def _prepare(kind: str, spec: ModelSpec) -> Callable[[Checkpoint, Path], None]:
     """Import all that a kind needs, and return the work itself."""
     if kind == WHOLE:
         return _prepare_whole(spec)
-    from effsam_export.models import loading
     from effsam_export.models.sam.components import as_sam
+    from effsam_export.weights import checkpoint as loading
 
     choice = KINDS[kind]
     write = _prepare_upstream() if choice is None else _prepare_ours(spec, *choice)
@@ -145,7 +147,9 @@ def _prepare_upstream() -> Callable[[nn.Module, Path], None]:
 def _prepare_ours(
     spec: ModelSpec, target_name: str, precision: str
 ) -> Callable[[nn.Module, Path], None]:
-    from effsam_export import backends, passes, profiles, trace
+    from effsam_export import backends
+    from effsam_export.config import targets as profiles
+    from effsam_export.graph import passes, trace
 
     target = profiles.load_target(target_name, precision)
     backend = backends.load(target.backend)
@@ -164,13 +168,15 @@ def _prepare_ours(
 def _prepare_whole(spec: ModelSpec) -> Callable[[Checkpoint, Path], None]:
     import torch  # noqa: F401 - so that its import is not counted as work
 
-    from effsam_export import pipeline, profiles
+    from effsam_export.config import targets as profiles
+    from effsam_export.pipeline import run as pipeline
+    from effsam_export.pipeline.request import ExportRequest
 
     target = profiles.load_target("onnx", "fp32")
 
     def work(checkpoint: Checkpoint, output: Path) -> None:
         pipeline.export(
-            pipeline.ExportRequest(
+            ExportRequest(
                 model=spec, target=target, checkpoint=checkpoint, output=output, force=True
             )
         )

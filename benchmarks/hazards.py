@@ -1,7 +1,7 @@
 """What FP16 does to a model, with and without each fold and each entry of its precision recipe.
 
 `python -m benchmarks.hazards MODEL CHECKPOINT [--images N]` prints a table in Markdown. FP16 is
-simulated (`effsam_export/precision/simulate.py`), once as it is and once on an accelerator that
+simulated (`benchmarks/precision_simulate.py`), once as it is and once on an accelerator that
 takes numbers below 6.1e-5 for zero. Every row takes one measure back and leaves the others.
 Figures are against the untouched reference in FP32, on the photographs and prompts that ship.
 For models whose weights cannot be had, `benchmarks.golden_checkpoints` makes a checkpoint: its
@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effsam_export import models, profiles, trace, weights
-from effsam_export.images import frame_of, load_image, prompt_to_model, upscale_masks
-from effsam_export.models import loading
+from benchmarks.precision_simulate import Arithmetic, simulate
+from effsam_export import models
+from effsam_export.config.parity import load_parity_images
+from effsam_export.graph import trace
+from effsam_export.imaging.images import frame_of, load_image, prompt_to_model, upscale_masks
 from effsam_export.precision.select import fp32_program_nodes
-from effsam_export.precision.simulate import Arithmetic, simulate
-from effsam_export.spec import Sample
+from effsam_export.spec.prompts import Sample
+from effsam_export.weights import checkpoint as loading
+from effsam_export.weights import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,8 +36,9 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-    from effsam_export.profiles import ParityImage
-    from effsam_export.spec import Feeds, KeepFp32, ModelSpec
+    from effsam_export.config.parity import ParityImage
+    from effsam_export.spec.model import KeepFp32, ModelSpec
+    from effsam_export.spec.tensors import Feeds
 
 PACKAGE = "effsam_export.models"
 
@@ -214,10 +218,10 @@ def _winner(model: ModelSpec, answer: Feeds) -> int:
 
 def table(model: ModelSpec, checkpoint: Path, images: int) -> Iterator[str]:
     """The figures as lines of Markdown, as they come."""
-    module = loading.load(model, weights.checkpoint_from_file(checkpoint, model.weights))
+    module = loading.load(model, fetch.checkpoint_from_file(checkpoint, model.weights))
     from effsam_export.parity.check import honoured
 
-    rows = honoured(profiles.load_parity_images(), model.prompts)[0][:images]
+    rows = honoured(load_parity_images(), model.prompts)[0][:images]
     asked = [ask(model, module, row) for row in rows]
     yield (
         "| `" + model.name + "` | below 6.1e-5 | NaN or Inf | embedding error | least mask IoU "

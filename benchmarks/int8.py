@@ -17,26 +17,32 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.timing import figure, ratio, table
-from effsam_export import backends, int8, isolate, models, passes, profiles, trace, weights
-from effsam_export.bisect_judge import Bench
-from effsam_export.calibration import photographs
-from effsam_export.calibration import recipe as calibration
+from effsam_export import backends, models
+from effsam_export.bisect.int8 import Bench
+from effsam_export.calibration import images as photographs
 from effsam_export.calibration.samples import Calibration
-from effsam_export.images import load_image
-from effsam_export.models import loading
-from effsam_export.pipeline import ExportRequest
-from effsam_export.progress import ignore
-from effsam_export.quantize import prepare, recipes
-from effsam_export.quantize.plan import Int8Recipe, Quantization
-from effsam_export.spec import Sample
-from effsam_export.timing import interleave
+from effsam_export.config import calibration, int8_recipe
+from effsam_export.config import targets as profiles
+from effsam_export.config.parity import load_parity_images
+from effsam_export.graph import passes, trace
+from effsam_export.imaging.images import load_image
+from effsam_export.pipeline import isolate
+from effsam_export.pipeline.request import ExportRequest, Int8Request
+from effsam_export.quantize import prepare
+from effsam_export.spec.int8 import Int8Recipe, Quantization
+from effsam_export.spec.prompts import Sample
+from effsam_export.util.progress import ignore
+from effsam_export.util.timing import interleave
+from effsam_export.weights import checkpoint as loading
+from effsam_export.weights import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch.export import ExportedProgram
 
-    from effsam_export.spec import Checkpoint, Feeds
+    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.spec.tensors import Feeds
 
 MODEL = "mobile-sam"
 TARGETS = ("onnx", "openvino", "tflite")
@@ -45,7 +51,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 def variants() -> dict[str, tuple[int, Int8Recipe]]:
     """Name -> samples and the encoder's recipe."""
-    best = recipes.load(MODEL).recipe("encoder", "onnx")
+    best = int8_recipe.load(MODEL).recipe("encoder", "onnx")
     bare = replace(best, exceptions=())
     found = {f"recipe, {n} samples": (n, best) for n in (5, 12, 20, 40)}
     found["recipe, weights to the nearest"] = (20, replace(best, rounding="nearest"))
@@ -70,14 +76,14 @@ def curve(checkpoint: Checkpoint, parity: Path | None, only: str = "") -> str:
     for name, (count, recipe) in variants().items():
         if only not in name:
             continue
-        plan = recipes.Int8Plan(name="x", measured="", recipes={("encoder", "default"): recipe})
+        plan = int8_recipe.Int8Plan(name="x", measured="", recipes={("encoder", "default"): recipe})
         request = ExportRequest(
             model=models.get(MODEL),
             target=profiles.load_target("onnx", "int8"),
             checkpoint=checkpoint,
             output=Path("unused"),
             parity_file=parity,
-            int8=int8.Int8Request(calibration=calibration.load(num_samples=count), plan=plan),
+            int8=Int8Request(calibration=calibration.load(num_samples=count), plan=plan),
         )
         with tempfile.TemporaryDirectory() as folder:
             found = Bench(request, Path(folder), ignore).judge({})
@@ -91,7 +97,7 @@ def latency(checkpoint: Checkpoint, repeats: int) -> str:
     spec = models.get(MODEL)
     module = loading.load(spec, checkpoint)
     component = spec.component("encoder")
-    image = load_image(profiles.load_parity_images()[0].path)
+    image = load_image(load_parity_images()[0].path)
     feeds = component.feeds(spec.preprocess, Sample(image=image))
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -108,7 +114,7 @@ def latency(checkpoint: Checkpoint, repeats: int) -> str:
                 target = profiles.load_target(target_name, precision)
                 out = folder / f"{target_name}-{precision}"
                 out.mkdir()
-                recipe = recipes.load(MODEL).recipe("encoder", target.backend)
+                recipe = int8_recipe.load(MODEL).recipe("encoder", target.backend)
                 asked = Quantization(recipe=recipe, samples=samples)
                 program = plain
                 if precision == "int8":
@@ -150,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="variants with this in their name")
     parser.add_argument("--repeats", type=int, default=15, help="rounds that are counted")
     args = parser.parse_args(argv)
-    checkpoint = weights.checkpoint_from_file(args.checkpoint, models.get(MODEL).weights)
+    checkpoint = fetch.checkpoint_from_file(args.checkpoint, models.get(MODEL).weights)
     if args.what == "curve":
         print(curve(checkpoint, args.parity, args.only))
     else:

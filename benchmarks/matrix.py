@@ -22,18 +22,25 @@ import numpy as np
 import torch
 
 from benchmarks import golden_checkpoints, machine
-from effsam_export import backends, int8, isolate, models, passes, profiles, trace, weights
-from effsam_export.calibration import photographs
-from effsam_export.calibration import recipe as calibration_recipe
+from effsam_export import backends, models
+from effsam_export.backends.onnx.backend import open_source
+from effsam_export.calibration import images as photographs
 from effsam_export.calibration.samples import Calibration
+from effsam_export.config import calibration as calibration_recipe
+from effsam_export.config import int8_recipe
+from effsam_export.config import targets as profiles
+from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import EffsamError
-from effsam_export.models import fixed, loading
-from effsam_export.parity.check import Sides, check, honoured
-from effsam_export.parity.memo import Remembered, remembering
-from effsam_export.pipeline import open_source
+from effsam_export.graph import passes, trace
+from effsam_export.models import fixed
+from effsam_export.parity.cached import Remembered, remembering
+from effsam_export.parity.check import check, honoured
+from effsam_export.parity.comparison import Sides
+from effsam_export.pipeline import int8, isolate
 from effsam_export.quantize import prepare as prepare_int8
-from effsam_export.quantize import recipes
-from effsam_export.quantize.plan import Quantization
+from effsam_export.spec.int8 import Quantization
+from effsam_export.weights import checkpoint as loading
+from effsam_export.weights import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +48,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from effsam_export.backends import Session
+    from effsam_export.config.parity import ParityImage
     from effsam_export.parity.results import ParityReport
-    from effsam_export.profiles import ParityImage
-    from effsam_export.spec import Artifact, ComponentSpec, Graph, ModelSpec, TargetProfile
+    from effsam_export.spec.model import ComponentSpec, ModelSpec
+    from effsam_export.spec.stages import Artifact, Graph
+    from effsam_export.spec.targets import TargetProfile
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("onnx", "openvino", "tflite", "coreml", "tensorrt-rtx")
@@ -108,7 +117,7 @@ class Prepared:
 def prepare(name: str, checkpoint: Path, images: tuple[ParityImage, ...], folder: Path) -> Prepared:
     """Load a model, its reference answers remembered."""
     spec = models.get(name)
-    found = weights.checkpoint_from_file(checkpoint, spec.weights)
+    found = fetch.checkpoint_from_file(checkpoint, spec.weights)
     module = loading.load(spec, found)
     components = tuple(remembering(c) for c in spec.components)
     kept, _ = honoured(images, spec.prompts)
@@ -131,7 +140,7 @@ def quantization(
     """What the best recipe known does to a component, on the shipped photographs."""
     if target.precision != "int8":
         return None
-    recipe = recipes.load(prepared.model.name).recipe(component.name, target.backend)
+    recipe = int8_recipe.load(prepared.model.name).recipe(component.name, target.backend)
     if recipe.quantizes and component.name not in prepared.samples:
         # Decoders stay floating in every recipe that ships: only encoders are sampled here.
         folder = prepared.folder / "calibration"
@@ -284,7 +293,7 @@ def table(cells: list[Cell]) -> str:
 
 def photographs_of(parity: Path | None, full: bool) -> tuple[ParityImage, ...]:
     """The photographs that ship or others, or the first that ships with all kinds of prompts."""
-    images = profiles.load_parity_images(parity)
+    images = load_parity_images(parity)
     if full or parity:
         return images
     cases = tuple(c for c in images[0].cases if c.name in PROMPTS)

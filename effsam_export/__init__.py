@@ -1,3 +1,5 @@
 """Export efficient Segment-Anything models, with proof that they still segment."""
 
-__version__ = "0.1.0"
+from effsam_export._version import __version__
+
+__all__ = ["__version__"]

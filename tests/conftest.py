@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from effsam_export import models, profiles, weights
+from effsam_export import models
+from effsam_export.config import targets as profiles
+from effsam_export.weights import fetch
+from tests.paths import SHARED
 from tests.tiny import TINY_SAM, write_checkpoint
 
 if TYPE_CHECKING:
-    from effsam_export.spec import Checkpoint, TargetProfile
+    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.spec.targets import TargetProfile
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("EFFSAM_SHARED", REPOSITORY.parent / "shared"))
-"""The authors' full outputs and their photographs, where a machine has them."""
 
 PARITY = """
 [[images]]
@@ -55,7 +55,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Weights of the tiny model."""
     path = write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt")
-    return weights.checkpoint_from_file(path, None)
+    return fetch.checkpoint_from_file(path, None)
 
 
 @pytest.fixture(scope="session")
@@ -93,10 +93,11 @@ def exported_tiny(
     onnx_target: TargetProfile,
 ) -> Path:
     """A bundle of the tiny model, made once; tests that change it take `bundle`."""
-    from effsam_export import pipeline
+    from effsam_export.pipeline import run as pipeline
+    from effsam_export.pipeline.request import ExportRequest
 
     output = tmp_path_factory.mktemp("bundles") / "tiny"
-    request = pipeline.ExportRequest(
+    request = ExportRequest(
         model=TINY_SAM,
         target=onnx_target,
         checkpoint=tiny_checkpoint,
@@ -118,6 +119,6 @@ def official() -> Checkpoint:
     """The official MobileSAM checkpoint; `make test` fetches it first."""
     spec = models.get("mobile-sam")
     assert spec.weights is not None
-    found = weights.cached(spec.weights, cache_dir=weights.default_cache_dir())
+    found = fetch.cached(spec.weights, cache_dir=fetch.default_cache_dir())
     assert found is not None, "run `effsam fetch mobile-sam` first, as `make test` does"
     return found

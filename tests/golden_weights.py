@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from effsam_export.spec import Point, Prompt
+from effsam_export.spec.prompts import Point, Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

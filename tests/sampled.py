@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effsam_export.spec import Point, Prompt
+from effsam_export.spec.prompts import Point, Prompt
 from tests.golden_weights import generator
 
 if TYPE_CHECKING:

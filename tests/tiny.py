@@ -16,7 +16,7 @@ from effsam_export.models.sam.components import (
     SAM_PREPROCESS,
     SAM_PROMPTS,
 )
-from effsam_export.spec import ModelSpec
+from effsam_export.spec.model import ModelSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from effsam_export.spec import Feeds, ModelSpec, Sample
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.prompts import Sample
+    from effsam_export.spec.tensors import Feeds
 
 SIDE, CELL, PART = 256, 8, 4
 """Pixels of the image, of a cell that finds one instance, and of a pixel of the prototypes."""
@@ -78,7 +80,7 @@ def reference(module: nn.Module, sample: Sample) -> Feeds:
     """The plain forward pass on the letterboxed photograph."""
     import torch
 
-    from effsam_export.letterbox import letterbox
+    from effsam_export.imaging.letterbox import letterbox
 
     boxed, _ = letterbox(sample.image, SIDE, square=True)
     with torch.inference_mode():

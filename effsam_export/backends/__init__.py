@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from effsam_export.spec import Artifact, Feeds, Graph, Precision, TargetProfile
+    from effsam_export.spec.stages import Artifact, Graph
+    from effsam_export.spec.targets import Precision, TargetProfile
+    from effsam_export.spec.tensors import Feeds
 
     Options = Mapping[str, str | int | float | bool]
 
@@ -73,14 +75,14 @@ class BackendEntry:
 
 BACKENDS: dict[str, BackendEntry] = {
     "onnx": BackendEntry(
-        module="effsam_export.backends.onnxruntime",
+        module="effsam_export.backends.onnx.backend",
         packages=("onnxruntime",),
         extra="onnx",
         precisions=("fp32", "fp16", "int8"),
         options={"provider": str},
     ),
     "openvino": BackendEntry(
-        module="effsam_export.backends.openvino",
+        module="effsam_export.backends.openvino.backend",
         packages=("openvino",),
         extra="openvino",
         precisions=("fp32", "fp16", "int8"),
@@ -88,7 +90,7 @@ BACKENDS: dict[str, BackendEntry] = {
         options={"device": str, "inference_precision": str},
     ),
     "coreml": BackendEntry(
-        module="effsam_export.backends.coreml",
+        module="effsam_export.backends.coreml.backend",
         packages=("coremltools", "torch"),
         extra="coreml",
         precisions=("fp32", "fp16", "int8"),
@@ -102,7 +104,7 @@ BACKENDS: dict[str, BackendEntry] = {
         reads="program",
     ),
     "tflite": BackendEntry(
-        module="effsam_export.backends.tflite",
+        module="effsam_export.backends.tflite.backend",
         packages=("ai_edge_litert", "litert_torch"),
         extra="tflite",
         precisions=("fp32", "fp16", "int8"),
@@ -118,7 +120,7 @@ BACKENDS: dict[str, BackendEntry] = {
         reads="program",
     ),
     "tensorrt-rtx": BackendEntry(
-        module="effsam_export.backends.tensorrt_rtx",
+        module="effsam_export.backends.tensorrt.rtx",
         packages=("onnxruntime", "tensorrt_rtx_bindings"),
         extra="tensorrt-rtx",
         precisions=("fp32", "fp16", "int8"),
@@ -133,7 +135,7 @@ BACKENDS: dict[str, BackendEntry] = {
         },
     ),
     "tensorrt": BackendEntry(
-        module="effsam_export.backends.tensorrt",
+        module="effsam_export.backends.tensorrt.backend",
         packages=("onnxruntime",),
         extra="tensorrt",
         precisions=("fp32", "fp16", "int8"),

@@ -9,7 +9,7 @@ from effsam_export.errors import CheckFailed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from effsam_export.spec import Precision
+    from effsam_export.spec.targets import Precision
 
 EXPECTED_FLOAT: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 MIN_SHARE = 0.99

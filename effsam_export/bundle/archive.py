@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from effsam_export.bundle import place, read, signature
+from effsam_export.bundle import read, signature, staging
 from effsam_export.bundle.manifest import MANIFEST, parse
 from effsam_export.bundle.read import SIGNATURE
 from effsam_export.errors import BundleError, CheckFailed
-from effsam_export.files import written
+from effsam_export.util.files import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,11 +79,11 @@ def unpack(archive: Path, output: Path, *, key: Path | None = None, force: bool 
         CheckFailed: It is not signed with the key.
         OutputError: The place is taken, or cannot be written.
     """
-    place.check_free(output, force=force)
+    staging.check_free(output, force=force)
     if not archive.is_file():
         raise BundleError(f"`{archive}` does not exist")
     try:
-        with zipfile.ZipFile(archive) as opened, place.staged(output) as work:
+        with zipfile.ZipFile(archive) as opened, staging.staged(output) as work:
             _extract(archive, opened, work)
             if key is not None and (fault := signature.problem(work, key)):
                 raise CheckFailed(f"`{archive}` is refused: {fault}")

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effsam_export import rle
-from effsam_export.bundle import place, read, write
+from effsam_export.bundle import read, staging, write
 from effsam_export.bundle.golden import read_golden
 from effsam_export.bundle.manifest import MANIFEST, validate
 from effsam_export.bundle.read import SIGNATURE
 from effsam_export.errors import BundleError, CheckFailed, UsageError
-from effsam_export.files import why
-from effsam_export.weights import sha256_of
+from effsam_export.imaging import rle
+from effsam_export.util.files import sha256_of, why
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -203,7 +202,7 @@ def unsigned(result: Path, key: Path) -> str | None:
 
 def rewritten(bundle: read.Bundle, found: Attestation, result: Path) -> None:
     """The bundle with an attestation more, in the place of the one it was."""
-    with place.staged(bundle.path) as work:
+    with staging.staged(bundle.path) as work:
         shutil.copytree(bundle.path, work, dirs_exist_ok=True)
         (work / SIGNATURE).unlink(missing_ok=True)
         folder = work / FOLDER

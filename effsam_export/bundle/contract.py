@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from effsam_export.models.fixed import EMPTY_LABEL
 
 if TYPE_CHECKING:
-    from effsam_export.spec import ModelSpec, Preprocess
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.prompts import Preprocess
 
 ROUNDING = "int(side * longest_side / max(height, width) + 0.5)"
 NO_ANTIALIASING = "bilinear, half-pixel centres, no antialiasing, on float32"
@@ -182,7 +183,7 @@ def masks(model: ModelSpec) -> dict[str, Any]:
 
 def _instances() -> dict[str, Any]:
     """The numbers by which instances are found, and what is to be known to find the same ones."""
-    from effsam_export import instances, letterbox
+    from effsam_export.imaging import instances, letterbox
 
     return {
         "confidence": instances.CONFIDENCE,

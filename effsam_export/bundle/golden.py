@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effsam_export import rle
 from effsam_export.errors import BundleError
-from effsam_export.images import load_image
-from effsam_export.spec import Point, Prompt
+from effsam_export.imaging import rle
+from effsam_export.imaging.images import load_image
+from effsam_export.spec.prompts import Point, Prompt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from effsam_export.bundle.read import Bundle
-    from effsam_export.spec import Float32
+    from effsam_export.spec.tensors import Float32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.quantize.plan import Equalization, Exception8, Int8Recipe
-from effsam_export.quantize.recipes import Int8Plan
+from effsam_export.config.int8_recipe import Int8Plan
+from effsam_export.spec.int8 import Equalization, Exception8, Int8Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

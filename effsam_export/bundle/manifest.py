@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effsam_export import __version__
+from effsam_export._version import __version__
 from effsam_export.bundle import contract, int8, runtime
 from effsam_export.errors import BundleError
 
@@ -21,15 +21,10 @@ if TYPE_CHECKING:
 
     from effsam_export.calibration.samples import Calibration
     from effsam_export.parity.results import ParityReport
-    from effsam_export.spec import (
-        Artifact,
-        Checkpoint,
-        Graph,
-        KeepFp32,
-        ModelSpec,
-        TargetProfile,
-        TensorSpec,
-    )
+    from effsam_export.spec.model import KeepFp32, ModelSpec
+    from effsam_export.spec.stages import Artifact, Checkpoint, Graph
+    from effsam_export.spec.targets import TargetProfile
+    from effsam_export.spec.tensors import TensorSpec
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 3

@@ -9,14 +9,14 @@ from effsam_export import backends, models
 from effsam_export.bundle.manifest import MANIFEST, parse
 from effsam_export.errors import BundleError
 from effsam_export.models import fixed
-from effsam_export.spec import Artifact
-from effsam_export.weights import sha256_of
+from effsam_export.spec.stages import Artifact
+from effsam_export.util.files import sha256_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.backends import Session
-    from effsam_export.spec import ModelSpec
+    from effsam_export.spec.model import ModelSpec
 
 SIGNATURE = f"{MANIFEST}.sig"
 """Beside the manifest, where the bundle is signed."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from effsam_export.spec import TargetProfile
+    from effsam_export.spec.targets import TargetProfile
 
 RANGES = {
     "onnx": ("onnxruntime", ">=1.22"),
@@ -27,7 +27,7 @@ def document(target: TargetProfile, versions: Mapping[str, str]) -> dict[str, st
     options = target.options
     match target.backend:
         case "coreml":
-            from effsam_export.backends.coreml import settings
+            from effsam_export.backends.coreml.backend import settings
 
             return {"name": "Core ML", "versions": f">={settings(options).deployment_target}"}
         case "tensorrt":

@@ -5,27 +5,33 @@ from __future__ import annotations
 import filecmp
 import json
 import math
+import platform
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from effsam_export import rle
 from effsam_export.bundle import bom
 from effsam_export.bundle.bom import BOM
 from effsam_export.bundle.manifest import MANIFEST, Exported, compose, validate
 from effsam_export.bundle.readme import integrator_readme
-from effsam_export.weights import sha256_of
+from effsam_export.imaging import rle
+from effsam_export.util.files import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from effsam_export.calibration.samples import Calibration
-    from effsam_export.parity.check import ExpectedImage, Findings
+    from effsam_export.parity.check import Findings
+    from effsam_export.parity.comparison import ExpectedImage
     from effsam_export.parity.results import ParityReport
-    from effsam_export.spec import Checkpoint, Float32, ModelSpec, TargetProfile
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.spec.targets import TargetProfile
+    from effsam_export.spec.tensors import Float32
 
 LICENSES = Path(__file__).resolve().parent.parent / "licenses"
 ROLES = {
@@ -215,3 +221,14 @@ def list_files(directory: Path) -> list[dict[str, Any]]:
             }
         )
     return entries
+
+
+def versions(exported: list[Exported]) -> dict[str, str]:
+    """Version of Python and of every package that took part."""
+    found = {name: metadata.version(name) for name in TRACING_TOOLS}
+    for entry in exported:
+        found.update(entry.artifact.versions)
+    return {"python": platform.python_version(), **found}
+
+
+TRACING_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")

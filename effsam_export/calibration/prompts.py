@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from effsam_export.spec import Point, Prompt
+from effsam_export.spec.prompts import Point, Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
 
-    from effsam_export.spec import PromptSupport
+    from effsam_export.spec.prompts import PromptSupport
 
 KINDS = ("point", "points", "box", "both")
 

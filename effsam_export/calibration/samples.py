@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effsam_export.calibration import photographs as photos
+from effsam_export.calibration import images as photos
 from effsam_export.calibration import prompts
-from effsam_export.images import frame_of, prompt_to_model
-from effsam_export.spec import Sample
+from effsam_export.imaging.images import frame_of, prompt_to_model
+from effsam_export.spec.prompts import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from effsam_export.backends import Session
-    from effsam_export.calibration.photographs import Photographs
-    from effsam_export.spec import ComponentSpec, ModelSpec
+    from effsam_export.calibration.images import Photographs
+    from effsam_export.spec.model import ComponentSpec, ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)

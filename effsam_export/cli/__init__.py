@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from effsam_export import __version__, console
+from effsam_export._version import __version__
+from effsam_export.cli import console
 from effsam_export.cli.commands import Commands
 from effsam_export.errors import EffsamError
 

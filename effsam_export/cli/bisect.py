@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from effsam_export import console
+from effsam_export.cli import console
 from effsam_export.cli.fetch import acquire, consent
 from effsam_export.cli.options import (
     AcceptLicense,
@@ -28,13 +28,12 @@ from effsam_export.cli.options import (
 from effsam_export.errors import UsageError
 
 if TYPE_CHECKING:
-    from effsam_export.bisect import Outcome
-    from effsam_export.bisect_fp16 import HalfBench
-    from effsam_export.bisect_judge import Bench
-    from effsam_export.pipeline import ExportRequest
-    from effsam_export.quantize.plan import Int8Recipe
-    from effsam_export.quantize.recipes import Int8Plan
-    from effsam_export.spec import ModelSpec
+    from effsam_export.bisect.fp16 import HalfBench
+    from effsam_export.bisect.int8 import Bench
+    from effsam_export.bisect.search import Outcome
+    from effsam_export.config.int8_recipe import Int8Plan
+    from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.spec.model import ModelSpec
 
 MANIFEST = "manifest.json"
 
@@ -97,10 +96,13 @@ def bisect(
     """
     import tempfile
 
-    from effsam_export import bisect as searching
-    from effsam_export import pipeline, profiles
-    from effsam_export.files import write_whole
-    from effsam_export.spec import Checkpoint
+    from effsam_export.bisect import search as searching
+    from effsam_export.bisect.recipe import question, shown, summary, written
+    from effsam_export.config import targets as profiles
+    from effsam_export.pipeline import run as pipeline
+    from effsam_export.pipeline.request import ExportRequest, with_checkpoint
+    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.util.files import write_whole
 
     talk = console.Console(quiet=quiet)
     start = started(source, target, precision, settings)
@@ -110,7 +112,7 @@ def bisect(
     quantizing = int8_request(spec, profile, calib, num_samples, int8_recipe)
     if quantizing is not None and start.plan is not None and int8_recipe is None:
         quantizing = replace(quantizing, plan=start.plan)
-    request = pipeline.ExportRequest(
+    request = ExportRequest(
         model=spec,
         target=profile,
         checkpoint=Checkpoint(path=checkpoint or Path(), sha256="", official=False),
@@ -127,7 +129,7 @@ def bisect(
             f"the bundle was made from weights {start.sha256[:12]}, these are {found.sha256[:12]}",
             hint="give the same with --checkpoint",
         )
-    request = pipeline.with_checkpoint(request, found)
+    request = with_checkpoint(request, found)
     gate = searching.Gate(
         least=profile.gates.mask_iou if min_iou is None else min_iou,
         mean=profile.gates.mean_iou if mean_iou is None else mean_iou,
@@ -220,118 +222,12 @@ def of_bundle(path: Path) -> Start:
 def open_bench(request: ExportRequest, scratch: Path, talk: console.Console) -> Bench | HalfBench:
     """The judge for the precision that is asked."""
     if request.int8 is None:
-        from effsam_export.bisect_fp16 import HalfBench
+        from effsam_export.bisect.fp16 import HalfBench
 
         return HalfBench(request, scratch, talk.observe)
-    from effsam_export.bisect_judge import Bench
+    from effsam_export.bisect.int8 import Bench
 
     return Bench(request, scratch, talk.observe)
-
-
-def question(request: ExportRequest) -> str:
-    """Everything a judgement depends on besides the layers that are kept, as a hash."""
-    import hashlib
-
-    from effsam_export import __version__, installed, profiles
-    from effsam_export.build import keys
-    from effsam_export.calibration.recipe import hashes
-
-    photographs = profiles.load_parity_images(request.parity_file)
-    backend = request.target.backend
-    parts = [
-        __version__,
-        # A last digit of another version may decide on a mask.
-        keys.code(),
-        *(
-            f"{t} {installed.version_of(t)}"
-            for t in keys.tools_of(backend, request.target.precision)
-        ),
-        request.model.name,
-        backend,
-        repr(sorted(request.model.options.items())),
-        request.checkpoint.sha256,
-        repr([(p.cases, hashes([p.path])) for p in photographs]),
-    ]
-    if request.int8 is not None:
-        parts += [
-            repr(sorted(request.int8.plan.recipes.items())),
-            # Not where the photographs lie: their contents follow.
-            repr(replace(request.int8.calibration, images=())),
-            repr(sorted(hashes(request.int8.calibration.images).values())),
-        ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def written(request: ExportRequest, bench: Bench | HalfBench, outcome: Outcome) -> str:
-    """The answer as a file that an export takes."""
-    from effsam_export import precision_file
-    from effsam_export.quantize import recipes
-
-    if request.int8 is None:
-        from effsam_export.bisect_fp16 import HalfBench
-
-        assert isinstance(bench, HalfBench)
-        entries = [
-            replace(bench.entry(c.layer), reason=reason(c.sensitivity, "in FP16"))
-            for c in outcome.choices
-        ]
-        return precision_file.to_toml(summary(outcome, half=True), entries)
-    plan = request.int8.plan
-    found: dict[str, Int8Recipe] = {
-        c.name: with_choices(plan.recipe(c.name, request.target.backend), c.name, outcome)
-        for c in request.model.components
-    }
-    return recipes.to_toml(summary(outcome, half=False), found)
-
-
-def with_choices(recipe: Int8Recipe, component: str, outcome: Outcome) -> Int8Recipe:
-    """A recipe with the choices of a search for its component, each with its reason."""
-    from effsam_export.bisect import SEPARATOR
-    from effsam_export.quantize.plan import Exception8
-
-    more = []
-    for choice in outcome.choices:
-        owner, _, path = choice.layer.partition(SEPARATOR)
-        if owner == component:
-            more.append(
-                Exception8(
-                    modules=(path,),
-                    treatment=choice.kept,
-                    reason=reason(choice.sensitivity, "quantized"),
-                    source="effsam bisect",
-                    alone=True,
-                )
-            )
-    return replace(recipe, exceptions=(*more, *recipe.exceptions))
-
-
-def reason(sensitivity: float, how: str) -> str:
-    """Why a layer is kept."""
-    return f"{how} alone it costs {sensitivity:.4f} of the mean mask IoU"
-
-
-def shown(kept: str, *, half: bool) -> str:
-    """What a layer is kept as, for a person."""
-    return "fp32" if half else kept
-
-
-def summary(outcome: Outcome, *, half: bool) -> str:
-    """The answer in a line."""
-    floating = sum(c.kept == "float" for c in outcome.choices)
-    weights = len(outcome.choices) - floating
-    before, after = outcome.before, outcome.after
-    kept = (
-        f"{floating} layers in FP32"
-        if half
-        else (f"{floating} layers floating and {weights} with INT8 weights only")
-    )
-    own = outcome.deployed
-    return (
-        f"{kept}, of {outcome.layers}: "
-        f"least mask IoU {before.least:.4f} to {after.least:.4f}, mean {before.mean:.4f} to "
-        f"{after.mean:.4f} by ONNX Runtime, in {outcome.evaluations} judgements"
-        + (f"; in the target itself {own.least:.4f} and {own.mean:.4f}" if own else "")
-    )
 
 
 def document(outcome: Outcome) -> dict[str, object]:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from effsam_export import console
+from effsam_export.cli import console
 from effsam_export.cli.fetch import acquire, consent
 from effsam_export.cli.options import AcceptLicense, CacheDir, Json, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from effsam_export.build.run import Event, Planned
+    from effsam_export.matrix.run import Event, Planned
 
 LARGE = 1000.0
 """MB in a GB, as `--memory` counts."""
@@ -65,12 +65,12 @@ def build(
     of the first kind of failure: 1 a check, 2 the request, 3 a missing toolchain.
     """
     from effsam_export import backends, models
-    from effsam_export.build import config, summary, worker
-    from effsam_export.build import run as running
-    from effsam_export.build.cluster import Cluster, connect
-    from effsam_export.build.store import Store
-    from effsam_export.files import write_whole
-    from effsam_export.weights import default_cache_dir
+    from effsam_export.matrix import config, summary, worker
+    from effsam_export.matrix import run as running
+    from effsam_export.matrix.cluster import Cluster, connect
+    from effsam_export.matrix.store import Store
+    from effsam_export.util.files import write_whole
+    from effsam_export.weights.fetch import default_cache_dir
 
     talk = console.Console(quiet=quiet)
     asked = config.chosen(config.load(file), only)
@@ -152,8 +152,8 @@ def serve(
 ) -> None:
     """Work for builds elsewhere, with the toolchains that are installed here, until stopped."""
     from effsam_export import backends
-    from effsam_export.build import cluster, keys
-    from effsam_export.build.run import free_memory_mb
+    from effsam_export.matrix import cluster, keys
+    from effsam_export.matrix.run import free_memory_mb
 
     talk = console.Console(quiet=quiet)
     backends.require_tracing()

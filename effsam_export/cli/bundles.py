@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from effsam_export import console
+from effsam_export.cli import console
 from effsam_export.cli.options import BundleOrFile, BundlePath, Json, KeyFile
 from effsam_export.errors import CheckFailed
 
@@ -74,7 +74,7 @@ def pack(
     """Write a bundle as one file; equal bundles are equal bytes."""
     from effsam_export.bundle import archive
     from effsam_export.errors import OutputError
-    from effsam_export.weights import sha256_of
+    from effsam_export.util.files import sha256_of
 
     # Of `.` too, beside it.
     whole = bundle.resolve()

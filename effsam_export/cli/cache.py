@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from effsam_export import console
+from effsam_export.cli import console
 from effsam_export.cli.options import CacheDir, Json
 
 
@@ -27,8 +27,8 @@ def cache(
 
     Fetched checkpoints, and bundles that were delivered, are not touched.
     """
-    from effsam_export.build import cleaning
-    from effsam_export.weights import default_cache_dir
+    from effsam_export.matrix import cleaning
+    from effsam_export.weights.fetch import default_cache_dir
 
     root = (cache_dir or default_cache_dir()) / "build"
     removed = None if remove_unused is None else cleaning.remove_unused(root, remove_unused)

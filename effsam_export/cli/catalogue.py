@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from effsam_export import console
+from effsam_export.cli import console
 from effsam_export.cli.options import CacheDir, Json
 
 if TYPE_CHECKING:
-    from effsam_export.spec import WeightFile
+    from effsam_export.spec.model import WeightFile
 
 
 def list_models(json: Json = False) -> None:
@@ -62,7 +62,8 @@ def weight_size(weights: WeightFile | None) -> str:
 
 def list_targets(json: Json = False) -> None:
     """List the target profiles, their precisions, and whether they can be made here."""
-    from effsam_export import backends, profiles
+    from effsam_export import backends
+    from effsam_export.config import targets as profiles
 
     found = [profiles.load_target(name) for name in profiles.target_names()]
     if json:
@@ -91,8 +92,8 @@ def list_targets(json: Json = False) -> None:
 
 def doctor(json: Json = False, cache_dir: CacheDir = None) -> None:
     """Show what this machine can do, as a block to paste into an issue."""
-    from effsam_export.doctor import diagnose
-    from effsam_export.weights import default_cache_dir
+    from effsam_export.cli.diagnose import diagnose
+    from effsam_export.weights.fetch import default_cache_dir
 
     found = diagnose(cache_dir or default_cache_dir())
     if json:

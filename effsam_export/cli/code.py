@@ -7,8 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from effsam_export.cli.console import Console, data
 from effsam_export.cli.options import BundleOrFile, Quiet
-from effsam_export.console import Console, data
 
 
 def code(

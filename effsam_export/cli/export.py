@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from effsam_export import console
+from effsam_export.cli import console
 from effsam_export.cli.fetch import acquire, consent
 from effsam_export.cli.options import (
     AcceptLicense,
@@ -35,9 +35,9 @@ from effsam_export.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from effsam_export.int8 import Int8Request
-    from effsam_export.pipeline import ExportRequest
-    from effsam_export.spec import ModelSpec, TargetProfile
+    from effsam_export.pipeline.request import ExportRequest, Int8Request
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.targets import TargetProfile
 
 
 def export(
@@ -71,8 +71,11 @@ def export(
     cache_dir: CacheDir = None,
 ) -> None:
     """Export a model for a target, prove it against PyTorch, and write a bundle."""
-    from effsam_export import models, pipeline, profiles
-    from effsam_export.spec import Checkpoint
+    from effsam_export import models
+    from effsam_export.config import targets as profiles
+    from effsam_export.pipeline import run as pipeline
+    from effsam_export.pipeline.request import ExportRequest, with_checkpoint
+    from effsam_export.spec.stages import Checkpoint
 
     talk = console.Console(quiet=quiet)
     spec = models.configured(models.get(model), to_settings(settings))
@@ -87,7 +90,7 @@ def export(
         _show_plan(spec, profile, place, components, quantizing, as_json=json)
         return
     # Everything that can be refused is refused before a download.
-    request = pipeline.ExportRequest(
+    request = ExportRequest(
         model=spec,
         target=profile,
         checkpoint=Checkpoint(path=checkpoint or Path(), sha256="", official=False),
@@ -101,7 +104,7 @@ def export(
         talk.say(line)
     pipeline.check_request(request)
     consent(spec, accept_license, cache_dir)
-    request = pipeline.with_checkpoint(request, acquire(spec, checkpoint, cache_dir, talk))
+    request = with_checkpoint(request, acquire(spec, checkpoint, cache_dir, talk))
     what = f"{spec.name} {profile.name} {profile.precision}"
     try:
         report = pipeline.export(request, talk.observe)
@@ -136,7 +139,7 @@ def in_words(
     quantizing: Int8Request, profile: TargetProfile, names: tuple[str, ...]
 ) -> dict[str, str]:
     """The recipe of each component in a line."""
-    from effsam_export.quantize import recipes
+    from effsam_export.config import int8_recipe as recipes
 
     return {n: recipes.in_words(quantizing.plan.recipe(n, profile.backend)) for n in names}
 

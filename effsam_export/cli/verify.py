@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from effsam_export import console
+from effsam_export.cli import console
 from effsam_export.cli.options import (
     BundleOrFile,
     CacheDir,
@@ -21,7 +21,7 @@ from effsam_export.errors import CheckFailed, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.spec import Checkpoint
+    from effsam_export.spec.stages import Checkpoint
 
 
 def verify(
@@ -42,9 +42,9 @@ def verify(
     cache_dir: CacheDir = None,
 ) -> None:
     """Check a bundle: its files, its golden vectors, and the three seams against PyTorch."""
-    from effsam_export import pipeline
-    from effsam_export import verify as library
     from effsam_export.bundle import archive
+    from effsam_export.pipeline import run as pipeline
+    from effsam_export.pipeline import verify as library
 
     if level not in (None, "golden", "full"):
         raise UsageError(f"unknown level `{level}`", hint="`golden` or `full`")
@@ -95,14 +95,14 @@ def verify(
 
 def _weights(bundle: Path, checkpoint: Path | None, cache_dir: Path | None) -> Checkpoint | None:
     """The given checkpoint, or the cached official one; nothing is downloaded."""
-    from effsam_export import weights
     from effsam_export.bundle.read import read
+    from effsam_export.weights import fetch
 
     spec = read(bundle).model
     if checkpoint is not None:
-        return weights.checkpoint_from_file(checkpoint, spec.weights)
+        return fetch.checkpoint_from_file(checkpoint, spec.weights)
     if spec.weights is None:
         return None
-    found = weights.cached(spec.weights, cache_dir=cache_dir or weights.default_cache_dir())
+    found = fetch.cached(spec.weights, cache_dir=cache_dir or fetch.default_cache_dir())
     same = found is not None and found.sha256 == read(bundle).manifest["checkpoint"]["sha256"]
     return found if same else None

@@ -11,7 +11,7 @@ import string
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effsam_export import __version__
+from effsam_export._version import __version__
 from effsam_export.integrate import contract as names
 from effsam_export.integrate import instances
 

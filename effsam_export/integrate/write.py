@@ -6,12 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import integrate
-from effsam_export.bundle import place, read
+from effsam_export.bundle import read, staging
 from effsam_export.errors import OutputError, UsageError
-from effsam_export.files import write_whole
 from effsam_export.integrate.contract import contract_of, finds_instances
 from effsam_export.integrate.instances import instance_contract_of
 from effsam_export.integrate.render import MARK
+from effsam_export.util.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ def code_for(path: Path, language: str, output: Path, *, force: bool = False) ->
         for name, text in files.items():
             write_whole(output / name, text.encode())
         return tuple(files)
-    with place.staged(output) as work:
+    with staging.staged(output) as work:
         for name, text in files.items():
             (work / name).write_text(text, "utf-8", newline="\n")
     return tuple(files)

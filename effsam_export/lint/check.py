@@ -5,25 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from effsam_export import profiles, trace
+from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import UsageError
+from effsam_export.graph import trace
 from effsam_export.lint import measured
 from effsam_export.lint.findings import Finding, LintReport
 from effsam_export.lint.rules import RULES, rules_for
 from effsam_export.lint.subject import Subject, module_of, source_of
-from effsam_export.models import fixed, loading
+from effsam_export.models import fixed
 from effsam_export.parity.check import honoured
 from effsam_export.precision.select import fp32_program_nodes
-from effsam_export.progress import ignore, stage
+from effsam_export.util.progress import ignore, stage
+from effsam_export.weights import checkpoint as loading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from effsam_export.config.parity import ParityImage
     from effsam_export.lint.findings import Hit
     from effsam_export.precision.ranges import Ranges
-    from effsam_export.profiles import ParityImage
-    from effsam_export.progress import Observer
-    from effsam_export.spec import Checkpoint, ComponentSpec, ModelSpec, TargetProfile
+    from effsam_export.spec.model import ComponentSpec, ModelSpec
+    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.spec.targets import TargetProfile
+    from effsam_export.util.progress import Observer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ def lint(request: LintRequest, observer: Observer = ignore) -> LintReport:
     why_not = _why_not(request, names)
     images: tuple[ParityImage, ...] = ()
     if not why_not and any(RULES[n].measured for n in names):
-        images = honoured(profiles.load_parity_images(), model.prompts)[0][:1]
+        images = honoured(load_parity_images(), model.prompts)[0][:1]
     with stage("load", observer) as running:
         loading.settle_vector_maths()
         module = (

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effsam_export import runner
-from effsam_export.images import frame_of, load_image
+from effsam_export.imaging.images import frame_of, load_image
+from effsam_export.inference import runner
 from effsam_export.precision.ranges import Ranges
 from effsam_export.precision.ranges import measure as record
-from effsam_export.spec import Sample
+from effsam_export.spec.prompts import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-    from effsam_export.profiles import ParityImage
-    from effsam_export.spec import ComponentName, Feeds, Float32, ModelSpec
+    from effsam_export.config.parity import ParityImage
+    from effsam_export.spec.model import ComponentName, ModelSpec
+    from effsam_export.spec.tensors import Feeds, Float32
 
     Programs = Mapping[ComponentName, ExportedProgram]
 

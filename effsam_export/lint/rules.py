@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from effsam_export.lint.findings import Hit, Severity
     from effsam_export.lint.subject import Subject
-    from effsam_export.spec import TargetProfile
+    from effsam_export.spec.targets import TargetProfile
 
 
 @dataclass(frozen=True, kw_only=True)

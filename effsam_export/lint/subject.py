@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
     from effsam_export.precision.ranges import Range
-    from effsam_export.spec import ComponentSpec, TargetProfile
+    from effsam_export.spec.model import ComponentSpec
+    from effsam_export.spec.targets import TargetProfile
 
 
 @dataclass(frozen=True, kw_only=True)

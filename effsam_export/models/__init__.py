@@ -10,7 +10,7 @@ from effsam_export.errors import UnknownNameError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from effsam_export.spec import ModelSpec
+    from effsam_export.spec.model import ModelSpec
 
 PACKAGE = "effsam_export.models"
 

@@ -24,10 +24,13 @@ from effsam_export.models.sam.components import (
     as_sam,
     decoder_reference,
 )
-from effsam_export.spec import Feeds, Licence, ModelSpec, Sample, TensorSpec, UrlSource, WeightFile
+from effsam_export.spec.model import Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.spec.tensors import Feeds, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from effsam_export.spec.prompts import Sample
 
 STABILITY = TensorSpec(
     name="stability_scores",

@@ -23,7 +23,7 @@ from effsam_export.models.sam_vit import (
     VIT_NORMS,
     VIT_SIZES,
 )
-from effsam_export.spec import KeepFp32, ModelSpec, WeightFile
+from effsam_export.spec.model import KeepFp32, ModelSpec, WeightFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

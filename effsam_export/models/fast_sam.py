@@ -5,19 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.spec import (
-    ComponentSpec,
-    Feeds,
-    Licence,
-    MaskSet,
-    ModelSpec,
-    Preprocess,
-    PromptSupport,
-    Sample,
-    TensorSpec,
-    UrlSource,
-    WeightFile,
-)
+from effsam_export.spec.model import ComponentSpec, Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.spec.prompts import MaskSet, Preprocess, PromptSupport, Sample
+from effsam_export.spec.tensors import Feeds, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +45,7 @@ OUTPUTS = (
 
 def feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
     """The graph's input for a sample."""
-    from effsam_export.images import encoder_image
+    from effsam_export.imaging.images import encoder_image
 
     return {"image": encoder_image(sample.image, preprocess)}
 
@@ -64,7 +54,7 @@ def reference(module: nn.Module, sample: Sample) -> Feeds:
     """The authors' forward pass on the letterboxed photograph."""
     import torch
 
-    from effsam_export.letterbox import letterbox
+    from effsam_export.imaging.letterbox import letterbox
 
     boxed, _ = letterbox(sample.image, SIDE, square=True)
     image = torch.from_numpy(boxed).permute(2, 0, 1)[None].float() / 255

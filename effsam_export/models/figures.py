@@ -5,7 +5,7 @@ Kept as data so that `effsam info` needs no torch; a test holds them to the coun
 
 from __future__ import annotations
 
-from effsam_export.spec import Cost
+from effsam_export.spec.model import Cost
 
 COSTS: dict[str, Cost] = {
     "sam-vit-b": Cost(

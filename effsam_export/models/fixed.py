@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from effsam_export.spec import ComponentSpec, Feeds, ModelSpec, Preprocess, Sample, TensorSpec
+    from effsam_export.spec.model import ComponentSpec, ModelSpec
+    from effsam_export.spec.prompts import Preprocess, Sample
+    from effsam_export.spec.tensors import Feeds, TensorSpec
 
 MIN_SLOTS, MAX_SLOTS = 2, 64
 """A box, or a point with its padding point, takes two."""

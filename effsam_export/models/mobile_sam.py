@@ -11,7 +11,7 @@ from effsam_export.models.sam.components import (
     SAM_PREPROCESS,
     SAM_PROMPTS,
 )
-from effsam_export.spec import Licence, ModelSpec, PackageSource, UrlSource, WeightFile
+from effsam_export.spec.model import Licence, ModelSpec, PackageSource, UrlSource, WeightFile
 
 if TYPE_CHECKING:
     from torch import nn

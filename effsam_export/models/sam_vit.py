@@ -12,7 +12,7 @@ from effsam_export.models.sam.components import (
     SAM_PREPROCESS,
     SAM_PROMPTS,
 )
-from effsam_export.spec import KeepFp32, Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.spec.model import KeepFp32, Licence, ModelSpec, UrlSource, WeightFile
 
 if TYPE_CHECKING:
     from torch import nn

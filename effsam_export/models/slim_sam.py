@@ -14,7 +14,7 @@ from effsam_export.models.sam.components import (
     SAM_PROMPTS,
 )
 from effsam_export.models.sam_vit import VIT_NORMS
-from effsam_export.spec import Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.spec.model import Licence, ModelSpec, UrlSource, WeightFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ def build_like(default: tuple[int, int], state: Mapping[str, Tensor]) -> nn.Modu
 
 def rename(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The authors' uniform naming, from the transformers one or from the globally pruned one."""
-    from effsam_export.models.hub_names import from_hub
+    from effsam_export.weights.hub_names import from_hub
 
     state = from_hub(state)
     plain = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effsam_export.images import (
+from effsam_export.imaging.images import (
     beyond_model,
     check_prompt,
     frame_of,
@@ -21,80 +21,29 @@ from effsam_export.images import (
     stability,
     upscale_masks,
 )
+from effsam_export.parity.comparison import Expected, ExpectedImage, Measured, Sides, compare
 from effsam_export.parity.gates import judge
-from effsam_export.parity.metrics import boundary_iou, mask_iou, tensor_diff
+from effsam_export.parity.metrics import boundary_iou, mask_iou
 from effsam_export.parity.results import (
     CaseResult,
     ParityReport,
     Picture,
-    Seam,
     SeamResult,
 )
-from effsam_export.spec import Prompt, Sample
+from effsam_export.spec.prompts import Prompt, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-    from torch import nn
 
     from effsam_export.backends import Session
-    from effsam_export.images import Frame
-    from effsam_export.parity.instances import Measured
-    from effsam_export.profiles import ParityImage
-    from effsam_export.spec import (
-        ComponentSpec,
-        Feeds,
-        Float32,
-        ModelSpec,
-        PromptSupport,
-        TargetProfile,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sides:
-    """What is compared: the loaded reference, and opened graphs by component name.
-
-    A component that is missing from `artifacts` is not exported and not judged; end to end needs
-    both.
-
-    Attributes:
-        stand_in: What runs the artefacts in the place of the target's own runtime; empty where
-            that runs itself.
-    """
-
-    module: nn.Module
-    sources: Mapping[str, Session]
-    artifacts: Mapping[str, Session]
-    stand_in: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expected:
-    """What PyTorch answers to one prompt: the golden vector of a bundle.
-
-    Attributes:
-        prompt: In original-image pixels, with the logits it feeds back.
-        masks: KxHxW bool at original size, in graph order.
-        scores: K float32.
-        stability: K numbers from 0 to 1, as `images.stability` has them; none of instances.
-    """
-
-    name: str
-    prompt: Prompt
-    masks: NDArray[np.bool_]
-    scores: Float32
-    stability: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpectedImage:
-    """A photograph and everything PyTorch answers about it."""
-
-    name: str
-    image: NDArray[np.uint8]
-    cases: tuple[Expected, ...]
+    from effsam_export.config.parity import ParityImage
+    from effsam_export.imaging.images import Frame
+    from effsam_export.spec.model import ComponentSpec, ModelSpec
+    from effsam_export.spec.prompts import PromptSupport
+    from effsam_export.spec.targets import TargetProfile
+    from effsam_export.spec.tensors import Feeds, Float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +128,13 @@ def check(
             if progress is not None:
                 progress(sum(len(e.cases) for e in expected) + len(answers), total)
         expected.append(ExpectedImage(name=name, image=image, cases=tuple(answers.values())))
-    return _judged(model, target, sides, (seams, cases, pictures, expected), left_out)
+    measured = Measured(
+        seams=tuple(seams),
+        cases=tuple(cases),
+        pictures=tuple(pictures),
+        expected=tuple(expected),
+    )
+    return _judged(model, target, sides, measured, left_out)
 
 
 def _judged(
@@ -190,19 +145,18 @@ def _judged(
     left_out: tuple[str, ...],
 ) -> Findings:
     """What was measured, with the judgement of it."""
-    seams, cases, pictures, expected = measured
     report = ParityReport(
         model=model.name,
         target=target.name,
         precision=target.precision,
         gates=target.gates,
-        seams=tuple(seams),
-        cases=tuple(cases),
-        failures=judge(target.gates, seams, cases, model.masks.score),
+        seams=measured.seams,
+        cases=measured.cases,
+        failures=judge(target.gates, measured.seams, measured.cases, model.masks.score),
         left_out=left_out,
         stand_in=sides.stand_in,
     )
-    return Findings(report=report, pictures=tuple(pictures), expected=tuple(expected))
+    return Findings(report=report, pictures=measured.pictures, expected=measured.expected)
 
 
 def honoured(
@@ -229,33 +183,6 @@ def honoured(
 
 def _run(spec: ComponentSpec, session: Session, model: ModelSpec, sample: Sample) -> Feeds:
     return session.run(spec.feeds(model.preprocess, sample))
-
-
-def compare(
-    seam: Seam, spec: ComponentSpec, case: str, reference: Feeds, found: Feeds
-) -> SeamResult:
-    """Compare outputs by exact name; a missing, extra or misshapen tensor is a problem."""
-    problems, tensors = [], []
-    wanted = {t.name for t in spec.outputs}
-    problems += [f"output `{n}` is missing" for n in sorted(wanted - set(found))]
-    problems += [f"output `{n}` is not in the contract" for n in sorted(set(found) - wanted)]
-    for tensor in spec.outputs:
-        if tensor.name not in found or tensor.name not in reference:
-            continue
-        a, b = reference[tensor.name], found[tensor.name]
-        if not a.size:
-            problems.append(f"`{tensor.name}` is empty")
-        elif a.shape != b.shape:
-            problems.append(f"`{tensor.name}` has shape {list(b.shape)}, want {list(a.shape)}")
-        else:
-            tensors.append(tensor_diff(tensor.name, a, b))
-    return SeamResult(
-        seam=seam,
-        component=spec.name,
-        case=case,
-        tensors=tuple(tensors),
-        problems=tuple(problems),
-    )
 
 
 def _both_seams(

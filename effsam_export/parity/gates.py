@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from effsam_export.parity.results import CaseResult, SeamResult
-    from effsam_export.spec import Gates
+    from effsam_export.spec.targets import Gates
 
 
 def judge(

@@ -6,24 +6,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effsam_export import instances, letterbox
-from effsam_export.images import check_prompt, load_image
+from effsam_export.imaging import instances, letterbox
+from effsam_export.imaging.images import check_prompt, load_image
+from effsam_export.parity.comparison import Expected, ExpectedImage, Measured, compare
 from effsam_export.parity.metrics import boundary_iou, mask_iou
 from effsam_export.parity.results import CaseResult, Picture
-from effsam_export.spec import Sample
+from effsam_export.spec.prompts import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from effsam_export.instances import Instances
-    from effsam_export.parity.check import ExpectedImage, Sides
+    from effsam_export.config.parity import ParityImage
+    from effsam_export.imaging.instances import Instances
+    from effsam_export.parity.comparison import Sides
     from effsam_export.parity.results import SeamResult
-    from effsam_export.profiles import ParityImage
-    from effsam_export.spec import ModelSpec
+    from effsam_export.spec.model import ModelSpec
 
 EVERYTHING = "everything"
-
-Measured = tuple["list[SeamResult]", "list[CaseResult]", "list[Picture]", "list[ExpectedImage]"]
 
 
 def measure(
@@ -33,8 +32,6 @@ def measure(
     progress: Callable[[int, int], None] | None,
 ) -> Measured:
     """Both seams on every photograph; every prompt, and all instances together, end to end."""
-    from effsam_export.parity.check import Expected, ExpectedImage, compare
-
     spec = model.component("segmenter")
     total = sum(len(i.cases) for i in images)
     seams: list[SeamResult] = []
@@ -88,7 +85,12 @@ def measure(
             if progress is not None:
                 progress(sum(len(e.cases) for e in expected) + len(answers), total)
         expected.append(ExpectedImage(name=name, image=image, cases=tuple(answers)))
-    return seams, cases, pictures, expected
+    return Measured(
+        seams=tuple(seams),
+        cases=tuple(cases),
+        pictures=tuple(pictures),
+        expected=tuple(expected),
+    )
 
 
 def everything(case: str, wanted: Instances, found: Instances) -> CaseResult:

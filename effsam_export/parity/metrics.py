@@ -12,7 +12,7 @@ from effsam_export.parity.results import TensorDiff
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from effsam_export.spec import Array
+    from effsam_export.spec.tensors import Array
 
 BOUNDARY_RATIO = 0.02
 """Width of the boundary band as a share of the image diagonal (boundary-iou-api's default)."""

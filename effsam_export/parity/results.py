@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from effsam_export.spec import Gates, Precision
+    from effsam_export.spec.targets import Gates, Precision
 
 Seam = Literal["onnx", "artifact"]
 """`onnx`: PyTorch against the traced graph. `artifact`: that graph against the artefact."""

@@ -30,7 +30,7 @@ from effsam_export.quantize.rounding import columns, watched
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from effsam_export.quantize.plan import Equalization
+    from effsam_export.spec.int8 import Equalization
 
 SMALLEST = 1e-5
 """Below it a channel counts as silent: a factor from it would be noise."""

@@ -12,8 +12,8 @@ from torch import nn
 from effsam_export.quantize import equalize, rounding
 
 if TYPE_CHECKING:
-    from effsam_export.quantize.plan import Quantization
-    from effsam_export.spec import ComponentSpec
+    from effsam_export.spec.int8 import Quantization
+    from effsam_export.spec.model import ComponentSpec
 
 
 def prepared(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from effsam_export.quantize.plan import Int8Recipe, Treatment
+    from effsam_export.spec.int8 import Int8Recipe, Treatment
 
 WEIGHTED = ("Conv", "MatMul", "Gemm", "ConvTranspose")
 OTHERS = ("MatMul", "Add", "Mul", "Softmax", "Sigmoid", "Concat")

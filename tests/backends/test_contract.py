@@ -13,17 +13,21 @@ pytest.importorskip("onnx")
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from effsam_export import backends, profiles
-from effsam_export.backends.onnxruntime import kept_elements
+from effsam_export import backends
+from effsam_export.backends.onnx.backend import kept_elements
+from effsam_export.config import targets as profiles
 from effsam_export.errors import CheckFailed
-from effsam_export.passes import cast_fp16
-from effsam_export.spec import Artifact, ComponentSpec, Graph, Precision, TargetProfile, TensorSpec
-from tests.passes.tools import Array, numbers
+from effsam_export.graph.passes import cast_fp16
+from effsam_export.spec.model import ComponentSpec
+from effsam_export.spec.stages import Artifact, Graph
+from effsam_export.spec.tensors import TensorSpec
+from tests.graph.passes.tools import Array, numbers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.spec import Feeds
+    from effsam_export.spec.targets import Precision, TargetProfile
+    from effsam_export.spec.tensors import Feeds
 
 pytestmark = pytest.mark.backend
 
@@ -197,7 +201,7 @@ def test_given_graph_is_left_alone(backend: str, precision: Precision, tmp_path:
 
 
 def leave_onnx_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    from effsam_export.passes import cast_fp16
+    from effsam_export.graph.passes import cast_fp16
 
     monkeypatch.setattr(cast_fp16, "apply", lambda model, keep: model)
 

@@ -10,7 +10,7 @@ from effsam_export.backends.receipt import check_precision
 from effsam_export.errors import CheckFailed
 
 if TYPE_CHECKING:
-    from effsam_export.spec import Precision
+    from effsam_export.spec.targets import Precision
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from effsam_export import backends
 from effsam_export.errors import ToolchainMissing
-from tests.conftest import REPOSITORY
+from tests.paths import REPOSITORY
 
 if sys.version_info >= (3, 11):
     import tomllib

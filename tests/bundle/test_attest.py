@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from effsam_export import cli, rle
+from effsam_export import cli
 from effsam_export.bundle import attest as library
 from effsam_export.bundle import read
 from effsam_export.errors import BundleError, CheckFailed, UsageError
-from effsam_export.weights import sha256_of
+from effsam_export.imaging import rle
+from effsam_export.util.files import sha256_of
 from tests.bundle import fake
 
 if TYPE_CHECKING:

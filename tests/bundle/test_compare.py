@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from effsam_export import cli
 from effsam_export.bundle import archive, compare, read
 from effsam_export.errors import CheckFailed
-from effsam_export.weights import sha256_of
+from effsam_export.util.files import sha256_of
 from tests.bundle import fake
 
 if TYPE_CHECKING:

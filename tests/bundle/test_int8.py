@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 
 from effsam_export.bundle import int8, manifest
-from effsam_export.calibration.photographs import Photographs
-from effsam_export.calibration.recipe import CalibrationRecipe
+from effsam_export.calibration.images import Photographs
 from effsam_export.calibration.samples import Calibration
-from effsam_export.quantize.plan import Equalization, Exception8, Int8Recipe
+from effsam_export.config.calibration import CalibrationRecipe
+from effsam_export.spec.int8 import Equalization, Exception8, Int8Recipe
 
 RECIPE = Int8Recipe(
     scheme="w8a8",

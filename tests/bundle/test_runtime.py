@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from effsam_export import backends, profiles
+from effsam_export import backends
 from effsam_export.bundle import runtime
+from effsam_export.config import targets as profiles
+from effsam_export.config.toml import read_toml
+from tests.paths import REPOSITORY
 
-PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+PYPROJECT = REPOSITORY / "pyproject.toml"
 
 
 @pytest.mark.parametrize("backend", sorted(runtime.RANGES))
 def test_ranges_are_those_of_the_extras(backend: str) -> None:
-    extras = profiles.read_toml(PYPROJECT)["project"]["optional-dependencies"]
+    extras = read_toml(PYPROJECT)["project"]["optional-dependencies"]
     name, versions = runtime.RANGES[backend]
     assert f"{name}{versions}" in extras[backends.BACKENDS[backend].extra]
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from effsam_export import models
-from effsam_export.calibration import photographs, prompts, recipe
+from effsam_export.calibration import images as photographs
+from effsam_export.calibration import prompts
 from effsam_export.calibration.samples import Calibration
-from effsam_export.spec import PromptSupport
+from effsam_export.config import calibration as recipe
+from effsam_export.spec.prompts import PromptSupport
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.spec import Feeds
+    from effsam_export.spec.tensors import Feeds
 
 
 class Encoder:

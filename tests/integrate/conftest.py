@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from effsam_export import models, profiles, weights
+from effsam_export import models
+from effsam_export.config import targets as profiles
 from effsam_export.integrate.javascript import RUNTIME
+from effsam_export.weights import fetch
 from tests.bundle.fake import manifest_of
 from tests.integrate import native
 from tests.integrate.jvm import Kotlin
@@ -18,7 +20,8 @@ from tests.tiny import TINY_SAM
 from tests.tiny_instances import TINY_INSTANCES, write_checkpoint
 
 if TYPE_CHECKING:
-    from effsam_export.spec import Checkpoint, ModelSpec
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.stages import Checkpoint
 
 INSTANCE_PROMPTS = """
 [[images]]
@@ -43,9 +46,10 @@ def exported(
     model: ModelSpec = TINY_SAM,
 ) -> Path:
     """A bundle of a tiny model in FP32."""
-    from effsam_export import pipeline
+    from effsam_export.pipeline import run as pipeline
+    from effsam_export.pipeline.request import ExportRequest
 
-    request = pipeline.ExportRequest(
+    request = ExportRequest(
         model=model,
         target=profiles.load_target(target, "fp32"),
         checkpoint=checkpoint,
@@ -161,7 +165,7 @@ def kotlin() -> Kotlin:
 def weights_of_instances(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     pytest.importorskip("torch")
     path = write_checkpoint(tmp_path_factory.mktemp("weights") / "instances.pt")
-    return weights.checkpoint_from_file(path, None)
+    return fetch.checkpoint_from_file(path, None)
 
 
 @pytest.fixture(scope="session")

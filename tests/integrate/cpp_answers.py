@@ -13,8 +13,9 @@ from tests.integrate.tools import run
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from effsam_export.instances import Instances
-    from effsam_export.spec import Float32, Prompt
+    from effsam_export.imaging.instances import Instances
+    from effsam_export.spec.prompts import Prompt
+    from effsam_export.spec.tensors import Float32
 
 CODE = Path(__file__).parent / "cpp_instances"
 """A program around the generated library, and a graph that gives what is in files."""

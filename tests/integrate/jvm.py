@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from effsam_export.spec import Float32
+    from effsam_export.spec.tensors import Float32
 
 SOURCES = Path(__file__).parent / "kotlin"
 STUBS = sorted(SOURCES.rglob("*.java"))

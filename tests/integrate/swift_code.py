@@ -13,7 +13,7 @@ from tests.integrate.tools import KINDS, OWN_FRAME, SQUASHED, changed, manifest_
 if TYPE_CHECKING:
     from tree_sitter import Node
 
-    from effsam_export.spec import ModelSpec
+    from effsam_export.spec.model import ModelSpec
 
 # Core ML has fixed shapes alone.
 FIXED: dict[str, ModelSpec] = {

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from effsam_export.errors import UsageError
-from effsam_export.images import encoder_image, frame_of, prompt_to_model, upscale_masks
+from effsam_export.imaging.images import encoder_image, frame_of, prompt_to_model, upscale_masks
 from effsam_export.integrate import cpp
 from effsam_export.integrate.contract import contract_of
-from effsam_export.spec import Point, Prompt, Sample
+from effsam_export.spec.prompts import Point, Prompt, Sample
 from tests.integrate.tools import (
     KINDS,
     SIZES,
@@ -28,7 +28,7 @@ from tests.integrate.tools import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.spec import ModelSpec
+    from effsam_export.spec.model import ModelSpec
     from tests.integrate.native import Compiler
 
 # In the place of a runtime, which none of these numbers needs.

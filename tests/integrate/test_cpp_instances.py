@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from effsam_export import instances, models
+from effsam_export import models
 from effsam_export.errors import UsageError
-from effsam_export.images import encoder_image
+from effsam_export.imaging import instances
+from effsam_export.imaging.images import encoder_image
+from effsam_export.imaging.letterbox import fit
 from effsam_export.integrate import cpp
 from effsam_export.integrate.instances import instance_contract_of
-from effsam_export.letterbox import fit
-from effsam_export.spec import Point, Prompt
+from effsam_export.spec.prompts import Point, Prompt
 from tests.integrate.cpp_answers import CODE, DETAILS, answers_of, asked_by, check_mask
 from tests.integrate.test_cpp import value_of
 from tests.integrate.test_instances import BOXED, REFUSED, outputs_for
@@ -24,7 +25,7 @@ from tests.integrate.tools import generate, manifest_for, pixels
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.spec import Feeds
+    from effsam_export.spec.tensors import Feeds
     from tests.integrate.native import Compiler
 
 # ------------------------------------------------------------------ numbers

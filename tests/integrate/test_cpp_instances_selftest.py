@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from effsam_export import runner
 from effsam_export.bundle import attest, read
+from effsam_export.inference import runner
 from effsam_export.integrate import cpp
 from tests.bundle.fake import manifest_of
 from tests.integrate import broken

@@ -142,9 +142,9 @@ def test_the_library_answers_as_effsam_run(
     request: pytest.FixtureRequest, built: Built, compiler: Compiler, tiny: None
 ) -> None:
     """Embeddings, logits, scores and masks, to the bit."""
-    from effsam_export import runner
     from effsam_export.bundle import read
-    from effsam_export.spec import Point, Prompt
+    from effsam_export.inference import runner
+    from effsam_export.spec.prompts import Point, Prompt
 
     folder = built.selftest.parent
     (folder / "answer.cpp").write_text(ANSWER)

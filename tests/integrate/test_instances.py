@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effsam_export import cli, everything, instances, models, runner, segment
+from effsam_export import cli, models
 from effsam_export.bundle import read
 from effsam_export.errors import PromptError
-from effsam_export.everything import GridSettings
-from effsam_export.images import check_prompt, encoder_image
-from effsam_export.letterbox import fit
-from effsam_export.spec import Point, Prompt
+from effsam_export.imaging import instances
+from effsam_export.imaging.images import check_prompt, encoder_image
+from effsam_export.imaging.letterbox import fit
+from effsam_export.inference import automatic_masks, runner, segment
+from effsam_export.inference.automatic_masks import GridSettings
+from effsam_export.spec.prompts import Point, Prompt
 from tests.integrate.tools import (
     SIZES,
     generate,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from effsam_export.spec import Feeds
+    from effsam_export.spec.tensors import Feeds
 
 pytest.importorskip("onnxruntime")
 
@@ -201,7 +203,9 @@ def test_empty_masks_are_nothing(fast_sam: ModuleType) -> None:
     outputs["mask_coefficients"] = np.full((1, 701, 32), -1, np.float32)
     outputs["mask_coefficients"][0, ::2] = 1
     found = fast_sam.detect(outputs, (80, 120))
-    wanted = everything.of_instances(instances.detect(outputs, fit((80, 120), 1024, square=True)))
+    wanted = automatic_masks.of_instances(
+        instances.detect(outputs, fit((80, 120), 1024, square=True))
+    )
     answers = list(found.everything())
     assert 0 < len(answers) < len(found)
     assert [score for _, score in answers] == [w.score for w in wanted]

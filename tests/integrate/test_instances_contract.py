@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from effsam_export import instances, integrate, letterbox, models
+from effsam_export import integrate, models
 from effsam_export.errors import UsageError
+from effsam_export.imaging import instances, letterbox
 from effsam_export.integrate.fingerprint import fingerprint
 from effsam_export.integrate.instances import instance_contract_of
 from effsam_export.integrate.write import writer

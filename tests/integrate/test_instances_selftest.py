@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from effsam_export import runner
 from effsam_export.bundle import attest, read
 from effsam_export.bundle import contract as written
+from effsam_export.inference import runner
 from effsam_export.integrate import rules
 from effsam_export.integrate.fingerprint import fingerprint
 from tests.bundle.fake import manifest_of

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from effsam_export.bundle import attest
-from effsam_export.images import encoder_image, frame_of, prompt_to_model, upscale_masks
+from effsam_export.imaging.images import encoder_image, frame_of, prompt_to_model, upscale_masks
 from effsam_export.integrate.fingerprint import fingerprint
-from effsam_export.spec import Point, Prompt, Sample
+from effsam_export.spec.prompts import Point, Prompt, Sample
 from tests.bundle.fake import manifest_of
 from tests.integrate import broken
 from tests.integrate.tools import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
-    from effsam_export.spec import ModelSpec
+    from effsam_export.spec.model import ModelSpec
 
 # Reads what it is asked to do from a file, writes Float32 values to another.
 DRIVER = """

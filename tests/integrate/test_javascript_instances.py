@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from effsam_export import instances, models, runner
+from effsam_export import models
 from effsam_export.bundle import read
-from effsam_export.images import encoder_image
-from effsam_export.letterbox import fit
-from effsam_export.spec import Point, Prompt
+from effsam_export.imaging import instances
+from effsam_export.imaging.images import encoder_image
+from effsam_export.imaging.letterbox import fit
+from effsam_export.inference import runner
+from effsam_export.spec.prompts import Point, Prompt
 from tests.bundle.fake import manifest_of
 from tests.integrate.test_instances import BOXED, given, outputs_for, prompts_on
 from tests.integrate.tools import (
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from effsam_export.spec import Feeds, Float32
+    from effsam_export.spec.tensors import Feeds, Float32
 
 pytest.importorskip("onnxruntime")
 

@@ -8,8 +8,8 @@ import numpy as np
 import PIL
 import pytest
 
-from effsam_export.images import encoder_image, frame_of, prompt_to_model, upscale_masks
-from effsam_export.spec import Point, Prompt, Sample
+from effsam_export.imaging.images import encoder_image, frame_of, prompt_to_model, upscale_masks
+from effsam_export.spec.prompts import Point, Prompt, Sample
 from tests.integrate.jvm import Driver, package_of, packaged
 from tests.integrate.tools import KINDS, SIZES, logits, manifest_for, pixels
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from effsam_export.spec import Float32, ModelSpec
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.tensors import Float32
     from tests.integrate.jvm import Kotlin
 
 PILLOW = int(PIL.__version__.split(".")[0])

@@ -8,7 +8,7 @@ import numpy as np
 import PIL
 import pytest
 
-from effsam_export.images import (
+from effsam_export.imaging.images import (
     beyond_model,
     check_prompt,
     encoder_image,
@@ -17,7 +17,7 @@ from effsam_export.images import (
     resize,
     upscale_masks,
 )
-from effsam_export.spec import Point, Prompt, Sample
+from effsam_export.spec.prompts import Point, Prompt, Sample
 from tests.integrate.tools import KINDS, SIZES, generate, import_file, logits, manifest_for, pixels
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from effsam_export.spec import ModelSpec
+    from effsam_export.spec.model import ModelSpec
 
 PROMPTS = {
     "a point": Prompt(points=(Point(x=3.5, y=7),)),

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
-    from effsam_export.spec import Checkpoint, ModelSpec
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.stages import Checkpoint
 
 pytest.importorskip("onnxruntime")
 
@@ -111,10 +112,12 @@ def test_golden_vectors_in_litert(
 ) -> None:
     """A decoder of fixed shapes: what has no point is an empty slot."""
     pytest.importorskip("litert_torch")
-    from effsam_export import pipeline, profiles
+    from effsam_export.config import targets as profiles
+    from effsam_export.pipeline import run as pipeline
+    from effsam_export.pipeline.request import ExportRequest
 
     bundle = tmp_path / "bundle"
-    request = pipeline.ExportRequest(
+    request = ExportRequest(
         model=TINY_SAM,
         target=profiles.load_target("tflite", "fp32"),
         checkpoint=tiny_checkpoint,
@@ -137,9 +140,9 @@ def test_golden_vectors_of_other_contracts(bundle: Path, tmp_path: Path, model: 
 
 
 def test_the_library_answers_as_effsam_run(code: Path, bundle: Path) -> None:
-    from effsam_export import runner
     from effsam_export.bundle import read
-    from effsam_export.spec import Point, Prompt
+    from effsam_export.inference import runner
+    from effsam_export.spec.prompts import Point, Prompt
 
     library = import_file(code / "segmenter.py")
     segmenter = library.Segmenter(bundle)

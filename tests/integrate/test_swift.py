@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tree_sitter import Node
 
-    from effsam_export.spec import Checkpoint
+    from effsam_export.spec.stages import Checkpoint
 
 UNSTATED = {"title", "fingerprint", "backend", "options", "family", "padding", "upscale", "decoder"}
 """Fields of a contract that no constant is the value of: texts, and what chooses the code."""
@@ -191,7 +191,7 @@ def test_the_oldest_system(system: str | None, platforms: str) -> None:
 @pytest.mark.backend
 def test_the_options_are_those_of_the_backend() -> None:
     pytest.importorskip("coremltools")
-    from effsam_export.backends import coreml
+    from effsam_export.backends.coreml import backend as coreml
 
     assert tuple(swift.SYSTEMS) == coreml.DEPLOYMENT_TARGETS
     assert set(swift.UNITS) == set(coreml.COMPUTE_UNITS)
@@ -268,10 +268,12 @@ def test_the_fingerprint_is_of_the_same_parts() -> None:
 @pytest.mark.slow
 def test_a_real_bundle(tiny_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("coremltools")
-    from effsam_export import pipeline, profiles
+    from effsam_export.config import targets as profiles
+    from effsam_export.pipeline import run as pipeline
+    from effsam_export.pipeline.request import ExportRequest
 
     bundle = tmp_path / "bundle"
-    request = pipeline.ExportRequest(
+    request = ExportRequest(
         model=TINY_SAM,
         target=profiles.load_target("coreml", "fp16"),
         checkpoint=tiny_checkpoint,

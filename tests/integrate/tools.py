@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effsam_export import models, rle
+from effsam_export import models
 from effsam_export.bundle import contract as written
+from effsam_export.imaging import rle
 from effsam_export.integrate.write import writer
 from effsam_export.models import fixed
 from tests.bundle.fake import GOLDEN, manifest_of
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from effsam_export.spec import Float32, ModelSpec
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.tensors import Float32
 
 # A squashed photograph, logits straight to its size, no single mask.
 SQUASHED = replace(
@@ -171,10 +173,10 @@ def become(bundle: Path, model: ModelSpec) -> None:
 
     The graphs stay: what they make of such inputs means nothing, and is the same for everybody.
     """
-    from effsam_export import runner
     from effsam_export.bundle import golden, read
     from effsam_export.bundle.write import answers_of
-    from effsam_export.images import upscale_masks
+    from effsam_export.imaging.images import upscale_masks
+    from effsam_export.inference import runner
 
     opened = read.read(bundle)
     vectors = golden.read_golden(opened)

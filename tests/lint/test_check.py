@@ -16,14 +16,14 @@ from effsam_export.cli import app
 from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.lint.check import LintRequest, lint
 from effsam_export.models.sam.components import as_sam
-from effsam_export.spec import ComponentSpec, KeepFp32
+from effsam_export.spec.model import ComponentSpec, KeepFp32
 from tests.lint.tools import target
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.spec import Checkpoint
+    from effsam_export.spec.stages import Checkpoint
 
 pytestmark = pytest.mark.backend
 

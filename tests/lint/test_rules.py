@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from effsam_export import profiles
 from effsam_export.backends import BACKENDS
+from effsam_export.config import targets as profiles
 from effsam_export.lint.rules import APPLIES, RULES, kind_of, rules_for
 from tests.lint.tools import target
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from effsam_export import profiles
+from effsam_export.config import targets as profiles
 from effsam_export.lint.rules import RULES
 from effsam_export.lint.subject import Subject
 from effsam_export.precision.ranges import Ranges, measure
-from effsam_export.spec import TensorSpec
+from effsam_export.spec.tensors import TensorSpec
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from effsam_export.spec import Precision, TargetProfile
+    from effsam_export.spec.targets import Precision, TargetProfile
 
 
 def target(

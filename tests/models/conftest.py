@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from effsam_export.models.sam.components import SAM_DECODER, as_sam
-from effsam_export.spec import Feeds, Sample
+from effsam_export.spec.prompts import Sample
+from effsam_export.spec.tensors import Feeds
 from tests import golden_weights
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ Answers = dict[str, tuple[Sample, Feeds]]
 @pytest.fixture(scope="session")
 def sam() -> Sam:
     """MobileSAM with the deterministic weights, loaded strictly."""
-    from effsam_export.models.loading import settle_vector_maths
     from effsam_export.models.mobile_sam import build
+    from effsam_export.weights.checkpoint import settle_vector_maths
 
     settle_vector_maths()
 

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effsam_export import models, runner
-from effsam_export.images import frame_of, load_image, prompt_to_model
-from effsam_export.models import loading
-from effsam_export.runner import Embedded, Prediction
-from effsam_export.spec import Feeds, Point, Prompt, Sample
+from effsam_export import models
+from effsam_export.imaging.images import frame_of, load_image, prompt_to_model
+from effsam_export.inference import runner
+from effsam_export.inference.runner import Embedded, Prediction
+from effsam_export.spec.prompts import Point, Prompt, Sample
+from effsam_export.spec.tensors import Feeds
+from effsam_export.weights import checkpoint as loading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from effsam_export.backends import Session
-    from effsam_export.spec import Checkpoint, ModelSpec
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.stages import Checkpoint
 
 MODEL = models.get("mobile-sam")
 PROMPTS = {

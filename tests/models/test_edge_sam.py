@@ -17,20 +17,24 @@ import torch
 from torch import nn
 
 import effsam_export
-from effsam_export import models, runner, trace
-from effsam_export.images import frame_of
+from effsam_export import models
+from effsam_export.graph import trace
+from effsam_export.imaging.images import frame_of
+from effsam_export.inference import runner
 from effsam_export.models.edge_sam import STABILITY
-from effsam_export.models.loading import settle_vector_maths
 from effsam_export.models.sam.components import DECODER_OUTPUTS, SAM_PREPROCESS, as_sam
 from effsam_export.models.sam.export import WithStability
-from effsam_export.spec import Graph, Point, Prompt, Sample
+from effsam_export.spec.prompts import Point, Prompt, Sample
+from effsam_export.weights.checkpoint import settle_vector_maths
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, Floats, compare, sample
 
 if TYPE_CHECKING:
     from effsam_export.backends import Session
     from effsam_export.models.sam.module import Sam
-    from effsam_export.spec import ComponentSpec, Feeds
+    from effsam_export.spec.model import ComponentSpec
+    from effsam_export.spec.stages import Graph
+    from effsam_export.spec.tensors import Feeds
 
 pytestmark = pytest.mark.backend
 

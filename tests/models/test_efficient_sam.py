@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from effsam_export.errors import PromptError
-from effsam_export.images import (
+from effsam_export.imaging.images import (
     check_prompt,
     encoder_image,
     frame_of,
@@ -38,8 +38,8 @@ from effsam_export.models.efficient_sam.components import (
 )
 from effsam_export.models.efficient_sam.prompt_encoder import six_slots
 from effsam_export.models.efficient_sam.spec import EFFICIENT_SAM_S, EFFICIENT_SAM_TI, build
-from effsam_export.models.loading import settle_vector_maths
-from effsam_export.spec import Point, Prompt, Sample
+from effsam_export.spec.prompts import Point, Prompt, Sample
+from effsam_export.weights.checkpoint import settle_vector_maths
 from tests import golden_weights
 from tests.sampled import MAX_DIFFERENCE, assert_near, assert_score
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from effsam_export.models.efficient_sam.module import EfficientSam
-    from effsam_export.spec import ModelSpec
+    from effsam_export.spec.model import ModelSpec
     from tests.golden_weights import Floats, Golden
 
 pytestmark = pytest.mark.backend

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
-from effsam_export import trace
+from effsam_export.graph import trace
 from effsam_export.models.efficient_sam.components import (
     DECODER,
     ENCODER,
@@ -21,9 +21,9 @@ from effsam_export.models.efficient_sam.components import (
 from effsam_export.models.efficient_sam.encoder import Block, ExportAttention, ExportImageEncoder
 from effsam_export.models.efficient_sam.export import ExportDecoder, StagedGroupNorm
 from effsam_export.models.efficient_sam.spec import build
-from effsam_export.models.loading import settle_vector_maths
 from effsam_export.models.sam.norm_folds import NECK_FOLD
-from effsam_export.spec import Point, Prompt, Sample
+from effsam_export.spec.prompts import Point, Prompt, Sample
+from effsam_export.weights.checkpoint import settle_vector_maths
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, compare
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from effsam_export.backends import Session
     from effsam_export.models.efficient_sam.module import EfficientSam
-    from effsam_export.spec import ComponentSpec, Feeds
+    from effsam_export.spec.model import ComponentSpec
+    from effsam_export.spec.tensors import Feeds
     from tests.golden_weights import Floats
 
 pytestmark = pytest.mark.backend
@@ -165,7 +166,7 @@ def test_points_off_the_image_are_no_position(sam: EfficientSam) -> None:
 
 def session(sam: EfficientSam, component: ComponentSpec, folder: Path) -> Session:
     """A traced component in ONNX Runtime."""
-    runtime = pytest.importorskip("effsam_export.backends.onnxruntime")
+    runtime = pytest.importorskip("effsam_export.backends.onnx.backend")
     program = trace.trace(sam, component)
     graph = trace.to_onnx(program, component, 20, folder)
     opened: Session = runtime.OnnxSession(graph.path, "CPUExecutionProvider")

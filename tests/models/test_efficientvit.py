@@ -17,9 +17,10 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
-from effsam_export import models, trace
+from effsam_export import models
 from effsam_export.errors import CheckpointError
-from effsam_export.images import frame_of, prompt_to_model
+from effsam_export.graph import trace
+from effsam_export.imaging.images import frame_of, prompt_to_model
 from effsam_export.models.efficientvit import (
     ATTENTION_EPS,
     GRID,
@@ -40,11 +41,13 @@ from effsam_export.models.efficientvit_sam import (
     NORM_EPS,
     build,
 )
-from effsam_export.models.loading import load, settle_vector_maths
 from effsam_export.models.sam.components import SAM_DECODER, SAM_PREPROCESS, as_sam
 from effsam_export.models.sam.layers import LayerNorm2d
 from effsam_export.models.sam.norm_folds import NECK_FOLD
-from effsam_export.spec import Checkpoint, Point, Prompt, Sample, UrlSource
+from effsam_export.spec.model import UrlSource
+from effsam_export.spec.prompts import Point, Prompt, Sample
+from effsam_export.spec.stages import Checkpoint
+from effsam_export.weights.checkpoint import load, settle_vector_maths
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, compare, generator
 from tests.sampled import MAX_DIFFERENCE, assert_near, assert_score, prompt_of
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.models.sam.module import Sam
-    from effsam_export.spec import Feeds
+    from effsam_export.spec.tensors import Feeds
     from tests.golden_weights import Floats
 
 pytestmark = pytest.mark.backend

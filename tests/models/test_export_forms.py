@@ -19,13 +19,13 @@ from effsam_export.models.sam.components import (
 )
 from effsam_export.models.sam.layers import LayerNorm2d
 from effsam_export.models.sam.norm_folds import NECK_FOLD, with_folded_neck
-from effsam_export.spec import Sample
+from effsam_export.spec.prompts import Sample
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, Floats, compare
 
 if TYPE_CHECKING:
     from effsam_export.models.sam.module import Sam
-    from effsam_export.spec import Feeds
+    from effsam_export.spec.tensors import Feeds
     from tests.models.conftest import Answers
 
 pytestmark = pytest.mark.backend

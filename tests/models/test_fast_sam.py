@@ -10,12 +10,14 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
-from effsam_export import instances, models, trace
-from effsam_export.images import load_image
-from effsam_export.letterbox import fit, letterbox
+from effsam_export import models
+from effsam_export.graph import trace
+from effsam_export.imaging import instances
+from effsam_export.imaging.images import load_image
+from effsam_export.imaging.letterbox import fit, letterbox
 from effsam_export.models.fast_sam import SEGMENTER, as_yolo
 from effsam_export.models.yolov8_seg import EXTRA_LARGE, SMALL, YoloV8Seg, size_of
-from effsam_export.spec import Point, Prompt, Sample
+from effsam_export.spec.prompts import Point, Prompt, Sample
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, compare
 from tests.sampled import samples
@@ -23,8 +25,8 @@ from tests.sampled import samples
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.instances import Instances
-    from effsam_export.spec import Feeds
+    from effsam_export.imaging.instances import Instances
+    from effsam_export.spec.tensors import Feeds
     from tests.golden_weights import Golden
 
 pytestmark = pytest.mark.backend

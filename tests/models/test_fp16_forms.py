@@ -14,6 +14,7 @@ pytest.importorskip("torch")
 import torch
 from torch import Tensor, nn
 
+from benchmarks.precision_simulate import Arithmetic, simulate
 from effsam_export.models.efficientvit import HEAD_DIM, LiteMLA
 from effsam_export.models.efficientvit_export import ExportLiteMLA
 from effsam_export.models.expedit import (
@@ -33,8 +34,7 @@ from effsam_export.models.tiny_vit_export import (
     TokenNorm,
 )
 from effsam_export.precision.select import fp32_program_nodes
-from effsam_export.precision.simulate import Arithmetic, simulate
-from effsam_export.spec import KeepFp32
+from effsam_export.spec.model import KeepFp32
 
 pytestmark = pytest.mark.backend
 

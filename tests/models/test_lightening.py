@@ -16,11 +16,10 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
-from effsam_export import trace
-from effsam_export.images import frame_of, load_image, prompt_to_model, upscale_masks
+from effsam_export.graph import trace
+from effsam_export.imaging.images import frame_of, load_image, prompt_to_model, upscale_masks
 from effsam_export.models import get
 from effsam_export.models.lightening import DilatedAttention, LighteningEncoder
-from effsam_export.models.loading import settle_vector_maths
 from effsam_export.models.sam.components import (
     SAM_DECODER,
     SAM_ENCODER,
@@ -29,7 +28,8 @@ from effsam_export.models.sam.components import (
     as_sam,
 )
 from effsam_export.models.sam.module import Sam
-from effsam_export.spec import Sample
+from effsam_export.spec.prompts import Sample
+from effsam_export.weights.checkpoint import settle_vector_maths
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, compare
 from tests.sampled import MAX_DIFFERENCE, assert_near, assert_score, differences, prompt_of
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from effsam_export.spec import Feeds
+    from effsam_export.spec.tensors import Feeds
     from tests.golden_weights import Floats, Golden
 
 pytestmark = pytest.mark.backend
@@ -188,7 +188,7 @@ def test_export_form_of_the_encoder(sam: Sam) -> None:
 
 
 def test_onnx_encoder(sam: Sam, tmp_path: Path) -> None:
-    runtime = pytest.importorskip("effsam_export.backends.onnxruntime")
+    runtime = pytest.importorskip("effsam_export.backends.onnx.backend")
     graph = trace.to_onnx(trace.trace(sam, SAM_ENCODER), SAM_ENCODER, 20, tmp_path)
     pixels = golden_weights.generator(6).integers(0, 256, (512, 1024, 3), dtype=np.uint8)
     given = Sample(image=pixels)

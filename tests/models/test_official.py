@@ -14,11 +14,14 @@ import pytest
 
 pytest.importorskip("torch")
 
-from effsam_export import backends, pipeline, profiles
+from effsam_export import backends
 from effsam_export.bundle import read
+from effsam_export.config import targets as profiles
+from effsam_export.inference.segment import bounding_box, segment
 from effsam_export.parity.metrics import mask_iou
-from effsam_export.segment import bounding_box, segment
-from effsam_export.spec import Graph
+from effsam_export.pipeline import run as pipeline
+from effsam_export.pipeline.request import ExportRequest
+from effsam_export.spec.stages import Graph
 from tests.models.official import (
     MODEL,
     PROMPTS,
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from effsam_export.spec import Checkpoint
+    from effsam_export.spec.stages import Checkpoint
 
 pytestmark = [
     pytest.mark.backend,
@@ -73,7 +76,7 @@ def exported(
     folder = tmp_path_factory.mktemp("official")
     photo = shared / "images" / "groceries.jpg"
     (folder / "parity.toml").write_text(SINGLE_IMAGE_PARITY.format(image=photo.as_posix()), "utf-8")
-    request = pipeline.ExportRequest(
+    request = ExportRequest(
         model=MODEL,
         target=profiles.load_target("openvino", "fp32"),
         checkpoint=official,

@@ -16,14 +16,14 @@ pytest.importorskip("torch")
 
 import torch
 
-from effsam_export import pipeline, profiles
-from effsam_export.build import keys
 from effsam_export.bundle import read
-from effsam_export.calibration import recipe as calibration
-from effsam_export.int8 import Int8Request
+from effsam_export.config import calibration, int8_recipe
+from effsam_export.config import targets as profiles
+from effsam_export.matrix import keys
 from effsam_export.parity.metrics import mask_iou
-from effsam_export.quantize import recipes
-from effsam_export.stage_cache import Stages
+from effsam_export.pipeline import run as pipeline
+from effsam_export.pipeline.request import ExportRequest, Int8Request
+from effsam_export.pipeline.stage_cache import Stages
 from tests.models.official import (
     MODEL,
     PROMPTS,
@@ -38,7 +38,7 @@ from tests.models.official import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.spec import Checkpoint
+    from effsam_export.spec.stages import Checkpoint
 
 pytestmark = [
     pytest.mark.backend,
@@ -75,12 +75,12 @@ def asked(
     kept: Path,
 ) -> dict[str, Asked]:
     """By photograph, for one target."""
-    export = pipeline.ExportRequest(
+    export = ExportRequest(
         model=MODEL,
         target=profiles.load_target(request.param, "int8"),
         checkpoint=official,
         output=tmp_path_factory.mktemp("int8") / request.param,
-        int8=Int8Request(calibration=calibration.load(), plan=recipes.load(MODEL.name)),
+        int8=Int8Request(calibration=calibration.load(), plan=int8_recipe.load(MODEL.name)),
     )
     stages = Stages(root=kept, parts=keys.shared(export, torch.get_num_threads()))
     pipeline.export(replace(export, stages=stages))

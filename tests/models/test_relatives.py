@@ -20,11 +20,11 @@ pytest.importorskip("torch")
 import torch
 
 from effsam_export import models
-from effsam_export.images import frame_of, load_image, prompt_to_model, upscale_masks
-from effsam_export.models.loading import settle_vector_maths
+from effsam_export.imaging.images import frame_of, load_image, prompt_to_model, upscale_masks
 from effsam_export.models.sam.components import as_sam
 from effsam_export.models.sam.export import export_form
-from effsam_export.spec import Sample
+from effsam_export.spec.prompts import Sample
+from effsam_export.weights.checkpoint import settle_vector_maths
 from tests import golden_weights
 from tests.golden_weights import generator
 from tests.sampled import MAX_DIFFERENCE, assert_near, assert_score, differences, prompt_of
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from effsam_export.models.sam.module import Sam
-    from effsam_export.spec import Feeds, ModelSpec
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.tensors import Feeds
     from tests.golden_weights import Floats, Golden
 
 pytestmark = pytest.mark.backend

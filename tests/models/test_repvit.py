@@ -16,7 +16,6 @@ from torch import nn
 
 from effsam_export import models
 from effsam_export.errors import EffsamError
-from effsam_export.models.identify import describe
 from effsam_export.models.repvit import (
     M1_FUSED,
     M2_3,
@@ -28,6 +27,7 @@ from effsam_export.models.repvit import (
     UpsampledConv,
     stage,
 )
+from effsam_export.weights.identify import describe
 from tests import golden_weights
 
 if TYPE_CHECKING:
@@ -99,14 +99,14 @@ def test_state_dict_is_recognised(variant: str, name: str) -> None:
 
 @pytest.mark.parametrize(("asked", "given"), [("edge-sam", "repvit"), ("repvit-sam", "edge_sam")])
 def test_weights_of_the_other_are_refused(asked: str, given: str, tmp_path: Path) -> None:
-    from effsam_export import weights
-    from effsam_export.models.loading import load
+    from effsam_export.weights import fetch
+    from effsam_export.weights.checkpoint import load
 
     path = tmp_path / "weights.pt"
     torch.save(models.get(VARIANTS[given]).build().state_dict(), path)
     name = {"repvit": "a RepViT-SAM", "edge_sam": "an EdgeSAM"}[given]
     with pytest.raises(EffsamError, match=name):
-        load(models.get(asked), weights.checkpoint_from_file(path, None))
+        load(models.get(asked), fetch.checkpoint_from_file(path, None))
 
 
 # ------------------------------------------------------------------ blocks

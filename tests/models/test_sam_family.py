@@ -16,11 +16,11 @@ pytest.importorskip("torch")
 import torch
 
 from effsam_export import models
-from effsam_export.images import frame_of, load_image, upscale_masks
-from effsam_export.models.loading import settle_vector_maths
+from effsam_export.imaging.images import frame_of, load_image, upscale_masks
 from effsam_export.models.sam.components import SAM_MASKS, SAM_PREPROCESS, as_sam
 from effsam_export.models.sam.export import export_form
-from effsam_export.spec import Sample
+from effsam_export.spec.prompts import Sample
+from effsam_export.weights.checkpoint import settle_vector_maths
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, compare, sample
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from effsam_export.models.sam.module import Sam
-    from effsam_export.spec import Feeds
+    from effsam_export.spec.tensors import Feeds
     from tests.golden_weights import Floats, Golden
 
 pytestmark = pytest.mark.backend

@@ -12,8 +12,8 @@ from effsam_export.cli.options import to_settings
 from effsam_export.errors import UsageError
 from effsam_export.models.expedit_sam import DEFAULTS
 from effsam_export.models.figures import COSTS
-from effsam_export.models.hub_names import author_name, from_hub
 from effsam_export.models.slim_sam import with_fused_qkv
+from effsam_export.weights.hub_names import author_name, from_hub
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,6 +130,6 @@ def test_parts_of_different_widths_are_left() -> None:
 @pytest.mark.parametrize("name", models.MODELS)
 def test_costs_are_what_is_counted(name: str) -> None:
     pytest.importorskip("torch")
-    from effsam_export import costs
+    from benchmarks import counting
 
-    assert costs.count(models.get(name)) == COSTS[name]
+    assert counting.count(models.get(name)) == COSTS[name]

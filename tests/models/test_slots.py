@@ -12,16 +12,17 @@ import torch
 
 from effsam_export import models
 from effsam_export.errors import PromptError, UsageError
-from effsam_export.images import check_prompt
+from effsam_export.imaging.images import check_prompt
 from effsam_export.models import fixed
-from effsam_export.spec import Point, Prompt, Sample
+from effsam_export.spec.prompts import Point, Prompt, Sample
 from tests.golden_weights import generator
 from tests.tiny import TINY_SAM, build, write_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from effsam_export.spec import Array, ComponentSpec, Feeds, ModelSpec
+    from effsam_export.spec.model import ComponentSpec, ModelSpec
+    from effsam_export.spec.tensors import Array, Feeds
 
 pytestmark = pytest.mark.backend
 

@@ -10,7 +10,7 @@ import pytest
 import effsam_export
 from effsam_export import models
 from effsam_export.errors import UnknownNameError
-from effsam_export.spec import PackageSource, UrlSource
+from effsam_export.spec.model import PackageSource, UrlSource
 
 LICENCES = Path(effsam_export.__file__).parent / "licenses"
 every_model = pytest.mark.parametrize("name", models.names())

@@ -18,10 +18,17 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
-from effsam_export.images import Frame, frame_of, load_image, prompt_to_model, resize, upscale_masks
+from effsam_export.imaging.images import (
+    Frame,
+    frame_of,
+    load_image,
+    prompt_to_model,
+    resize,
+    upscale_masks,
+)
 from effsam_export.models.mobile_sam import build
 from effsam_export.models.sam.components import SAM_ENCODER, SAM_MASKS, SAM_PREPROCESS
-from effsam_export.spec import Feeds, Sample
+from effsam_export.spec.prompts import Sample
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, Floats, Golden, compare, sample, stats
 from tests.models.conftest import Answers, decode_all
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from effsam_export.models.sam.module import Sam
+    from effsam_export.spec.tensors import Feeds
 
 pytestmark = pytest.mark.backend
 

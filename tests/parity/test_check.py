@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from effsam_export import profiles
+from effsam_export.backends.onnx.backend import open_onnx
 from effsam_export.bundle import read
+from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import PromptError
-from effsam_export.models import loading
-from effsam_export.parity.check import Sides, check, compare
+from effsam_export.parity.check import check
+from effsam_export.parity.comparison import Sides, compare
 from effsam_export.parity.metrics import mask_iou
-from effsam_export.pipeline import open_onnx
+from effsam_export.weights import checkpoint
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
     from effsam_export.backends import Session
     from effsam_export.parity.check import Findings
-    from effsam_export.spec import Checkpoint, Feeds, TargetProfile
+    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.spec.targets import TargetProfile
+    from effsam_export.spec.tensors import Feeds
 
 pytestmark = pytest.mark.backend
 
@@ -42,7 +45,7 @@ class Changed:
 def sides(exported_tiny: Path, tiny_checkpoint: Checkpoint) -> Sides:
     bundle = read.read(exported_tiny)
     return Sides(
-        module=loading.load(TINY_SAM, tiny_checkpoint),
+        module=checkpoint.load(TINY_SAM, tiny_checkpoint),
         sources={c: open_onnx(c, bundle.source(c)) for c in bundle.components},
         artifacts={c: read.open_session(bundle, c) for c in bundle.components},
     )
@@ -60,7 +63,7 @@ def run(sides: Sides, onnx_target: TargetProfile, parity_file: Path) -> Callable
             sources={**sides.sources, **(sources or {})},
             artifacts={**sides.artifacts, **(artifacts or {})},
         )
-        return check(TINY_SAM, onnx_target, changed, profiles.load_parity_images(parity_file))
+        return check(TINY_SAM, onnx_target, changed, load_parity_images(parity_file))
 
     return checked
 
@@ -194,7 +197,7 @@ def test_a_prompt_off_the_photograph_is_refused(
         f'[[images]]\nfile = "{photo}"\nprompts = [{{ name = "off", points = [[900, 1, 1]] }}]\n'
     )
     with pytest.raises(PromptError, match=r"point \(900, 1\) is outside the image"):
-        check(TINY_SAM, onnx_target, sides, profiles.load_parity_images(file))
+        check(TINY_SAM, onnx_target, sides, load_parity_images(file))
 
 
 def test_one_component_is_judged_tensor_by_tensor(
@@ -205,7 +208,7 @@ def test_one_component_is_judged_tensor_by_tensor(
         sources={"decoder": sides.sources["decoder"]},
         artifacts={"decoder": sides.artifacts["decoder"]},
     )
-    report = check(TINY_SAM, onnx_target, only, profiles.load_parity_images(parity_file)).report
+    report = check(TINY_SAM, onnx_target, only, load_parity_images(parity_file)).report
     assert report.passed
     assert report.cases == ()
     assert {s.component for s in report.seams} == {"decoder"}

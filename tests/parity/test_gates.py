@@ -10,7 +10,7 @@ import pytest
 
 from effsam_export.parity.gates import judge
 from effsam_export.parity.results import CaseResult, ParityReport, SeamResult, TensorDiff
-from effsam_export.spec import Gates
+from effsam_export.spec.targets import Gates
 
 GATES = Gates(mask_iou=0.99, score_error=0.01, cosine=0.999)
 GOOD = TensorDiff(name="low_res_masks", max_abs=1e-5, rms=1e-6, cosine=1.0, sqnr_db=90, finite=True)

@@ -12,13 +12,14 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks import hazards
-from effsam_export import models, profiles
-from effsam_export.models import loading
-from effsam_export.spec import KeepFp32
+from effsam_export import models
+from effsam_export.config.parity import load_parity_images
+from effsam_export.spec.model import KeepFp32
+from effsam_export.weights import checkpoint
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
-    from effsam_export.spec import Checkpoint
+    from effsam_export.spec.stages import Checkpoint
 
 pytestmark = pytest.mark.backend
 
@@ -44,8 +45,8 @@ def test_a_fold_names_models_that_exist(name: str) -> None:
 @pytest.fixture(scope="module")
 def damages(tiny_checkpoint: Checkpoint) -> dict[str, hazards.Damage]:
     """The tiny model on one prompt, as it is and with an encoder that overflows."""
-    module = loading.load(TINY_SAM, tiny_checkpoint)
-    row = profiles.load_parity_images()[0]
+    module = checkpoint.load(TINY_SAM, tiny_checkpoint)
+    row = load_parity_images()[0]
     asked = [hazards.ask(TINY_SAM, module, replace(row, cases=row.cases[:1]))]
     keep = KeepFp32(component="decoder", modules=("*",), reason="a test", source="none")
     return {

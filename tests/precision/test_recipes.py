@@ -37,7 +37,7 @@ def test_an_entry_says_why_and_whence(name: str) -> None:
 def traced(name: str) -> ExportedProgram:
     """The encoder of a model, without weights."""
     pytest.importorskip("torch")
-    from effsam_export import trace
+    from effsam_export.graph import trace
 
     spec = models.get(name)
     return trace.trace(spec.build(), spec.component("encoder"))
@@ -68,7 +68,7 @@ def test_a_recipe_selects_from_the_export_form(name: str, ops: dict[str, int]) -
 def test_a_recipe_selects_from_the_exported_graph(tmp_path: Path) -> None:
     import onnx
 
-    from effsam_export import trace
+    from effsam_export.graph import trace
 
     spec = models.get("efficientvit-sam-l0")
     encoder = spec.component("encoder")

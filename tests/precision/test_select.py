@@ -12,7 +12,7 @@ import pytest
 from effsam_export.errors import UsageError
 from effsam_export.precision import select
 from effsam_export.precision.select import Place, fp32_nodes, fp32_program_nodes, keeps, op_name
-from effsam_export.spec import KeepFp32
+from effsam_export.spec.model import KeepFp32
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -229,7 +229,7 @@ def test_a_program_without_the_module_is_an_error(program: ExportedProgram) -> N
 
 @pytest.mark.backend
 def test_the_exporters_own_metadata_is_understood(tmp_path: Path) -> None:
-    from effsam_export import trace
+    from effsam_export.graph import trace
     from tests.tiny import TINY_SAM
 
     decoder = TINY_SAM.component("decoder")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from effsam_export.errors import CheckFailed
 from effsam_export.quantize import equalize
-from effsam_export.quantize.plan import Equalization
+from effsam_export.spec.int8 import Equalization
 
 WIDTH = 16
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from effsam_export.errors import CheckFailed
 from effsam_export.quantize import prepare
-from effsam_export.quantize.plan import Equalization, Exception8, Int8Recipe, Quantization
-from effsam_export.spec import ComponentSpec, TensorSpec
+from effsam_export.spec.int8 import Equalization, Exception8, Int8Recipe, Quantization
+from effsam_export.spec.model import ComponentSpec
+from effsam_export.spec.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

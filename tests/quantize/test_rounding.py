@@ -13,8 +13,9 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
+from effsam_export.backends.onnx import quantize as onnx_qdq
 from effsam_export.errors import CheckFailed
-from effsam_export.quantize import onnx_qdq, rounding
+from effsam_export.quantize import rounding
 from tests.quantize import toy
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from effsam_export.quantize.plan import Scheme
+    from effsam_export.spec.int8 import Scheme
 
 
 def correlated(size: int, count: int = 400, seed: int = 0) -> Tensor:
@@ -230,7 +231,7 @@ def test_onnx_finds_the_same_weights_again(tmp_path: Path, treatment: str) -> No
 def test_openvino_finds_the_same_weights_again(tmp_path: Path, treatment: str) -> None:
     openvino = pytest.importorskip("openvino")
     pytest.importorskip("nncf")
-    from effsam_export.quantize import nncf_ptq
+    from effsam_export.backends.openvino import quantize as nncf_ptq
 
     model, rounded = toy_on_grid()
     path = tmp_path / "toy.onnx"
@@ -271,11 +272,12 @@ def round_weights(
 def test_tflite_finds_the_same_weights_again(tmp_path: Path, scheme: Scheme) -> None:
     for package in ("litert_torch", "ai_edge_litert", "ai_edge_quantizer"):
         pytest.importorskip(package)
-    from effsam_export.backends import tflite_convert, tflite_file
-    from effsam_export.quantize import tflite_ptq
-    from effsam_export.quantize.plan import Quantization
-    from tests.backends.tflite_tools import save_program
-    from tests.quantize import tflite_tools as tools
+    from effsam_export.backends.tflite import convert as tflite_convert
+    from effsam_export.backends.tflite import file as tflite_file
+    from effsam_export.backends.tflite import quantize as tflite_ptq
+    from effsam_export.spec.int8 import Quantization
+    from tests.backends.tflite import quantize_tools as tools
+    from tests.backends.tflite.tools import save_program
 
     module = tools.layers()
     samples = [(torch.from_numpy(tools.image(seed)),) for seed in range(3)]
@@ -307,7 +309,7 @@ def test_tflite_finds_the_same_weights_again(tmp_path: Path, scheme: Scheme) -> 
 @pytest.mark.backend
 def test_core_ml_finds_the_same_weights_again(tmp_path: Path) -> None:
     pytest.importorskip("coremltools")
-    from tests.quantize import coreml_tools as tools
+    from tests.backends.coreml import quantize_tools as tools
 
     module = tools.Net().eval()
     pictures = tools.images(4)

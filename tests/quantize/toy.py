@@ -8,14 +8,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from effsam_export.quantize.plan import Int8Recipe, Quantization
+from effsam_export.spec.int8 import Int8Recipe, Quantization
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from effsam_export.quantize.plan import Treatment
+    from effsam_export.spec.int8 import Treatment
 
 SIZE = 16
 CHANNELS = 64

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from effsam_export.models.fixed import one_prompt
 from effsam_export.models.sam.components import EMBEDDINGS, encoder_example, encoder_feeds
-from effsam_export.spec import ComponentSpec, MaskSet, Preprocess, PromptSupport, TensorSpec
+from effsam_export.spec.model import ComponentSpec
+from effsam_export.spec.prompts import MaskSet, Preprocess, PromptSupport
+from effsam_export.spec.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from effsam_export.models.efficient_sam.module import EfficientSam
-    from effsam_export.spec import Feeds, Sample
+    from effsam_export.spec.prompts import Sample
+    from effsam_export.spec.tensors import Feeds
 
 # Source: yformer/EfficientSAM, `efficient_sam/efficient_sam.py`, there on the scale 0 to 1.
 PREPROCESS = Preprocess(

@@ -12,7 +12,7 @@ from effsam_export.models.efficient_sam.components import (
     PREPROCESS,
     PROMPTS,
 )
-from effsam_export.spec import Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.spec.model import Licence, ModelSpec, UrlSource, WeightFile
 
 if TYPE_CHECKING:
     from torch import nn

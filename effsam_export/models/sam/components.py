@@ -9,13 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.models.fixed import empty_slots
-from effsam_export.spec import (
-    ComponentSpec,
-    MaskSet,
-    Preprocess,
-    PromptSupport,
-    TensorSpec,
-)
+from effsam_export.spec.model import ComponentSpec
+from effsam_export.spec.prompts import MaskSet, Preprocess, PromptSupport
+from effsam_export.spec.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from effsam_export.models.sam.module import Sam
-    from effsam_export.spec import Feeds, Float32, Sample
+    from effsam_export.spec.prompts import Sample
+    from effsam_export.spec.tensors import Feeds, Float32
 
 # Source: segment-anything, `build_sam.py`.
 SAM_PREPROCESS = Preprocess(
@@ -73,7 +70,7 @@ DECODER_OUTPUTS = (
 
 def encoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
     """The encoder's inputs for a sample."""
-    from effsam_export.images import encoder_image
+    from effsam_export.imaging.images import encoder_image
 
     return {"image": encoder_image(sample.image, preprocess)}
 
@@ -114,7 +111,7 @@ def encoder_reference(module: nn.Module, sample: Sample) -> Feeds:
     """The authors' path from the photograph to the embedding."""
     import torch
 
-    from effsam_export.images import frame_of, resize
+    from effsam_export.imaging.images import frame_of, resize
 
     sam = as_sam(module)
     h, w = sample.image.shape[:2]

@@ -15,7 +15,7 @@ from effsam_export.models.sam.mask_decoder import MaskDecoder
 from effsam_export.models.sam.prompt_encoder import PromptEncoder
 
 if TYPE_CHECKING:
-    from effsam_export.spec import Preprocess
+    from effsam_export.spec.prompts import Preprocess
 
 
 class Sam(nn.Module):

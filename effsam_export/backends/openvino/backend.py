@@ -1,0 +1,111 @@
+"""OpenVINO: the IR of the traced graph, in FP32, with weights in FP16, or in INT8 by NNCF."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino
+
+from effsam_export.backends.receipt import check_precision
+from effsam_export.spec.stages import Artifact
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.backends import Options
+    from effsam_export.spec.stages import Graph
+    from effsam_export.spec.targets import TargetProfile
+    from effsam_export.spec.tensors import Feeds
+
+
+def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
+    """Convert the ONNX graph and save the IR (`.xml` and `.bin`)."""
+    path = out_dir / f"{graph.component.name}.xml"
+    model = openvino.convert_model(str(graph.path))
+    versions = {"openvino": str(openvino.__version__)}
+    if target.precision == "int8":
+        from effsam_export.backends.openvino import quantize as nncf_ptq
+
+        assert graph.quantization is not None
+        model = nncf_ptq.apply(model, graph.quantization)
+        versions["nncf"] = metadata.version("nncf")
+    number_names(model)
+    openvino.save_model(model, str(path), compress_to_fp16=target.precision == "fp16")
+    counts = count_constants(path)
+    check_precision(graph.component.name, target.precision, counts)
+    return Artifact(
+        component=graph.component.name,
+        backend="openvino",
+        precision=target.precision,
+        files=(path, path.with_suffix(".bin")),
+        tensors_by_dtype=counts,
+        ops=count_ops(path),
+        versions=versions,
+        options=target.options,
+    )
+
+
+def number_names(model: openvino.Model) -> None:
+    """Number made-up names within the model, so that equal graphs give equal files.
+
+    OpenVINO calls what it makes `Constant_8895`, by a count that runs over the whole process.
+    """
+    for i, op in enumerate(model.get_ordered_ops()):
+        if op.get_type_name() in ("Parameter", "Result"):
+            continue
+        # A count stands at the end of any part: `Transpose_2026/fq_weights_1/scale`.
+        parts = [part.rpartition("_") for part in op.get_friendly_name().split("/")]
+        named = [
+            f"{stem}_{i}" if stem and number.isdigit() else f"{stem}{bar}{number}"
+            for stem, bar, number in parts
+        ]
+        op.set_friendly_name("/".join(named))
+
+
+def count_constants(path: Path) -> dict[str, int]:
+    """Elements of all constants in an IR, by numpy dtype name."""
+    counts = Counter[str]()
+    for op in openvino.Core().read_model(str(path)).get_ops():
+        if op.get_type_name() == "Constant":
+            name = np.dtype(op.get_element_type().to_dtype()).name
+            counts[name] += int(np.prod(op.get_output_shape(0), dtype=np.int64))
+    return dict(sorted(counts.items()))
+
+
+def count_ops(path: Path) -> dict[str, int]:
+    """Operators of an IR by kind; constants, inputs and outputs are none."""
+    kinds = Counter(op.get_type_name() for op in openvino.Core().read_model(str(path)).get_ops())
+    return {k: n for k, n in sorted(kinds.items()) if k not in ("Constant", "Parameter", "Result")}
+
+
+class OpenvinoSession:
+    """An IR compiled for one device."""
+
+    def __init__(self, path: Path, device: str, inference_precision: str) -> None:
+        core = openvino.Core()
+        self._model: Any = core.compile_model(
+            str(path), device, {"INFERENCE_PRECISION_HINT": inference_precision}
+        )
+
+    def run(self, feeds: Feeds) -> Feeds:
+        results = self._model(dict(feeds))
+        # Copies: the arrays belong to the infer request, which the next call overwrites.
+        return {port.get_any_name(): np.array(value) for port, value in results.items()}
+
+
+def open_session(artifact: Artifact) -> OpenvinoSession:
+    """Compile for the device and inference precision of the target profile."""
+    return OpenvinoSession(
+        artifact.files[0],
+        str(artifact.options.get("device", "CPU")),
+        str(artifact.options.get("inference_precision", "f32")),
+    )
+
+
+def stand_in(options: Options) -> str:
+    """Nothing for a CPU; another device of Intel's is taken to be here, or does not compile."""
+    del options
+    return ""

@@ -1,0 +1,149 @@
+"""TensorRT (10.3 of JetPack 6 to 11): a build kit anywhere, and the engine where it can be built.
+
+The bundle holds the typed ONNX and the scripts that build and check its engine on the device. On a
+machine with `tensorrt` and a GPU the engine is built here too, and is what the parity check runs;
+elsewhere ONNX Runtime stands in, on the very ONNX file that the engine is to be built from.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import onnxruntime
+
+from effsam_export.backends.tensorrt import shape_ranges
+from effsam_export.backends.tensorrt import typed as trt_typed
+from effsam_export.backends.tensorrt import write_kit as trt_kit
+from effsam_export.backends.tensorrt.kit import build_engine, trt_engine
+from effsam_export.errors import CheckFailed
+from effsam_export.spec.stages import Artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from effsam_export.backends import Session
+    from effsam_export.spec.stages import Graph
+    from effsam_export.spec.targets import Precision, TargetProfile
+    from effsam_export.spec.tensors import Feeds
+
+    Options = Mapping[str, str | int | float | bool]
+
+
+def stand_in(options: Options) -> str:
+    """What runs in place of TensorRT on this machine; empty where TensorRT itself can."""
+    del options
+    return "" if usable() else trt_typed.STAND_IN
+
+
+def usable() -> bool:
+    """Whether `tensorrt` is installed and there is a GPU to build and run on."""
+    return find_spec("tensorrt") is not None and trt_engine.capability() is not None
+
+
+def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
+    """Write the typed ONNX and its build kit; where it can be built, the engine and its receipt.
+
+    Raises:
+        UsageError: The shape ranges of the target are out of order.
+        CheckFailed: The precision found is not the one asked for, or TensorRT refused the graph.
+    """
+    name = graph.component.name
+    shapes = shape_ranges.ranges(graph.component, target.options)
+    typed = trt_typed.write(graph, target.precision, out_dir)
+    documents = trt_kit.write(graph, target, typed, shapes, out_dir)
+    files, ops = [*typed.files, *documents], typed.ops
+    versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+    if usable():
+        import tensorrt as trt
+
+        path = out_dir / f"{name}.engine"
+        path.write_bytes(_build(trt, out_dir, name))
+        ops = inspect(trt, path, name, target.precision, int8=typed.int8)
+        files.append(path)
+        versions["tensorrt"] = str(trt.__version__)
+    return Artifact(
+        component=name,
+        backend="tensorrt",
+        precision=target.precision,
+        files=tuple(files),
+        tensors_by_dtype=typed.constants,
+        ops=ops,
+        versions=versions,
+        options=target.options,
+    )
+
+
+def _build(trt: Any, bundle: Path, component: str) -> bytes:  # noqa: ANN401 - an SDK module
+    """The engine, by the kit's own script, so that what ships is what was tried."""
+    try:
+        return build_engine.build(trt, bundle, component)
+    except RuntimeError as error:
+        raise CheckFailed(f"{component}: TensorRT built no engine: {error}") from error
+
+
+def inspect(
+    trt: Any,  # noqa: ANN401 - an SDK module
+    path: Path,
+    component: str,
+    asked: Precision,
+    *,
+    int8: bool = False,
+) -> dict[str, int]:
+    """Open an engine, and hold the dtypes of its layers against the precision that was asked.
+
+    Returns:
+        Layers by kind.
+    """
+    layers = _open(trt, path).layers()
+    half = [n for n in layers if {"float16", "bfloat16"} & set(n["outputs"])]
+    if asked == "fp32" and half:
+        raise CheckFailed(
+            f"{component}: asked for fp32, but {len(half)} of {len(layers)} layers compute in half "
+            f"precision, first `{half[0]['name']}`"
+        )
+    if asked == "fp16" and not half:
+        raise CheckFailed(
+            f"{component}: asked for fp16, but none of {len(layers)} layers computes in it"
+        )
+    if int8 and not any("int8" in n["outputs"] for n in layers):
+        raise CheckFailed(
+            f"{component}: asked for int8, but none of {len(layers)} layers gives INT8 to another"
+        )
+    return dict(sorted(Counter(str(n["kind"]) for n in layers).items()))
+
+
+def _open(trt: Any, path: Path) -> trt_engine.Engine:  # noqa: ANN401 - an SDK module
+    try:
+        return trt_engine.Engine(trt, path.read_bytes())
+    except trt_engine.GpuError as error:
+        raise CheckFailed(f"`{path.name}`: {error}") from error
+
+
+class EngineSession:
+    """An engine on the GPU of this machine."""
+
+    def __init__(self, engine: trt_engine.Engine) -> None:
+        self._engine = engine
+
+    def run(self, feeds: Feeds) -> Feeds:
+        try:
+            return self._engine.run(feeds)
+        except trt_engine.GpuError as error:
+            raise CheckFailed(str(error)) from error
+
+
+def open_session(artifact: Artifact) -> Session:
+    """Open the engine, built now if the bundle came without one; or what stands in for it."""
+    typed = artifact.files[0]
+    if not usable():
+        return trt_typed.open_stand_in(typed)
+    import tensorrt as trt
+
+    path = typed.with_suffix(".engine")
+    if not path.is_file():
+        path.write_bytes(_build(trt, typed.parent, artifact.component))
+    return EngineSession(_open(trt, path))

@@ -1,0 +1,359 @@
+"""The judge of a search: quantized graphs in ONNX Runtime, held to PyTorch on real photographs.
+
+ONNX Runtime stands in for every target here: an encoder's ranges are measured once, a decoder's
+for each encoder it is asked for with, on what that encoder gives; a graph with other layers
+quantized is ready in seconds. What is found is a recipe by module, which the target's own quantizer
+takes: `Bench.deployed` judges what comes of it, in a minute or more.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from effsam_export import backends
+from effsam_export.backends.onnx import activation_ranges
+from effsam_export.backends.onnx import quantize as onnx_qdq
+from effsam_export.backends.onnx.backend import OnnxSession
+from effsam_export.bisect.search import SEPARATOR, Verdict
+from effsam_export.errors import CheckFailed
+from effsam_export.graph import onnx_file, passes, trace
+from effsam_export.parity.cached import Remembered, remembering
+from effsam_export.parity.check import check
+from effsam_export.parity.comparison import Sides
+from effsam_export.pipeline import int8, isolate
+from effsam_export.pipeline import run as pipeline
+from effsam_export.pipeline.prove import judged_by, prove
+from effsam_export.precision.select import onnx_place
+from effsam_export.quantize import prepare
+from effsam_export.quantize.treatments import WEIGHTED
+from effsam_export.spec.int8 import Exception8, Quantization, Treatment
+from effsam_export.util.progress import stage
+from effsam_export.weights import checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from effsam_export.backends import Session
+    from effsam_export.backends.onnx.activation_ranges import Range
+    from effsam_export.bisect.search import Kept
+    from effsam_export.calibration.samples import Calibration
+    from effsam_export.config.parity import ParityImage
+    from effsam_export.parity.check import Findings
+    from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.spec.int8 import Int8Recipe
+    from effsam_export.spec.model import ComponentSpec, ModelSpec
+    from effsam_export.spec.stages import Graph
+    from effsam_export.spec.targets import TargetProfile
+    from effsam_export.util.progress import Observer
+
+CPU = "CPUExecutionProvider"
+
+Treatments = Mapping[str, Treatment]
+"""Of the nodes of a component."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """One component, ready to be quantized in any way.
+
+    Attributes:
+        places: Node -> paths of the modules it lies in, for the nodes that could be quantized.
+        own: Constant -> its values before weights were rounded; empty where none were.
+    """
+
+    graph: Graph
+    model: onnx.ModelProto
+    quantization: Quantization
+    places: Mapping[str, Sequence[str]]
+    own: Mapping[str, onnx.TensorProto]
+
+    @property
+    def layers(self) -> list[str]:
+        """Innermost modules, in the order of the graph."""
+        name = self.graph.component.name
+        return list(dict.fromkeys(f"{name}{SEPARATOR}{p[-1]}" for p in self.places.values()))
+
+
+class Bench:
+    """Everything that judgements share.
+
+    Args:
+        request: Model, weights, photographs and the recipe that is to be mended.
+        scratch: Folder for graphs and samples.
+        observer: Told of the stages.
+    """
+
+    def __init__(self, request: ExportRequest, scratch: Path, observer: Observer) -> None:
+        self._request, self._scratch = request, scratch
+        module = checkpoint.load(request.model, request.checkpoint)
+        self._module: nn.Module = module
+        self._observer = observer
+        calibration = int8.calibrated(request, scratch, observer)
+        assert calibration is not None
+        self._calibration: Calibration = calibration
+        self._model: ModelSpec = replace(
+            request.model, components=tuple(remembering(c) for c in request.model.components)
+        )
+        self._images: tuple[ParityImage, ...]
+        self._images, _ = judged_by(request.model, request.parity_file)
+        self._sources: dict[str, Session] = {}
+        self._prepared: dict[str, Prepared] = {}
+        self._opened: dict[str, tuple[Treatments, Session]] = {}
+        self._ranges: dict[str, tuple[Treatments, Mapping[str, Range]]] = {}
+        for component in request.model.components:
+            self._prepare(component, observer)
+
+    @property
+    def layers(self) -> list[str]:
+        """Layers of all components that the recipe quantizes."""
+        return [layer for p in self._prepared.values() for layer in p.layers]
+
+    @property
+    def weighted(self) -> frozenset[str]:
+        """Layers with weights, which may be stored in INT8 without their activations."""
+        return frozenset(layer for name, p in self._prepared.items() for layer in weighted(name, p))
+
+    def _prepare(self, component: ComponentSpec, observer: Observer) -> None:
+        request, folder = self._request, self._scratch / component.name
+        folder.mkdir()
+        with stage(f"trace {component.name}", observer):
+            traced = self._traced(component, folder)
+        assert request.int8 is not None
+        recipe = request.int8.plan.recipe(component.name, request.target.backend)
+        quantized = None
+        if recipe.quantizes:
+            quantized = Quantization(recipe=recipe, samples=self._scratch)
+        noted, graph = self._rewritten(traced, quantized, folder / "rewritten")
+        self._sources[component.name] = Remembered(open_graph(graph.path))
+        if quantized is None:
+            return
+        own: Mapping[str, onnx.TensorProto] = {}
+        if recipe.prepares:
+            # For a decoder the traced encoder is near enough to the one deployed.
+            samples = self._samples(component.name, self._sources.get("encoder"))
+            sampled = replace(quantized, samples=samples)
+            with stage(f"round {component.name}", observer):
+                if recipe.rounding != "nearest":
+                    unrounded = replace(sampled, recipe=replace(recipe, rounding="nearest"))
+                    _, plain = self._changed(component, unrounded, folder / "unrounded")
+                    own = {i.name: i for i in onnx.load(plain.path).graph.initializer}
+                noted, graph = self._changed(component, sampled, folder / "rounded")
+        assert graph.quantization is not None
+        places = {n.name: p.modules for n in noted.graph.node if (p := onnx_place(n)) is not None}
+        self._prepared[component.name] = Prepared(
+            graph=graph,
+            model=onnx.load(graph.path),
+            quantization=graph.quantization,
+            places={n: places[n] for n in places if n in graph.quantization.treatments},
+            own=own,
+        )
+
+    def _changed(
+        self, component: ComponentSpec, quantized: Quantization, folder: Path
+    ) -> tuple[onnx.ModelProto, Graph]:
+        """The component made ready as its recipe says, traced and rewritten."""
+        changed = component
+        if quantized.recipe.prepares:
+            changed = prepare.prepared(component, self._module, quantized)
+        return self._rewritten(self._traced(changed, folder), quantized, folder / "rewritten")
+
+    def _samples(self, name: str, encoder: Session | None) -> Path:
+        """Calibration samples of a component, in a folder of their own."""
+        component = self._request.model.component(name)
+        folder = Path(tempfile.mkdtemp(dir=self._scratch, prefix="samples-"))
+        opened = None if name != "decoder" or encoder is None else lambda: encoder
+        calibration = replace(self._calibration, folder=folder)
+        return calibration.samples(self._request.model, component, opened)
+
+    def _traced(self, component: ComponentSpec, folder: Path) -> Graph:
+        folder.mkdir(exist_ok=True)
+        program = trace.trace(self._module, component)
+        return trace.to_onnx(program, component, self._request.target.opset, folder)
+
+    def _rewritten(
+        self, traced: Graph, quantized: Quantization | None, out: Path
+    ) -> tuple[onnx.ModelProto, Graph]:
+        """The graph after the passes, while it still says where nodes come from and afterwards."""
+        out.mkdir()
+        noted = onnx.load(traced.path)
+        for name, apply in passes.pipeline(self._request.target):
+            # A pass may make nodes that the traced graph has not.
+            if name != "strip_debug_info":
+                noted, _ = apply(noted)
+        graph = replace(traced, quantization=quantized)
+        return noted, passes.rewrite(graph, self._request.target, out)
+
+    def judge(self, kept: Mapping[str, Kept]) -> Verdict:
+        """Quantize everything but these layers, and hold the masks to PyTorch's."""
+        sessions = dict(self._sources)
+        for name, prepared in self._prepared.items():
+            sessions[name] = self._quantized(name, prepared, kept, sessions.get("encoder"))
+        sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
+        return verdict_of(check(self._model, others(self._request.target), sides, self._images))
+
+    def deployed(self, kept: Mapping[str, Kept]) -> Verdict:
+        """The same as an export does it: converted and quantized by the target's own tools.
+
+        What they refuse to make, as a file in which next to nothing is INT8, misses a gate.
+        """
+        asked = self._request.int8
+        assert asked is not None
+        backend = self._request.target.backend
+        plan = replace(
+            asked.plan,
+            recipes={
+                (c.name, "default"): with_kept(asked.plan.recipe(c.name, backend), c.name, kept)
+                for c in self._request.model.components
+            },
+        )
+        request = replace(
+            self._request,
+            target=others(self._request.target),
+            int8=replace(asked, plan=plan),
+        )
+        with tempfile.TemporaryDirectory(dir=self._scratch, prefix="deployed-") as name:
+            folder = Path(name)
+            calibration = replace(self._calibration, folder=folder / "calibration")
+            calibration.folder.mkdir()
+            try:
+                exported = pipeline.lowered(
+                    request, self._module, calibration, folder, folder, self._observer
+                )
+            except isolate.ConversionFailed:
+                # A crash, or memory that ran out, says nothing of the masks.
+                raise
+            except CheckFailed:
+                return Verdict(mean=0.0, least=0.0, switched=0, missed=1)
+            with stage("judge", self._observer) as running:
+                found = prove(
+                    request, self._module, exported, backends.load(backend), running.advance
+                )
+        return verdict_of(found)
+
+    def _quantized(
+        self, name: str, prepared: Prepared, kept: Mapping[str, Kept], encoder: Session | None
+    ) -> Session:
+        """One component; the last one again where the same layers are kept.
+
+        While a search looks at a decoder its encoder stays as it is, and its answers with it.
+        """
+        recipe = with_kept(prepared.quantization.recipe, name, kept)
+        treatments = {n: recipe.treatment(p) for n, p in prepared.places.items()}
+        on = self._opened["encoder"][0] if name == "decoder" and "encoder" in self._opened else {}
+        key = {**treatments, **{f"encoder{SEPARATOR}{n}": t for n, t in on.items()}}
+        last = self._opened.get(name)
+        if last is not None and last[0] == key:
+            return last[1]
+        ranges: Mapping[str, Range] = {}
+        if "w8a8" in treatments.values():
+            ranges = self._ranges_of(name, prepared, on, encoder)
+        path = self._scratch / f"{name}.judged.onnx"
+        quantized = replace(prepared.quantization, recipe=recipe, treatments=treatments)
+        model = with_own_weights(prepared.model, prepared.own, treatments)
+        onnx_file.save(onnx_qdq.insert(model, quantized, ranges), path)
+        session = open_graph(path)
+        # A decoder gets other embeddings each time: its answers would only pile up.
+        session = session if name == "decoder" else Remembered(session)
+        self._opened[name] = key, session
+        return session
+
+    def _ranges_of(
+        self, name: str, prepared: Prepared, on: Treatments, encoder: Session | None
+    ) -> Mapping[str, Range]:
+        """Ranges of all activations; a decoder's on what this encoder gives."""
+        last = self._ranges.get(name)
+        if last is not None and last[0] == on:
+            return last[1]
+        samples = self._samples(name, encoder)
+        quantized = replace(prepared.quantization, samples=samples)
+        with stage(f"ranges {name}", self._observer):
+            ranges = activation_ranges.measure(
+                prepared.model,
+                onnx_qdq.wanted_tensors(prepared.model, quantized),
+                quantized.feeds(),
+                quantized.recipe.method,
+                self._scratch,
+            )
+        shutil.rmtree(samples)
+        self._ranges[name] = on, ranges
+        return ranges
+
+
+def with_own_weights(
+    model: onnx.ModelProto, own: Mapping[str, onnx.TensorProto], treatments: Treatments
+) -> onnx.ModelProto:
+    """A graph whose weights were rounded, in which layers that float have those they had.
+
+    Args:
+        model: Rounded; not changed.
+        own: Constant -> its values before; without any, the graph stays as it is.
+        treatments: Of its nodes.
+    """
+    floating: set[str] = set()
+    rounded: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED:
+            found = floating if treatments.get(node.name) == "float" else rounded
+            found.add(node.input[1])
+    # A weight that two layers share stays rounded while one of them is quantized.
+    names = (floating - rounded) & own.keys()
+    if not names:
+        return model
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    for constant in out.graph.initializer:
+        if constant.name in names:
+            constant.CopyFrom(own[constant.name])
+    return out
+
+
+def weighted(component: str, prepared: Prepared) -> frozenset[str]:
+    """Layers of a component that hold a weight of a convolution or a matrix product."""
+    constants = {i.name for i in prepared.model.graph.initializer}
+    return frozenset(
+        f"{component}{SEPARATOR}{prepared.places[n.name][-1]}"
+        for n in prepared.model.graph.node
+        if n.name in prepared.places and n.op_type in WEIGHTED and n.input[1] in constants
+    )
+
+
+def others(target: TargetProfile) -> TargetProfile:
+    """A target without gates on masks, which a search has of its own; all others hold."""
+    return replace(target, gates=replace(target.gates, mask_iou=0.0, mean_iou=0.0))
+
+
+def verdict_of(found: Findings) -> Verdict:
+    """What a search is told of a parity check by the gates of `others`."""
+    ious = [c.answer_iou for c in found.report.cases]
+    return Verdict(
+        mean=float(np.mean(ious)),
+        least=min(ious),
+        switched=sum(c.winner != c.found_winner for c in found.report.cases),
+        missed=len(found.report.failures),
+    )
+
+
+def with_kept(recipe: Int8Recipe, component: str, kept: Mapping[str, Kept]) -> Int8Recipe:
+    """A recipe with more exceptions, before its own."""
+    more = []
+    for layer, treatment in kept.items():
+        owner, _, path = layer.partition(SEPARATOR)
+        if owner == component:
+            entry = Exception8(modules=(path,), treatment=treatment, reason="kept", alone=True)
+            more.append(entry)
+    return replace(recipe, exceptions=(*more, *recipe.exceptions))
+
+
+def open_graph(path: Path) -> Session:
+    """An ONNX file in ONNX Runtime."""
+    return OnnxSession(path, CPU)

@@ -1,0 +1,121 @@
+"""The recipe that a search writes, and what identifies a search."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from effsam_export.bisect.fp16 import HalfBench
+    from effsam_export.bisect.int8 import Bench
+    from effsam_export.bisect.search import Outcome
+    from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.spec.int8 import Int8Recipe
+
+
+def question(request: ExportRequest) -> str:
+    """Everything a judgement depends on besides the layers that are kept, as a hash."""
+    import hashlib
+
+    from effsam_export._version import __version__
+    from effsam_export.config.calibration import hashes
+    from effsam_export.config.parity import load_parity_images
+    from effsam_export.matrix import keys
+    from effsam_export.util import installed
+
+    photographs = load_parity_images(request.parity_file)
+    backend = request.target.backend
+    parts = [
+        __version__,
+        # A last digit of another version may decide on a mask.
+        keys.code(),
+        *(
+            f"{t} {installed.version_of(t)}"
+            for t in keys.tools_of(backend, request.target.precision)
+        ),
+        request.model.name,
+        backend,
+        repr(sorted(request.model.options.items())),
+        request.checkpoint.sha256,
+        repr([(p.cases, hashes([p.path])) for p in photographs]),
+    ]
+    if request.int8 is not None:
+        parts += [
+            repr(sorted(request.int8.plan.recipes.items())),
+            # Not where the photographs lie: their contents follow.
+            repr(replace(request.int8.calibration, images=())),
+            repr(sorted(hashes(request.int8.calibration.images).values())),
+        ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def written(request: ExportRequest, bench: Bench | HalfBench, outcome: Outcome) -> str:
+    """The answer as a file that an export takes."""
+    from effsam_export.config import fp16_recipe
+    from effsam_export.config import int8_recipe as recipes
+
+    if request.int8 is None:
+        from effsam_export.bisect.fp16 import HalfBench
+
+        assert isinstance(bench, HalfBench)
+        entries = [
+            replace(bench.entry(c.layer), reason=reason(c.sensitivity, "in FP16"))
+            for c in outcome.choices
+        ]
+        return fp16_recipe.to_toml(summary(outcome, half=True), entries)
+    plan = request.int8.plan
+    found: dict[str, Int8Recipe] = {
+        c.name: with_choices(plan.recipe(c.name, request.target.backend), c.name, outcome)
+        for c in request.model.components
+    }
+    return recipes.to_toml(summary(outcome, half=False), found)
+
+
+def with_choices(recipe: Int8Recipe, component: str, outcome: Outcome) -> Int8Recipe:
+    """A recipe with the choices of a search for its component, each with its reason."""
+    from effsam_export.bisect.search import SEPARATOR
+    from effsam_export.spec.int8 import Exception8
+
+    more = []
+    for choice in outcome.choices:
+        owner, _, path = choice.layer.partition(SEPARATOR)
+        if owner == component:
+            more.append(
+                Exception8(
+                    modules=(path,),
+                    treatment=choice.kept,
+                    reason=reason(choice.sensitivity, "quantized"),
+                    source="effsam bisect",
+                    alone=True,
+                )
+            )
+    return replace(recipe, exceptions=(*more, *recipe.exceptions))
+
+
+def reason(sensitivity: float, how: str) -> str:
+    """Why a layer is kept."""
+    return f"{how} alone it costs {sensitivity:.4f} of the mean mask IoU"
+
+
+def shown(kept: str, *, half: bool) -> str:
+    """What a layer is kept as, for a person."""
+    return "fp32" if half else kept
+
+
+def summary(outcome: Outcome, *, half: bool) -> str:
+    """The answer in a line."""
+    floating = sum(c.kept == "float" for c in outcome.choices)
+    weights = len(outcome.choices) - floating
+    before, after = outcome.before, outcome.after
+    kept = (
+        f"{floating} layers in FP32"
+        if half
+        else (f"{floating} layers floating and {weights} with INT8 weights only")
+    )
+    own = outcome.deployed
+    return (
+        f"{kept}, of {outcome.layers}: "
+        f"least mask IoU {before.least:.4f} to {after.least:.4f}, mean {before.mean:.4f} to "
+        f"{after.mean:.4f} by ONNX Runtime, in {outcome.evaluations} judgements"
+        + (f"; in the target itself {own.least:.4f} and {own.mean:.4f}" if own else "")
+    )

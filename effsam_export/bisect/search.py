@@ -1,0 +1,393 @@
+"""Find the fewest modules that INT8 or FP16 has to leave alone, judged on masks of photographs.
+
+Component by component, the encoder first, while those that follow float, in four steps; every
+judgement is a full parity check: (1) quantize one block alone, then, where masks suffer, each layer
+of it alone: that is its sensitivity; (2) keep the most sensitive layers floating, as few as hold
+the gate, by halving; (3) give back what the gate holds without, in chunks and then one by one; (4)
+for INT8, likewise store weights alone in it where the gate holds. At the end the target's own
+quantizer is asked; where its masks miss the gate, more layers float, as few as hold it. Judgements
+are kept in a file, so that an interrupted search goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from effsam_export.errors import CheckFailed
+from effsam_export.util.files import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+Kept = Literal["float", "w8"]
+SEPARATOR = ":"
+"""Between component and module path in the name of a layer."""
+PER_KEPT = 5
+"""Judgements that giving back takes for each layer kept by then: MobileSAM's 63 took 300."""
+NEGLIGIBLE = 0.002
+"""Mean mask IoU that a block alone may cost without its layers being looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one judgement found, over all prompts.
+
+    Attributes:
+        mean, least: Mask IoU with PyTorch, of the masks a user is given.
+        switched: Prompts for which another mask of the set wins, be it by a hair.
+        missed: Failures of an export's other gates: tensors and scores that are off, masks that
+            win by more than scores may be off, NaN.
+    """
+
+    mean: float
+    least: float
+    switched: int
+    missed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What has to hold."""
+
+    least: float
+    mean: float
+
+    def holds(self, verdict: Verdict) -> bool:
+        """NaN does not."""
+        return verdict.least >= self.least and verdict.mean >= self.mean and verdict.missed == 0
+
+    def share(self, best: Verdict, part: float) -> Gate:
+        """A stricter gate, which gives away this part of what lies between it and the best."""
+        return Gate(
+            least=self.least + (1 - part) * (best.least - self.least),
+            mean=self.mean + (1 - part) * (best.mean - self.mean),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A layer that is not quantized whole, and how much its quantization alone costs.
+
+    Attributes:
+        sensitivity: Mean mask IoU lost when of its component nothing but its block or itself is
+            quantized.
+    """
+
+    layer: str
+    kept: Kept
+    sensitivity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a search found.
+
+    Attributes:
+        layers: How many there are.
+        evaluations: Judgements in all; those that an earlier run had made included.
+        before, after: Everything quantized, and with the choices, by the stand-in.
+        deployed: With the choices by the target's own quantizer; None where it was not asked.
+    """
+
+    choices: tuple[Choice, ...]
+    layers: int
+    evaluations: int
+    before: Verdict
+    after: Verdict
+    deployed: Verdict | None = None
+
+
+class Notebook:
+    """Judgements by what was asked, on disk after each one.
+
+    Args:
+        path: The file; judgements of another question in it are dropped.
+        question: Everything that a judgement depends on besides the layers.
+        judge: Does the work. Takes the layers that are not quantized whole.
+        told: Called after each judgement with how many there are, about how many there will be,
+            and the seconds it took.
+        deployed: Likewise judges what the target's own quantizer makes of it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        question: str,
+        judge: Callable[[Mapping[str, Kept]], Verdict],
+        told: Callable[[int, int, float], None],
+        deployed: Callable[[Mapping[str, Kept]], Verdict] | None = None,
+    ) -> None:
+        self._path, self._question, self._told = path, question, told
+        self._judge, self._deployed = judge, deployed
+        self._known: dict[str, Verdict] = {}
+        if path.is_file():
+            document = json.loads(path.read_text("utf-8"))
+            if document.get("question") == question:
+                self._known = {k: Verdict(**v) for k, v in document["verdicts"].items()}
+        self._asked: set[str] = set()
+        self.expected = 0
+
+    @property
+    def asked(self) -> int:
+        """How many different judgements this search took; those known before included."""
+        return len(self._asked)
+
+    def ask(self, kept: Mapping[str, Kept]) -> Verdict:
+        """The verdict when these layers are kept and all others are quantized."""
+        return self._ask("", self._judge, kept)
+
+    def ask_target(self, kept: Mapping[str, Kept]) -> Verdict | None:
+        """The same by the target's own quantizer; None where it cannot be asked."""
+        return None if self._deployed is None else self._ask("deployed|", self._deployed, kept)
+
+    def _ask(
+        self,
+        who: str,
+        judge: Callable[[Mapping[str, Kept]], Verdict],
+        kept: Mapping[str, Kept],
+    ) -> Verdict:
+        key = who + ",".join(f"{layer}={kind}" for layer, kind in sorted(kept.items()))
+        self._asked.add(key)
+        if key not in self._known:
+            began = time.perf_counter()
+            self._known[key] = judge(kept)
+            self._save()
+            self._told(self.asked, self.expected, time.perf_counter() - began)
+        return self._known[key]
+
+    def _save(self) -> None:
+        verdicts = {k: asdict(v) for k, v in self._known.items()}
+        document = {"question": self._question, "verdicts": verdicts}
+        write_whole(self._path, json.dumps(document, indent=1, sort_keys=True).encode())
+
+
+def search(
+    layers: Sequence[str],
+    gate: Gate,
+    notebook: Notebook,
+    *,
+    weighted: Collection[str] = (),
+    negligible: float = NEGLIGIBLE,
+) -> Outcome:
+    """Find what has to be kept.
+
+    Args:
+        layers: Module paths of all layers, `component:path`, in the order of the graphs.
+        gate: What has to hold.
+        notebook: Asks the judge.
+        weighted: Layers that may have weights in INT8 and floating activations.
+        negligible: Mean mask IoU that a block alone may cost without its layers being looked at.
+
+    Raises:
+        CheckFailed: The gate does not hold with nothing quantized.
+    """
+    every = _kept(layers)
+    notebook.expected = likely_evaluations(layers)
+    whole = notebook.ask({})
+    kept: dict[str, Kept] = {}
+    cost: dict[str, float] = dict.fromkeys(layers, 0.0)
+    if not gate.holds(whole):
+        best = notebook.ask(every)
+        if not gate.holds(best):
+            raise CheckFailed(
+                f"with nothing quantized the least mask IoU is {best.least:.4f} and the mean "
+                f"{best.mean:.4f}, {best.missed} other gates are missed: no choice of modules "
+                "holds the gate",
+                hint=f"--min-iou {max(0.0, best.least - 0.01):.2f} could be reached",
+            )
+        parts = components(layers)
+        kept = dict(every)
+        for i, own in enumerate(parts):
+            # What is still to be quantized may cost as much as what has been.
+            stricter = gate.share(best, (i + 1) / len(parts))
+            others = {k: v for k, v in kept.items() if k not in own}
+            cost.update(sensitivities(own, others, notebook, negligible))
+            kept = component(own, others, cost, stricter, notebook, weighted)
+    kept = confirmed(kept, ranking(layers, cost), gate, notebook)
+    after, deployed = notebook.ask(kept), notebook.ask_target(kept)
+    choices = [
+        Choice(layer=layer, kept=kind, sensitivity=cost[layer]) for layer, kind in kept.items()
+    ]
+    return Outcome(
+        choices=tuple(sorted(choices, key=lambda c: (-c.sensitivity, c.layer))),
+        layers=len(layers),
+        evaluations=notebook.asked,
+        before=whole,
+        after=after,
+        deployed=deployed,
+    )
+
+
+def components(layers: Sequence[str]) -> list[list[str]]:
+    """Layers by component, in the order given."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        found.setdefault(layer.partition(SEPARATOR)[0], []).append(layer)
+    return list(found.values())
+
+
+def ranking(layers: Sequence[str], cost: Mapping[str, float]) -> list[str]:
+    """The most sensitive layer first; of equals the one that comes first in the graph."""
+    return sorted(layers, key=lambda layer: -cost[layer])
+
+
+def component(
+    layers: Sequence[str],
+    others: Mapping[str, Kept],
+    cost: Mapping[str, float],
+    gate: Gate,
+    notebook: Notebook,
+    weighted: Collection[str],
+) -> dict[str, Kept]:
+    """What one component has to keep, beside what is kept of the others."""
+    if gate.holds(notebook.ask(others)):
+        return dict(others)
+    kept = fewest(ranking(layers, cost), others, gate, notebook)
+    own = [layer for layer in layers if layer in kept]
+    notebook.expected = notebook.asked + PER_KEPT * len(own)
+    kept = relaxed(kept, None, own, cost, gate, notebook)
+    own = [layer for layer in own if layer in kept and layer in weighted]
+    return relaxed(kept, "w8", own, cost, gate, notebook)
+
+
+def confirmed(
+    kept: dict[str, Kept], ranked: Sequence[str], gate: Gate, notebook: Notebook
+) -> dict[str, Kept]:
+    """The same where the target's own quantizer holds the gate, else with more layers floating.
+
+    Raises:
+        CheckFailed: It does not hold the gate with all of them floating.
+    """
+    verdict = notebook.ask_target(kept)
+    if verdict is None or gate.holds(verdict):
+        return kept
+    more = [layer for layer in ranked if kept.get(layer) != "float"]
+
+    def with_head(size: int) -> tuple[dict[str, Kept], bool]:
+        found = {**kept, **_kept(more[:size])}
+        verdict = notebook.ask_target(found)
+        return found, verdict is not None and gate.holds(verdict)
+
+    # Doubled from one on, since a file in which too much floats is refused as no INT8 file.
+    low, high = 0, 1
+    while not with_head(high)[1]:
+        if high == len(more):
+            raise CheckFailed(
+                "in the target itself the gate does not hold, however many layers float: least "
+                f"mask IoU {verdict.least:.4f}, mean {verdict.mean:.4f}, {verdict.missed} other "
+                "gates missed with those that were found",
+                hint=f"--min-iou {max(0.0, verdict.least - 0.01):.2f} could be reached",
+            )
+        low, high = high, min(2 * high, len(more))
+    while high - low > 1:
+        middle = (low + high) // 2
+        if with_head(middle)[1]:
+            high = middle
+        else:
+            low = middle
+    return with_head(high)[0]
+
+
+def sensitivities(
+    layers: Sequence[str],
+    others: Mapping[str, Kept],
+    notebook: Notebook,
+    negligible: float = NEGLIGIBLE,
+) -> dict[str, float]:
+    """Mean mask IoU that each layer of a component costs when it alone is quantized.
+
+    A block that alone costs next to nothing is not taken apart: its layers share its figure.
+
+    Args:
+        layers: Of the component.
+        others: What is kept of the other components.
+        notebook: Asks the judge.
+        negligible: Mean mask IoU that a block alone may cost without its layers being looked at.
+    """
+    best = notebook.ask({**others, **_kept(layers)}).mean
+    cost: dict[str, float] = {}
+    for group in blocks(layers):
+        kept = _kept(x for x in layers if x not in group)
+        lost = best - notebook.ask({**others, **kept}).mean
+        if lost <= negligible or len(group) == 1:
+            cost.update(dict.fromkeys(group, lost))
+            continue
+        for layer in group:
+            kept = _kept(x for x in layers if x != layer)
+            cost[layer] = best - notebook.ask({**others, **kept}).mean
+    return cost
+
+
+def blocks(layers: Iterable[str]) -> list[list[str]]:
+    """Layers by the block they lie in: the shortest path that ends in a number, or their parent."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        parts = layer.split(".")
+        numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+        # The innermost number that is not the layer itself: `layers.1.blocks.0` of its `mlp.fc1`.
+        inner = [i for i in numbers if i < len(parts) - 1]
+        block = ".".join(parts[: inner[-1] + 1] if inner else parts[:-1])
+        found.setdefault(block, []).append(layer)
+    return list(found.values())
+
+
+def fewest(
+    ranked: Sequence[str], others: Mapping[str, Kept], gate: Gate, notebook: Notebook
+) -> dict[str, Kept]:
+    """The shortest head of a ranking that holds the gate when it is kept too, by halving."""
+    low, high = 1, len(ranked)
+    while low < high:
+        middle = (low + high) // 2
+        if gate.holds(notebook.ask({**others, **_kept(ranked[:middle])})):
+            high = middle
+        else:
+            low = middle + 1
+    return {**others, **_kept(ranked[:low])}
+
+
+def relaxed(
+    kept: Mapping[str, Kept],
+    to: Kept | None,
+    among: Sequence[str],
+    cost: Mapping[str, float],
+    gate: Gate,
+    notebook: Notebook,
+) -> dict[str, Kept]:
+    """Give some layers back (`to` None) or store their weights in INT8, wherever the gate holds.
+
+    In chunks that are halved, the least sensitive first, down to single layers: of what is left, no
+    layer could be changed alone. Source: Zeller and Hildebrandt, "Simplifying and Isolating
+    Failure-Inducing Input", 2002.
+    """
+    found, order = dict(kept), sorted(among, key=lambda name: cost[name])
+    size = max(1, len(order) // 2)
+    while order:
+        left: list[str] = []
+        for start in range(0, len(order), size):
+            chunk = order[start : start + size]
+            trial = {k: v for k, v in found.items() if to is not None or k not in chunk}
+            if to is not None:
+                trial.update(dict.fromkeys(chunk, to))
+            if gate.holds(notebook.ask(trial)):
+                found = trial
+            else:
+                left += chunk
+        # A change may have made room for another: single layers are asked until none moves.
+        if size == 1 and len(left) == len(order):
+            break
+        order, size = left, max(1, size // 2)
+    return found
+
+
+def _kept(layers: Iterable[str]) -> dict[str, Kept]:
+    return dict.fromkeys(layers, "float")
+
+
+def likely_evaluations(layers: Sequence[str]) -> int:
+    """About how many judgements a search takes: most layers, each block, halving, giving back."""
+    kept = len(layers) // 3
+    return len(blocks(layers)) + 3 * len(layers) // 4 + len(layers).bit_length() + PER_KEPT * kept

@@ -1,0 +1,231 @@
+"""All terminal output: stage lines, progress bars, tables, errors.
+
+Talk goes to stderr, data to stdout. Progress bars only where stderr is a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from effsam_export.errors import EffsamError
+    from effsam_export.parity.results import ParityReport
+    from effsam_export.util.progress import StageEvent
+
+SCHEMA_VERSION = 1
+"""Version of every `--json` document."""
+
+
+class Console:
+    """Where one command talks to a person.
+
+    Args:
+        quiet: Only errors and data.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._start = time.perf_counter()
+
+    def say(self, text: str = "") -> None:
+        """A line of talk."""
+        if not self._quiet:
+            print(text, file=sys.stderr)
+
+    def observe(self, event: StageEvent) -> None:
+        """Show a stage: a bar while it runs, one line when it is over."""
+        if self._quiet:
+            return
+        if event.kind in ("started", "advanced"):
+            self._advance(event.stage, event.done, event.total)
+        elif event.kind in ("finished", "failed"):
+            self._close_bar()
+            mark = "✓" if event.kind == "finished" else "✗"
+            line = f"{mark} {event.stage:<16} {event.seconds:7.1f} s  {event.detail}"
+            print(line.rstrip(), file=sys.stderr)
+
+    def transferred(self, label: str, done: int, total: int | None) -> None:
+        """Show a download."""
+        if not self._quiet:
+            self._advance(label, done, total, transfer=True)
+
+    def verdict(self, *, passed: bool, what: str) -> None:
+        """The line that CI logs are searched for."""
+        self._close_bar()
+        word = "PASSED" if passed else "FAILED"
+        self.say(f"{word}  {what}  {time.perf_counter() - self._start:.1f} s")
+
+    def next(self, command: str) -> None:
+        """What to try now."""
+        self.say(f"next: {command}")
+
+    def close(self) -> None:
+        """Take a bar off the screen."""
+        self._close_bar()
+
+    def _advance(self, label: str, done: int, total: int | None, *, transfer: bool = False) -> None:
+        if not sys.stderr.isatty():
+            return
+        from rich import progress
+        from rich.console import Console as RichConsole
+
+        if self._bar is None:
+            amount = (
+                (progress.DownloadColumn(), progress.TransferSpeedColumn())
+                if transfer
+                else (progress.TaskProgressColumn(), progress.TimeElapsedColumn())
+            )
+            self._bar = progress.Progress(
+                progress.SpinnerColumn(),
+                progress.TextColumn("{task.description:<16}"),
+                progress.BarColumn(),
+                *amount,
+                console=RichConsole(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(label, total=total)
+        self._bar.update(self._task, description=label, completed=done, total=total)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class Board:
+    """The cells of a build: a table that changes where stderr is a terminal, else a line each.
+
+    Args:
+        names: Of all cells.
+        quiet: Nothing is shown.
+    """
+
+    def __init__(self, names: Sequence[str], *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._width = max(map(len, names), default=0)
+        self._began: dict[str, float] = {}
+        self._done, self._total = 0, len(names)
+        self._live: Any = None
+
+    def __enter__(self) -> Board:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console as RichConsole
+            from rich.live import Live
+
+            self._live = Live(
+                get_renderable=self._running,
+                console=RichConsole(stderr=True),
+                transient=True,
+                refresh_per_second=2,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def started(self, name: str) -> None:
+        """A worker took a cell."""
+        self._began[name] = time.perf_counter()
+
+    def done(self, name: str, *, passed: bool, seconds: float, detail: str) -> None:
+        """A cell has its bundle, or has none."""
+        self._began.pop(name, None)
+        self._done += 1
+        if self._quiet:
+            return
+        mark = "✓" if passed else "✗"
+        line = f"{mark} {name:<{self._width}} {seconds:7.1f} s  {detail}"
+        if self._live is None:
+            print(line, file=sys.stderr)
+        else:
+            # Above the table, which stays at the bottom.
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _running(self) -> Any:  # noqa: ANN401 - what rich draws
+        from rich.table import Table
+
+        board = Table.grid(padding=(0, 2))
+        for name, began in list(self._began.items()):
+            board.add_row("…", name, f"{time.perf_counter() - began:.0f} s")
+        board.add_row("", f"{self._done} of {self._total} done", "")
+        return board
+
+
+def data(text: str) -> None:
+    """A line for the next program in a pipe."""
+    print(text)
+
+
+def document(content: dict[str, Any]) -> None:
+    """A JSON document on stdout."""
+    import json
+
+    print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2, ensure_ascii=False))
+
+
+def error(problem: EffsamError) -> None:
+    """What is wrong, and what to do about it."""
+    print(f"error: {problem.message}", file=sys.stderr)
+    if problem.hint:
+        print(f"\nhint: {problem.hint}", file=sys.stderr)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, as wide as they need to be."""
+    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
+    return "\n".join(lines)
+
+
+def state(report: ParityReport) -> str:
+    """`verified`, or `simulated` and what ran in the place of the runtime."""
+    return f"{report.state} by {report.stand_in}" if report.stand_in else report.state
+
+
+def parity_table(report: ParityReport) -> str:
+    """End to end per prompt, then the worst of each tensor at each seam."""
+    parts = []
+    if report.cases:
+        rows = [
+            [
+                c.case,
+                f"{c.answer_iou:.4f}",
+                str(c.worst),
+                f"{min(c.boundary_iou[i] for i in c.answers):.4f}",
+                f"{c.score_error:.1e}",
+                "same"
+                if c.winner == c.found_winner
+                else f"{c.winner} -> {c.found_winner}: {c.chosen_iou:.4f}, gap {c.winner_gap:.1e}",
+            ]
+            for c in report.cases
+        ]
+        header = ("end to end", "mask IoU", "of mask", "boundary IoU", "score error", "best mask")
+        parts.append(table(header, rows))
+    rows = []
+    for key in dict.fromkeys((s.component, s.seam) for s in report.seams):
+        results = [s for s in report.seams if (s.component, s.seam) == key]
+        for name in dict.fromkeys(t.name for s in results for t in s.tensors):
+            tensors = [t for s in results for t in s.tensors if t.name == name]
+            rows.append(
+                [
+                    f"{key[0]}, {'PyTorch to ONNX' if key[1] == 'onnx' else 'ONNX to artefact'}",
+                    name,
+                    f"{max(t.max_abs for t in tensors):.1e}",
+                    f"{min(t.cosine for t in tensors):.7f}",
+                    f"{min(t.sqnr_db for t in tensors):.0f} dB",
+                ]
+            )
+    parts.append(table(("seam", "tensor", "max-abs", "cosine", "SQNR"), rows))
+    return "\n\n".join(parts)

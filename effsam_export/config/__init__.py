@@ -1,0 +1,1 @@
+"""TOML files: targets, parity sets, calibration sets, precision recipes."""

@@ -1,0 +1,1 @@
+"""Tracing to ONNX, reading ONNX files, and graph passes."""

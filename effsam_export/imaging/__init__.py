@@ -1,0 +1,1 @@
+"""Images, resizing, masks and instances as numpy arrays."""

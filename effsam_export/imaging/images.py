@@ -1,0 +1,316 @@
+"""Photographs and coordinates: into the model frame, and masks back out. numpy and Pillow only.
+
+Frames: *original* is the photograph as a person sees it (EXIF rotation applied), pixels (x, y)
+with the origin at the top left; *model* is the resized photograph, padded at the bottom and right.
+Source of the rules: segment-anything, `utils/transforms.py` and `modeling/sam.py`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from effsam_export.errors import ImageError, PromptError
+from effsam_export.imaging.letterbox import letterbox
+from effsam_export.spec.prompts import MaskSet, Point, Preprocess, Prompt, PromptSupport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from effsam_export.spec.tensors import Float32
+
+MAX_PIXELS = 178_956_970
+"""Pillow's own limit against decompression bombs, made an error instead of a warning."""
+STABILITY_OFFSET = 1.0
+"""Logits above and below the threshold, by the default of segment-anything's generator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """Sizes (height, width) of a photograph on its way into a model.
+
+    Attributes:
+        resized: In the square of `image_size` pixels that the encoder sees.
+        prompt: In the square of `prompt_size` pixels that prompts and masks are in.
+    """
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    image_size: int
+    prompt: tuple[int, int]
+    prompt_size: int
+
+
+def load_image(path: Path) -> NDArray[np.uint8]:
+    """Decode a photograph as uint8 HxWx3 RGB, rotated as its EXIF data says.
+
+    Raises:
+        ImageError: The file is missing, is no image, is truncated, or is too large to decode.
+    """
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "does not exist"
+        raise ImageError(f"image `{path}` {what}", hint="give the path of a JPEG or PNG file")
+    try:
+        with _quiet(), Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(
+                    f"image `{path}` has {image.width}x{image.height} pixels, "
+                    f"over the limit of {MAX_PIXELS}",
+                    hint="make it smaller first",
+                )
+            if image.mode == "F":
+                raise ImageError(
+                    f"image `{path}` has floating-point pixels", hint="save it with 8 bits first"
+                )
+            return np.asarray(_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(
+            f"image `{path}` cannot be read: {error}",
+            hint="give a JPEG or PNG file that other programs can open",
+        ) from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The upper byte of 16-bit greys, which Pillow's own conversion clips to white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) // 256).astype(np.uint8))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings about sizes, palettes and EXIF data; its errors remain."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def frame_of(size: tuple[int, int], preprocess: Preprocess) -> Frame:
+    """Sizes of a photograph of (height, width) in the encoder's and in the prompts' frame."""
+    resized, prompt = _sizes(size, preprocess)
+    return Frame(
+        original=size,
+        resized=resized,
+        image_size=preprocess.image_size,
+        prompt=prompt,
+        prompt_size=preprocess.prompt_size,
+    )
+
+
+def _sizes(
+    size: tuple[int, int], preprocess: Preprocess
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    match preprocess.family:
+        case "longest-side-pad":
+            return (
+                _longest_side(size, preprocess.image_size),
+                _longest_side(size, preprocess.prompt_size),
+            )
+        case "squash":
+            return (
+                (preprocess.image_size, preprocess.image_size),
+                (preprocess.prompt_size, preprocess.prompt_size),
+            )
+        case "letterbox":
+            scale = preprocess.image_size / max(size)
+            # Answers of this family are in pixels of the photograph.
+            return (round(size[0] * scale), round(size[1] * scale)), size
+
+
+def _longest_side(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Longest side to `longest`, each side `int(side * scale + 0.5)`."""
+    scale = longest / max(size)
+    # At least one pixel: an extreme strip would otherwise vanish (the authors' code fails there).
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize uint8 HxWx3 to (height, width) with Pillow's bilinear filter, as SAM's predictor."""
+    h, w = size
+    return np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+
+
+def encoder_image(image: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
+    """A photograph uint8 HxWx3 RGB to the graph's `image`: float32 1x3xSxS, RGB, 0 to 255."""
+    size = (image.shape[0], image.shape[1])
+    match preprocess.family:
+        case "longest-side-pad":
+            return pad(resize(image, frame_of(size, preprocess).resized), preprocess)
+        case "squash":
+            square = (preprocess.image_size, preprocess.image_size)
+            planes = image.transpose(2, 0, 1).astype(np.float32)
+            return resize_bilinear(planes, square)[None]
+        case "letterbox":
+            boxed, _ = letterbox(image, preprocess.image_size, square=True)
+            return np.ascontiguousarray(boxed.transpose(2, 0, 1)[None], dtype=np.float32)
+
+
+def pad(resized: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
+    """Resized uint8 HxWx3 to the encoder's `image`: float32 1x3xSxS, padded with the pixel mean."""
+    size = preprocess.image_size
+    h, w = resized.shape[:2]
+    image = np.empty((1, 3, size, size), dtype=np.float32)
+    image[0] = np.asarray(preprocess.pixel_mean, dtype=np.float32)[:, None, None]
+    image[0, :, :h, :w] = resized.transpose(2, 0, 1)
+    return image
+
+
+def check_prompt(prompt: Prompt, size: tuple[int, int], support: PromptSupport) -> None:
+    """Refuse, with every reason at once, a prompt that is off the image or beyond the model.
+
+    Args:
+        prompt: In original-image pixels.
+        size: (height, width) of the original image.
+        support: What the model can honour.
+
+    Raises:
+        PromptError: All problems, one sentence each.
+    """
+    h, w = size
+    problems = []
+    if not prompt.points and prompt.box is None:
+        problems.append("there is no point and no box")
+    for p in prompt.points:
+        if not (0 <= p.x < w and 0 <= p.y < h):
+            problems.append(f"point ({p.x:g}, {p.y:g}) is outside the image of {w}x{h} pixels")
+        if p.label not in (0, 1):
+            problems.append(f"label {p.label} of a point is neither 1 (on) nor 0 (off the object)")
+    if prompt.box is not None:
+        x0, y0, x1, y1 = prompt.box
+        if not np.isfinite(prompt.box).all():
+            problems.append(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is not finite")
+        elif not (x0 < x1 and y0 < y1):
+            problems.append(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is empty: want x0 < x1, y0 < y1")
+        elif x1 <= 0 or y1 <= 0 or x0 >= w or y0 >= h:
+            problems.append(
+                f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is outside the image of {w}x{h} pixels"
+            )
+    place = f"x runs from 0 to {w - 1}, y from 0 to {h - 1}, in pixels of the original image"
+    beyond = beyond_model(prompt, support)
+    if problems or beyond:
+        raise PromptError(
+            "; ".join([*problems, *beyond]),
+            hint=place if problems else "`effsam info MODEL` says which prompts a model takes",
+        )
+
+
+def beyond_model(prompt: Prompt, support: PromptSupport) -> list[str]:
+    """What a model cannot honour in a prompt, one sentence each."""
+    slots = len(prompt.points) + (0 if prompt.box is None else 2)
+    problems = []
+    if any(p.label == 0 for p in prompt.points) and not support.negative_points:
+        problems.append("this model has no background points")
+    if support.max_points is not None and slots > support.max_points:
+        counted = ", a box counting as two" if prompt.box is not None else ""
+        problems.append(f"this model takes {support.max_points} points{counted}, not {slots}")
+    if prompt.box is not None and not support.box:
+        problems.append("this model takes no box")
+    if prompt.box is not None and prompt.points and not support.points_with_box:
+        problems.append("this model takes points or a box, not both at once")
+    if prompt.mask_input is not None and not support.mask:
+        problems.append("this model takes no mask")
+    return problems
+
+
+def prompt_to_model(prompt: Prompt, frame: Frame) -> Prompt:
+    """Move a prompt from original-image pixels to pixels of the prompt frame."""
+    sy = frame.prompt[0] / frame.original[0]
+    sx = frame.prompt[1] / frame.original[1]
+    box = prompt.box
+    return Prompt(
+        points=tuple(Point(x=p.x * sx, y=p.y * sy, label=p.label) for p in prompt.points),
+        box=None if box is None else (box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy),
+        mask_input=prompt.mask_input,
+    )
+
+
+def upscale_masks(low_res: Float32, frame: Frame, masks: MaskSet) -> Float32:
+    """Logits KxSxS of the decoder to logits KxHxW at original size, by the rule of the model."""
+    if masks.upscale == "bicubic":
+        return resize_bicubic(low_res, frame.original)
+    full = resize_bilinear(low_res, (frame.prompt_size, frame.prompt_size))
+    h, w = frame.prompt
+    return resize_bilinear(full[:, :h, :w], frame.original)
+
+
+def stability(logits: Float32, threshold: float, offset: float = STABILITY_OFFSET) -> float:
+    """How little a mask depends on where its logits are cut, from 0 to 1.
+
+    The mask's area at `offset` logits above the threshold, as a share of that at `offset` below:
+    the IoU of the two; 0 where both are empty. Source: segment-anything, `utils/amg.py`,
+    `calculate_stability_score`. Its automatic generator keeps 0.95 and more.
+    """
+    around = int((logits > threshold - offset).sum())
+    return int((logits > threshold + offset).sum()) / around if around else 0.0
+
+
+def resize_bilinear(x: Float32, size: tuple[int, int]) -> Float32:
+    """Bilinear resize of KxHxW float32, half-pixel centres, no antialiasing, edges clamped.
+
+    Equal to `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`; Pillow's
+    filter differs when it shrinks, and the tests hold this against torch.
+    """
+    # Columns first, while there are few rows: picking columns is the slow part in memory.
+    for axis, new in ((2, size[1]), (1, size[0])):
+        old = x.shape[axis]
+        # As torch: the scale is float32, and so is the position after one fused multiply-add.
+        scale = np.float64(np.float32(old) / np.float32(new))
+        at = ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)
+        at = np.maximum(at, np.float32(0))
+        low = np.minimum(at.astype(np.int64), old - 1)
+        high = np.minimum(low + 1, old - 1)
+        part = at - low.astype(np.float32)
+        part = part[:, None] if axis == 1 else part
+        below, above = np.take(x, low, axis=axis), np.take(x, high, axis=axis)
+        above -= below
+        above *= part
+        above += below
+        x = above
+    return x
+
+
+CUBIC = -0.75
+"""The cubic convolution's free parameter in torch (`aten/src/ATen/native/UpSample.h`)."""
+
+
+def resize_bicubic(x: Float32, size: tuple[int, int]) -> Float32:
+    """Bicubic resize of KxHxW float32, half-pixel centres, no antialiasing, edges repeated.
+
+    Equal within FP32 noise to `torch.nn.functional.interpolate(mode="bicubic",
+    align_corners=False)`.
+    """
+    for axis, new in ((2, size[1]), (1, size[0])):
+        old = x.shape[axis]
+        scale = np.float64(np.float32(old) / np.float32(new))
+        at = ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)
+        base = np.floor(at).astype(np.int64)
+        t = at - base.astype(np.float32)
+        total: Float32 | None = None
+        for offset, weight in zip((-1, 0, 1, 2), _cubic_weights(t), strict=True):
+            taken = np.take(x, np.clip(base + offset, 0, old - 1), axis=axis)
+            part = taken * (weight[:, None] if axis == 1 else weight)
+            total = part if total is None else total + part
+        assert total is not None
+        x = total
+    return x
+
+
+def _cubic_weights(t: Float32) -> tuple[Float32, Float32, Float32, Float32]:
+    """Keys' cubic convolution kernel at the four neighbours of a position `t` past the second."""
+    a = np.float32(CUBIC)
+
+    def near(d: Float32) -> Float32:
+        return np.asarray(((a + 2) * d - (a + 3)) * d * d + 1, dtype=np.float32)
+
+    def far(d: Float32) -> Float32:
+        return np.asarray(((a * d - 5 * a) * d + 8 * a) * d - 4 * a, dtype=np.float32)
+
+    return far(t + 1), near(t), near(1 - t), far(2 - t)

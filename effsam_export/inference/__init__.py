@@ -1,0 +1,1 @@
+"""Run a bundle on images with prompts. No torch."""

@@ -1,0 +1,48 @@
+"""Many masks on their photograph, each in a colour of its own."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from effsam_export.inference.automatic_masks import Found
+
+TINT = 0.5
+GOLDEN_ANGLE = (3 - math.sqrt(5)) / 2
+"""As a share of the colour circle: neighbours in the list get hues far apart."""
+
+
+def colour(index: int) -> tuple[int, int, int]:
+    """The colour of the mask at `index`."""
+    r, g, b = colorsys.hsv_to_rgb(index * GOLDEN_ANGLE % 1, 0.85, 1.0)
+    return round(255 * r), round(255 * g), round(255 * b)
+
+
+def draw(image: NDArray[np.uint8], found: Sequence[Found]) -> NDArray[np.uint8]:
+    """A copy of the picture with all masks tinted, the largest at the bottom: uint8 HxWx3 RGB."""
+    canvas = image.astype(np.float32)
+    edges = np.zeros(image.shape[:2], dtype=np.bool_)
+    for i, record in enumerate(sorted(found, key=lambda f: -f.area)):
+        mask = record.decoded()
+        tint = np.asarray(colour(i), dtype=np.float32)
+        canvas[mask] = image[mask] * (1 - TINT) + tint * TINT
+        edges &= ~mask
+        edges |= mask & ~_inside(mask)
+    canvas[edges] = 255
+    return np.asarray(np.rint(canvas), dtype=np.uint8)
+
+
+def _inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels of a mask whose four neighbours are in it too."""
+    padded = np.pad(mask, 1)
+    return np.asarray(
+        padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & mask
+    )

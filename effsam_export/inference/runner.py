@@ -1,0 +1,139 @@
+"""Prompts in, masks out, with any pair of opened graphs. No torch: an app has to do the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from effsam_export.errors import PromptError
+from effsam_export.imaging import instances, letterbox
+from effsam_export.imaging.images import (
+    Frame,
+    check_prompt,
+    frame_of,
+    prompt_to_model,
+    upscale_masks,
+)
+from effsam_export.spec.prompts import Sample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from effsam_export.backends import Session
+    from effsam_export.imaging.instances import Instances
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.prompts import MaskSet, Prompt
+    from effsam_export.spec.tensors import Feeds, Float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """A photograph that has been through the encoder."""
+
+    frame: Frame
+    sample: Sample
+    """With `embeddings`, without a prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The answer to one prompt, best mask first.
+
+    Attributes:
+        masks: KxHxW bool at original size.
+        scores: K values of the output that ranks masks (predicted IoU or stability), float32.
+        low_res_masks: KxSxS logits, float32; each can be fed back as `mask_input`. None for a
+            model that finds instances.
+        indices: K positions in the decoder's output.
+    """
+
+    masks: NDArray[np.bool_]
+    scores: Float32
+    low_res_masks: Float32 | None
+    indices: tuple[int, ...]
+
+
+def embed(model: ModelSpec, encoder: Session, image: NDArray[np.uint8]) -> Embedded:
+    """Encode a uint8 HxWx3 RGB photograph once, for any number of prompts."""
+    frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
+    sample = Sample(image=image)
+    spec = model.component("encoder")
+    outputs = encoder.run(spec.feeds(model.preprocess, sample))
+    return Embedded(frame=frame, sample=replace(sample, embeddings=outputs["image_embeddings"]))
+
+
+def predict(
+    model: ModelSpec,
+    decoder: Session,
+    embedded: Embedded,
+    prompt: Prompt,
+    *,
+    single_mask: bool = False,
+) -> Prediction:
+    """Answer one prompt.
+
+    Args:
+        model: Whose contract the decoder keeps.
+        decoder: Opened decoder.
+        embedded: The photograph.
+        prompt: In original-image pixels.
+        single_mask: Return the decoder's single-mask output instead of the multimask set.
+
+    Raises:
+        PromptError: The prompt is off the image, or one the model cannot honour.
+    """
+    check_prompt(prompt, embedded.frame.original, model.prompts)
+    if single_mask and not model.masks.single:
+        raise PromptError(
+            f"`{model.name}` has no single-mask output", hint="leave --single-mask out"
+        )
+    outputs = decoder.run(decoder_feeds(model, embedded, prompt))
+    indices = model.masks.single if single_mask else model.masks.multimask
+    return select(outputs, indices, model.masks, embedded.frame)
+
+
+def find_instances(model: ModelSpec, segmenter: Session, image: NDArray[np.uint8]) -> Instances:
+    """Run a segmenter on a uint8 HxWx3 RGB photograph."""
+    spec = model.component("segmenter")
+    outputs = segmenter.run(spec.feeds(model.preprocess, Sample(image=image)))
+    size = (image.shape[0], image.shape[1])
+    box = letterbox.fit(size, model.preprocess.image_size, square=True)
+    return instances.detect(outputs, box)
+
+
+def choose(model: ModelSpec, found: Instances, prompt: Prompt) -> Prediction:
+    """Answer one prompt, in original-image pixels, with one mask out of the instances.
+
+    Raises:
+        PromptError: The prompt is off the image, or one the model cannot honour.
+    """
+    check_prompt(prompt, found.letterbox.original, model.prompts)
+    mask, score = instances.answer(found, prompt)
+    return Prediction(
+        masks=mask[None],
+        scores=np.asarray([score], dtype=np.float32),
+        low_res_masks=None,
+        indices=(0,),
+    )
+
+
+def decoder_feeds(model: ModelSpec, embedded: Embedded, prompt: Prompt) -> Feeds:
+    """The decoder's inputs for a prompt in original-image pixels."""
+    moved = prompt_to_model(prompt, embedded.frame)
+    spec = model.component("decoder")
+    return spec.feeds(model.preprocess, replace(embedded.sample, prompt=moved))
+
+
+def select(outputs: Feeds, indices: tuple[int, ...], masks: MaskSet, frame: Frame) -> Prediction:
+    """The masks at `indices` of the decoder's output, by falling score, at original size."""
+    scores = outputs[masks.score][0]
+    order = tuple(sorted(indices, key=lambda i: -float(scores[i])))
+    low_res = np.ascontiguousarray(outputs["low_res_masks"][0, list(order)], dtype=np.float32)
+    return Prediction(
+        masks=upscale_masks(low_res, frame, masks) > masks.threshold,
+        scores=scores[list(order)].astype(np.float32),
+        low_res_masks=low_res,
+        indices=order,
+    )

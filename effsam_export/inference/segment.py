@@ -1,0 +1,211 @@
+"""A bundle, a photograph and prompts: masks. No torch."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from effsam_export.bundle import read
+from effsam_export.errors import PromptError
+from effsam_export.imaging.images import check_prompt, load_image
+from effsam_export.inference import automatic_masks, runner
+from effsam_export.inference.runner import Prediction
+from effsam_export.util.files import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from effsam_export.inference.automatic_masks import Found, GridSettings
+    from effsam_export.spec.prompts import Prompt
+    from effsam_export.spec.tensors import Float32
+
+MASK_SUFFIX = ".npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """A photograph (uint8 HxWx3 RGB, EXIF rotation applied) and the answer to its prompts."""
+
+    image: NDArray[np.uint8]
+    prediction: Prediction
+
+
+def segment(
+    bundle_path: Path, image_path: Path, prompts: Sequence[Prompt], *, single_mask: bool = False
+) -> Segmentation:
+    """Run a bundle on a photograph.
+
+    Args:
+        bundle_path: The bundle.
+        image_path: The photograph.
+        prompts: In original-image pixels. One prompt gives the model's whole set of masks, best
+            first; several give the best mask of each, in their order.
+        single_mask: Take the decoder's single-mask output instead of its multimask set.
+
+    Raises:
+        BundleError: The bundle is broken or lacks a component.
+        ImageError: The photograph cannot be read.
+        PromptError: A prompt is off the image, or one the model cannot honour.
+        ToolchainMissing: The bundle's runtime is not installed.
+    """
+    bundle = read.read(bundle_path)
+    model = bundle.model
+    image = load_image(image_path)
+    if not prompts:
+        raise PromptError("there is no prompt", hint="give --point X,Y or --box X0,Y0,X1,Y1")
+    for prompt in prompts:
+        check_prompt(prompt, (image.shape[0], image.shape[1]), model.prompts)
+    if model.finds_instances:
+        if single_mask:
+            raise PromptError(
+                f"`{model.name}` has no single-mask output", hint="leave --single-mask out"
+            )
+        found = runner.find_instances(model, read.open_session(bundle, "segmenter"), image)
+        answers = [runner.choose(model, found, p) for p in prompts]
+        return Segmentation(
+            image=image, prediction=answers[0] if len(answers) == 1 else best_of_each(answers)
+        )
+    embedded = runner.embed(model, read.open_session(bundle, "encoder"), image)
+    decoder = read.open_session(bundle, "decoder")
+    answers = [
+        runner.predict(model, decoder, embedded, p, single_mask=single_mask) for p in prompts
+    ]
+    return Segmentation(
+        image=image, prediction=answers[0] if len(answers) == 1 else best_of_each(answers)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllMasks:
+    """A photograph (uint8 HxWx3 RGB, EXIF rotation applied) and everything found on it."""
+
+    image: NDArray[np.uint8]
+    found: tuple[Found, ...]
+
+
+def segment_everything(
+    bundle_path: Path,
+    image_path: Path,
+    settings: GridSettings,
+    progress: Callable[[int, int], None] | None = None,
+) -> AllMasks:
+    """Find all masks on a photograph, without a prompt.
+
+    Raises:
+        BundleError: The bundle is broken or lacks a component.
+        ImageError: The photograph cannot be read.
+        ToolchainMissing: The bundle's runtime is not installed.
+    """
+    bundle = read.read(bundle_path)
+    model = bundle.model
+    image = load_image(image_path)
+    if model.finds_instances:
+        session = read.open_session(bundle, "segmenter")
+        found = automatic_masks.of_instances(runner.find_instances(model, session, image))
+    else:
+        embedded = runner.embed(model, read.open_session(bundle, "encoder"), image)
+        decoder = read.open_session(bundle, "decoder")
+        found = automatic_masks.generate(model, decoder, embedded, settings, progress)
+    return AllMasks(image=image, found=found)
+
+
+def save_everything(result: AllMasks, path: Path) -> None:
+    """Write `masks`, `scores`, `stability_scores`, `boxes` and `points` as a compressed .npz.
+
+    Stability is NaN and a point is (NaN, NaN) where the model does not know them.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    nan = float("nan")
+    h, w = result.image.shape[:2]
+    masks = np.zeros((len(result.found), h, w), dtype=np.bool_)
+    for i, record in enumerate(result.found):
+        masks[i] = record.decoded()
+    data = io.BytesIO()
+    np.savez_compressed(
+        data,
+        masks=masks,
+        scores=np.asarray([f.score for f in result.found], dtype=np.float32),
+        stability_scores=np.asarray(
+            [nan if f.stability is None else f.stability for f in result.found], dtype=np.float32
+        ),
+        boxes=np.asarray([f.box for f in result.found], dtype=np.int64).reshape(-1, 4),
+        points=np.asarray(
+            [(nan, nan) if f.point is None else f.point for f in result.found], dtype=np.float32
+        ).reshape(-1, 2),
+    )
+    write_whole(path, data.getvalue())
+
+
+def best_of_each(answers: Sequence[Prediction]) -> Prediction:
+    """The best mask of each answer, in their order, as one prediction."""
+    logits = [a.low_res_masks[:1] for a in answers if a.low_res_masks is not None]
+    return Prediction(
+        masks=np.concatenate([a.masks[:1] for a in answers]),
+        scores=np.concatenate([a.scores[:1] for a in answers]),
+        low_res_masks=np.concatenate(logits) if logits else None,
+        indices=tuple(a.indices[0] for a in answers),
+    )
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+    """(x0, y0, x1, y1) of the first and last pixels in a HxW mask, or None if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def save_masks(prediction: Prediction, path: Path) -> None:
+    """Write `masks`, `scores` and `low_res_masks` as a compressed .npz, whole or not at all.
+
+    A model that finds instances has no logits that could be fed back: `low_res_masks` is left out.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    data = io.BytesIO()
+    if prediction.low_res_masks is None:
+        np.savez_compressed(data, masks=prediction.masks, scores=prediction.scores)
+    else:
+        np.savez_compressed(
+            data,
+            masks=prediction.masks,
+            scores=prediction.scores,
+            low_res_masks=prediction.low_res_masks,
+        )
+    write_whole(path, data.getvalue())
+
+
+def load_mask_input(path: Path, size: int) -> Float32:
+    """The best logits SxS of an earlier answer, from a file of `save_masks`.
+
+    Raises:
+        PromptError: There is no such file, or it holds no logits of that size.
+    """
+    hint = "give a file that `effsam run --masks` wrote"
+    try:
+        content = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        logits = content.get("low_res_masks") if hasattr(content, "get") else None
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        reason = "does not exist" if not path.exists() else f"cannot be read: {error}"
+        raise PromptError(f"mask file `{path}` {reason}", hint=hint) from error
+    if logits is None:
+        raise PromptError(f"mask file `{path}` has no `low_res_masks`", hint=hint)
+    if logits.ndim != 3 or not len(logits) or logits.shape[1:] != (size, size):
+        raise PromptError(
+            f"mask file `{path}` holds logits of shape {list(logits.shape)}, want Kx{size}x{size}",
+            hint=hint,
+        )
+    if not np.isfinite(logits[0]).all():
+        raise PromptError(f"mask file `{path}` holds NaN or Inf", hint=hint)
+    return np.asarray(logits[0], dtype=np.float32)

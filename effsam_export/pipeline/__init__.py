@@ -1,0 +1,1 @@
+"""An export from checkpoint to bundle, and its verification."""

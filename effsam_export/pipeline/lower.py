@@ -1,0 +1,92 @@
+"""A graph lowered once: exports that share the cache of stages take each other's floating forms.
+
+An INT8 export is compared with FP16 and FP32, which other cells of a build export anyhow. What is
+quantized follows from photographs too, and is lowered every time.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from effsam_export import backends
+from effsam_export.pipeline import isolate
+from effsam_export.pipeline.stage_cache import digest
+from effsam_export.spec.stages import Artifact
+from effsam_export.util import installed
+from effsam_export.util.files import sha256_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.pipeline.stage_cache import Stages
+    from effsam_export.spec.model import ComponentSpec
+    from effsam_export.spec.stages import Graph
+    from effsam_export.spec.targets import TargetProfile
+
+RECEIPT = "artifact.json"
+
+
+def lower(
+    graph: Graph, target: TargetProfile, out_dir: Path, log: Path, stages: Stages | None
+) -> tuple[Artifact, bool]:
+    """Lower a graph in a process of its own, or take the same artefact from the cache.
+
+    Args:
+        graph: Traced and rewritten component.
+        target: For which backend, in which precision.
+        out_dir: Where the artefact goes, beside what is there.
+        log: File for what the converter prints.
+        stages: The cache; None lowers anew and keeps nothing.
+
+    Returns:
+        The artefact, and whether it was in the cache.
+
+    Raises:
+        ConversionFailed: The converter crashed.
+        EffsamError: What the backend objects to, or the cache cannot be written.
+    """
+    if graph.quantization is not None and not graph.quantization.recipe.quantizes:
+        graph = replace(graph, quantization=None)
+    if stages is None or graph.quantization is not None:
+        return isolate.lower(graph, target, out_dir, log), False
+
+    def make(folder: Path) -> None:
+        artifact = isolate.lower(graph, target, folder, log)
+        names = [path.relative_to(folder).as_posix() for path in artifact.files]
+        document = {**asdict(artifact), "files": names}
+        (folder / RECEIPT).write_text(json.dumps(document), "utf-8")
+
+    folder, known = stages.made("lower", follows_from(graph, target), make)
+    document = json.loads((folder / RECEIPT).read_text("utf-8"))
+    for name in document["files"]:
+        (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, out_dir / name)
+    files = tuple(out_dir / name for name in document["files"])
+    return Artifact(**{**document, "files": files}), known
+
+
+def contract_of(spec: ComponentSpec) -> dict[str, str]:
+    """The part of a component that every stage of it follows from."""
+    tensors = [(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)]
+    return {"component": spec.name, "tensors": repr(tensors)}
+
+
+def follows_from(graph: Graph, target: TargetProfile) -> dict[str, str]:
+    """What a floating artefact follows from besides the model and its weights."""
+    backend = backends.BACKENDS[target.backend]
+    programs = [*graph.variants, *([(0, graph.program)] if graph.program else [])]
+    return {
+        **contract_of(graph.component),
+        "graph": " ".join(sha256_of(path) for path in graph.files),
+        "programs": " ".join(f"{slots}:{sha256_of(path)}" for slots, path in programs),
+        "opset": str(graph.opset),
+        "precision": target.precision,
+        "fp32": digest({"recipe": repr(graph.recipe), "nodes": " ".join(graph.fp32_nodes)}),
+        "about": json.dumps(dict(graph.about), sort_keys=True),
+        "backend": target.backend,
+        "options": json.dumps(dict(target.options), sort_keys=True),
+        **{f"tool.{name}": installed.version_of(name) for name in backend.packages},
+    }

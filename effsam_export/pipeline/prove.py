@@ -1,0 +1,99 @@
+"""Compare the artefacts of an export with PyTorch."""
+
+from __future__ import annotations
+
+import filecmp
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from effsam_export.backends.onnx.backend import open_source
+from effsam_export.config.parity import load_parity_images
+from effsam_export.util.files import sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import nn
+
+    from effsam_export.backends import Backend, Session
+    from effsam_export.bundle.manifest import Exported
+    from effsam_export.config.parity import ParityImage
+    from effsam_export.parity.check import Findings
+    from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.stages import Graph
+
+
+def prove(
+    request: ExportRequest,
+    module: nn.Module,
+    exported: list[Exported],
+    backend: Backend,
+    progress: Callable[[int, int], None],
+) -> Findings:
+    """Judge the artefacts against the untouched reference on real photographs."""
+    from effsam_export.parity.check import check
+    from effsam_export.parity.comparison import Sides
+
+    sources = {e.artifact.component: source_of(request, e.graph) for e in exported}
+    sides = Sides(
+        module=module,
+        sources=sources,
+        # An artefact that is the traced graph to the byte is not opened and run a second time.
+        artifacts={
+            e.artifact.component: sources[e.artifact.component]
+            if same_file(e)
+            else backend.open_session(e.artifact)
+            for e in exported
+        },
+        stand_in=backend.stand_in(request.target.options),
+    )
+    model = with_memory(request)
+    images, left_out = judged_by(model, request.parity_file)
+    return check(model, request.target, sides, images, left_out=left_out, progress=progress)
+
+
+def with_memory(request: ExportRequest) -> ModelSpec:
+    """The model, its PyTorch answers from the cache of stages where there is one."""
+    from effsam_export.parity.cached import remembering
+
+    model, stages = request.prepared, request.stages
+    if stages is None:
+        return model
+    components = tuple(
+        remembering(c, stages.answers("reference", {"component": c.name})) for c in model.components
+    )
+    return replace(model, components=components)
+
+
+def source_of(request: ExportRequest, graph: Graph) -> Session:
+    """A traced graph in ONNX Runtime, its answers from the cache of stages where there is one."""
+    from effsam_export.parity.cached import Remembered
+
+    session = open_source(graph)
+    if request.stages is None:
+        return session
+    own = " ".join(sha256_of(path) for path in graph.files)
+    return Remembered(session, request.stages.answers("source", {"graph": own}))
+
+
+def judged_by(
+    model: ModelSpec, parity_file: Path | None
+) -> tuple[tuple[ParityImage, ...], tuple[str, ...]]:
+    """The user's own photographs and prompts; or those that ship, as far as the model takes them.
+
+    The second part says which of those were left out, and why.
+    """
+    from effsam_export.parity.check import honoured
+
+    images = load_parity_images(parity_file)
+    return honoured(images, model.prompts) if parity_file is None else (images, ())
+
+
+def same_file(exported: Exported) -> bool:
+    """Whether an artefact is its traced graph, byte for byte, in the same runtime."""
+    first = exported.artifact.files[0]
+    return exported.artifact.backend == "onnx" and filecmp.cmp(
+        exported.graph.path, first, shallow=False
+    )

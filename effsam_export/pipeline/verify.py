@@ -1,0 +1,279 @@
+"""Does a bundle still do what it says? Its files, its golden vectors, and the three seams again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+from effsam_export.errors import CheckFailed, ToolchainMissing
+from effsam_export.util.progress import ignore, stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from effsam_export.bundle.golden import Golden
+    from effsam_export.bundle.read import Bundle
+    from effsam_export.parity.results import ParityReport
+    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.spec.targets import TargetProfile
+    from effsam_export.util.progress import Observer
+
+Level = Literal["golden", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenResult:
+    """One golden prompt, answered here: least IoU of the answers, largest score error."""
+
+    case: str
+    mask_iou: float
+    score_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was checked and what was found.
+
+    Attributes:
+        golden: Empty for a bundle of one component, or when its files are broken.
+        report: The three seams, or None where they were not run.
+        not_run: Why the seams were not run, or None.
+        placement: Where Core ML runs the operations on this Mac, a sentence for each function.
+        failures: Sentences; the bundle passed when there are none and something was checked.
+    """
+
+    golden: tuple[GoldenResult, ...]
+    report: ParityReport | None
+    not_run: str | None
+    failures: tuple[str, ...]
+    placement: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """True only when something ran and nothing failed."""
+        return not self.failures and bool(self.golden or self.report)
+
+
+def verify(
+    path: Path,
+    *,
+    checkpoint: Checkpoint | None = None,
+    level: Level | None = None,
+    parity_file: Path | None = None,
+    key: Path | None = None,
+    observer: Observer = ignore,
+) -> Verification:
+    """Check a bundle as far as this machine can.
+
+    Args:
+        path: The bundle.
+        checkpoint: The weights it was made from; without them the seams cannot be run.
+        level: `golden` stops after the golden vectors, `full` fails where the seams cannot be
+            run; None runs them where it can and says so where it cannot.
+        parity_file: A user's own photographs and prompts for the seams.
+        key: The public key that has to have signed it.
+        observer: Told of each stage.
+
+    Raises:
+        BundleError: There is no bundle, or its manifest is broken.
+        ToolchainMissing: The runtime is missing, or PyTorch is and `level` is `full`.
+    """
+    from effsam_export.bundle import golden, read, signature
+
+    bundle = read.read(path)
+    with stage("files", observer) as running:
+        failures = list(read.integrity(bundle))
+        if key is not None and (fault := signature.problem(path, key)):
+            failures.append(fault)
+        running.detail = f"{len(bundle.manifest['files'])} files"
+        running.failed = bool(failures)
+    if failures:
+        # Files that are not the listed ones are not opened.
+        return Verification(
+            golden=(), report=None, not_run="the files are broken", failures=tuple(failures)
+        )
+    results: tuple[GoldenResult, ...] = ()
+    vectors = golden.read_golden(bundle)
+    if vectors is not None:
+        with stage("golden vectors", observer) as running:
+            results = run_golden(bundle, vectors)
+            found = golden_failures(results, vectors)
+            failures += found
+            running.detail = f"{len(results)} prompts, least mask IoU " + (
+                f"{min(r.mask_iou for r in results):.4f}"
+            )
+            running.failed = bool(found)
+    not_run = "only the golden vectors were asked for" if level == "golden" else None
+    if not_run is None:
+        not_run = obstacle(bundle, checkpoint, required=level == "full")
+    report = None
+    if not_run is None and checkpoint is not None:
+        with stage("seams", observer) as running:
+            report = run_seams(bundle, checkpoint, parity_file, running.advance)
+            failures += report.failures
+            running.detail = f"{len(report.seams)} comparisons, {len(report.cases)} prompts"
+            running.failed = not report.passed
+    return Verification(
+        golden=results,
+        report=report,
+        not_run=not_run,
+        failures=tuple(failures),
+        placement=placement(bundle),
+    )
+
+
+def placement(bundle: Bundle) -> tuple[str, ...]:
+    """Where Core ML means to run each function of a bundle; empty off macOS and for others."""
+    if bundle.manifest["target"]["backend"] != "coreml" or bundle.stand_in:
+        return ()
+    from effsam_export.backends.coreml import backend as coreml
+    from effsam_export.backends.coreml import package as coreml_package
+    from effsam_export.backends.coreml import placement as coreml_plan
+
+    units = coreml.settings(bundle.manifest["target"]["options"]).compute_units
+    lines = []
+    for component in bundle.components:
+        package = coreml_package.package_of(bundle.artifact(component).files)
+        for name, found in coreml_plan.placement(package, units=units).items():
+            where = ", ".join(f"{n} on the {device}" for device, n in found.preferred.items())
+            could = found.supported.get("neural engine", 0)
+            lines.append(f"{component}, {name}: {where}; the neural engine could take {could}")
+    return tuple(lines)
+
+
+def obstacle(bundle: Bundle, checkpoint: Checkpoint | None, *, required: bool) -> str | None:
+    """Why the seams cannot be run here, or None; an error instead where they are required."""
+    missing = [p for p in ("torch", "onnxruntime") if find_spec(p) is None]
+    if missing and required:
+        raise ToolchainMissing("the comparison with PyTorch", missing[0], "torch")
+    if missing:
+        return f"`{missing[0]}` is not installed"
+    wanted = bundle.manifest["checkpoint"]
+    if checkpoint is not None and checkpoint.sha256 != wanted["sha256"]:
+        raise CheckFailed(
+            f"`{checkpoint.path}` is not the checkpoint this bundle was made from",
+            hint=f"want `{wanted['file_name']}` with sha256 {wanted['sha256']}",
+        )
+    if checkpoint is None:
+        reason = f"the checkpoint `{wanted['file_name']}` is not here"
+        if required:
+            raise CheckFailed(
+                reason, hint="give it with --checkpoint, or run `effsam fetch` for an official one"
+            )
+        return reason
+    return None
+
+
+def run_golden(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult, ...]:
+    """Answer every golden prompt with the bundle's own graphs."""
+    import numpy as np
+
+    from effsam_export.bundle import read
+    from effsam_export.imaging.images import upscale_masks
+    from effsam_export.inference import runner
+    from effsam_export.parity.metrics import mask_iou
+
+    model = bundle.model
+    if model.finds_instances:
+        return _run_golden_instances(bundle, vectors)
+    decoder = read.open_session(bundle, "decoder")
+    embedded = runner.embed(model, read.open_session(bundle, "encoder"), vectors.image)
+    results = []
+    for case in vectors.cases:
+        outputs = decoder.run(runner.decoder_feeds(model, embedded, case.prompt))
+        masks = (
+            upscale_masks(outputs["low_res_masks"][0], embedded.frame, model.masks)
+            > model.masks.threshold
+        )
+        results.append(
+            GoldenResult(
+                case=case.name,
+                mask_iou=min(mask_iou(case.masks[i], masks[i]) for i in case.answers),
+                score_error=float(np.abs(outputs[model.masks.score][0] - case.scores).max()),
+            )
+        )
+    return tuple(results)
+
+
+def _run_golden_instances(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult, ...]:
+    """The same for a bundle that finds instances: one mask for each prompt."""
+    from effsam_export.bundle import read
+    from effsam_export.inference import runner
+    from effsam_export.parity.metrics import mask_iou
+
+    model = bundle.model
+    segmenter = read.open_session(bundle, "segmenter")
+    found = runner.find_instances(model, segmenter, vectors.image)
+    results = []
+    for case in vectors.cases:
+        answer = runner.choose(model, found, case.prompt)
+        results.append(
+            GoldenResult(
+                case=case.name,
+                mask_iou=mask_iou(case.masks[0], answer.masks[0]),
+                score_error=abs(float(answer.scores[0] - case.scores[0])),
+            )
+        )
+    return tuple(results)
+
+
+def golden_failures(results: tuple[GoldenResult, ...], vectors: Golden) -> list[str]:
+    """What misses the tolerances the bundle carries; NaN misses them too."""
+    failures = []
+    for r in results:
+        if not r.mask_iou >= vectors.mask_iou:
+            failures.append(
+                f"golden {r.case}: mask IoU {r.mask_iou:.6f}, want {vectors.mask_iou:g}"
+            )
+        if not r.score_error <= vectors.score_error:
+            failures.append(
+                f"golden {r.case}: score off by {r.score_error:.2e}, "
+                f"want at most {vectors.score_error:g}"
+            )
+    return failures
+
+
+def run_seams(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    parity_file: Path | None,
+    progress: Callable[[int, int], None],
+) -> ParityReport:
+    """The three seams of an export again, on the files of the bundle and by its own gates."""
+    from effsam_export.backends.onnx.backend import open_onnx
+    from effsam_export.bundle import read
+    from effsam_export.parity.check import check
+    from effsam_export.parity.comparison import Sides
+    from effsam_export.pipeline.prove import judged_by
+    from effsam_export.weights import checkpoint as loading
+
+    sides = Sides(
+        module=loading.load(bundle.model, checkpoint),
+        sources={c: open_onnx(c, bundle.source(c)) for c in bundle.components},
+        artifacts={c: read.open_session(bundle, c) for c in bundle.components},
+        stand_in=bundle.stand_in,
+    )
+    images, left_out = judged_by(bundle.model, parity_file)
+    target = profile_of(bundle)
+    return check(bundle.model, target, sides, images, left_out=left_out, progress=progress).report
+
+
+def profile_of(bundle: Bundle) -> TargetProfile:
+    """The target a bundle was made for, with the gates it was judged by."""
+    from effsam_export.spec.targets import Gates, TargetProfile
+
+    target, asked = bundle.manifest["target"], bundle.manifest["precision"]["asked"]
+    return TargetProfile(
+        name=target["name"],
+        description="",
+        backend=target["backend"],
+        precision=asked,
+        precisions=(asked,),
+        opset=target["opset"],
+        simplify=False,
+        options=target["options"],
+        gates=Gates(**bundle.manifest["gates"]),
+        source=b"",  # the bundle knows its hash only
+    )

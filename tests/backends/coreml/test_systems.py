@@ -1,0 +1,118 @@
+"""Whole models through the Core ML backend, judged in the evaluator of saved programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("coremltools")
+pytest.importorskip("torch")
+
+from effsam_export import models
+from effsam_export.bundle import read
+from effsam_export.config import targets as profiles
+from effsam_export.pipeline import run as pipeline
+from effsam_export.pipeline import verify
+from effsam_export.pipeline.request import ExportRequest
+from tests.tiny import TINY_SAM
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.parity.results import ParityReport
+    from effsam_export.spec.stages import Checkpoint
+
+pytestmark = pytest.mark.backend
+
+
+@pytest.fixture(scope="module")
+def tiny_bundle(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint, parity_file: Path
+) -> tuple[Path, ParityReport]:
+    """The tiny model for iPhones, with two functions in its decoder."""
+    shipped = profiles.load_target("iphone-ane")
+    options = {**shipped.options, "deployment_target": "iOS18", "functions": "2"}
+    request = ExportRequest(
+        model=TINY_SAM,
+        target=replace(shipped, options=options),
+        checkpoint=tiny_checkpoint,
+        output=tmp_path_factory.mktemp("bundles") / "tiny",
+        parity_file=parity_file,
+    )
+    return request.output, pipeline.export(request)
+
+
+def test_tiny_sam_in_fp16(tiny_bundle: tuple[Path, ParityReport]) -> None:
+    report = tiny_bundle[1]
+    assert report.passed
+    assert report.precision == "fp16"
+    assert len(report.cases) == 3
+    assert min(c.answer_iou for c in report.cases) >= 0.99
+
+
+def test_manifest_lists_every_file_of_the_packages(
+    tiny: None, tiny_bundle: tuple[Path, ParityReport]
+) -> None:
+    bundle = read.read(tiny_bundle[0])
+    assert bundle.manifest["components"][1]["files"] == [
+        "decoder.mlpackage/Manifest.json",
+        "decoder.mlpackage/Data/com.apple.CoreML/model.mlmodel",
+        "decoder.mlpackage/Data/com.apple.CoreML/weights/weight.bin",
+    ]
+    assert read.integrity(bundle) == ()
+    artifacts = {e["path"] for e in bundle.manifest["files"] if e["role"] == "artifact"}
+    assert artifacts == {f for c in bundle.manifest["components"] for f in c["files"]}
+
+
+def test_bundle_is_simulated_off_macos(tiny_bundle: tuple[Path, ParityReport]) -> None:
+    manifest = json.loads((tiny_bundle[0] / "manifest.json").read_text("utf-8"))
+    assert (manifest["state"], manifest["stand_in"]) == (
+        "simulated",
+        "an evaluator of the saved ML program",
+    )
+
+
+def test_package_that_was_touched_is_found_out(
+    tiny: None, tiny_bundle: tuple[Path, ParityReport], tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = shutil.copytree(tiny_bundle[0], tmp_path / "copy")
+    weights = copy / "encoder.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert read.integrity(read.read(copy)) == (
+        "`encoder.mlpackage/Data/com.apple.CoreML/weights/weight.bin` has another sha256 than the "
+        "manifest",
+    )
+
+
+def test_bundle_segments_again(tiny: None, tiny_bundle: tuple[Path, ParityReport]) -> None:
+    assert verify.verify(tiny_bundle[0]).passed
+
+
+def test_no_path_of_this_machine_is_in_a_package(tiny_bundle: tuple[Path, ParityReport]) -> None:
+    for file in tiny_bundle[0].glob("*.mlpackage/**/*"):
+        if file.is_file():
+            content = file.read_bytes()
+            for trace in (str(tiny_bundle[0].parent).encode(), b"site-packages", b"/tests/"):
+                assert trace not in content, f"{trace!r} in {file.name}"
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_official_mobile_sam_on_photographs(official: Checkpoint, tmp_path: Path) -> None:
+    request = ExportRequest(
+        model=models.get("mobile-sam"),
+        target=profiles.load_target("coreml"),
+        checkpoint=official,
+        output=tmp_path / "out",
+    )
+    report = pipeline.export(request)
+    assert report.precision == "fp16"
+    assert min(c.answer_iou for c in report.cases) >= 0.99
+    assert all(c.winner == c.found_winner for c in report.cases)

@@ -1,0 +1,128 @@
+"""The shape ranges of an engine cover every prompt a target promises, and nothing is guessed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from effsam_export import backends
+from effsam_export.backends.tensorrt import shape_ranges
+from effsam_export.backends.tensorrt.shape_ranges import Range, document, ranges, set_profile, sizes
+from effsam_export.config import targets as profiles
+from effsam_export.errors import UsageError
+from effsam_export.models.efficient_sam import components as efficient_sam
+from effsam_export.models.sam.components import SAM_DECODER, SAM_ENCODER
+from effsam_export.spec.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from effsam_export.spec.model import ComponentSpec
+
+NVIDIA = ("tensorrt-rtx", "tensorrt", "jetson-orin")
+
+
+def test_defaults() -> None:
+    assert sizes({}) == {"prompts": (1, 1, 64), "points": (1, 2, 16)}
+
+
+def test_options_are_taken() -> None:
+    options = {"max_prompts": 8, "opt_prompts": 4, "max_points": 5, "opt_points": 3}
+    assert sizes(options) == {"prompts": (1, 4, 8), "points": (1, 3, 5)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_points": 0}, "`max_points` is 0, want 1 to 1024"),
+        ({"max_prompts": 1025}, "`max_prompts` is 1025, want 1 to 1024"),
+        ({"opt_points": 17}, "`opt_points` is 17, want 1 to `max_points`, 16"),
+        ({"opt_prompts": 0}, "`opt_prompts` is 0, want 1 to `max_prompts`, 64"),
+        (
+            {"max_prompts": -1, "opt_points": 99},
+            "`max_prompts` is -1, want 1 to 1024; `opt_points` is 99, want 1 to `max_points`, 16",
+        ),
+    ],
+)
+def test_sizes_out_of_order(options: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        sizes(options)
+    assert caught.value.message == message
+    assert caught.value.hint == "they stand in the [options] of the target's file"
+
+
+def test_decoder() -> None:
+    found = ranges(SAM_DECODER, {"max_prompts": 4, "max_points": 6})
+    assert list(found) == [t.name for t in SAM_DECODER.inputs]
+    assert found["point_coords"] == Range(least=(1, 1, 2), opt=(1, 2, 2), greatest=(4, 6, 2))
+    assert found["mask_input"].greatest == (4, 1, 256, 256)
+    assert found["has_mask_input"] == Range(least=(1,), opt=(1,), greatest=(4,))
+    assert not found["image_embeddings"].dynamic
+
+
+def test_encoder_is_fixed() -> None:
+    (image,) = ranges(SAM_ENCODER, {}).values()
+    assert image == Range(
+        least=(1, 3, 1024, 1024), opt=(1, 3, 1024, 1024), greatest=(1, 3, 1024, 1024)
+    )
+    assert not image.dynamic
+
+
+def test_dimension_without_a_range() -> None:
+    strange = (TensorSpec(name="x", shape=("rows", "prompts", "columns")),)
+    component = replace(SAM_DECODER, inputs=strange)
+    with pytest.raises(UsageError) as caught:
+        ranges(component, {})
+    assert caught.value.message == "decoder: there is no range for the dimension `columns`, `rows`"
+
+
+@pytest.mark.parametrize("target", NVIDIA)
+@pytest.mark.parametrize(
+    "component", [SAM_DECODER, efficient_sam.DECODER], ids=["sam", "efficient"]
+)
+def test_shipped_targets_cover_every_prompt(target: str, component: ComponentSpec) -> None:
+    options = profiles.load_target(target).options
+    found = ranges(component, options)
+    most_prompts, most_points = int(options["max_prompts"]), int(options["max_points"])
+    assert most_points >= 6  # three clicks, a box, and one to spare: more than the parity set asks
+    for prompts in range(1, most_prompts + 1):
+        for points in range(1, most_points + 1):
+            for spec in component.inputs:
+                sizes = {"prompts": prompts, "points": points}
+                shape = tuple(sizes[d] if isinstance(d, str) else d for d in spec.shape)
+                assert found[spec.name].covers(shape), (spec.name, shape)
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 2), (65, 1, 2), (1, 17, 2), (1, 1, 3), (1, 1)])
+def test_not_covered(shape: tuple[int, ...]) -> None:
+    assert not ranges(SAM_DECODER, {})["point_coords"].covers(shape)
+
+
+@pytest.mark.parametrize("target", NVIDIA)
+def test_everything_mode_fits_in_one_call(target: str) -> None:
+    pytest.importorskip("numpy")
+    from effsam_export.inference.automatic_masks import GridSettings
+
+    options = profiles.load_target(target).options
+    assert sizes(options)["prompts"][2] >= GridSettings().points_per_batch
+
+
+@pytest.mark.parametrize("backend", ["tensorrt-rtx", "tensorrt"])
+def test_every_size_is_an_option(backend: str) -> None:
+    assert shape_ranges.DEFAULTS.keys() <= backends.BACKENDS[backend].options.keys()
+
+
+def test_document() -> None:
+    found = document({"flags": Range(least=(1,), opt=(2,), greatest=(3,))})
+    assert found == {"flags": {"min": [1], "opt": [2], "max": [3]}}
+
+
+def test_profile_of_the_builder() -> None:
+    calls = []
+
+    class Profile:
+        def set_shape(self, *arguments: object) -> None:
+            calls.append(arguments)
+
+    set_profile(Profile(), {"flags": Range(least=(1,), opt=(2,), greatest=(3,))})
+    assert calls == [("flags", (1,), (2,), (3,))]

@@ -1,0 +1,136 @@
+"""SAM for Android, through the whole flow: the tiny one, and the official MobileSAM."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("litert_torch")
+pytest.importorskip("ai_edge_litert")
+
+from effsam_export import backends, models
+from effsam_export.bundle import read
+from effsam_export.config import targets as profiles
+from effsam_export.models import fixed
+from effsam_export.pipeline import run as pipeline
+from effsam_export.pipeline.request import ExportRequest
+from effsam_export.spec.stages import Artifact
+from tests.paths import REPOSITORY
+from tests.tiny import TINY_SAM
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.parity.results import ParityReport
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.spec.targets import Precision
+
+pytestmark = [pytest.mark.backend, pytest.mark.slow]
+
+ONE_PHOTOGRAPH = f"""
+[[images]]
+file = "{(REPOSITORY / "calibration" / "images" / "astronaut.jpg").as_posix()}"
+prompts = [
+  {{ name = "patch", points = [[172, 383, 1]] }},
+  {{ name = "helmet", box = [278, 340, 512, 512] }},
+  {{ name = "again", points = [[172, 383, 1], [40, 200, 0]], mask_from = "patch" }},
+]
+"""
+LEAST = {"fp32": 0.999, "fp16": 0.99}
+
+
+def export(
+    model: ModelSpec,
+    checkpoint: Checkpoint,
+    output: Path,
+    parity_file: Path,
+    name: str,
+    precision: Precision,
+) -> ParityReport:
+    return pipeline.export(
+        ExportRequest(
+            model=model,
+            target=profiles.load_target(name, precision),
+            checkpoint=checkpoint,
+            output=output,
+            parity_file=parity_file,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny_bundle(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint, parity_file: Path
+) -> read.Bundle:
+    """The tiny SAM for Android's GPU."""
+    output = tmp_path_factory.mktemp("tflite") / "tiny"
+    export(TINY_SAM, tiny_checkpoint, output, parity_file, "android-gpu", "fp16")
+    return read.read(output)
+
+
+def test_bundle_is_simulated_and_says_by_what(tiny_bundle: read.Bundle) -> None:
+    manifest = tiny_bundle.manifest
+    assert manifest["state"] == "simulated"
+    assert "LiteRT on the CPU, computing in FP16" in str(manifest)
+    assert read.integrity(tiny_bundle) == ()
+
+
+def test_decoder_has_eight_slots_and_four_dimensions(tiny_bundle: read.Bundle) -> None:
+    from effsam_export.backends.tflite import file as tflite_file
+
+    model = tflite_file.read(tiny_bundle.path / "decoder.tflite")
+    spec = fixed.with_slots(TINY_SAM, 8).component("decoder")
+    assert tflite_file.signature_faults(model, "decoder", spec.inputs, spec.outputs) == []
+    assert {t.name: t.shape for t in spec.inputs}["point_coords"] == (1, 8, 2)
+    ranks = {len(tflite_file.shape_of(t)) for g in model.subgraphs for t in g.tensors}
+    assert max(ranks) == 4
+
+
+def test_what_lies_in_empty_slots_changes_nothing(tiny_bundle: read.Bundle) -> None:
+    artifact = Artifact(
+        component="decoder",
+        backend="tflite",
+        precision="fp16",
+        files=(tiny_bundle.path / "decoder.tflite",),
+        tensors_by_dtype={},
+        ops={},
+        versions={},
+        options={"num_threads": 1},
+    )
+    session = backends.load("tflite").open_session(artifact)
+    rng = np.random.default_rng(0)
+    given = {
+        "image_embeddings": rng.standard_normal((1, 256, 64, 64), np.float32),
+        "point_coords": np.zeros((1, 8, 2), np.float32),
+        "point_labels": np.array([[1, -1, -2, -2, -2, -2, -2, -2]], np.float32),
+        "mask_input": np.zeros((1, 1, 256, 256), np.float32),
+        "has_mask_input": np.zeros(1, np.float32),
+    }
+    first = session.run(given)
+    given["point_coords"][0, 2:] = 700
+    second = session.run(given)
+    for name, value in first.items():
+        np.testing.assert_allclose(second[name], value, atol=1e-5)
+    given["point_labels"][0, 2] = 1
+    assert np.abs(session.run(given)["low_res_masks"] - first["low_res_masks"]).max() > 1e-2
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("android-cpu", "fp32"), ("android-cpu", "fp16"), ("android-gpu", "fp16")],
+)
+def test_official_mobile_sam(
+    official: Checkpoint, name: str, precision: Precision, tmp_path: Path
+) -> None:
+    parity_file = tmp_path / "parity.toml"
+    parity_file.write_text(ONE_PHOTOGRAPH, "utf-8")
+    model = models.get("mobile-sam")
+    report = export(model, official, tmp_path / "out", parity_file, name, precision)
+    assert len(report.cases) == 3
+    assert min(c.answer_iou for c in report.cases) >= LEAST[precision]
+    assert report.gates.mask_iou >= LEAST[precision]

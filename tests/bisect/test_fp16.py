@@ -1,0 +1,163 @@
+"""The search in FP16: on the tiny model, through the command line, and from a bundle."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from effsam_export import cli
+from effsam_export.bundle import int8
+from effsam_export.cli.bisect import of_bundle, started
+from effsam_export.config import fp16_recipe
+from effsam_export.config.parity import load_parity_images
+from effsam_export.errors import CheckFailed, UsageError
+from effsam_export.spec.int8 import Exception8, Int8Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec.stages import Checkpoint
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+TARGET = """
+description = "ONNX, judged by nothing but structure"
+backend = "onnx"
+precisions = ["fp16", "int8"]
+opset = 18
+simplify = false
+[options]
+[gates]
+fp16 = { mask_iou = 0.0, score_error = 1.0, cosine = 0.0 }
+int8 = { mask_iou = 0.0, score_error = 1.0, cosine = 0.0 }
+"""
+
+
+def invoke(folder: Path, checkpoint: Checkpoint, command: str, *more: str) -> tuple[int, str, str]:
+    target = folder / "loose.toml"
+    target.write_text(TARGET, "utf-8")
+    place = ["-t", str(target), "--checkpoint", str(checkpoint.path)]
+    result = CliRunner().invoke(cli.app, [command, *more, *place])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def one_prompt(folder: Path) -> Path:
+    """One photograph and one prompt: there are as many judgements as layers."""
+    photograph = load_parity_images()[0].path
+    path = folder / "parity.toml"
+    point = '{ name = "point", points = [[280, 140, 1]] }'
+    path.write_text(f'[[images]]\nfile = "{photograph}"\nprompts = [{point}]\n', "utf-8")
+    return path
+
+
+def search(folder: Path, checkpoint: Checkpoint, *gate: str) -> dict[str, object]:
+    found = folder / "keep.toml"
+    how = ["-p", "fp16", *gate, "--parity", str(one_prompt(folder)), "-o", str(found), "--json"]
+    code, out, _ = invoke(folder, checkpoint, "bisect", "tiny-sam", *how)
+    assert code == 0
+    outcome: dict[str, object] = json.loads(out)
+    return outcome
+
+
+def test_nothing_is_kept_where_fp16_holds(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    outcome = search(tmp_path, tiny_checkpoint, "--min-iou", "0", "--mean-iou", "0")
+    assert outcome["choices"] == []
+    assert outcome["evaluations"] == 1
+    assert fp16_recipe.load(tmp_path / "keep.toml", ("encoder", "decoder")) == ()
+
+
+def test_what_is_found_is_what_an_export_keeps(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    whole = search(tmp_path, tiny_checkpoint, "--min-iou", "0", "--mean-iou", "0")
+    before = whole["before"]
+    assert isinstance(before, dict)
+    # Just above what all of FP16 reaches, so that something has to be kept.
+    asked = (float(before["mean"]) + 1) / 2
+    outcome = search(tmp_path, tiny_checkpoint, "--min-iou", "0", "--mean-iou", str(asked))
+    choices = outcome["choices"]
+    assert isinstance(choices, list)
+    assert 0 < len(choices) < int(str(outcome["layers"]))
+    assert {c["kept"] for c in choices} == {"float"}
+    after = outcome["after"]
+    assert isinstance(after, dict)
+    assert after["mean"] >= asked > before["mean"]
+    entries = fp16_recipe.load(tmp_path / "keep.toml", ("encoder", "decoder"))
+    assert [f"{e.component}:{e.modules[0]}" for e in entries] == [c["layer"] for c in choices]
+    assert all("in FP16 alone it costs" in e.reason for e in entries)
+    bundle = tmp_path / "bundle"
+    how = ["-p", "fp16", "--keep-fp32", str(tmp_path / "keep.toml"), "-o", str(bundle)]
+    assert invoke(tmp_path, tiny_checkpoint, "export", "tiny-sam", *how)[0] == 0
+    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+    kept = manifest["precision"]["kept_fp32"]
+    assert sorted(k["modules"] for k in kept) == sorted(list(e.modules) for e in entries)
+    assert all(k["alone"] for k in kept)
+
+
+def test_a_gate_that_fp32_does_not_hold_is_refused(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    with pytest.raises(CheckFailed, match="no choice of modules holds the gate"):
+        search(tmp_path, tiny_checkpoint, "--min-iou", "1.1")
+    assert not (tmp_path / "keep.toml").exists()
+
+
+# ------------------------------------------------------------------ what it starts from
+
+
+def test_a_model_needs_a_target() -> None:
+    with pytest.raises(UsageError, match=r"for which target\?"):
+        started("tiny-sam", None, None, None)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+def test_other_precisions_have_nothing_to_search_for(precision: str) -> None:
+    with pytest.raises(UsageError, match=f"nothing has to be kept out of {precision}"):
+        started("tiny-sam", "onnx", precision, None)
+
+
+def test_a_search_goes_on_from_a_bundle(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    bundle = tmp_path / "bundle"
+    how = ["-p", "int8", "--num-samples", "2", "-o", str(bundle)]
+    assert invoke(tmp_path, tiny_checkpoint, "export", "tiny-sam", *how)[0] == 0
+    start = of_bundle(bundle)
+    assert (start.spec.name, start.precision) == ("tiny-sam", "int8")
+    assert start.sha256 == tiny_checkpoint.sha256
+    assert start.plan is not None
+    assert start.plan.recipe("encoder", "onnx").scheme == "w8a8"
+    found = tmp_path / "found.toml"
+    gate = ["--min-iou", "0", "--mean-iou", "0", "--num-samples", "2"]
+    code, out, _ = invoke(
+        tmp_path, tiny_checkpoint, "bisect", str(bundle), *gate, "-o", str(found), "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["choices"] == []
+
+
+def test_a_bundle_is_searched_with_the_weights_it_was_made_from(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    bundle = tmp_path / "bundle"
+    how = ["-p", "fp16", "-o", str(bundle)]
+    assert invoke(tmp_path, tiny_checkpoint, "export", "tiny-sam", *how)[0] == 0
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    manifest["checkpoint"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(UsageError, match="the bundle was made from weights 000000000000"):
+        invoke(tmp_path, tiny_checkpoint, "bisect", str(bundle), "-o", str(tmp_path / "f.toml"))
+
+
+def test_recipes_of_a_manifest_are_read_back() -> None:
+    recipe = Int8Recipe(
+        scheme="w8a8",
+        method="mse",
+        everything=True,
+        exceptions=(Exception8(modules=("a", "b*"), treatment="w8", reason="r", source="s"),),
+    )
+    entry = {"components": {"encoder": int8._recipe(recipe)}}
+    assert int8.plan(entry).recipe("encoder", "openvino") == recipe
+    assert int8.plan(entry).recipe("decoder", "openvino").scheme == "fp16"

@@ -1,0 +1,159 @@
+"""The judge of a search on the tiny model: what it measures anew, and what it leaves alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from effsam_export.bisect.int8 import Bench, with_own_weights
+from effsam_export.config import calibration
+from effsam_export.config import targets as profiles
+from effsam_export.config.int8_recipe import Int8Plan
+from effsam_export.pipeline.request import ExportRequest, Int8Request
+from effsam_export.spec.int8 import Int8Recipe
+from tests.tiny import TINY_SAM
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.util.progress import StageEvent
+
+WHOLE = Int8Recipe(scheme="w8a8", everything=True)
+
+
+def bench(
+    folder: Path,
+    checkpoint: Checkpoint,
+    parity: Path,
+    recipes: dict[str, Int8Recipe],
+    events: list[str] | None = None,
+) -> Bench:
+    plan = Int8Plan(name="x", measured="", recipes={(c, "default"): r for c, r in recipes.items()})
+    request = ExportRequest(
+        model=TINY_SAM,
+        target=profiles.load_target("onnx", "int8"),
+        checkpoint=checkpoint,
+        output=folder / "unused",
+        parity_file=parity,
+        int8=Int8Request(calibration=calibration.load(num_samples=2), plan=plan),
+    )
+
+    def told(event: StageEvent) -> None:
+        if event.kind == "finished" and events is not None:
+            events.append(event.stage)
+
+    return Bench(request, folder, told)
+
+
+@pytest.mark.backend
+def test_a_decoders_ranges_follow_its_encoder(
+    tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
+) -> None:
+    events: list[str] = []
+    both = {"encoder": WHOLE, "decoder": WHOLE}
+    found = bench(tmp_path, tiny_checkpoint, parity_file, both, events)
+    encoder = [x for x in found.layers if x.startswith("encoder")]
+    decoder = [x for x in found.layers if x.startswith("decoder")]
+    assert encoder
+    assert len(decoder) > 10
+    # A decoder that floats needs no ranges; nor does it lose anything of its own.
+    floating = found.judge(dict.fromkeys(found.layers, "float"))
+    assert not [e for e in events if e.startswith("ranges")]
+    assert floating.mean > 0.99
+    assert floating.missed == 0
+    found.judge(dict.fromkeys(decoder, "float"))
+    assert events.count("ranges encoder") == 1
+    assert events.count("ranges decoder") == 0
+    found.judge(dict.fromkeys(decoder[1:], "float"))
+    assert events.count("ranges decoder") == 1
+    # Another choice in the decoder is no reason to measure again, another encoder is.
+    found.judge(dict.fromkeys(decoder[2:], "float"))
+    assert events.count("ranges decoder") == 1
+    found.judge(dict.fromkeys(encoder, "float"))
+    assert events.count("ranges decoder") == 2
+    assert events.count("ranges encoder") == 1
+
+
+@pytest.mark.backend
+def test_the_targets_own_word_is_that_of_the_stand_in_where_both_are_the_same(
+    tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
+) -> None:
+    both = {"encoder": WHOLE, "decoder": WHOLE}
+    found = bench(tmp_path, tiny_checkpoint, parity_file, both)
+    kept = dict.fromkeys([x for x in found.layers if x.startswith("decoder")][::3], "float")
+    mine, own = found.judge(kept), found.deployed(kept)  # type: ignore[arg-type]
+    # The decoder is calibrated on the INT8 encoder in both, by the same quantizer.
+    assert own == mine
+    assert mine.mean < 1
+
+
+@pytest.mark.backend
+def test_what_the_target_refuses_to_make_misses_a_gate(
+    tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
+) -> None:
+    found = bench(tmp_path, tiny_checkpoint, parity_file, {"encoder": WHOLE, "decoder": WHOLE})
+    # An encoder of one layer that floats is no INT8 file.
+    verdict = found.deployed(dict.fromkeys(found.layers, "float"))
+    assert verdict.missed == 1
+    assert verdict.mean == 0
+
+
+@pytest.mark.backend
+def test_a_layer_that_floats_has_its_own_weights_back(
+    tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
+) -> None:
+    rounded = Int8Recipe(scheme="w8", rounding="descent")
+    found = bench(
+        tmp_path,
+        tiny_checkpoint,
+        parity_file,
+        {"encoder": rounded, "decoder": Int8Recipe(scheme="fp32")},
+    )
+    worse = found.judge({})
+    best = found.judge(dict.fromkeys(found.layers, "float"))
+    assert worse.mean < best.mean
+    # Not 1: what stays is in FP16.
+    assert best.mean > 0.998
+
+
+def graph(weights: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]) -> onnx.ModelProto:
+    """A product with each weight, one after the other; `shared` twice."""
+    nodes, last = [], "x"
+    for i, name in enumerate([*weights, *(["shared"] if "shared" in weights else [])]):
+        nodes.append(helper.make_node("MatMul", [last, name], [f"y{i}"], name=f"n{i}"))
+        last = f"y{i}"
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2]) for n in ("x", last)]
+    tensors = [numpy_helper.from_array(v, n) for n, v in weights.items()]
+    return helper.make_model(helper.make_graph(nodes, "g", value[:1], value[1:], tensors))
+
+
+def constants(model: onnx.ModelProto) -> dict[str, float]:
+    return {i.name: float(numpy_helper.to_array(i)[0, 0]) for i in model.graph.initializer}
+
+
+def full(value: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.full((2, 2), value, np.float32)
+
+
+def test_only_layers_that_float_get_weights_back() -> None:
+    model = graph({"a": full(1), "b": full(2), "shared": full(3)})
+    before = {n: numpy_helper.from_array(full(-v), n) for n, v in constants(model).items()}
+    kept = {"n0": "float", "n1": "w8", "n2": "float", "n3": "w8a8"}
+    found = with_own_weights(model, before, kept)  # type: ignore[arg-type]
+    # The last one is read by a layer that is quantized, too.
+    assert constants(found) == {"a": -1.0, "b": 2.0, "shared": 3.0}
+    assert constants(model) == {"a": 1.0, "b": 2.0, "shared": 3.0}
+
+
+def test_where_nothing_was_rounded_nothing_changes() -> None:
+    model = graph({"a": full(1)})
+    assert with_own_weights(model, {}, {"n0": "float"}) is model
+    rounded = {"a": numpy_helper.from_array(full(5), "a")}
+    assert with_own_weights(model, rounded, {"n0": "w8a8"}) is model
+    assert replace(WHOLE, everything=False).prepares is False

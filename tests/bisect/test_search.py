@@ -1,0 +1,310 @@
+"""The search for modules to keep: on a judge whose answer is known, and on the tiny model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from effsam_export import models
+from effsam_export.bisect import search as searching
+from effsam_export.bisect.recipe import question
+from effsam_export.bisect.search import Gate, Notebook, Verdict
+from effsam_export.config import calibration, int8_recipe
+from effsam_export.config import targets as profiles
+from effsam_export.errors import CheckFailed
+from effsam_export.matrix import keys
+from effsam_export.pipeline.request import ExportRequest, Int8Request
+from effsam_export.spec.stages import Checkpoint
+from effsam_export.util import installed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from effsam_export.bisect.search import Kept
+
+LAYERS = [f"encoder:layers.{i}.{name}" for i in range(8) for name in ("norm", "attn", "fc1", "fc2")]
+GATE = Gate(least=0.9, mean=0.95)
+
+
+class Judge:
+    """Masks lose a fixed share for each layer that is quantized; some only through activations."""
+
+    def __init__(self, costs: Mapping[str, float], weights: frozenset[str] = frozenset()) -> None:
+        self.costs, self.weights, self.calls = costs, weights, 0
+
+    def __call__(self, kept: Mapping[str, Kept]) -> Verdict:
+        self.calls += 1
+        lost = 0.0
+        for layer, cost in self.costs.items():
+            how = kept.get(layer)
+            if how is None or (how == "w8" and layer in self.weights):
+                lost += cost
+        return Verdict(mean=1 - lost, least=1 - 2 * lost, switched=0, missed=int(lost > 0.5))
+
+
+def notebook(path: Path, judge: Judge, question: str = "q") -> Notebook:
+    return Notebook(path / "search.json", question, judge, lambda count, expected, seconds: None)
+
+
+def test_the_few_layers_that_matter_are_found(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
+    judge = Judge({**dict.fromkeys(LAYERS, 0.0005), **bad})
+    book = notebook(tmp_path, judge)
+    outcome = searching.search(LAYERS, GATE, book)
+    assert [c.layer for c in outcome.choices] == list(bad)
+    assert [round(c.sensitivity, 3) for c in outcome.choices] == [0.3, 0.2]
+    assert not GATE.holds(outcome.before)
+    assert GATE.holds(outcome.after)
+    assert outcome.layers == len(LAYERS)
+    assert judge.calls <= searching.likely_evaluations(LAYERS)
+    # By the end of the search for the head the guess follows from what is kept.
+    assert judge.calls <= book.expected <= searching.likely_evaluations(LAYERS)
+
+
+def test_weights_go_to_int8_where_only_the_activations_hurt(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
+    judge = Judge(bad, weights=frozenset({"encoder:layers.5.attn"}))
+    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge), weighted=LAYERS)
+    assert {c.layer: c.kept for c in outcome.choices} == {
+        "encoder:layers.2.fc2": "w8",
+        "encoder:layers.5.attn": "float",
+    }
+
+
+def test_only_layers_with_weights_go_to_int8(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.norm": 0.2}
+    outcome = searching.search(
+        LAYERS, GATE, notebook(tmp_path, Judge(bad)), weighted=["encoder:layers.2.fc2"]
+    )
+    kinds = {c.layer: c.kept for c in outcome.choices}
+    assert kinds == {"encoder:layers.2.fc2": "w8", "encoder:layers.5.norm": "float"}
+
+
+def test_no_layer_can_be_given_back(tmp_path: Path) -> None:
+    costs = {layer: 0.001 * (i + 1) for i, layer in enumerate(LAYERS)}
+    judge = Judge(costs, weights=frozenset(LAYERS))
+    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge))
+    kept = {c.layer: c.kept for c in outcome.choices}
+    assert GATE.holds(judge(kept))
+    for layer in kept:
+        assert not GATE.holds(judge({k: v for k, v in kept.items() if k != layer}))
+
+
+def test_nothing_is_kept_where_the_gate_holds_already(tmp_path: Path) -> None:
+    judge = Judge(dict.fromkeys(LAYERS, 0.0001))
+    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge))
+    assert outcome.choices == ()
+    assert (outcome.evaluations, judge.calls) == (1, 1)
+
+
+def test_a_gate_that_cannot_hold_is_refused_with_what_could(tmp_path: Path) -> None:
+    def hopeless(kept: Mapping[str, Kept]) -> Verdict:
+        del kept
+        return Verdict(mean=0.9, least=0.8, switched=0, missed=0)
+
+    book = Notebook(tmp_path / "s.json", "q", hopeless, lambda count, expected, seconds: None)
+    with pytest.raises(
+        CheckFailed, match=r"with nothing quantized the least mask IoU is 0\.8000"
+    ) as e:
+        searching.search(LAYERS, GATE, book)
+    assert e.value.hint == "--min-iou 0.79 could be reached"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "holds"),
+    [
+        (Verdict(mean=0.95, least=0.9, switched=0, missed=0), True),
+        (Verdict(mean=0.949, least=0.9, switched=0, missed=0), False),
+        (Verdict(mean=0.95, least=0.89, switched=0, missed=0), False),
+        (Verdict(mean=0.99, least=0.99, switched=1, missed=1), False),
+        # Two scores closer than they may be off: an export takes it too.
+        (Verdict(mean=0.99, least=0.99, switched=1, missed=0), True),
+        (Verdict(mean=float("nan"), least=0.99, switched=0, missed=0), False),
+    ],
+)
+def test_a_gate_asks_for_all_three(verdict: Verdict, holds: bool) -> None:
+    assert GATE.holds(verdict) is holds
+
+
+def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
+
+    class Interrupted(Judge):
+        def __call__(self, kept: Mapping[str, Kept]) -> Verdict:
+            if self.calls == 7:
+                raise KeyboardInterrupt
+            return super().__call__(kept)
+
+    with pytest.raises(KeyboardInterrupt):
+        searching.search(LAYERS, GATE, notebook(tmp_path, Interrupted(bad)))
+    later, whole = Judge(bad), Judge(bad)
+    resumed = searching.search(LAYERS, GATE, notebook(tmp_path, later))
+    (tmp_path / "other").mkdir()
+    fresh = searching.search(LAYERS, GATE, notebook(tmp_path / "other", whole))
+    assert resumed == fresh
+    assert later.calls == whole.calls - 7
+
+
+def test_judgements_of_another_question_are_not_taken(tmp_path: Path) -> None:
+    judge = Judge({"encoder:layers.2.fc2": 0.3})
+    notebook(tmp_path, judge, "first").ask({})
+    notebook(tmp_path, judge, "first").ask({})
+    assert judge.calls == 1
+    notebook(tmp_path, judge, "second").ask({})
+    assert judge.calls == 2
+    assert json.loads((tmp_path / "search.json").read_text())["question"] == "second"
+
+
+BOTH = [*LAYERS, *(f"decoder:blocks.{i}.{name}" for i in range(4) for name in ("attn", "mlp"))]
+
+
+def test_the_encoder_is_searched_before_the_decoder_and_leaves_it_half(tmp_path: Path) -> None:
+    # 0.03 of each would hold the gate of 0.95 alone; both are to cost 0.025 at most.
+    costs = {
+        "encoder:layers.2.fc2": 0.03,
+        "encoder:layers.3.fc1": 0.02,
+        "decoder:blocks.1.mlp": 0.03,
+    }
+    asked: list[Mapping[str, Kept]] = []
+    judge = Judge(costs)
+
+    def noted(kept: Mapping[str, Kept]) -> Verdict:
+        asked.append(kept)
+        return judge(kept)
+
+    book = Notebook(tmp_path / "s.json", "q", noted, lambda count, expected, seconds: None)
+    outcome = searching.search(BOTH, Gate(least=0.9, mean=0.95), book)
+    assert {c.layer for c in outcome.choices} == {"encoder:layers.2.fc2"}
+    assert round(outcome.after.mean, 3) == 0.95
+    first = next(i for i, k in enumerate(asked) if 0 < sum(x.startswith("decoder") for x in k) < 8)
+    # Once a decoder is looked at, its encoder stays.
+    later = [{x for x in k if x.startswith("encoder")} for k in asked[first:]]
+    assert all(k == {"encoder:layers.2.fc2"} for k in later)
+
+
+def test_all_components_together_hold_the_gate_to_the_bit(tmp_path: Path) -> None:
+    gate, best = (
+        Gate(least=0.1 + 0.2, mean=0.7),
+        Verdict(mean=0.999, least=0.9973, switched=0, missed=0),
+    )
+    assert gate.share(best, 1) == gate
+    assert gate.share(best, 0) == Gate(least=best.least, mean=best.mean)
+
+
+class Target(Judge):
+    """Loses more than the stand-in, or has a fault of its own."""
+
+    def __init__(self, costs: Mapping[str, float], always: float = 0.0) -> None:
+        super().__init__(costs)
+        self.always = always
+
+    def __call__(self, kept: Mapping[str, Kept]) -> Verdict:
+        found = super().__call__(kept)
+        return replace(found, mean=found.mean - self.always)
+
+
+def own(path: Path, judge: Judge, target: Judge) -> Notebook:
+    return Notebook(path / "s.json", "q", judge, lambda count, expected, seconds: None, target)
+
+
+def test_the_targets_own_quantizer_has_the_last_word(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3}
+    agrees = Target(bad)
+    outcome = searching.search(LAYERS, GATE, own(tmp_path, Judge(bad), agrees))
+    assert [c.layer for c in outcome.choices] == list(bad)
+    assert outcome.deployed == outcome.after
+    assert agrees.calls == 1
+
+
+def test_where_the_target_loses_more_further_layers_float(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.4.fc1": 0.02, "encoder:layers.6.fc1": 0.01}
+    more = {**bad, "encoder:layers.4.fc1": 0.2}
+    outcome = searching.search(LAYERS, GATE, own(tmp_path, Judge(bad), Target(more)))
+    assert [c.layer for c in outcome.choices] == ["encoder:layers.2.fc2", "encoder:layers.4.fc1"]
+    assert outcome.deployed is not None
+    assert GATE.holds(outcome.deployed)
+
+
+def test_a_target_that_cannot_hold_the_gate_is_an_error(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3}
+    with pytest.raises(CheckFailed, match="in the target itself the gate does not hold") as e:
+        searching.search(LAYERS, GATE, own(tmp_path, Judge(bad), Target(bad, always=0.2)))
+    assert "mean 0.8000" in e.value.message
+
+
+def test_few_layers_more_are_tried_before_many(tmp_path: Path) -> None:
+    costs = {layer: 0.001 * (i + 1) for i, layer in enumerate(reversed(LAYERS))}
+    asked: list[int] = []
+
+    class Refusing(Target):
+        """Makes no file of which more than half floats."""
+
+        def __call__(self, kept: Mapping[str, Kept]) -> Verdict:
+            asked.append(len(kept))
+            if len(kept) > len(LAYERS) // 2:
+                return Verdict(mean=0, least=0, switched=0, missed=1)
+            return super().__call__(kept)
+
+    gate = Gate(least=0.0, mean=0.8)
+    target = Refusing({layer: 1.2 * cost for layer, cost in costs.items()})
+    outcome = searching.search(LAYERS, gate, own(tmp_path, Judge(costs), target))
+    found = len(outcome.choices)
+    assert outcome.deployed is not None
+    assert gate.holds(outcome.deployed)
+    # One layer less, and the target misses the gate.
+    assert found - 1 in asked
+    assert max(asked) <= 2 * found
+
+
+def test_verdicts_of_the_target_are_kept_apart(tmp_path: Path) -> None:
+    bad = {"encoder:layers.2.fc2": 0.3}
+    judge, target = Judge(bad), Target(bad, always=0.1)
+    book = own(tmp_path, judge, target)
+    assert book.ask({}) != book.ask_target({})
+    again = own(tmp_path, judge, target)
+    assert again.ask_target({}) == book.ask_target({})
+    assert (judge.calls, target.calls) == (1, 1)
+    assert notebook(tmp_path, judge).ask_target({}) is None
+
+
+def test_layers_are_grouped_by_their_block() -> None:
+    layers = [
+        "encoder:patch.seq.0.c",
+        "encoder:patch.seq.2.c",
+        "encoder:layers.1.blocks.0.attn.qkv",
+        "encoder:layers.1.blocks.0.mlp.fc1",
+        "encoder:layers.1.blocks.1.mlp.fc1",
+        "encoder:neck.0",
+        "encoder:neck.2",
+        "decoder:transformer.final",
+    ]
+    assert searching.blocks(layers) == [
+        ["encoder:patch.seq.0.c"],
+        ["encoder:patch.seq.2.c"],
+        layers[2:4],
+        [layers[4]],
+        ["encoder:neck.0", "encoder:neck.2"],
+        ["decoder:transformer.final"],
+    ]
+
+
+def test_judgements_of_other_versions_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = ExportRequest(
+        model=models.get("mobile-sam"),
+        target=profiles.load_target("onnx", "int8"),
+        checkpoint=Checkpoint(path=Path("x.pt"), sha256="1" * 64, official=True),
+        output=Path("unused"),
+        int8=Int8Request(calibration=calibration.load(), plan=int8_recipe.load("mobile-sam")),
+    )
+    before = question(one)
+    assert question(replace(one, output=Path("other"))) == before
+    assert question(replace(one, checkpoint=replace(one.checkpoint, sha256="2" * 64))) != before
+    with monkeypatch.context() as patched:
+        patched.setattr(installed, "version_of", lambda _: "99.0")
+        assert question(one) != before
+    monkeypatch.setattr(keys, "code", lambda: "other")
+    assert question(one) != before

@@ -1,0 +1,93 @@
+"""What a person sees: stage lines, bars only on a terminal, tables, errors."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+
+from effsam_export.cli import console
+from effsam_export.errors import EffsamError
+from effsam_export.parity.results import ParityReport
+from effsam_export.util.progress import StageEvent, stage
+from tests.parity.test_gates import CASE, GATES, SEAM
+
+
+def test_one_line_per_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    talk = console.Console()
+    with stage("lower encoder", talk.observe) as running:
+        running.detail = "23.9 MB"
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "✓ lower encoder        0.0 s  23.9 MB\n"
+
+
+def test_a_stage_that_raises_gets_a_cross(capsys: pytest.CaptureFixture[str]) -> None:
+    talk = console.Console()
+    with pytest.raises(ValueError, match="broken"), stage("load", talk.observe):
+        raise ValueError("broken")
+    assert capsys.readouterr().err == "✗ load                 0.0 s\n"
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    talk = console.Console(quiet=True)
+    talk.say("hello")
+    talk.observe(StageEvent(kind="finished", stage="load"))
+    talk.transferred("weights", 1, 2)
+    talk.verdict(passed=True, what="all")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_no_bar_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    talk = console.Console()
+    talk.transferred("weights", 1, 2)
+    talk.observe(StageEvent(kind="started", stage="parity"))
+    talk.observe(StageEvent(kind="advanced", stage="parity", done=1, total=3))
+    talk.close()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_on_a_terminal_is_gone_afterwards(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    talk = console.Console()
+    talk.transferred("weights", 1_000_000, 2_000_000)
+    talk.transferred("weights", 2_000_000, 2_000_000)
+    talk.close()
+    assert "weights" in capsys.readouterr().err
+
+
+def test_the_verdict_is_one_searchable_line(capsys: pytest.CaptureFixture[str]) -> None:
+    console.Console().verdict(passed=False, what="mobile-sam onnx fp16")
+    assert capsys.readouterr().err.startswith("FAILED  mobile-sam onnx fp16  ")
+
+
+def test_error_and_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    console.error(EffsamError("it is broken", hint="mend it"))
+    assert capsys.readouterr() == ("", "error: it is broken\n\nhint: mend it\n")
+
+
+def test_table_columns_line_up() -> None:
+    assert console.table(("a", "long"), [["wide cell", "b"], ["", "c"]]) == (
+        "a          long\nwide cell  b\n           c"
+    )
+
+
+def test_parity_table_shows_the_worst_of_each_tensor() -> None:
+    worse = replace(SEAM, tensors=(replace(SEAM.tensors[0], max_abs=0.5, sqnr_db=math.inf),))
+    report = ParityReport(
+        model="m",
+        target="t",
+        precision="fp32",
+        gates=GATES,
+        seams=(SEAM, worse),
+        cases=(CASE, replace(CASE, case="cat/eye", found_winner=3)),
+        failures=(),
+    )
+    text = console.parity_table(report)
+    assert "cat/nose    0.9980    2        0.9900" in text
+    assert "2 -> 3: 0.9980, gap 5.0e-02" in text
+    assert "decoder, ONNX to artefact  low_res_masks  5.0e-01  1.0000000  90 dB" in text

@@ -1,0 +1,213 @@
+"""Treatments by module path, recipes from TOML, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+import pytest
+
+from effsam_export import models
+from effsam_export.config import int8_recipe
+from effsam_export.errors import UsageError
+from effsam_export.precision.select import CLASSES, SCOPES
+from effsam_export.quantize.treatments import treatments
+from effsam_export.spec.int8 import Equalization, Exception8, Int8Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec.int8 import Treatment
+
+
+def entry(*modules: str, treatment: Treatment = "float") -> Exception8:
+    return Exception8(modules=modules, treatment=treatment, reason="measured")
+
+
+def test_an_exception_holds_for_everything_inside_a_module() -> None:
+    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry("a.b"), entry("a.*", treatment="w8")))
+    assert recipe.treatment(["", "a", "a.b", "a.b.c"]) == "float"
+    assert recipe.treatment(["", "a", "a.d"]) == "w8"
+    assert recipe.treatment(["", "x"]) == "w8a8"
+
+
+def test_a_scheme_that_does_not_quantize_leaves_everything() -> None:
+    assert Int8Recipe(scheme="fp16").treatment(["a"]) == "float"
+    assert not Int8Recipe(scheme="fp32").quantizes
+    assert Int8Recipe(scheme="w8").treatment(["a"]) == "w8"
+
+
+def noted(kind: str, name: str, module: str, weight: str) -> onnx.NodeProto:
+    """A node with the exporter's notes on where it comes from."""
+    node = onnx.helper.make_node(kind, ["x", weight], [f"{name}_out"], name=name)
+    notes = {SCOPES: repr(["", module, name]), CLASSES: repr(["M", "N", "aten.linear.default"])}
+    for key, value in notes.items():
+        node.metadata_props.add(key=key, value=value)
+    return node
+
+
+def graph() -> onnx.ModelProto:
+    nodes = [
+        noted("MatMul", "m1", "block.fc", "w"),
+        noted("MatMul", "m2", "block.attn", "y"),
+        noted("Conv", "c1", "stem", "k"),
+    ]
+    inits = [onnx.helper.make_tensor(n, 1, [1, 1], [1.0]) for n in ("w", "k")]
+    return onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [], inits))
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_product_with_a_matrix_for_each_row_is_no_layer(everything: bool) -> None:
+    model = graph()
+    model.graph.initializer[0].CopyFrom(onnx.helper.make_tensor("w", 1, [2, 1, 1], [1.0, 2.0]))
+    assert "m1" not in treatments(model, Int8Recipe(scheme="w8a8", everything=everything))
+
+
+def test_nodes_with_weights_get_the_treatment_of_their_module() -> None:
+    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry("stem"),))
+    assert treatments(graph(), recipe) == {"m1": "w8a8", "c1": "float"}
+
+
+def test_everything_takes_products_too() -> None:
+    found = treatments(graph(), Int8Recipe(scheme="w8a8", everything=True))
+    assert found == {"m1": "w8a8", "m2": "w8a8", "c1": "w8a8"}
+
+
+def test_patterns_that_match_nothing_are_refused_together() -> None:
+    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry("stem", "gone"), entry("blok.*")))
+    with pytest.raises(UsageError) as caught:
+        treatments(graph(), recipe)
+    assert caught.value.message.endswith("hold no layer with weights: gone, blok.*")
+
+
+@pytest.mark.parametrize("name", sorted(models.MODELS))
+def test_every_model_has_recipes_for_every_backend(name: str) -> None:
+    plan = int8_recipe.load(name)
+    spec = models.get(name)
+    first = spec.components[0].name
+    assert plan.recipe(first, "openvino").quantizes
+    if not spec.finds_instances:
+        assert plan.recipe("decoder", "onnx").scheme == "fp16"
+    assert bool(plan.measured) == (name == "mobile-sam")
+
+
+FILE = """
+measured = "here"
+[encoder.default]
+scheme = "w8a8"
+exceptions = [
+  { modules = ["a.*"], treatment = "w8", reason = "tails", source = "benchmarks" },
+  { modules = ["b"], treatment = "float", reason = "small" },
+]
+[encoder.coreml]
+scheme = "w8"
+method = "mse"
+"""
+
+
+def load(folder: Path, text: str) -> int8_recipe.Int8Plan:
+    path = folder / "mine.toml"
+    path.write_text(text, "utf-8")
+    return int8_recipe.load("mobile-sam", path)
+
+
+def test_a_file_gives_what_it_says_and_what_it_leaves_out_stays_fp16(tmp_path: Path) -> None:
+    plan = load(tmp_path, FILE)
+    assert plan.recipe("encoder", "openvino").exceptions[0] == Exception8(
+        modules=("a.*",), treatment="w8", reason="tails", source="benchmarks"
+    )
+    assert plan.recipe("encoder", "coreml") == Int8Recipe(scheme="w8", method="mse")
+    assert plan.recipe("decoder", "openvino") == Int8Recipe(scheme="fp16")
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    plan = load(tmp_path, FILE)
+    wanted = {
+        "encoder": plan.recipe("encoder", "openvino"),
+        "decoder": Int8Recipe(scheme="w8a8", method="percentile", everything=True),
+    }
+    pair = Equalization(norm="mlp.norm", layer="mlp.fc1", strength=0.5)
+    values = Equalization(values="attn.qkv", layer="attn.proj", strength=0.0)
+    wanted["segmenter"] = Int8Recipe(scheme="w8", rounding="descent", equalize=(pair, values))
+    again = load(tmp_path, int8_recipe.to_toml('a "quoted" result', wanted))
+    assert again.measured == 'a "quoted" result'
+    for component, recipe in wanted.items():
+        assert again.recipe(component, "tflite") == recipe
+
+
+def test_all_faults_of_a_file_are_in_one_error(tmp_path: Path) -> None:
+    text = """
+[encodr.default]
+scheme = "w8"
+[encoder.opnvino]
+scheme = "w8"
+[encoder.default]
+scheme = "w4"
+method = "best"
+rounding = "up"
+equalize = [{ norm = "a", layer = "b", strength = 2 }, { norm = "a", strength = 0.5 },
+  { norm = "a", values = "b", layer = "c", strength = 0.5 }]
+exceptions = [{ modules = [], treatment = "int4", reason = "x" }]
+[decoder.default]
+schema = "w8"
+"""
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, text)
+    for part in (
+        "`encodr` is not a table called",
+        "no backend is called `opnvino`",
+        "`encoder.default.scheme` is `w4`",
+        "`encoder.default.method` is `best`",
+        "`encoder.default.rounding` is `up`, want one of nearest, descent",
+        "`encoder.default.equalize.strength` is 2, want 0 to 1",
+        "`encoder.default.equalize.layer` is missing",
+        "unknown key `encoder.default.equalize.norm`",
+        "`encoder.default.exceptions.treatment` is `int4`",
+        "`decoder.default.scheme` is missing",
+        "decoder.default.schema",
+    ):
+        assert part in caught.value.message
+
+
+@pytest.mark.parametrize("modules", ["[]", "[1]"])
+def test_an_exception_without_modules_is_refused(tmp_path: Path, modules: str) -> None:
+    text = FILE.replace('["b"]', modules)
+    with pytest.raises(UsageError, match="wants names, at least one"):
+        load(tmp_path, text)
+
+
+def test_an_empty_file_and_a_missing_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it quantizes nothing"):
+        load(tmp_path, "")
+    with pytest.raises(UsageError, match="does not exist"):
+        int8_recipe.load("mobile-sam", tmp_path / "no.toml")
+
+
+def test_a_recipe_is_told_in_words() -> None:
+    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry("a"), entry("b", treatment="w8")))
+    assert int8_recipe.in_words(recipe) == (
+        "INT8 weights and activations; minmax ranges; weights only in b; FP16 in a"
+    )
+    pair = Equalization(norm="norm", layer="fc", strength=0.5)
+    assert int8_recipe.in_words(Int8Recipe(scheme="w8", rounding="descent", equalize=(pair,))) == (
+        "INT8 weights only; weights rounded by coordinate descent; inputs of fc equalized"
+    )
+    assert int8_recipe.in_words(Int8Recipe(scheme="w8")) == "INT8 weights only"
+    assert int8_recipe.in_words(Int8Recipe(scheme="fp16")) == "stays in FP16"
+
+
+def test_an_exception_for_modules_alone_leaves_what_is_inside_them() -> None:
+    entry = Exception8(modules=("a.b",), treatment="float", reason="r", alone=True)
+    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry,))
+    assert recipe.treatment(("", "a", "a.b")) == "float"
+    assert recipe.treatment(("", "a", "a.b", "a.b.fc")) == "w8a8"
+    assert recipe.idle_patterns([("", "a", "a.b", "a.b.fc")]) == ["a.b"]
+    assert recipe.idle_patterns([("", "a", "a.b")]) == []
+
+
+def test_an_exception_alone_is_read_back_as_written(tmp_path: Path) -> None:
+    entry = Exception8(modules=("a",), treatment="w8", reason="r", source="s", alone=True)
+    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry,))
+    path = tmp_path / "r.toml"
+    path.write_text(int8_recipe.to_toml("m", {"encoder": recipe}), "utf-8")
+    assert int8_recipe.load("x", path).recipe("encoder", "onnx") == recipe

@@ -1,0 +1,171 @@
+"""All masks without a prompt: each filter, their order, and batches, on a decoder that is known."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from effsam_export import models
+from effsam_export.imaging.images import frame_of
+from effsam_export.inference import automatic_masks, overlay_many, segment
+from effsam_export.inference.automatic_masks import (
+    Found,
+    GridSettings,
+    generate,
+    grid,
+    without_doubles,
+)
+from effsam_export.inference.runner import Embedded
+from effsam_export.inference.segment import AllMasks
+from effsam_export.spec.prompts import Sample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec.tensors import Feeds
+
+MODEL = models.get("mobile-sam")
+SIZE = (256, 256)
+
+
+def embedded() -> Embedded:
+    sample = Sample(
+        image=np.zeros((*SIZE, 3), np.uint8), embeddings=np.zeros((1, 256, 64, 64), np.float32)
+    )
+    return Embedded(frame=frame_of(SIZE, MODEL.preprocess), sample=sample)
+
+
+class Discs:
+    """Answers a point in the left half with a disc around (64, 128), in the right with another.
+
+    Of the three masks the first is good, the second has a low score, the third a soft edge.
+    """
+
+    def __init__(self, slope: float = 100.0) -> None:
+        self.batches: list[int] = []
+        self.slope = slope
+
+    def run(self, feeds: Feeds) -> Feeds:
+        coords = feeds["point_coords"]
+        self.batches.append(len(coords))
+        y, x = np.mgrid[0:256, 0:256]
+        low_res = np.full((len(coords), 4, 256, 256), -9.0, np.float32)
+        iou = np.zeros((len(coords), 4), np.float32)
+        for i, point in enumerate(coords[:, 0]):
+            # The prompt frame has 1024 pixels, the logits 256.
+            centre = 64 if point[0] < 512 else 192
+            distance = 30 - np.hypot(x - centre, y - 128)
+            low_res[i, 1] = distance * self.slope
+            low_res[i, 2] = distance * self.slope
+            low_res[i, 3] = distance * 0.05
+            iou[i] = (0.99, 0.95, 0.5, 0.97)
+        return {"low_res_masks": low_res, "iou_predictions": iou}
+
+
+def test_the_grid_is_at_the_centres_of_cells() -> None:
+    assert grid((100, 200), 2) == [(50, 25), (150, 25), (50, 75), (150, 75)]
+    assert len(grid((10, 10), 32)) == 1024
+
+
+def test_one_mask_for_each_object() -> None:
+    found = generate(MODEL, Discs(), embedded(), GridSettings(points_per_side=4))
+    assert len(found) == 2
+    assert sorted(f.box[0] for f in found) == pytest.approx([34, 162], abs=2)
+    for record in found:
+        assert record.score == pytest.approx(0.95)
+        assert record.stability is not None
+        assert record.stability > 0.95
+        assert record.area == record.decoded().sum()
+
+
+def test_low_scores_go_first() -> None:
+    assert generate(MODEL, Discs(), embedded(), GridSettings(points_per_side=2, score=0.96)) == ()
+
+
+def test_soft_edges_go() -> None:
+    """The third mask passes by score, and would win; its stability is low."""
+    rough = generate(
+        MODEL, Discs(), embedded(), GridSettings(points_per_side=2, stability=0.0, box_nms=1.0)
+    )
+    assert {round(f.score, 2) for f in rough} == {0.95, 0.97}
+    fine = generate(MODEL, Discs(), embedded(), GridSettings(points_per_side=2, box_nms=1.0))
+    assert {round(f.score, 2) for f in fine} == {0.95}
+
+
+def test_batches_change_nothing() -> None:
+    one, many = Discs(), Discs()
+    settings = {"points_per_side": 3}
+    alone = generate(MODEL, one, embedded(), GridSettings(points_per_batch=1, **settings))
+    together = generate(MODEL, many, embedded(), GridSettings(points_per_batch=4, **settings))
+    assert alone == together
+    assert (one.batches, many.batches) == ([1] * 9, [4, 4, 1])
+
+
+def test_progress_reaches_the_end() -> None:
+    seen: list[tuple[int, int]] = []
+    generate(
+        MODEL,
+        Discs(),
+        embedded(),
+        GridSettings(points_per_side=3, points_per_batch=5),
+        lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(5, 9), (9, 9)]
+
+
+def test_a_decoder_that_sees_nothing() -> None:
+    class Nothing(Discs):
+        def run(self, feeds: Feeds) -> Feeds:
+            outputs = super().run(feeds)
+            return {**outputs, "low_res_masks": np.full_like(outputs["low_res_masks"], -5)}
+
+    assert generate(MODEL, Nothing(), embedded(), GridSettings(points_per_side=2)) == ()
+
+
+def record(x: int, score: float, side: int = 20) -> Found:
+    mask = np.zeros(SIZE, bool)
+    mask[10 : 10 + side, x : x + side] = True
+    (found,) = automatic_masks._found(mask, score, 0.99, (x, 10))
+    return found
+
+
+def test_of_overlapping_boxes_the_best_stays() -> None:
+    given = [record(10, 0.9), record(11, 0.95), record(100, 0.5)]
+    assert [f.score for f in without_doubles(given, 0.7)] == [0.95, 0.5]
+    assert without_doubles([], 0.7) == ()
+
+
+def test_an_empty_mask_is_no_mask() -> None:
+    assert list(automatic_masks._found(np.zeros(SIZE, bool), 0.9, None, None)) == []
+
+
+# ------------------------------------------------------------------ what a person gets
+
+
+def test_small_masks_lie_on_large_ones() -> None:
+    image = np.zeros((*SIZE, 3), np.uint8)
+    drawn = overlay_many.draw(image, [record(10, 0.9, side=10), record(5, 0.8, side=60)])
+    assert not np.array_equal(drawn[15, 15], drawn[50, 50])
+    assert not drawn[200, 200].any()
+    assert (drawn[10, 5] == 255).all()
+
+
+def test_neighbouring_colours_differ() -> None:
+    colours = [np.asarray(overlay_many.colour(i), int) for i in range(20)]
+    assert all(np.abs(a - b).max() > 60 for a, b in itertools.pairwise(colours))
+
+
+def test_masks_file(tmp_path: Path) -> None:
+    image = np.zeros((*SIZE, 3), np.uint8)
+    path = tmp_path / "all.npz"
+    segment.save_everything(AllMasks(image=image, found=(record(10, 0.9),)), path)
+    content = np.load(path)
+    assert content["masks"].shape == (1, *SIZE)
+    assert content["masks"].sum() == 400
+    assert content["boxes"].tolist() == [[10, 10, 29, 29]]
+    assert content["points"].tolist() == [[10, 10]]
+    segment.save_everything(AllMasks(image=image, found=()), path)
+    assert np.load(path)["masks"].shape == (0, *SIZE)

@@ -1,0 +1,170 @@
+"""What builds keep: counted, and removed by the time since it was used last."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from effsam_export import cli
+from effsam_export.errors import OutputError
+from effsam_export.matrix import cleaning
+from effsam_export.matrix.store import Built, Store
+from effsam_export.pipeline.stage_cache import MADE, Stages
+from tests.bundle import fake
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BUILT = Built(parts={"weights": "1"}, seconds=2.0, peak_mb=300.0)
+DAYS = 24 * 60 * 60
+
+
+@pytest.fixture
+def store(tiny: None, tmp_path: Path) -> Store:
+    """One bundle, one trace and one answer, all used forty days ago."""
+    store = Store(tmp_path / "build")
+    scratch = store.scratch("d1")
+    fake.write(scratch / "bundle")
+    store.keep("d1", scratch, BUILT, "tiny-onnx-fp32")
+    stages = stages_of(store)
+    stages.made("trace", {}, trace)
+    stages.answers("reference", {}).keep("q", {"masks": np.zeros(3, np.float32)})
+    for path in store.root.rglob("*"):
+        if path.is_file():
+            aged(path, 40)
+    return store
+
+
+def trace(folder: Path) -> None:
+    (folder / "encoder.onnx").write_bytes(b"graph")
+
+
+def stages_of(store: Store) -> Stages:
+    return Stages(root=store.stages, parts={"weights": "1"})
+
+
+def aged(path: Path, days: float) -> None:
+    then = time.time() - days * DAYS
+    os.utime(path, (then, then))
+
+
+def kinds(found: list[cleaning.Kept]) -> list[str]:
+    return sorted(k.kind for k in found)
+
+
+def test_everything_is_counted_with_its_size(store: Store) -> None:
+    found = {k.kind: k for k in cleaning.kept(store.root)}
+    assert sorted(found) == ["answers", "bundles", "stages"]
+    folder = store.root / "bundles" / "d1"
+    assert found["bundles"].bytes == sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    made = found["stages"].path
+    assert found["stages"].bytes == len(b"graph") + (made / MADE).stat().st_size
+    for each in found.values():
+        assert each.unused_s == pytest.approx(40 * DAYS, abs=600)
+
+
+def test_what_was_not_used_for_so_long_is_removed(store: Store) -> None:
+    assert cleaning.remove_unused(store.root, 41) == []
+    assert kinds(cleaning.kept(store.root)) == ["answers", "bundles", "stages"]
+    assert kinds(cleaning.remove_unused(store.root, 39)) == ["answers", "bundles", "stages"]
+    assert cleaning.kept(store.root) == []
+    assert store.find("d1") is None
+    assert list((store.root / "work").iterdir()) == []
+    # What the cell was is still known: the next build can say why it converts.
+    assert store.last("tiny-onnx-fp32") == BUILT
+
+
+def use_bundle(store: Store) -> None:
+    assert store.find("d1") is not None
+
+
+def use_trace(store: Store) -> None:
+    def never(folder: Path) -> None:
+        raise AssertionError(f"made again in {folder}")
+
+    assert stages_of(store).made("trace", {}, never)[1]
+
+
+def use_answer(store: Store) -> None:
+    assert stages_of(store).answers("reference", {}).get("q") is not None
+
+
+@pytest.mark.parametrize(
+    ("use", "stays"),
+    [(use_bundle, "bundles"), (use_trace, "stages"), (use_answer, "answers")],
+)
+def test_what_is_used_stays(store: Store, use: Any, stays: str) -> None:  # noqa: ANN401
+    use(store)
+    cleaning.remove_unused(store.root, 1)
+    assert kinds(cleaning.kept(store.root)) == [stays]
+    use(store)
+
+
+def test_nothing_is_removed_from_under_a_build(store: Store, tmp_path: Path) -> None:
+    with store.used(tmp_path / "dist", []), pytest.raises(OutputError, match="a build is using"):
+        cleaning.remove_unused(store.root, 0)
+    assert kinds(cleaning.kept(store.root)) == ["answers", "bundles", "stages"]
+
+
+def test_what_a_killed_removal_left_is_swept(store: Store, tmp_path: Path) -> None:
+    left = store.root / "work" / "removed-d2"
+    left.mkdir()
+    (left / "built.json").write_bytes(b"{}")
+    assert kinds(cleaning.kept(store.root)) == ["answers", "bundles", "stages"]
+    with store.used(tmp_path / "dist", []):
+        assert not left.exists()
+
+
+def test_half_a_result_is_not_counted(store: Store) -> None:
+    (store.root / "bundles" / "d1" / "built.json").unlink()
+    next(store.stages.glob(f"*/{MADE}")).unlink()
+    assert kinds(cleaning.kept(store.root)) == ["answers"]
+
+
+def test_a_cache_that_is_not_there_is_empty(tmp_path: Path) -> None:
+    assert cleaning.kept(tmp_path / "none") == []
+    assert cleaning.remove_unused(tmp_path / "none", 0) == []
+    assert not (tmp_path / "none").exists()
+
+
+def cache(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli.app, ["cache", *arguments])
+    return result.exit_code, result.stdout
+
+
+def test_the_command_shows_and_removes(store: Store) -> None:
+    place = ["--cache-dir", str(store.root.parent)]
+    code, said = cache(*place, "--json")
+    shown = json.loads(said)
+    assert code == 0
+    assert {k: v["results"] for k, v in shown["kept"].items()} == {
+        "bundles": 1,
+        "stages": 1,
+        "answers": 1,
+    }
+    assert "removed" not in shown
+    code, said = cache(*place, "--remove-unused", "30", "--json")
+    assert code == 0
+    assert json.loads(said)["removed"] == shown["kept"]
+    assert all(v == {"results": 0, "bytes": 0} for v in json.loads(said)["kept"].values())
+
+
+def test_the_command_prints_a_table(store: Store) -> None:
+    code, said = cache("--cache-dir", str(store.root.parent), "--remove-unused", "41")
+    assert code == 0
+    assert said.splitlines()[0] == str(store.root)
+    assert [line.split() for line in said.splitlines()[2:]][1:] == [
+        ["bundles", "1", "0.0", "0", "0.0"],
+        ["stages", "1", "0.0", "0", "0.0"],
+        ["answers", "1", "0.0", "0", "0.0"],
+    ]
+
+
+def test_days_are_not_negative() -> None:
+    assert cache("--remove-unused", "-1")[0] == 2

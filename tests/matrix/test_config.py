@@ -1,0 +1,184 @@
+"""`effsam.toml`: what it asks for, and everything that is wrong with one at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from effsam_export import models
+from effsam_export.errors import UsageError
+from effsam_export.matrix import config
+from tests.paths import REPOSITORY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "effsam.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def names(folder: Path, text: str) -> list[str]:
+    return [c.name for c in config.load(write(folder, text)).cells]
+
+
+def fault(folder: Path, text: str) -> str:
+    with pytest.raises(UsageError) as error:
+        config.load(write(folder, text))
+    return error.value.message
+
+
+def test_the_least_that_a_file_needs(tmp_path: Path) -> None:
+    build = config.load(write(tmp_path, 'models = ["mobile-sam"]\ntargets = ["onnx", "coreml"]'))
+    # The precision that each target has first.
+    assert [c.name for c in build.cells] == ["mobile-sam-onnx-fp32", "mobile-sam-coreml-fp16"]
+    assert build.output == tmp_path / "dist"
+    assert build.calibration == "photographs"
+    assert (build.parity, dict(build.checkpoints)) == (None, {})
+
+
+def test_precisions_that_a_target_lacks_are_not_asked_of_it(tmp_path: Path) -> None:
+    text = (
+        'models = ["mobile-sam"]\ntargets = ["onnx", "android-gpu"]\nprecisions = ["fp16", "int8"]'
+    )
+    found = names(tmp_path, text)
+    assert found == [f"mobile-sam-{n}" for n in ("onnx-fp16", "onnx-int8", "android-gpu-fp16")]
+    for cell in config.load(tmp_path / "effsam.toml").cells:
+        assert cell.profile.precision == cell.precision
+
+
+def test_all_models(tmp_path: Path) -> None:
+    found = names(tmp_path, 'models = ["all"]\ntargets = ["onnx"]')
+    assert found == [f"{m}-onnx-fp32" for m in models.names()]
+
+
+def test_cells_are_left_out_by_any_of_their_names(tmp_path: Path) -> None:
+    text = """
+models = ["mobile-sam", "edge-sam"]
+targets = ["onnx", "openvino"]
+precisions = ["fp32", "fp16"]
+leave_out = [{ model = "edge-sam", target = "onnx" }, { precision = "fp16", target = "openvino" }]
+"""
+    assert names(tmp_path, text) == [
+        "mobile-sam-onnx-fp32",
+        "mobile-sam-onnx-fp16",
+        "mobile-sam-openvino-fp32",
+        "edge-sam-openvino-fp32",
+    ]
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "mine.pt").write_bytes(b"x")
+    (tmp_path / "photos").mkdir()
+    board = tmp_path / "board.toml"
+    from effsam_export.config.toml import data_dir
+
+    board.write_bytes((data_dir("targets") / "onnx.toml").read_bytes())
+    text = """
+models = ["mobile-sam"]
+targets = ["board.toml"]
+output = "out"
+parity = "mine.toml"
+calibration = "photos"
+checkpoints = { mobile-sam = "w/mine.pt" }
+"""
+    build = config.load(write(tmp_path, text))
+    assert build.checkpoints["mobile-sam"] == tmp_path / "w" / "mine.pt"
+    assert build.output == tmp_path / "out"
+    assert build.parity == tmp_path / "mine.toml"
+    assert build.calibration == str(tmp_path / "photos")
+    (cell,) = build.cells
+    assert cell.name == "mobile-sam-board-fp32"
+    assert cell.profile.name == "board"
+
+
+def test_options_go_to_their_target(tmp_path: Path) -> None:
+    text = """
+models = ["mobile-sam"]
+targets = ["coreml", "onnx"]
+[options.coreml]
+slots = 4
+image_input = true
+"""
+    coreml, onnx = config.load(write(tmp_path, text)).cells
+    assert coreml.profile.options["slots"] == 4
+    assert coreml.profile.options["image_input"] is True
+    assert dict(onnx.options) == {}
+
+
+def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    text = """
+models = ["mobil-sam", "edge-sam"]
+targets = ["onnx", "openvin"]
+checkpoints = { edge-sam = "absent.pt", sam-vit-b = "other.pt" }
+[options.tflite]
+slots = 4
+"""
+    message = fault(tmp_path, text)
+    assert "unknown model `mobil-sam` (did you mean `mobile-sam`" in message
+    assert "unknown target `openvin` (did you mean `openvino`" in message
+    assert "absent.pt` does not exist" in message
+    assert "checkpoint of `sam-vit-b`, which is not built" in message
+    assert "options of `tflite`, no target" in message
+    assert message.count("openvin`") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "`models` is missing; `targets` is missing"),
+        ('models = []\ntargets = ["onnx"]', "`models` wants names, at least one"),
+        ('models = [1]\ntargets = ["onnx"]', "`models` wants names, at least one"),
+        ('models = "all"\ntargets = ["onnx"]', "`models` is not of type list"),
+        ('models = ["all"]\ntargets = ["onnx"]\nprecision = "fp16"', "unknown key `precision`"),
+        (
+            'models = ["edge-sam"]\ntargets = ["onnx"]\nprecisions = ["fp61"]',
+            "unknown precision `fp61`",
+        ),
+        (
+            'models = ["edge-sam"]\ntargets = ["onnx"]\nleave_out = [{ modell = "x" }]',
+            "`leave_out` wants tables with model, target, precision",
+        ),
+        (
+            'models = ["edge-sam"]\ntargets = ["onnx"]\nleave_out = [{ target = "onnx" }]',
+            "nothing is left to build",
+        ),
+        ('models = ["edge-sam", "edge-sam"]\ntargets = ["onnx"]', "is asked for twice"),
+        (
+            'models = ["edge-sam"]\ntargets = ["onnx"]\n[options.onnx]\nslots = 4',
+            "unknown option of backend `onnx`",
+        ),
+        (
+            'models = ["edge-sam"]\ntargets = ["onnx"]\ncheckpoints = { edge-sam = 1 }',
+            "`checkpoints` wants a path for each name",
+        ),
+    ],
+)
+def test_faults(tmp_path: Path, text: str, message: str) -> None:
+    assert message in fault(tmp_path, text)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        config.load(tmp_path / "effsam.toml")
+
+
+def test_some_cells_by_name(tmp_path: Path) -> None:
+    text = 'models = ["mobile-sam"]\ntargets = ["onnx"]\nprecisions = ["fp32", "fp16", "int8"]'
+    build = config.load(write(tmp_path, text))
+    assert config.chosen(build, None) == build
+    some = config.chosen(build, ["mobile-sam-onnx-int8", "mobile-sam-onnx-fp32"])
+    assert [c.precision for c in some.cells] == ["fp32", "int8"]
+    with pytest.raises(UsageError, match="unknown cell `mobile-sam-onnx-fp61`") as error:
+        config.chosen(build, ["mobile-sam-onnx-fp61"])
+    assert "mobile-sam-onnx-fp16" in str(error.value.hint)
+
+
+def test_the_repositorys_own_file() -> None:
+
+    build = config.load(REPOSITORY / "effsam.toml")
+    assert len(build.cells) == 6 * 3 - 1

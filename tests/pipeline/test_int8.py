@@ -1,0 +1,214 @@
+"""INT8 through the command line on the tiny model: bundle, receipt, repeatability, refusals."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from effsam_export import cli
+from effsam_export.backends.receipt import check_int8
+from effsam_export.config import int8_recipe
+from effsam_export.errors import CheckFailed, EffsamError
+from effsam_export.spec.int8 import Int8Recipe
+from effsam_export.util.files import sha256_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec.stages import Checkpoint
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+LOOSE = """
+description = "ONNX, judged by nothing but structure"
+backend = "onnx"
+precisions = ["int8"]
+opset = 18
+simplify = false
+[options]
+[gates]
+int8 = { mask_iou = 0.0, score_error = 1.0, cosine = 0.0 }
+"""
+
+
+def arguments(folder: Path, checkpoint: Checkpoint, out: str, *more: str) -> list[str]:
+    target = folder / "loose.toml"
+    target.write_text(LOOSE, "utf-8")
+    place = ["--checkpoint", str(checkpoint.path), "-o", str(folder / out)]
+    return ["export", "tiny-sam", "-t", str(target), "--num-samples", "4", *place, *more]
+
+
+def export(folder: Path, checkpoint: Checkpoint, out: str, *more: str) -> Path:
+    result = CliRunner().invoke(cli.app, arguments(folder, checkpoint, out, *more))
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return folder / out
+
+
+def test_a_bundle_says_what_was_quantized_and_on_what(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    manifest = json.loads(
+        (export(tmp_path, tiny_checkpoint, "a") / "manifest.json").read_text("utf-8")
+    )
+    assert manifest["precision"]["asked"] == "int8"
+    assert manifest["precision"]["found"]["encoder"]["int8"] > 190_000
+    assert "int8" not in manifest["precision"]["found"]["decoder"]
+    assert manifest["int8"]["components"]["encoder"]["scheme"] == "w8a8"
+    assert manifest["int8"]["components"]["decoder"]["scheme"] == "fp16"
+    calibration = manifest["int8"]["calibration"]
+    assert (calibration["num_samples"], calibration["seed"]) == (4, 0)
+    assert calibration["threads"] == torch.get_num_threads()
+    assert calibration["images"][0]["file"] == "china.jpg"
+    assert all(len(i["sha256"]) == 64 for i in calibration["images"])
+
+
+def test_a_bundle_compares_int8_with_what_floats(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    result = CliRunner().invoke(cli.app, arguments(tmp_path, tiny_checkpoint, "a"))
+    assert "compare encoder" in result.stderr
+    assert "compare decoder" not in result.stderr
+    page = (tmp_path / "a" / "report.html").read_text("utf-8")
+    assert "What INT8 gains" in page
+    assert "of FP32&#x27;s size" in page
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text("utf-8"))
+    assert [v["file"] for v in manifest["varies"]] == ["report.html"]
+
+
+def test_the_same_photographs_and_seed_give_the_same_bytes(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    first, again = (export(tmp_path, tiny_checkpoint, name) for name in ("a", "b"))
+    for name in ("encoder.onnx", "decoder.onnx"):
+        assert sha256_of(first / name) == sha256_of(again / name)
+
+
+def test_weights_are_rounded_before_they_are_quantized(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    recipe = tmp_path / "rounded.toml"
+    recipe.write_text(
+        '[encoder.default]\nscheme = "w8"\nrounding = "descent"\n'
+        '[decoder.default]\nscheme = "w8"\nrounding = "descent"\n'
+        "equalize = ["
+        '{ norm = "norm2", layer = "mlp.lin1", strength = 0.5 }, '
+        '{ norm = "nowhere", layer = "mlp.lin1", strength = 0.5 }]\n'
+    )
+    asked = ("--int8-recipe", str(recipe))
+    result = CliRunner().invoke(cli.app, arguments(tmp_path, tiny_checkpoint, "x", *asked))
+    assert isinstance(result.exception, EffsamError)
+    assert "no block has `nowhere` and `mlp.lin1`" in result.exception.message
+    recipe.write_text(recipe.read_text("utf-8").split("equalize")[0])
+    first, again = (export(tmp_path, tiny_checkpoint, n, *asked) for n in ("a", "b"))
+    for name in ("encoder.onnx", "decoder.onnx"):
+        assert sha256_of(first / name) == sha256_of(again / name)
+    plain = export(tmp_path, tiny_checkpoint, "c")
+    # What it is judged by has the weights as they were.
+    name = "source/encoder.onnx"
+    assert sha256_of(first / name) == sha256_of(plain / name)
+    manifest = json.loads((first / "manifest.json").read_text("utf-8"))
+    assert manifest["int8"]["components"]["encoder"]["rounding"] == "descent"
+    assert "rounding" not in json.loads((plain / "manifest.json").read_text("utf-8"))["int8"]
+
+
+def test_a_decoder_is_calibrated_on_what_the_encoder_gives(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    recipe = tmp_path / "both.toml"
+    recipe.write_text('[encoder.default]\nscheme = "w8"\n[decoder.default]\nscheme = "w8a8"\n')
+    bundle = export(tmp_path, tiny_checkpoint, "a", "--int8-recipe", str(recipe))
+    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+    assert manifest["precision"]["found"]["decoder"]["int8"] > 1_000_000
+    assert manifest["int8"]["components"]["decoder"]["scheme"] == "w8a8"
+    alone = arguments(
+        tmp_path, tiny_checkpoint, "b", "--int8-recipe", str(recipe), "--component", "decoder"
+    )
+    result = CliRunner().invoke(cli.app, alone)
+    assert isinstance(result.exception, EffsamError)
+    assert result.exception.message == "the decoder is calibrated on what the encoder gives"
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_int8_means_is_printed_and_what_is_not_known(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    result = CliRunner().invoke(cli.app, arguments(tmp_path, tiny_checkpoint, "a"))
+    said = result.stderr
+    assert "int8 encoder: INT8 weights and activations; minmax ranges" in said
+    assert "int8 decoder: stays in FP16" in said
+    assert "warning: INT8 accuracy of this model's trained weights is unmeasured" in said
+    assert "warning: 4 calibration samples are few" in said
+
+
+def test_the_plan_shows_the_recipe(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    asked = arguments(tmp_path, tiny_checkpoint, "a", "--dry-run", "--json")
+    plan = json.loads(CliRunner().invoke(cli.app, asked).stdout)["plan"]
+    assert plan["int8"]["decoder"] == "stays in FP16"
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("flag", [("--calib", "photographs"), ("--num-samples", "9")])
+def test_options_of_int8_are_refused_elsewhere(flag: tuple[str, str]) -> None:
+    result = CliRunner().invoke(cli.app, ["export", "tiny-sam", "-t", "onnx", *flag])
+    assert isinstance(result.exception, EffsamError)
+    assert result.exception.message == f"{flag[0]}: nothing is calibrated in fp32"
+    assert result.exception.hint == "add --int8"
+
+
+def test_a_recipe_for_modules_that_are_not_there_leaves_nothing_behind(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    recipe = tmp_path / "typo.toml"
+    text = int8_recipe.to_toml("", {"encoder": Int8Recipe(scheme="w8a8")})
+    recipe.write_text(
+        text + 'exceptions = [{ modules = ["imge_encoder"], treatment = "w8", reason = "x" }]\n'
+    )
+    asked = arguments(tmp_path, tiny_checkpoint, "a", "--int8-recipe", str(recipe))
+    result = CliRunner().invoke(cli.app, asked)
+    assert isinstance(result.exception, EffsamError)
+    assert result.exception.message.endswith("hold no layer with weights: imge_encoder")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_search_writes_a_recipe_that_an_export_takes(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    start = tmp_path / "bad.toml"
+    start.write_text('[encoder.default]\nscheme = "w8a8"\neverything = true\n')
+    found = tmp_path / "found.toml"
+    place = ["--checkpoint", str(tiny_checkpoint.path), "-o", str(found)]
+    how = ["--int8-recipe", str(start), "--min-iou", "0", "--mean-iou", "0", "--num-samples", "2"]
+    asked = ["bisect", "tiny-sam", "-t", "onnx", *how, *place, "--json"]
+    result = CliRunner().invoke(cli.app, asked)
+    assert result.exit_code == 0, result.output + str(result.exception)
+    outcome = json.loads(result.stdout)
+    assert outcome["layers"] == 1
+    plan = int8_recipe.load("tiny-sam", found)
+    assert plan.recipe("encoder", "onnx").everything
+    assert "in " in plan.measured
+    assert (tmp_path / "found.toml.search.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("counts", "passes"),
+    [
+        ({"int8": 90, "float16": 8, "float32": 2}, True),
+        ({"int8": 60, "float16": 40}, True),
+        ({"int8": 40, "float16": 60}, False),
+        ({"int8": 80, "float32": 20}, False),
+        ({"float32": 100}, False),
+        ({}, False),
+    ],
+)
+def test_a_file_that_is_mostly_floating_is_no_int8_file(
+    counts: dict[str, int], passes: bool
+) -> None:
+    if passes:
+        check_int8("encoder", counts)
+        return
+    with pytest.raises(CheckFailed, match="asked for int8, but the file holds"):
+        check_int8("encoder", counts)

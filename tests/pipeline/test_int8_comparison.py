@@ -1,0 +1,241 @@
+"""INT8 beside its floating forms: what is compared, what is said, and what is left out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from effsam_export import backends
+from effsam_export.config import targets as profiles
+from effsam_export.errors import CheckFailed
+from effsam_export.pipeline import int8_comparison, isolate
+from effsam_export.pipeline.int8_comparison import Form, Worth
+from effsam_export.spec.int8 import Int8Recipe, Quantization
+from effsam_export.spec.stages import Artifact, Graph
+from effsam_export.util import cpu
+from effsam_export.util.progress import ignore
+from tests.backends.test_contract import COMPONENT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec.targets import Precision, TargetProfile
+    from effsam_export.spec.tensors import Feeds
+    from effsam_export.util.progress import StageEvent
+
+SIZES = {"int8": 100, "fp16": 200, "fp32": 400}
+SECONDS = {"int8": 0.002, "fp16": 0.03, "fp32": 0.015}
+
+
+def compared(int8: float | None, fp16: float | None, fp32: float | None, *dots: str) -> Worth:
+    return Worth(
+        component="encoder",
+        int8=Form(precision="int8", bytes=29, seconds=int8),
+        others=(
+            Form(precision="fp16", bytes=50, seconds=fp16),
+            Form(precision="fp32", bytes=100, seconds=fp32),
+        ),
+        dot_products=dots,
+    )
+
+
+def test_the_fastest_floating_form_is_the_rival() -> None:
+    found = compared(0.5, 2.0, 1.0)
+    assert found.rival is not None
+    assert found.rival.precision == "fp32"
+    assert found.time_share == 0.5
+    assert found.size_share("fp16") == 0.58
+    assert found.sentences() == (
+        "encoder: 0.58 of FP16's size, 0.29 of FP32's size",
+        "0.50 of FP32's time on this machine",
+    )
+
+
+@pytest.mark.parametrize(
+    ("dots", "advice"),
+    [
+        ((), "the processor has no products of INT8; one with VNNI (Intel since Ice Lake"),
+        (("avx512_vnni",), "the processor has avx512_vnni, and this runtime does not gain by it"),
+    ],
+)
+def test_what_is_not_faster_is_said_and_what_would_gain(dots: tuple[str, ...], advice: str) -> None:
+    _, said = compared(0.99, 2.0, 1.0, *dots).sentences()
+    assert said.startswith("NOT FASTER than FP32 on this machine (0.99 of its time): ")
+    assert advice in said
+
+
+@pytest.mark.parametrize(("share", "faster"), [(0.94, True), (0.95, True), (0.96, False)])
+def test_noise_is_no_gain(share: float, faster: bool) -> None:
+    _, said = compared(share, 2.0, 1.0).sentences()
+    assert said.startswith("NOT FASTER") != faster
+
+
+def test_sizes_alone_where_nothing_runs() -> None:
+    found = compared(None, None, None)
+    assert found.rival is None
+    assert found.time_share is None
+    assert found.sentences()[1] == "its runtime does not run here, so no time was compared"
+
+
+def test_no_rival_could_be_made() -> None:
+    found = replace(compared(1.0, 1.0, 1.0), others=())
+    assert found.sentences()[0] == "encoder: no floating form to compare with"
+    assert found.size_share("fp16") is None
+
+
+# ------------------------------------------------------------------ measuring
+
+
+class Sleeper:
+    """A session that takes as long as its precision is said to."""
+
+    def __init__(self, precision: Precision) -> None:
+        self.precision = precision
+
+    def run(self, feeds: Feeds) -> Feeds:
+        assert feeds["tokens"].shape == (1, 2)
+        time.sleep(SECONDS[self.precision])
+        return {}
+
+
+class FakeBackend:
+    def __init__(self, stand_in: str = "") -> None:
+        self._stand_in = stand_in
+
+    def stand_in(self, options: object) -> str:
+        del options
+        return self._stand_in
+
+    def open_session(self, artifact: Artifact) -> Sleeper:
+        assert not self._stand_in
+        return Sleeper(artifact.precision)
+
+
+def artifact_of(precision: Precision, folder: Path) -> Artifact:
+    path = folder / f"{precision}.bin"
+    path.write_bytes(b"0" * SIZES[precision])
+    return Artifact(
+        component="decoder",
+        backend="onnx",
+        precision=precision,
+        files=(path,),
+        tensors_by_dtype={},
+        versions={},
+        options={},
+    )
+
+
+def exported(folder: Path, recipe: Int8Recipe) -> tuple[Graph, Artifact]:
+    samples = folder / "samples"
+    samples.mkdir(exist_ok=True)
+    np.savez(samples / "0000.npz", tokens=np.zeros((1, 2), np.float32))
+    graph = Graph(
+        component=COMPONENT,
+        path=folder / "decoder.onnx",
+        opset=18,
+        quantization=Quantization(recipe=recipe, samples=samples),
+    )
+    return graph, artifact_of("int8", folder)
+
+
+def measured(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    *,
+    stand_in: str = "",
+    refused: tuple[Precision, ...] = (),
+    recipe: Int8Recipe | None = None,
+) -> tuple[tuple[Worth, ...], list[Precision]]:
+    asked: list[Precision] = []
+
+    def lower(graph: Graph, target: TargetProfile, out: Path, log: Path) -> Artifact:
+        assert graph.quantization is None
+        assert log.parent == folder
+        asked.append(target.precision)
+        if target.precision in refused:
+            raise CheckFailed("too large")
+        return artifact_of(target.precision, out)
+
+    monkeypatch.setattr(backends, "load", lambda name: FakeBackend(stand_in))
+    monkeypatch.setattr(isolate, "lower", lower)
+    parts = [exported(folder, recipe or Int8Recipe(scheme="w8a8"))]
+    target = profiles.load_target("onnx", "int8")
+    return int8_comparison.measure(parts, target, folder, ignore, rounds=3), asked
+
+
+def test_all_forms_are_made_and_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (found,), asked = measured(monkeypatch, tmp_path)
+    assert asked == ["fp16", "fp32"]
+    assert {f.precision: f.bytes for f in (found.int8, *found.others)} == SIZES
+    assert found.rival is not None
+    assert found.rival.precision == "fp32"
+    assert found.time_share is not None
+    assert found.time_share < 0.8
+    assert found.dot_products == cpu.int8_flags()
+
+
+def test_where_the_runtime_is_elsewhere_only_fp16_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (found,), asked = measured(monkeypatch, tmp_path, stand_in="an evaluator")
+    assert asked == ["fp16"]
+    assert found.time_share is None
+    assert found.size_share("fp16") == 0.5
+
+
+def test_a_form_that_cannot_be_made_is_no_rival(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (found,), _ = measured(monkeypatch, tmp_path, refused=("fp32",))
+    assert [f.precision for f in found.others] == ["fp16"]
+    assert found.rival is found.others[0]
+
+
+def test_a_component_that_was_not_quantized_is_not_compared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert measured(monkeypatch, tmp_path, recipe=Int8Recipe(scheme="fp16")) == ((), [])
+
+
+def test_another_precision_is_not_compared(tmp_path: Path) -> None:
+    graph, artifact = exported(tmp_path, Int8Recipe(scheme="w8a8"))
+    told: list[StageEvent] = []
+    parts = [(replace(graph, quantization=None), artifact)]
+    target = profiles.load_target("onnx", "fp16")
+    assert int8_comparison.measure(parts, target, tmp_path, told.append) == ()
+    assert not told
+
+
+# ------------------------------------------------------------------ the processor
+
+
+@pytest.mark.parametrize(
+    ("text", "dots"),
+    [
+        (
+            "model name\t: x\nflags\t\t: fpu avx2 avx512_vnni amx_int8\n",
+            ("avx512_vnni", "amx_int8"),
+        ),
+        ("flags : fpu avx2 avx512f\n", ()),
+        ("Features\t: fp asimd asimddp\n", ("asimddp",)),
+        ("no such line\n", ()),
+    ],
+)
+def test_products_of_int8(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, dots: tuple[str, ...]
+) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text(text)
+    monkeypatch.setattr(cpu, "INFO", info)
+    assert cpu.int8_flags() == dots
+
+
+def test_a_system_that_tells_nothing_of_its_processor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cpu, "INFO", tmp_path / "none")
+    assert cpu.flags() == ()

@@ -1,0 +1,306 @@
+"""The HTML report: complete, closed, self-contained, and the same bytes for the same check."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from effsam_export.imaging import overlay
+from effsam_export.parity.results import CaseResult, ParityReport, Picture, SeamResult, TensorDiff
+from effsam_export.pipeline.int8_comparison import Form, Worth
+from effsam_export.pipeline.report import PANEL_HEIGHT, PANEL_WIDTH, render
+from effsam_export.spec.targets import Gates
+
+HOSTILE = "<script>alert('x')</script>\"&`\udcff"
+VOID = {"meta", "img"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and keeps tags, texts and the attributes that load something."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.texts: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "action")]
+        assert not any(k.startswith("on") for k, _ in attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() and self.open[-1] != "style":
+            self.texts.append(data.strip())
+
+    @property
+    def text(self) -> str:
+        return " | ".join(self.texts)
+
+
+def tensor(name: str, **values: float) -> TensorDiff:
+    measured = {"max_abs": 1e-3, "rms": 1e-4, "cosine": 0.99999, "sqnr_db": 61.25, **values}
+    return TensorDiff(name=name, finite=math.isfinite(measured["max_abs"]), **measured)
+
+
+def seam(case: str, *tensors: TensorDiff) -> SeamResult:
+    return SeamResult(seam="artifact", component="decoder", case=case, tensors=tensors)
+
+
+CASE = CaseResult(
+    case="truck/point",
+    mask_iou=(0.9991, 0.5, 0.5, 0.99523),
+    boundary_iou=(0.91, 0.5, 0.5, 0.87654321),
+    score_error=0.0023,
+    winner=3,
+    found_winner=3,
+    winner_gap=0.02,
+    chosen_iou=0.99523,
+    answers=(0, 3),
+    scores=(0.5, 0.6, 0.7, 0.981),
+    stability=(0.31, 0.4, 0.6, 0.952),
+)
+PASSED = ParityReport(
+    model="mobile-sam",
+    target="intel-cpu",
+    precision="fp16",
+    gates=Gates(mask_iou=0.99, score_error=0.01, cosine=0.999),
+    seams=(
+        SeamResult(
+            seam="onnx", component="encoder", case="truck", tensors=(tensor("image_embeddings"),)
+        ),
+        seam("truck/point", tensor("low_res_masks", max_abs=0.004, cosine=0.9995, sqnr_db=50.0)),
+        seam("truck/box", tensor("low_res_masks", max_abs=0.007, cosine=0.9997, sqnr_db=45.5)),
+    ),
+    cases=(CASE,),
+    failures=(),
+)
+
+
+def picture(height: int = 80, width: int = 120, case: str = "truck/point") -> Picture:
+    rng = np.random.default_rng(0)
+    reference = np.zeros((height, width), dtype=np.bool_)
+    reference[height // 4 : height // 2 + 1, width // 4 : width // 2 + 1] = True
+    found = reference.copy()
+    found[height // 4, width // 4] = False
+    return Picture(
+        case=case,
+        image=rng.integers(0, 256, size=(height, width, 3), dtype=np.uint8),
+        points=((width / 3, height / 3, 1), (1.0, 1.0, 0)),
+        box=(width / 4, height / 4, width / 2, height / 2),
+        reference=reference,
+        found=found,
+    )
+
+
+def images(html: str) -> list[Image.Image]:
+    found = re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', html)
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in found]
+
+
+def test_what_int8_gains_is_shown() -> None:
+    gain = Worth(
+        component="encoder",
+        int8=Form(precision="int8", bytes=7_000_000, seconds=0.4),
+        others=(
+            Form(precision="fp16", bytes=14_000_000, seconds=1.0),
+            Form(precision="fp32", bytes=28_000_000),
+        ),
+    )
+    text = Page(render(PASSED, [], [gain])).text
+    assert "What INT8 gains" in text
+    assert "encoder | int8 | 7.00 | 400 | encoder | fp16 | 14.00 | 0.50 | 1000 | 0.40" in text
+    assert "encoder | fp32 | 28.00 | 0.25 | - | -" in text
+    assert "0.40 of FP16's time on this machine." in text
+    assert "What INT8 gains" not in Page(render(PASSED, [])).text
+
+
+def test_a_check_that_passed() -> None:
+    page = Page(render(PASSED, [picture()]))
+    assert "mobile-sam for intel-cpu" in page.text
+    assert "✓ PASSED" in page.text
+    assert "fp16" in page.texts
+    assert "FAILED" not in page.text
+    assert "✗" not in page.text
+    # Least of masks 0 and 3, which a user is given, and not of 1 and 2.
+    assert "truck/point | 0.995230 | 3 | 0.98 | 0.95 | 0.876543 | 0.0023 | ✓" in page.text
+    assert "Mask IoU | ≥ 0.99 | 0.995230 | Score error | ≤ 0.01 | 0.0023" in page.text
+
+
+def test_the_gate_of_the_mean_is_shown_where_there_is_one() -> None:
+    assert "Mean of mask IoU" not in Page(render(PASSED, [])).text
+    worse = replace(CASE, mask_iou=(0.9,) * 4)
+    for gate, shown in ((0.94, "0.947615"), (0.95, "✗ 0.947615")):
+        gates = replace(PASSED.gates, mean_iou=gate)
+        text = Page(render(replace(PASSED, gates=gates, cases=(CASE, worse)), [])).text
+        assert f"Mean of mask IoU | ≥ {gate} | {shown}" in text
+
+
+def test_seams_show_the_worst_of_all_cases() -> None:
+    page = Page(render(PASSED, []))
+    assert "ONNX → artefact | low_res_masks | 0.007 | 0.9995000 | 45.5" in page.text
+    assert "PyTorch → ONNX | image_embeddings | 0.001 | 0.9999900 | 61.2" in page.text
+
+
+def test_a_check_that_failed_says_why() -> None:
+    case = replace(CASE, mask_iou=(0.9899999,) * 4, score_error=0.25, found_winner=1)
+    page = Page(
+        render(replace(PASSED, cases=(case,), failures=("mask 0 is off", "so is 3")), [picture()])
+    )
+    assert "✗ FAILED" in page.text
+    assert "mask 0 is off | so is 3" in page.text
+    # Not rounded up to the gate that it missed.
+    assert "✗ 0.989999" in page.text
+    assert "✗ 0.25" in page.text
+    assert "✗ mask 1, not 3; gap 0.02, IoU of the two 0.995230" in page.text
+
+
+def test_the_worst_mask_is_shown_with_what_pytorch_thinks_of_it() -> None:
+    poor = replace(CASE, mask_iou=(0.7, 0.5, 0.5, 0.999))
+    text = Page(render(replace(PASSED, cases=(poor,)), [])).text
+    assert "Of mask | PyTorch's score | Stability | Boundary IoU" in text
+    assert "truck/point | ✗ 0.700000 | 0 | 0.50 | 0.31 |" in text
+    found = replace(CASE, scores=(), stability=())  # Of instances nothing is known.
+    assert (
+        "truck/point | 0.995230 | 3 | - | - |"
+        in Page(render(replace(PASSED, cases=(found,)), [])).text
+    )
+
+
+def test_a_stand_in_is_named() -> None:
+    text = Page(render(replace(PASSED, stand_in="a <stand-in>"), [])).text
+    assert "Simulated | by a <stand-in>: the target's own runtime does not run" in text
+    assert "Simulated" not in Page(render(PASSED, [])).text
+
+
+def test_prompts_that_were_left_out_are_listed() -> None:
+    text = Page(render(replace(PASSED, left_out=("coffee/cup: takes no background",)), [])).text
+    assert "Prompts this model cannot honour:" in text
+    assert "coffee/cup: takes no background" in text
+
+
+def test_an_empty_check_did_not_pass() -> None:
+    for failures in ((), ("nothing was measured",)):
+        page = Page(render(replace(PASSED, seams=(), cases=(), failures=failures), []))
+        assert "✗ FAILED" in page.text
+        assert page.texts.count("nothing was measured") == 1
+
+
+def test_a_component_alone_has_no_cases() -> None:
+    page = Page(render(replace(PASSED, cases=()), []))
+    assert "✓ PASSED" in page.text
+    assert "End to end | Nothing was measured." in page.text
+    assert "≥ 0.999 | 0.9995000" in page.text
+
+
+def test_not_finite_values() -> None:
+    nan = math.nan
+    broken = tensor("low_res_masks", max_abs=nan, rms=nan, cosine=nan, sqnr_db=nan)
+    equal = tensor("iou_predictions", max_abs=0.0, rms=0.0, cosine=1.0, sqnr_db=math.inf)
+    made_up = tensor("extra", max_abs=1.0, cosine=0.0, sqnr_db=-math.inf)
+    fine = tensor("low_res_masks")
+    seams = (seam("a", fine, equal, made_up), seam("b", broken), seam("c", fine))
+    case = replace(CASE, mask_iou=(nan,) * 4, boundary_iou=(nan,) * 4, score_error=math.inf)
+    text = Page(render(replace(PASSED, seams=seams, cases=(case,)), [])).text
+    assert "low_res_masks | NaN | ✗ NaN | NaN" in text
+    assert "iou_predictions | 0 | 1.0000000 | ∞" in text
+    assert "extra | 1 | ✗ 0.0000000 | -∞" in text
+    assert "truck/point | ✗ NaN | 0 | 0.50 | 0.31 | NaN | ✗ ∞ | ✓" in text
+    assert "Cosine of any tensor | ≥ 0.999 | ✗ NaN" in text
+
+
+def test_hostile_names_are_only_text() -> None:
+    report = replace(
+        PASSED,
+        model=HOSTILE,
+        target=HOSTILE,
+        seams=(replace(seam(HOSTILE, tensor(HOSTILE)), component=HOSTILE),),
+        cases=(replace(CASE, case=HOSTILE),),
+        failures=(HOSTILE,),
+    )
+    for title in (None, HOSTILE):
+        html = render(report, [picture(case=HOSTILE)], title=title)
+        page = Page(html)
+        assert "script" not in page.tags
+        assert page.text.count("<script>alert('x')</script>\"&`?") >= 8
+        assert html.encode("utf-8")
+
+
+def test_same_check_same_bytes() -> None:
+    assert render(PASSED, [picture()]) == render(PASSED, [picture()])
+
+
+def test_title() -> None:
+    page = Page(render(PASSED, [], title="A & B"))
+    assert page.texts.count("A & B") == 2
+    assert "mobile-sam for intel-cpu" not in page.text
+
+
+def test_loads_nothing() -> None:
+    html = render(PASSED, [picture()])
+    page = Page(html)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert page.loads
+    assert all(url.startswith("data:image/") for url in page.loads)
+    assert "url(" not in html
+    assert "http:" not in html
+    assert "https:" not in html
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "shown"),
+    [
+        (80, 120, (120, 80)),
+        (800, 1200, (360, 240)),
+        (1200, 800, (320, 480)),
+        (3, 1400, (360, 1)),
+        (1, 1, (1, 1)),
+    ],
+)
+def test_three_small_panels(height: int, width: int, shown: tuple[int, int]) -> None:
+    panels = images(render(PASSED, [picture(height, width)]))
+    assert [panel.size for panel in panels] == [shown] * 3
+    assert [panel.format for panel in panels] == ["JPEG", "JPEG", "PNG"]
+    assert shown[0] <= PANEL_WIDTH
+    assert shown[1] <= PANEL_HEIGHT
+
+
+def test_panels_show_prompts_and_disagreement() -> None:
+    html = render(PASSED, [picture(800, 1200)])
+    text = Page(html).text
+    assert "Disagreement: 1 missed, 0 added, of 960,000 pixels" in text
+    assert "missed: reference only" in text
+    prompted, answered, apart = (np.asarray(p.convert("RGB")).astype(int) for p in images(html))
+    assert np.abs(prompted[80, 120] - overlay.GREEN).max() < 40
+    assert np.abs(answered[80, 120] - overlay.GREEN).max() > 40
+    coloured = (apart != apart[:, :, :1]).any(axis=2)
+    assert np.count_nonzero(coloured) == 1
+    assert tuple(apart[60, 90]) == overlay.ONLY_REFERENCE
+    assert f"rgb{overlay.ONLY_REFERENCE}" in html
+
+
+def test_equal_masks_are_said_to_be_equal() -> None:
+    one = picture()
+    text = Page(render(PASSED, [replace(one, found=one.reference)])).text
+    assert "The artefact's mask, IoU 1.000000" in text
+    numbered = Page(render(PASSED, [replace(one, mask=3)])).text
+    assert "Prompts and the reference's mask 3" in numbered
+    assert "The artefact's mask 3, IoU 0." in numbered
+    assert "no pixel differs" in text

@@ -1,0 +1,255 @@
+"""The whole flow on the tiny model: what is written when it passes, and when it does not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from effsam_export.bundle import read, staging, write
+from effsam_export.config import targets as profiles
+from effsam_export.errors import CheckpointError, OutputError, UsageError
+from effsam_export.pipeline import isolate
+from effsam_export.pipeline import run as pipeline
+from effsam_export.pipeline.request import ExportRequest
+from effsam_export.pipeline.stage_cache import Stages
+from effsam_export.spec.stages import Checkpoint
+from effsam_export.spec.targets import Gates
+from tests.tiny import TINY_SAM
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec.targets import TargetProfile
+    from effsam_export.util.progress import StageEvent
+
+pytestmark = pytest.mark.backend
+
+
+@pytest.fixture
+def request_(
+    tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
+) -> ExportRequest:
+    """An export of the tiny encoder alone, which takes a second or two."""
+    return ExportRequest(
+        model=TINY_SAM,
+        target=profiles.load_target("onnx", "fp32"),
+        checkpoint=tiny_checkpoint,
+        output=tmp_path / "out",
+        components=("encoder",),
+        parity_file=parity_file,
+    )
+
+
+def with_gates(target: TargetProfile, gates: Gates) -> TargetProfile:
+    return replace(target, gates=gates)
+
+
+def test_stages_are_told_in_order(request_: ExportRequest) -> None:
+    events: list[StageEvent] = []
+    report = pipeline.export(request_, events.append)
+    assert report.passed
+    finished = [e.stage for e in events if e.kind == "finished"]
+    assert finished == ["load", "trace encoder", "lower encoder", "parity", "bundle"]
+    assert all(e.detail for e in events if e.kind == "finished")
+    assert [e.done for e in events if e.kind == "advanced"] == [1, 2, 3]
+
+
+def test_a_bundle_of_one_component(request_: ExportRequest) -> None:
+    pipeline.export(request_)
+    bundle = read.read(request_.output)
+    assert bundle.components == ("encoder",)
+    assert bundle.manifest["golden"] is None
+    assert read.integrity(bundle) == ()
+
+
+def test_two_exports_are_equal_to_the_byte(request_: ExportRequest, tmp_path: Path) -> None:
+    second = replace(request_, output=tmp_path / "second")
+    for each in (request_, second):
+        pipeline.export(each)
+    assert write.list_files(request_.output) == write.list_files(second.output)
+
+
+def shared(events: list[StageEvent]) -> dict[str, bool]:
+    """Traces, roundings and conversions -> whether the cache had them."""
+    return {
+        e.stage: "from the cache" in e.detail
+        for e in events
+        if e.kind == "finished" and e.stage.startswith(("trace", "round", "lower"))
+    }
+
+
+def test_exports_that_share_stages_are_equal_to_those_that_do_not(
+    request_: ExportRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = replace(request_, components=())
+    pipeline.export(whole)
+    sharing = replace(whole, stages=Stages(root=tmp_path / "stages", parts={"weights": "1"}))
+    first, second = (replace(sharing, output=tmp_path / name) for name in ("first", "second"))
+    events: list[StageEvent] = []
+    pipeline.export(first, events.append)
+    assert set(shared(events).values()) == {False}
+
+    def never(*_: object) -> NoReturn:
+        raise AssertionError("PyTorch is asked again")
+
+    asked = replace(
+        second,
+        model=replace(
+            second.model,
+            components=tuple(replace(c, reference=never) for c in second.model.components),
+        ),
+    )
+    events.clear()
+    pipeline.export(asked, events.append)
+    assert shared(events) == dict.fromkeys(
+        ("trace encoder", "lower encoder", "trace decoder", "lower decoder"), True
+    )
+    assert (
+        write.list_files(whole.output)
+        == write.list_files(first.output)
+        == write.list_files(second.output)
+    )
+
+
+def test_another_precision_shares_the_trace_and_another_opset_does_not(
+    request_: ExportRequest, tmp_path: Path
+) -> None:
+    stages = Stages(root=tmp_path / "stages", parts={"weights": "1"})
+    found = []
+    for number, target in enumerate(
+        (
+            request_.target,
+            profiles.load_target("onnx", "fp16"),
+            replace(request_.target, opset=request_.target.opset + 1),
+        )
+    ):
+        events: list[StageEvent] = []
+        each = replace(request_, target=target, stages=stages, output=tmp_path / str(number))
+        pipeline.export(each, events.append)
+        found.append(shared(events)["trace encoder"])
+    assert found == [False, True, False]
+
+
+def test_no_path_of_this_machine_is_in_a_bundle(exported_tiny: Path) -> None:
+    for file in exported_tiny.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            for trace in (str(exported_tiny.parent).encode(), b"site-packages", b"/tests/"):
+                assert trace not in content, f"{trace!r} in {file.name}"
+
+
+def test_below_a_gate_nothing_is_written_but_the_evidence(
+    request_: ExportRequest,
+) -> None:
+    strict = replace(
+        request_, target=with_gates(request_.target, Gates(mask_iou=1, score_error=0, cosine=1.1))
+    )
+    events: list[StageEvent] = []
+    with pytest.raises(pipeline.ParityFailed) as failed:
+        pipeline.export(strict, events.append)
+    assert failed.value.exit_code == 1
+    assert "seam onnx, encoder, photo: `image_embeddings` has cosine" in failed.value.message
+    assert "would have passed" in failed.value.message
+    assert not strict.output.exists()
+    evidence = strict.output.with_name("out.failed")
+    assert sorted(p.name for p in evidence.iterdir()) == ["parity.json", "report.html"]
+    assert json.loads((evidence / "parity.json").read_text())["passed"] is False
+    assert sorted(p.name for p in strict.output.parent.iterdir()) == ["out.failed"]
+    assert [e.stage for e in events if e.kind == "failed"] == ["parity"]
+
+
+def test_a_converter_that_dies_leaves_its_log_and_nothing_else(
+    request_: ExportRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash = "import os; print('something odd', flush=True); os.kill(os.getpid(), 11)"
+    monkeypatch.setattr(isolate, "OTHER_SIDE", crash)
+    with pytest.raises(isolate.ConversionFailed) as failed:
+        pipeline.export(request_)
+    evidence = request_.output.with_name("out.failed")
+    log = evidence / "lower-encoder.log"
+    assert failed.value.message == (
+        "encoder, onnx: the converter crashed with signal 11\n  something odd"
+    )
+    assert failed.value.hint == f"everything it said is in `{log}`"
+    assert log.read_text("utf-8") == "something odd\n"
+    assert list(evidence.iterdir()) == [log]
+    assert list(request_.output.parent.iterdir()) == [evidence]
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(
+    request_: ExportRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(write, "write_json", full)
+    with pytest.raises(OutputError, match="cannot be written: no space left on device"):
+        pipeline.export(request_)
+    assert list(request_.output.parent.iterdir()) == []
+
+
+def test_missing_photographs_are_noticed_before_any_work(
+    request_: ExportRequest, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        '[[images]]\nfile = "no.jpg"\nprompts = [{ name = "a", points = [[1, 1, 1]] }]\n'
+    )
+    with pytest.raises(UsageError) as refused:
+        pipeline.check_request(replace(request_, parity_file=file))
+    assert refused.value.message == (
+        f"photographs to judge by do not exist: `{tmp_path / 'no.jpg'}`"
+    )
+
+
+def test_a_file_that_is_no_checkpoint_stops_before_any_work(
+    request_: ExportRequest, tmp_path: Path
+) -> None:
+    text = tmp_path / "weights.pt"
+    text.write_text("hello")
+    wrong = replace(request_, checkpoint=Checkpoint(path=text, sha256="0" * 64, official=False))
+    with pytest.raises(CheckpointError, match="it is no PyTorch weight file"):
+        pipeline.export(wrong)
+    assert not wrong.output.exists()
+
+
+def test_force_replaces_a_bundle_only_when_the_new_one_is_complete(
+    request_: ExportRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.export(request_)
+    before = write.list_files(request_.output)
+    with pytest.raises(OutputError, match="exists already"):
+        pipeline.export(request_)
+    forced = replace(request_, force=True)
+    strict = replace(
+        forced, target=with_gates(forced.target, Gates(mask_iou=1, score_error=0, cosine=1.1))
+    )
+    with pytest.raises(pipeline.ParityFailed):
+        pipeline.export(strict)
+    assert write.list_files(request_.output) == before
+    (request_.output / "stale.txt").write_text("from an older export")
+    pipeline.export(forced)
+    assert write.list_files(request_.output) == before
+
+
+def test_the_old_bundle_survives_a_swap_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "manifest.json").write_text("old")
+    original = type(output).replace
+
+    def fail_on_the_new_one(self: Path, target: Path) -> Path:
+        if self.suffix == ".partial":
+            raise OSError(5, "Input/output error")
+        return original(self, target)
+
+    monkeypatch.setattr(type(output), "replace", fail_on_the_new_one)
+    with pytest.raises(OutputError), staging.staged(output) as scratch:
+        (scratch / "manifest.json").write_text("new")
+    assert (output / "manifest.json").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

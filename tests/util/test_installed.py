@@ -1,0 +1,13 @@
+"""Versions of packages, by whichever name a table has."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from effsam_export.util import installed
+
+
+def test_versions_by_package_and_by_module() -> None:
+    assert installed.version_of("numpy") == metadata.version("numpy")
+    assert installed.version_of("PIL") == metadata.version("pillow")
+    assert installed.version_of("no-such-package") == installed.ABSENT
