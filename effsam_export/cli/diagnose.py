@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from effsam_export._version import __version__, backends
+from effsam_export import backends
+from effsam_export._version import __version__
 from effsam_export.config import targets as profiles
 from effsam_export.util import cpu
 

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effsam_export._version import __version__, backends
+from effsam_export import backends
+from effsam_export._version import __version__
 from effsam_export.pipeline.stage_cache import digest as digest
 from effsam_export.util import installed
 
