@@ -84,7 +84,7 @@ class Cell:
     precision: str
     official: bool
     state: str
-    stand_in: str = ""
+    simulator: str = ""
     bytes: int = 0
     lower_s: float = 0.0
     judge_s: float = 0.0
@@ -247,7 +247,7 @@ def judged(
         module=prepared.module,
         sources={name: prepared.sources[g.path] for name, g in graphs.items()},
         artifacts={name: backend.open_session(a) for name, a in artifacts.items()},
-        stand_in=backend.stand_in(target.options),
+        simulator=backend.simulator(target.options),
     )
     images, _ = honoured(prepared.images, model.prompts)
     return check(model, target, sides, images).report
@@ -261,7 +261,7 @@ def with_report(cell: Cell, report: ParityReport) -> Cell:
     return replace(
         cell,
         state=report.state if report.passed else "failed",
-        stand_in=report.stand_in,
+        simulator=report.simulator,
         prompts=len(ious),
         least_iou=min(ious),
         mean_iou=float(np.mean(ious)),

@@ -46,7 +46,7 @@ class Backend(Protocol):
         """Load an artefact with the options it was made for."""
         ...
 
-    def stand_in(self, options: Options) -> str:
+    def simulator(self, options: Options) -> str:
         """What `open_session` runs in the place of the real runtime on this machine.
 
         Empty where the real one runs; anything else makes a result `simulated`.

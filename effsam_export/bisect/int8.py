@@ -1,6 +1,6 @@
 """The judge of a search: quantized graphs in ONNX Runtime, held to PyTorch on real photographs.
 
-ONNX Runtime stands in for every target here: an encoder's ranges are measured once, a decoder's
+ONNX Runtime simulates every target here: an encoder's ranges are measured once, a decoder's
 for each encoder it is asked for with, on what that encoder gives; a graph with other layers
 quantized is ready in seconds. What is found is a recipe by module, which the target's own quantizer
 takes: `Bench.deployed` judges what comes of it, in a minute or more.

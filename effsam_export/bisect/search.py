@@ -89,7 +89,7 @@ class Outcome:
     Attributes:
         layers: How many there are.
         evaluations: Judgements in all; those that an earlier run had made included.
-        before, after: Everything quantized, and with the choices, by the stand-in.
+        before, after: Everything quantized, and with the choices, by the simulator.
         deployed: With the choices by the target's own quantizer; None where it was not asked.
     """
 

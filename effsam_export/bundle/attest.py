@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FOLDER = "attestations"
 ON_DEVICE = "verified on device"
-"""State of a bundle that was judged by a stand-in where it was made, and by a device since."""
+"""State of a bundle that was judged by a simulator where it was made, and by a device since."""
 LARGEST = 64_000_000
 """Bytes of a result; run lengths of some masks take a few hundred thousand."""
 TEXTS = ("manifest_sha256", "language", "runtime", "version", "device")

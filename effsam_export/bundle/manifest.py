@@ -115,7 +115,7 @@ def compose(
         "manifest_version": MANIFEST_VERSION,
         "contract_version": CONTRACT_VERSION,
         "state": report.state,
-        "stand_in": report.stand_in,
+        "stand_in": report.simulator,
         "model": {
             "name": model.name,
             "title": model.title,

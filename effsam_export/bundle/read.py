@@ -37,10 +37,10 @@ class Bundle:
         return fixed.for_options(model, self.manifest["target"]["options"])
 
     @property
-    def stand_in(self) -> str:
+    def simulator(self) -> str:
         """What runs it on this machine in the place of its own runtime; empty where that does."""
         target = self.manifest["target"]
-        return backends.load(target["backend"]).stand_in(target["options"])
+        return backends.load(target["backend"]).simulator(target["options"])
 
     @property
     def components(self) -> tuple[str, ...]:

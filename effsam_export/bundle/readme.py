@@ -74,8 +74,8 @@ def shipped(files: list[str]) -> list[str]:
 
 
 def _state(manifest: dict[str, Any]) -> str:
-    stand_in = manifest["stand_in"]
-    return f"{manifest['state']}, by {stand_in}" if stand_in else str(manifest["state"])
+    simulator = manifest["stand_in"]
+    return f"{manifest['state']}, by {simulator}" if simulator else str(manifest["state"])
 
 
 def _resize_rule(pre: dict[str, Any]) -> str:

@@ -191,7 +191,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def state(report: ParityReport) -> str:
     """`verified`, or `simulated` and what ran in the place of the runtime."""
-    return f"{report.state} by {report.stand_in}" if report.stand_in else report.state
+    return f"{report.state} by {report.simulator}" if report.simulator else report.state
 
 
 def parity_table(report: ParityReport) -> str:

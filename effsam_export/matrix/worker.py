@@ -190,7 +190,7 @@ def work(job: Job, folder: Path) -> Answer:
         return Answer(state="refused", message=error.message, hint=error.hint)
     ious = [c.answer_iou for c in report.cases]
     return Answer(
-        state="simulated" if report.stand_in else "verified",
+        state="simulated" if report.simulator else "verified",
         least_iou=min(ious, default=None),
         mean_iou=sum(ious) / len(ious) if ious else None,
     )

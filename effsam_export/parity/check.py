@@ -154,7 +154,7 @@ def _judged(
         cases=measured.cases,
         failures=judge(target.gates, measured.seams, measured.cases, model.masks.score),
         left_out=left_out,
-        stand_in=sides.stand_in,
+        simulator=sides.simulator,
     )
     return Findings(report=report, pictures=measured.pictures, expected=measured.expected)
 

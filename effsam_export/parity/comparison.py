@@ -30,14 +30,14 @@ class Sides:
     both.
 
     Attributes:
-        stand_in: What runs the artefacts in the place of the target's own runtime; empty where
+        simulator: What runs the artefacts in the place of the target's own runtime; empty where
             that runs itself.
     """
 
     module: nn.Module
     sources: Mapping[str, Session]
     artifacts: Mapping[str, Session]
-    stand_in: str = ""
+    simulator: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,13 +120,13 @@ class ParityReport:
     failures: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     """Prompts that ship and that the model cannot honour, each with its reason."""
-    stand_in: str = ""
+    simulator: str = ""
     """What ran the artefacts in the place of the target's own runtime, or nothing."""
 
     @property
     def state(self) -> str:
-        """`verified` where the runtime that ships was judged, `simulated` where a stand-in was."""
-        return "simulated" if self.stand_in else "verified"
+        """`verified` where the runtime that ships was judged, `simulated` where a simulator was."""
+        return "simulated" if self.simulator else "verified"
 
     @property
     def passed(self) -> bool:

@@ -154,7 +154,7 @@ def _compare(
     assert graph.quantization is not None
     feeds: Feeds = next(iter(graph.quantization.feeds()))
     backend = backends.load(target.backend)
-    runs = not backend.stand_in(target.options)
+    runs = not backend.simulator(target.options)
     artifacts: dict[Precision, Artifact] = {"int8": artifact}
     plain = replace(graph, quantization=None)
     for precision in FLOATING if runs else FLOATING[:1]:

@@ -47,7 +47,7 @@ def prove(
             else backend.open_session(e.artifact)
             for e in exported
         },
-        stand_in=backend.stand_in(request.target.options),
+        simulator=backend.simulator(request.target.options),
     )
     model = with_memory(request)
     images, left_out = judged_by(model, request.parity_file)

@@ -127,9 +127,9 @@ def _head(report: ParityReport, heading: str) -> str:
 def _ran(report: ParityReport) -> str:
     """What ran, where it was not the runtime that ships, and which prompts were not asked."""
     found = ""
-    if report.stand_in:
+    if report.simulator:
         found += (
-            f"\n<p><strong>Simulated</strong> by {_text(report.stand_in)}: the target's own "
+            f"\n<p><strong>Simulated</strong> by {_text(report.simulator)}: the target's own "
             "runtime does not run on this machine.</p>"
         )
     if report.left_out:

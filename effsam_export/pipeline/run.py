@@ -199,7 +199,7 @@ def figures(report: ParityReport) -> dict[str, Any]:
         "target": report.target,
         "precision": report.precision,
         "state": report.state,
-        "stand_in": report.stand_in,
+        "stand_in": report.simulator,
         "gates": asdict(report.gates),
         "cases": [{**asdict(c), "answer_iou": c.answer_iou} for c in report.cases],
         "left_out": list(report.left_out),

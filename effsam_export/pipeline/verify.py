@@ -126,7 +126,7 @@ def verify(
 
 def placement(bundle: Bundle) -> tuple[str, ...]:
     """Where Core ML means to run each function of a bundle; empty off macOS and for others."""
-    if bundle.manifest["target"]["backend"] != "coreml" or bundle.stand_in:
+    if bundle.manifest["target"]["backend"] != "coreml" or bundle.simulator:
         return ()
     from effsam_export.backends.coreml import backend as coreml
     from effsam_export.backends.coreml import package as coreml_package
@@ -253,7 +253,7 @@ def run_seams(
         module=loading.load(bundle.model, checkpoint),
         sources={c: open_onnx(c, bundle.source(c)) for c in bundle.components},
         artifacts={c: read.open_session(bundle, c) for c in bundle.components},
-        stand_in=bundle.stand_in,
+        simulator=bundle.simulator,
     )
     images, left_out = judged_by(bundle.model, parity_file)
     target = profile_of(bundle)

@@ -48,7 +48,7 @@ def test_backend_is_imported(name: str) -> None:
     module = backends.load(name)
     assert callable(module.lower)
     assert callable(module.open_session)
-    assert isinstance(module.stand_in({}), str)
+    assert isinstance(module.simulator({}), str)
 
 
 @every_backend

@@ -81,7 +81,7 @@ def test_a_decoders_ranges_follow_its_encoder(
 
 
 @pytest.mark.backend
-def test_the_targets_own_word_is_that_of_the_stand_in_where_both_are_the_same(
+def test_the_targets_own_word_is_that_of_the_simulator_where_both_are_the_same(
     tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
     both = {"encoder": WHOLE, "decoder": WHOLE}

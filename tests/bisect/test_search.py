@@ -196,7 +196,7 @@ def test_all_components_together_hold_the_gate_to_the_bit(tmp_path: Path) -> Non
 
 
 class Target(Judge):
-    """Loses more than the stand-in, or has a fault of its own."""
+    """Loses more than the simulator, or has a fault of its own."""
 
     def __init__(self, costs: Mapping[str, float], always: float = 0.0) -> None:
         super().__init__(costs)

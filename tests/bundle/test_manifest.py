@@ -165,7 +165,7 @@ def test_a_package_folder_is_one_thing_to_ship(files: list[str], wanted: list[st
     assert shipped(files) == wanted
 
 
-def test_a_stand_in_is_named_to_the_integrator(manifest: dict[str, Any]) -> None:
+def test_a_simulator_is_named_to_the_integrator(manifest: dict[str, Any]) -> None:
     assert "State: **verified**." in integrator_readme(manifest)
     manifest.update(state="simulated", stand_in="a pocket calculator")
     assert "State: **simulated, by a pocket calculator**." in integrator_readme(manifest)

@@ -1,4 +1,4 @@
-"""Generated Swift as a syntax tree: a parser and a few rules stand in for the compiler.
+"""Generated Swift as a syntax tree: a parser and a few rules replace the compiler.
 
 There is no Swift compiler where these tests run. Beyond the grammar, three mistakes that one would
 refuse are looked for in calls of what the files declare themselves: another set of labels, a `try`

@@ -140,7 +140,7 @@ def test_golden_vectors(selftest: SelfTest, tflite_bundle: Path) -> None:
 
 
 def test_golden_vectors_through_the_binding(selftest: SelfTest, tflite_bundle: Path) -> None:
-    """`LiteRtGraph.kt` before a stand-in with the signatures of LiteRT's Java classes."""
+    """`LiteRtGraph.kt` before a fake with the signatures of LiteRT's Java classes."""
     done = selftest(tflite_bundle, backend="litert")
     assert done.stdout.endswith("PASSED\n"), done.stdout + done.stderr
     report = report_of(tflite_bundle)

@@ -103,15 +103,15 @@ class Sleeper:
 
 
 class FakeBackend:
-    def __init__(self, stand_in: str = "") -> None:
-        self._stand_in = stand_in
+    def __init__(self, simulator: str = "") -> None:
+        self._simulator = simulator
 
-    def stand_in(self, options: object) -> str:
+    def simulator(self, options: object) -> str:
         del options
-        return self._stand_in
+        return self._simulator
 
     def open_session(self, artifact: Artifact) -> Sleeper:
-        assert not self._stand_in
+        assert not self._simulator
         return Sleeper(artifact.precision)
 
 
@@ -146,7 +146,7 @@ def measured(
     monkeypatch: pytest.MonkeyPatch,
     folder: Path,
     *,
-    stand_in: str = "",
+    simulator: str = "",
     refused: tuple[Precision, ...] = (),
     recipe: Int8Recipe | None = None,
 ) -> tuple[tuple[Worth, ...], list[Precision]]:
@@ -160,7 +160,7 @@ def measured(
             raise CheckFailed("too large")
         return artifact_of(target.precision, out)
 
-    monkeypatch.setattr(backends, "load", lambda name: FakeBackend(stand_in))
+    monkeypatch.setattr(backends, "load", lambda name: FakeBackend(simulator))
     monkeypatch.setattr(isolate, "lower", lower)
     parts = [exported(folder, recipe or Int8Recipe(scheme="w8a8"))]
     target = profiles.load_target("onnx", "int8")
@@ -181,7 +181,7 @@ def test_all_forms_are_made_and_timed(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_where_the_runtime_is_elsewhere_only_fp16_is_made(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (found,), asked = measured(monkeypatch, tmp_path, stand_in="an evaluator")
+    (found,), asked = measured(monkeypatch, tmp_path, simulator="an evaluator")
     assert asked == ["fp16"]
     assert found.time_share is None
     assert found.size_share("fp16") == 0.5

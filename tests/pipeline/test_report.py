@@ -184,9 +184,9 @@ def test_the_worst_mask_is_shown_with_what_pytorch_thinks_of_it() -> None:
     )
 
 
-def test_a_stand_in_is_named() -> None:
-    text = Page(render(replace(PASSED, stand_in="a <stand-in>"), [])).text
-    assert "Simulated | by a <stand-in>: the target's own runtime does not run" in text
+def test_a_simulator_is_named() -> None:
+    text = Page(render(replace(PASSED, simulator="a <simulator>"), [])).text
+    assert "Simulated | by a <simulator>: the target's own runtime does not run" in text
     assert "Simulated" not in Page(render(PASSED, [])).text
 
 

@@ -158,9 +158,9 @@ def test_placement_is_told_where_core_ml_runs(
     found = read.read(bundle)
     assert verify.placement(found) == ()
     found.manifest["target"].update(backend="coreml", options={"slots": 8})
-    monkeypatch.setattr(coreml, "stand_in", lambda options: "a stand-in")
+    monkeypatch.setattr(coreml, "simulator", lambda options: "a simulator")
     assert verify.placement(found) == ()
-    monkeypatch.setattr(coreml, "stand_in", lambda options: "")
+    monkeypatch.setattr(coreml, "simulator", lambda options: "")
     monkeypatch.setattr(coreml_package, "package_of", lambda files: files[0].parent)
     counted = placement.Placement(
         preferred={"cpu": 3, "neural engine": 40},

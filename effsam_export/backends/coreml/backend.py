@@ -159,7 +159,7 @@ def open_session(artifact: Artifact) -> CoremlSession:
     )
 
 
-def stand_in(options: Options) -> str:
+def simulator(options: Options) -> str:
     """Nothing on macOS; elsewhere the program of the saved file is run without Core ML."""
     del options
     return "" if platform.system() == "Darwin" else "an evaluator of the saved ML program"

@@ -17,7 +17,7 @@ def load() -> Any:  # noqa: ANN401 - a package without types
     """The coremltools package.
 
     Its import says on stderr which of its parts need macOS, and that newer versions of torch and
-    scikit-learn are untested. The first is known (`coreml.stand_in`), the second is what the
+    scikit-learn are untested. The first is known (`coreml.simulator`), the second is what the
     comparison with PyTorch is for.
     """
     with _muted_logging():

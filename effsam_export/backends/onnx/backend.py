@@ -122,7 +122,7 @@ def open_session(artifact: Artifact) -> OnnxSession:
     return OnnxSession(artifact.files[0], provider)
 
 
-def stand_in(options: Options) -> str:
+def simulator(options: Options) -> str:
     """Nothing: ONNX Runtime on a CPU is what ships."""
     del options
     return ""

@@ -105,7 +105,7 @@ def open_session(artifact: Artifact) -> OpenvinoSession:
     )
 
 
-def stand_in(options: Options) -> str:
+def simulator(options: Options) -> str:
     """Nothing for a CPU; another device of Intel's is taken to be here, or does not compile."""
     del options
     return ""

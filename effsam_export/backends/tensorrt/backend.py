@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     Options = Mapping[str, str | int | float | bool]
 
 
-def stand_in(options: Options) -> str:
+def simulator(options: Options) -> str:
     """What runs in place of TensorRT on this machine; empty where TensorRT itself can."""
     del options
-    return "" if usable() else trt_typed.STAND_IN
+    return "" if usable() else trt_typed.SIMULATOR
 
 
 def usable() -> bool:
@@ -140,7 +140,7 @@ def open_session(artifact: Artifact) -> Session:
     """Open the engine, built now if the bundle came without one; or what stands in for it."""
     typed = artifact.files[0]
     if not usable():
-        return trt_typed.open_stand_in(typed)
+        return trt_typed.open_simulator(typed)
     import tensorrt as trt
 
     path = typed.with_suffix(".engine")

@@ -140,16 +140,16 @@ def set_tf32(config: Any, *, allowed: bool) -> None:  # noqa: ANN401 - an SDK ob
     (config.set_flag if allowed else config.clear_flag)(trt.BuilderFlag.TF32)
 
 
-def stand_in(options: Options) -> str:
+def simulator(options: Options) -> str:
     """What runs in place of the engine on this machine; empty where the engine itself can."""
     found = trt_engine.capability()
     if found is None:
-        return trt_typed.STAND_IN
+        return trt_typed.SIMULATOR
     wanted = capabilities(options)
     if found not in wanted:
         named = ", ".join(str(c) for c in wanted)
         return (
-            f"{trt_typed.STAND_IN}: this GPU has compute capability {found}, "
+            f"{trt_typed.SIMULATOR}: this GPU has compute capability {found}, "
             f"the engine is for {named}"
         )
     return ""
@@ -191,8 +191,8 @@ class EngineSession:
 
 def open_session(artifact: Artifact) -> Session:
     """Open the engine for this machine's GPU; or what stands in for it, on the same typed ONNX."""
-    if stand_in(artifact.options):
-        return trt_typed.open_stand_in(artifact.files[0])
+    if simulator(artifact.options):
+        return trt_typed.open_simulator(artifact.files[0])
     capability = trt_engine.capability()
     assert capability is not None
     return EngineSession(pick(artifact.files, artifact.options, capability))

@@ -109,10 +109,10 @@ def quantized(graph: Graph) -> onnx.ModelProto:
     return cast_fp16.apply(model, keep=graph.fp32_nodes)
 
 
-STAND_IN = "ONNX Runtime on the typed ONNX, rounding after every FP16 operation"
+SIMULATOR = "ONNX Runtime on the typed ONNX, rounding after every FP16 operation"
 
 
-def open_stand_in(path: Path) -> OnnxSession:
+def open_simulator(path: Path) -> OnnxSession:
     """What runs a typed ONNX on a CPU in the place of an engine, FP16 as it is typed."""
     model = onnx.load(path)
     kinds = {t.data_type for t in model.graph.initializer}

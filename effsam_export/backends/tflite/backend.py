@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TOOLS = ("ai-edge-litert", "litert-torch")
 QUANTIZER = "ai-edge-quantizer"
-STAND_IN = "LiteRT on the CPU, computing in FP16"
+SIMULATOR = "LiteRT on the CPU, computing in FP16"
 MAX_BYTES = 2**31 - 2**24
 """A flatbuffer's 2 GB, less a share for everything that is not a constant."""
 SHOWN = 5
@@ -202,6 +202,6 @@ def open_session(artifact: Artifact) -> Session:
     return kind(artifact.files[0], artifact.component, threads)
 
 
-def stand_in(options: Options) -> str:
+def simulator(options: Options) -> str:
     """What runs here in the place of the target's runtime; empty where that is LiteRT's CPU one."""
-    return STAND_IN if options.get("delegate") == "gpu" else ""
+    return SIMULATOR if options.get("delegate") == "gpu" else ""

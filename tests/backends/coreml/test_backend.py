@@ -134,11 +134,11 @@ def test_terminal_stays_quiet(
     assert capfd.readouterr() == ("", "")
 
 
-def test_stand_in_says_that_core_ml_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulator_is_named_without_core_ml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: "Linux")
-    assert coreml.stand_in({}) == "an evaluator of the saved ML program"
+    assert coreml.simulator({}) == "an evaluator of the saved ML program"
     monkeypatch.setattr("platform.system", lambda: "Darwin")
-    assert coreml.stand_in({}) == ""
+    assert coreml.simulator({}) == ""
 
 
 # ------------------------------------------------------------------ what Xcode shows

@@ -1,4 +1,4 @@
-"""A stand-in for `tensorrt` and for the GPU's driver, to try what can only run on a device.
+"""A fake of `tensorrt` and of the GPU's driver, to try what can only run on a device.
 
 It answers the calls the kit makes, writes them down, and computes with ONNX Runtime. Tests copy it
 as `tensorrt.py` beside the scripts, or put it into `sys.modules`; so it imports nothing of tests.

@@ -129,7 +129,7 @@ def test_names_of_the_recipe_that_compute_nothing_are_let_be(tmp_path: Path) -> 
 
 @every_precision
 @pytest.mark.parametrize("prompts", [1, 2, 7])
-def test_numbers_of_the_stand_in(precision: Precision, prompts: int, tmp_path: Path) -> None:
+def test_numbers_of_the_simulator(precision: Precision, prompts: int, tmp_path: Path) -> None:
     session = backend.open_session(lower(tmp_path, precision))
     assert isinstance(session, OnnxSession)
     found = session.run(feeds(prompts))
@@ -139,8 +139,8 @@ def test_numbers_of_the_stand_in(precision: Precision, prompts: int, tmp_path: P
         np.testing.assert_allclose(found[name], value, atol=TOLERANCE[precision])
 
 
-def test_stand_in_is_named() -> None:
-    assert backend.stand_in({}) == trt_typed.STAND_IN
+def test_simulator_is_named() -> None:
+    assert backend.simulator({}) == trt_typed.SIMULATOR
 
 
 def test_package_without_a_gpu_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_engine_is_built_on_the_device(on_device: None, tmp_path: Path) -> None:
     assert json.loads(artifact.files[-1].read_text()) == {"onnx": str(artifact.files[0])}
     assert artifact.versions["tensorrt"] == fake_tensorrt.__version__
     assert artifact.ops == {"kgen": 1}
-    assert backend.stand_in(artifact.options) == ""
+    assert backend.simulator(artifact.options) == ""
     # Strongly typed, without TF32: what the kit's own script asks for.
     assert fake_tensorrt.CALLS[:2] == [("create_network", 2), ("clear_flag", "TF32")]
 

@@ -89,7 +89,7 @@ def test_what_is_computed_beside_int8_is_fp16(tmp_path: Path) -> None:
     assert kinds == {TensorProto.FLOAT}
 
 
-def test_the_stand_in_runs_it_near_the_original(tmp_path: Path) -> None:
+def test_the_simulator_runs_it_near_the_original(tmp_path: Path) -> None:
     session = OnnxSession(typed_of(tmp_path).path, "CPUExecutionProvider")
     given = feeds(2)
     found = session.run(given)

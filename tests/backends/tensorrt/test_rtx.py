@@ -293,7 +293,7 @@ def test_gpu_that_cannot_compute_the_graph(tmp_path: Path) -> None:
 
 @every_precision
 @pytest.mark.parametrize("prompts", [1, 2, 7])
-def test_numbers_of_the_stand_in(precision: Precision, prompts: int, tmp_path: Path) -> None:
+def test_numbers_of_the_simulator(precision: Precision, prompts: int, tmp_path: Path) -> None:
     session = rtx.open_session(lower(tmp_path, precision))
     assert isinstance(session, OnnxSession)
     found = session.run(feeds(prompts))
@@ -303,17 +303,17 @@ def test_numbers_of_the_stand_in(precision: Precision, prompts: int, tmp_path: P
         np.testing.assert_allclose(found[name], value, atol=TOLERANCE[precision])
 
 
-def test_stand_in_opens_the_very_file_that_was_compiled(
+def test_simulator_opens_the_very_file_that_was_compiled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     artifact = lower(tmp_path)
     opened: list[Path] = []
-    monkeypatch.setattr(trt_typed, "open_stand_in", opened.append)
+    monkeypatch.setattr(trt_typed, "open_simulator", opened.append)
     rtx.open_session(artifact)
     assert opened == [tmp_path / "out" / "decoder.onnx"]
 
 
-def test_stand_in_rounds_as_the_file_is_typed(tmp_path: Path) -> None:
+def test_simulator_rounds_as_the_file_is_typed(tmp_path: Path) -> None:
     exact, half = (
         rtx.open_session(lower(tmp_path / p, p)).run(feeds(3))["masks"] for p in PRECISIONS
     )
@@ -328,19 +328,19 @@ def gpu(monkeypatch: pytest.MonkeyPatch, capability: int | None) -> None:
 @pytest.mark.parametrize(
     ("capability", "said"),
     [
-        (None, trt_typed.STAND_IN),
+        (None, trt_typed.SIMULATOR),
         (86, ""),
         (
             90,
-            f"{trt_typed.STAND_IN}: this GPU has compute capability 90, the engine is "
+            f"{trt_typed.SIMULATOR}: this GPU has compute capability 90, the engine is "
             "for 80, 86, 89",
         ),
     ],
     ids=["no GPU", "a GPU of the target", "another GPU"],
 )
-def test_stand_in(capability: int | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulator(capability: int | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu(monkeypatch, capability)
-    assert rtx.stand_in(profiles.load_target("tensorrt-rtx").options) == said
+    assert rtx.simulator(profiles.load_target("tensorrt-rtx").options) == said
 
 
 def test_engine_of_the_machine_is_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -53,12 +53,12 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     }
 
 
-def test_only_the_gpu_has_a_stand_in() -> None:
-    assert tflite.stand_in({}) == ""
-    assert tflite.stand_in(target("tflite", "fp32").options) == ""
-    assert tflite.stand_in(target("android-cpu", "fp16").options) == ""
+def test_only_the_gpu_has_a_simulator() -> None:
+    assert tflite.simulator({}) == ""
+    assert tflite.simulator(target("tflite", "fp32").options) == ""
+    assert tflite.simulator(target("android-cpu", "fp16").options) == ""
     gpu = target("android-gpu", "fp16").options
-    assert tflite.stand_in(gpu) == "LiteRT on the CPU, computing in FP16"
+    assert tflite.simulator(gpu) == "LiteRT on the CPU, computing in FP16"
 
 
 class Squares(nn.Module):
@@ -69,7 +69,7 @@ class Squares(nn.Module):
 
 
 @pytest.mark.parametrize(("name", "answer"), [("android-cpu", 90000.25), ("android-gpu", np.inf)])
-def test_the_stand_in_computes_in_fp16(name: str, answer: float, tmp_path: Path) -> None:
+def test_the_simulator_computes_in_fp16(name: str, answer: float, tmp_path: Path) -> None:
     spec = component({"tokens": (2, 4)}, {"squares": (2, 4)})
     weights = replace(target(name, "fp16"), precision="fp32")  # there is no weight to be halved
     graph = save_program(Squares(), spec, tmp_path / "decoder.pt2")
@@ -95,7 +95,7 @@ class Stacks(nn.Module):
         return tokens @ self.matrices
 
 
-def test_the_stand_in_takes_stacks_of_constants(tmp_path: Path) -> None:
+def test_the_simulator_takes_stacks_of_constants(tmp_path: Path) -> None:
     spec = component({"tokens": (14, 42, 14)}, {"products": (14, 42, 14)})
     graph = save_program(Stacks(), spec, tmp_path / "decoder.pt2")
     artifact = tflite.lower(graph, target("android-gpu", "fp16"), tmp_path)
@@ -109,7 +109,7 @@ def test_the_stand_in_takes_stacks_of_constants(tmp_path: Path) -> None:
     assert artifact.files[0].read_bytes() == before
 
 
-def test_only_constant_stacks_are_reshaped_for_the_stand_in() -> None:
+def test_only_constant_stacks_are_reshaped_for_the_simulator() -> None:
     made = HandMade()
     tokens = made.tensor("tokens", (2, 3, 4))
     half = made.tensor("half", (2, 4, 5), value=numbers(2, 4, 5))
@@ -151,7 +151,7 @@ def test_the_runtime_keeps_quiet(lowered: dict[str, Artifact], name: str, tmp_pa
     code = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from effsam_export.backends import tflite_session\n"
+        "from effsam_export.backends.tflite import session as tflite_session\n"
         "session = getattr(tflite_session, sys.argv[1])(Path(sys.argv[2]), 'decoder', 1)\n"
         "print(session.run(dict(np.load(sys.argv[3])))['masks'].shape)\n"
     )

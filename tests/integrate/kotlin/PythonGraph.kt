@@ -4,9 +4,9 @@ package effsam
 import java.io.DataInputStream
 import java.io.DataOutputStream
 import java.io.File
-import org.tensorflow.lite.StandIn
+import org.tensorflow.lite.FakeGraph
 
-class PythonGraph(command: List<String>) : Graph, StandIn {
+class PythonGraph(command: List<String>) : Graph, FakeGraph {
     private val log = ProcessBuilder.Redirect.appendTo(File("child.log"))
     private val process = ProcessBuilder(command).redirectError(log).start()
     private val from = DataInputStream(process.inputStream.buffered())

@@ -20,7 +20,7 @@ public final class Interpreter implements InterpreterApi {
   }
 
   private final File file;
-  private final Map<String, StandIn> opened = new HashMap<>();
+  private final Map<String, FakeGraph> opened = new HashMap<>();
   private boolean closed;
 
   public Interpreter(File modelFile) {
@@ -34,15 +34,15 @@ public final class Interpreter implements InterpreterApi {
     file = modelFile;
   }
 
-  private StandIn signature(String key) {
+  private FakeGraph signature(String key) {
     if (closed) throw new IllegalStateException("the Interpreter has already been closed");
-    return opened.computeIfAbsent(key, name -> StandIn.OPENER[0].open(file, name));
+    return opened.computeIfAbsent(key, name -> FakeGraph.OPENER[0].open(file, name));
   }
 
   @Override
   public void runSignature(
       Map<String, Object> inputs, Map<String, Object> outputs, String signatureKey) {
-    StandIn graph = signature(signatureKey);
+    FakeGraph graph = signature(signatureKey);
     if (!inputs.keySet().equals(graph.inputs().keySet())) {
       throw new IllegalArgumentException("inputs " + inputs.keySet());
     }
@@ -87,7 +87,7 @@ public final class Interpreter implements InterpreterApi {
   @Override
   public void close() {
     closed = true;
-    for (StandIn graph : opened.values()) graph.close();
+    for (FakeGraph graph : opened.values()) graph.close();
     opened.clear();
   }
 }

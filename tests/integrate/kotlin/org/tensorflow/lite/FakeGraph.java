@@ -4,10 +4,10 @@ import java.io.File;
 import java.util.Map;
 
 /** Not LiteRT's: what computes for the stub of `Interpreter`, set by a test. */
-public interface StandIn extends AutoCloseable {
+public interface FakeGraph extends AutoCloseable {
   /** Opens one signature of a file. */
   interface Opener {
-    StandIn open(File file, String signature);
+    FakeGraph open(File file, String signature);
   }
 
   Opener[] OPENER = new Opener[1];
