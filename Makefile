@@ -1,9 +1,12 @@
-# `make demo` and `make test` set up what they need; `make install` only does that.
+# Each target sets up what it needs; `make install` only does that.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo/mobile-sam-openvino-fp32
+PYTEST := $(BIN)/python -m pytest --durations=20
+# Tests of one file share fixtures that take long to make, so they stay in one worker.
+PARALLEL := -n 2 --dist loadfile
 
-.PHONY: install demo test test-slow lint
+.PHONY: install demo test test-weights test-slow coverage lint
 
 install: .venv/installed
 
@@ -18,13 +21,27 @@ demo: install
 	$(BIN)/effsam run $(DEMO) calibration/images/coffee.jpg --box 320,215,412,332 --output demo/overlay.png
 	$(BIN)/effsam verify $(DEMO)
 
+# Unit and flow tests on tiny models; the generated C++, Kotlin, JavaScript and Swift are among them.
 test: install
+	$(PYTEST) $(PARALLEL) -m "not weights and not slow"
+
+# The official MobileSAM on every backend, in INT8 too.
+test-weights: install
 	$(BIN)/effsam fetch mobile-sam
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) $(PARALLEL) -m "weights"
 
 # Every model end to end, and the largest ones against the authors' figures: hours on two cores.
+# One worker: two of the largest models do not fit into memory together.
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m "slow"
+
+# Lines and branches of the package over all tiers, those that run in subprocesses too.
+coverage: install
+	$(BIN)/effsam fetch mobile-sam
+	$(BIN)/coverage erase
+	$(PYTEST) $(PARALLEL) --cov --cov-report= -m "not slow"
+	$(PYTEST) --cov --cov-append --cov-report= -m "slow"
+	$(BIN)/coverage report --skip-covered
 
 lint: install
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import TargetProfile
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many workers as cores: each computes in one thread. Set before torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+COMPILERS = {"compiler", "kotlin", "node"}
+"""Fixtures of `tests/integrate` that need a toolchain."""
 PARITY = """
 [[images]]
 file = "{image}"
@@ -30,12 +36,24 @@ prompts = [
 """
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on the authors' full outputs are skipped, with the reason, where those are not."""
-    if (SHARED / "golden").is_dir():
-        return
+    """Check and complete the marks, before `-m` selects by them.
+
+    Raises:
+        pytest.UsageError: A test is in two tiers, or uses the official weights outside their tier.
+    """
+    outputs_exist = (SHARED / "golden").is_dir()
     for item in items:
-        if item.get_closest_marker("shared"):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        weights, slow = (item.get_closest_marker(m) is not None for m in ("weights", "slow"))
+        if weights and slow:
+            raise pytest.UsageError(f"{item.nodeid} is marked both `weights` and `slow`")
+        if "official" in fixtures and not weights:
+            raise pytest.UsageError(f"{item.nodeid} uses `official` and is not marked `weights`")
+        if fixtures & COMPILERS:
+            item.add_marker(pytest.mark.compiler)
+        if item.get_closest_marker("shared") and not outputs_exist:
             item.add_marker(pytest.mark.skip(reason=f"no authors' outputs at {SHARED}"))
 
 
@@ -116,9 +134,9 @@ def bundle(exported_tiny: Path, tmp_path: Path, tiny: None) -> Path:
 
 @pytest.fixture(scope="session")
 def official() -> Checkpoint:
-    """The official MobileSAM checkpoint; `make test` fetches it first."""
+    """The official MobileSAM checkpoint; `make test-weights` fetches it first."""
     spec = models.get("mobile-sam")
     assert spec.weights is not None
     found = fetch.cached(spec.weights, cache_dir=fetch.default_cache_dir())
-    assert found is not None, "run `effsam fetch mobile-sam` first, as `make test` does"
+    assert found is not None, "run `effsam fetch mobile-sam` first, as `make test-weights` does"
     return found

@@ -60,7 +60,8 @@ def pixels() -> NDArray[np.uint8]:
         (7, lambda x: np.rot90(x, 2).transpose(1, 0, 2)),
         (8, lambda x: np.rot90(x)),
     ],
-    ids=str,
+    # Workers compare names of tests; a function's has its address in it.
+    ids=map(str, range(1, 9)),
 )
 def test_exif_rotation_is_applied(
     tmp_path: Path, pixels: NDArray[np.uint8], orientation: int, turn: Callable[..., object]

@@ -10,6 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+pytest.importorskip("tree_sitter", reason="Swift's grammar is not installed: extra `dev`")
+pytest.importorskip("tree_sitter_swift", reason="Swift's grammar is not installed: extra `dev`")
+
 import tree_sitter
 import tree_sitter_swift
 

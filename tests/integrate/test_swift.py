@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.stages import Checkpoint
 
+pytestmark = pytest.mark.compiler
+
 UNSTATED = {"title", "fingerprint", "backend", "options", "family", "padding", "upscale", "decoder"}
 """Fields of a contract that no constant is the value of: texts, and what chooses the code."""
 

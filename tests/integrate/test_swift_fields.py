@@ -15,6 +15,8 @@ from tests.integrate.tools import changed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.compiler
+
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
     """Every value in a manifest's part by its dotted path; an empty list is a value too."""

@@ -41,12 +41,7 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.stages import Checkpoint
 
-pytestmark = [
-    pytest.mark.backend,
-    pytest.mark.shared,
-    pytest.mark.weights,
-    pytest.mark.slow,
-]
+pytestmark = [pytest.mark.backend, pytest.mark.shared, pytest.mark.weights]
 
 FP32_ROUTES = ("pytorch", "onnx-fp32", "openvino-fp32")
 FP16_ROUTES = ("onnx-fp16", "openvino-fp16")

@@ -40,12 +40,7 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.stages import Checkpoint
 
-pytestmark = [
-    pytest.mark.backend,
-    pytest.mark.shared,
-    pytest.mark.weights,
-    pytest.mark.slow,
-]
+pytestmark = [pytest.mark.backend, pytest.mark.shared, pytest.mark.weights]
 
 MEAN_IOU = 0.975
 LEAST_IOU = 0.92

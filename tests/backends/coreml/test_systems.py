@@ -104,7 +104,6 @@ def test_no_path_of_this_machine_is_in_a_package(tiny_bundle: tuple[Path, Parity
 
 
 @pytest.mark.weights
-@pytest.mark.slow
 def test_official_mobile_sam_on_photographs(official: Checkpoint, tmp_path: Path) -> None:
     request = ExportRequest(
         model=models.get("mobile-sam"),

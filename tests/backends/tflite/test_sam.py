@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import Precision
 
-pytestmark = [pytest.mark.backend, pytest.mark.slow]
+pytestmark = pytest.mark.backend
 
 ONE_PHOTOGRAPH = f"""
 [[images]]
