@@ -17,7 +17,7 @@ from effsam_export.bundle import contract, int8, runtime
 from effsam_export.errors import BundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from effsam_export.calibration.samples import Calibration
     from effsam_export.parity.results import ParityReport
@@ -73,7 +73,7 @@ def validate(manifest: Any) -> None:  # noqa: ANN401 - any JSON a stranger may h
     Raises:
         BundleError: A newer version, or every place where the schema is broken (five at most).
     """
-    import jsonschema
+    import jsonschema_rs
 
     version = manifest.get("manifest_version") if isinstance(manifest, dict) else None
     if isinstance(version, int) and version > MANIFEST_VERSION:
@@ -86,12 +86,20 @@ def validate(manifest: Any) -> None:  # noqa: ANN401 - any JSON a stranger may h
             f"the bundle's manifest is version {version}, this effsam reads {MANIFEST_VERSION}",
             hint="export it again",
         )
-    faults = sorted(
-        jsonschema.Draft202012Validator(schema()).iter_errors(manifest), key=lambda e: e.json_path
-    )
+    try:
+        faults = list(jsonschema_rs.Draft202012Validator(schema()).iter_errors(manifest))
+    except ValueError as error:
+        # Text that is not Unicode, or lists nested too deeply.
+        raise BundleError(f"`{MANIFEST}` cannot be checked: {error}") from error
     if faults:
-        lines = "; ".join(f"{f.json_path}: {f.message[:160]}" for f in faults[:5])
+        found = sorted((_json_path(f.instance_path), f.message[:160]) for f in faults)
+        lines = "; ".join(f"{path}: {message}" for path, message in found[:5])
         raise BundleError(f"`{MANIFEST}` does not follow its schema: {lines}")
+
+
+def _json_path(keys: Iterable[str | int]) -> str:
+    """The JSON path of a value: `$.files[0].path`."""
+    return "$" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
 
 
 def compose(

@@ -7,7 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
+import jsonschema_rs
 import pytest
 
 from effsam_export.bundle import manifest as m
@@ -47,7 +47,7 @@ def stable(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_schema_is_a_schema() -> None:
-    jsonschema.Draft202012Validator.check_schema(m.schema())
+    jsonschema_rs.meta.validate(m.schema())
 
 
 def test_version_3_has_not_changed(manifest: dict[str, Any]) -> None:
@@ -90,7 +90,7 @@ def put(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
         (put("masks", "threshold", value="zero"), "$.masks.threshold"),
         (put("prompts", "labels", "padding", value=4), "$.prompts.labels.padding"),
         (put("unheard_of", value=1), "$: Additional properties"),
-        (lambda d: d.pop("prompts"), "'prompts' is a required property"),
+        (lambda d: d.pop("prompts"), '$: "prompts" is a required property'),
     ],
 )
 def test_a_broken_manifest_is_refused_with_the_place(
@@ -127,7 +127,15 @@ def test_an_older_manifest_asks_for_a_new_export(manifest: dict[str, Any]) -> No
     assert refused.value.hint == "export it again"
 
 
-@pytest.mark.parametrize("document", [None, [], "text", 3, {}])
+def nested(depth: int) -> list[Any]:
+    """Lists in lists."""
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize("document", [None, [], "text", 3, {}, "\ud800", nested(2000)])
 def test_json_that_is_no_manifest(document: object) -> None:
     with pytest.raises(BundleError):
         m.validate(document)

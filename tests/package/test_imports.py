@@ -12,7 +12,7 @@ import pytest
 
 import effsam_export
 
-HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "openvino", "PIL", "requests", "jsonschema")
+HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "openvino", "PIL", "requests", "jsonschema_rs")
 PROBE = """
 import sys
 # An import of these fails, and they count as not installed.
@@ -63,7 +63,7 @@ def test_inspect_needs_neither_torch_nor_numpy(exported_tiny: object) -> None:
     blocked = ("torch", "numpy", "onnx", "onnxruntime", "openvino", "PIL")
     output, loaded = run_without(blocked, "inspect", str(exported_tiny))
     assert "image_embeddings" in output
-    assert set(loaded) <= {"jsonschema", "requests"}
+    assert set(loaded) <= {"jsonschema_rs", "requests"}
 
 
 @pytest.mark.backend
