@@ -31,7 +31,7 @@ from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.quantize import prepare
 from effsam_export.spec.int8 import Int8Recipe, Quantization
 from effsam_export.spec.prompts import Sample
-from effsam_export.util.progress import ignore
+from effsam_export.util.progress import ignore_event
 from effsam_export.util.timing import interleave
 from effsam_export.weights import checkpoint as loading
 from effsam_export.weights import fetch
@@ -86,7 +86,7 @@ def curve(checkpoint: Checkpoint, parity: Path | None, only: str = "") -> str:
             int8=Int8Request(calibration=calibration.load(num_samples=count), plan=plan),
         )
         with tempfile.TemporaryDirectory() as folder:
-            found = Bench(request, Path(folder), ignore).judge({})
+            found = Bench(request, Path(folder), ignore_event).judge({})
         rows.append([name, figure(found.mean, 4), figure(found.least, 4), str(found.switched)])
         print("|", " | ".join(rows[-1]), "|", flush=True)
     return table(("variant", "mean IoU", "least", "switched"), rows)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from effsam_export.config.parity import ParityImage
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.model import ComponentName, ComponentSpec, ModelSpec
-    from effsam_export.util.progress import Observer
+    from effsam_export.util.progress import OnEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +60,10 @@ class HalfBench:
     Args:
         request: Model, weights and photographs; the model's own recipe is not used.
         scratch: Folder for graphs.
-        observer: Told of the stages.
+        on_event: Called with each stage event.
     """
 
-    def __init__(self, request: ExportRequest, scratch: Path, observer: Observer) -> None:
+    def __init__(self, request: ExportRequest, scratch: Path, on_event: OnEvent) -> None:
         self._request, self._scratch = request, scratch
         self._module: nn.Module = checkpoint.load(request.model, request.checkpoint)
         self._model: ModelSpec = replace(
@@ -75,7 +75,7 @@ class HalfBench:
         self._prepared: dict[str, Prepared] = {}
         self._opened: dict[str, tuple[tuple[str, ...], Session]] = {}
         for component in request.model.components:
-            self._prepare(component, observer)
+            self._prepare(component, on_event)
 
     @property
     def layers(self) -> list[str]:
@@ -95,10 +95,10 @@ class HalfBench:
         """The recipe's entry that keeps a layer."""
         return self._prepared[layer.partition(SEPARATOR)[0]].entries[layer]
 
-    def _prepare(self, component: ComponentSpec, observer: Observer) -> None:
+    def _prepare(self, component: ComponentSpec, on_event: OnEvent) -> None:
         folder = self._scratch / component.name
         folder.mkdir()
-        with stage(f"trace {component.name}", observer):
+        with stage(f"trace {component.name}", on_event):
             program = trace.trace(self._module, component)
             traced = trace.to_onnx(program, component, self._request.target.opset, folder)
         noted = onnx.load(traced.path)

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.model import ComponentSpec, ModelSpec
     from effsam_export.spec.stages import Graph
     from effsam_export.spec.targets import TargetProfile
-    from effsam_export.util.progress import Observer
+    from effsam_export.util.progress import OnEvent
 
 CPU = "CPUExecutionProvider"
 
@@ -90,15 +90,15 @@ class Bench:
     Args:
         request: Model, weights, photographs and the recipe that is to be mended.
         scratch: Folder for graphs and samples.
-        observer: Told of the stages.
+        on_event: Called with each stage event.
     """
 
-    def __init__(self, request: ExportRequest, scratch: Path, observer: Observer) -> None:
+    def __init__(self, request: ExportRequest, scratch: Path, on_event: OnEvent) -> None:
         self._request, self._scratch = request, scratch
         module = checkpoint.load(request.model, request.checkpoint)
         self._module: nn.Module = module
-        self._observer = observer
-        calibration = int8.calibrated(request, scratch, observer)
+        self._on_event = on_event
+        calibration = int8.calibrated(request, scratch, on_event)
         assert calibration is not None
         self._calibration: Calibration = calibration
         self._model: ModelSpec = replace(
@@ -111,7 +111,7 @@ class Bench:
         self._opened: dict[str, tuple[Treatments, Session]] = {}
         self._ranges: dict[str, tuple[Treatments, Mapping[str, Range]]] = {}
         for component in request.model.components:
-            self._prepare(component, observer)
+            self._prepare(component, on_event)
 
     @property
     def layers(self) -> list[str]:
@@ -123,10 +123,10 @@ class Bench:
         """Layers with weights, which may be stored in INT8 without their activations."""
         return frozenset(layer for name, p in self._prepared.items() for layer in weighted(name, p))
 
-    def _prepare(self, component: ComponentSpec, observer: Observer) -> None:
+    def _prepare(self, component: ComponentSpec, on_event: OnEvent) -> None:
         request, folder = self._request, self._scratch / component.name
         folder.mkdir()
-        with stage(f"trace {component.name}", observer):
+        with stage(f"trace {component.name}", on_event):
             traced = self._traced(component, folder)
         assert request.int8 is not None
         recipe = request.int8.plan.recipe(component.name, request.target.backend)
@@ -142,7 +142,7 @@ class Bench:
             # For a decoder the traced encoder is near enough to the one deployed.
             samples = self._samples(component.name, self._sources.get("encoder"))
             sampled = replace(quantized, samples=samples)
-            with stage(f"round {component.name}", observer):
+            with stage(f"round {component.name}", on_event):
                 if recipe.rounding != "nearest":
                     unrounded = replace(sampled, recipe=replace(recipe, rounding="nearest"))
                     _, plain = self._changed(component, unrounded, folder / "unrounded")
@@ -227,16 +227,16 @@ class Bench:
             calibration.folder.mkdir()
             try:
                 exported = pipeline.lowered(
-                    request, self._module, calibration, folder, folder, self._observer
+                    request, self._module, calibration, folder, folder, self._on_event
                 )
             except isolate.ConversionFailed:
                 # A crash, or memory that ran out, says nothing of the masks.
                 raise
             except CheckFailed:
                 return Verdict(mean=0.0, least=0.0, switched=0, missed=1)
-            with stage("judge", self._observer) as running:
+            with stage("judge", self._on_event) as running:
                 found = prove(
-                    request, self._module, exported, backends.load(backend), running.advance
+                    request, self._module, exported, backends.load(backend), running.on_progress
                 )
         return verdict_of(found)
 
@@ -276,7 +276,7 @@ class Bench:
             return last[1]
         samples = self._samples(name, encoder)
         quantized = replace(prepared.quantization, samples=samples)
-        with stage(f"ranges {name}", self._observer):
+        with stage(f"ranges {name}", self._on_event):
             ranges = activation_ranges.measure(
                 prepared.model,
                 onnx_qdq.wanted_tensors(prepared.model, quantized),

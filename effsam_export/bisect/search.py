@@ -108,8 +108,8 @@ class Notebook:
         path: The file; judgements of another question in it are dropped.
         question: Everything that a judgement depends on besides the layers.
         judge: Does the work. Takes the layers that are not quantized whole.
-        told: Called after each judgement with how many there are, about how many there will be,
-            and the seconds it took.
+        on_progress: Called after each evaluation with the number done, the number expected, and
+            the seconds it took.
         deployed: Likewise judges what the target's own quantizer makes of it.
     """
 
@@ -118,10 +118,10 @@ class Notebook:
         path: Path,
         question: str,
         judge: Callable[[Mapping[str, Kept]], Verdict],
-        told: Callable[[int, int, float], None],
+        on_progress: Callable[[int, int, float], None],
         deployed: Callable[[Mapping[str, Kept]], Verdict] | None = None,
     ) -> None:
-        self._path, self._question, self._told = path, question, told
+        self._path, self._question, self._on_progress = path, question, on_progress
         self._judge, self._deployed = judge, deployed
         self._known: dict[str, Verdict] = {}
         if path.is_file():
@@ -156,7 +156,7 @@ class Notebook:
             began = time.perf_counter()
             self._known[key] = judge(kept)
             self._save()
-            self._told(self.asked, self.expected, time.perf_counter() - began)
+            self._on_progress(self.asked, self.expected, time.perf_counter() - began)
         return self._known[key]
 
     def _save(self) -> None:

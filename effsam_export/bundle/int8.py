@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def document(recipes: dict[str, Int8Recipe], calibration: Calibration) -> dict[str, Any]:
     """The `int8` entry: recipes by component, and everything that makes the scales repeatable."""
-    photographs = calibration.photographs
-    found = photographs.recipe
+    images = calibration.images
+    found = images.recipe
     return {
         "components": {name: _recipe(recipe) for name, recipe in recipes.items()},
         "calibration": {
@@ -29,7 +29,7 @@ def document(recipes: dict[str, Int8Recipe], calibration: Calibration) -> dict[s
             "threads": calibration.threads,
             "images": [
                 {"file": path.name, "sha256": digest}
-                for path, digest in zip(found.images, photographs.sha256, strict=True)
+                for path, digest in zip(found.images, images.sha256, strict=True)
             ],
         },
     }

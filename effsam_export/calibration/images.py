@@ -26,7 +26,7 @@ SMALLEST_SIDE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Photographs:
+class CalibrationImages:
     """What a calibration looks at, checked.
 
     Attributes:
@@ -36,79 +36,79 @@ class Photographs:
 
     recipe: CalibrationRecipe
     sha256: tuple[str, ...]
-    pictures: tuple[NDArray[np.uint8], ...]
+    arrays: tuple[NDArray[np.uint8], ...]
 
 
-def load(recipe: CalibrationRecipe, judges: Iterable[Path] = ()) -> Photographs:
+def load(recipe: CalibrationRecipe, evaluation_images: Iterable[Path] = ()) -> CalibrationImages:
     """Read the photographs of a recipe.
 
     Args:
         recipe: What to read.
-        judges: Photographs that the result will be judged by; they must not calibrate.
+        evaluation_images: Images of the parity check, which must not be used for calibration.
 
     Raises:
         UsageError: Every file that is unreadable, there twice, noise, or a judge, in one message.
     """
     found = hashes(recipe.images)
-    judging = {digest: path for path, digest in hashes(judges).items()}
+    evaluating = {digest: path for path, digest in hashes(evaluation_images).items()}
     seen: dict[str, Path] = {}
-    problems, pictures = [], []
+    problems, arrays = [], []
     for path in recipe.images:
         try:
-            picture = load_image(path)
+            image = load_image(path)
         except ImageError as error:
             problems.append(error.message)
             continue
         digest = found[path]
         if digest in seen:
             problems.append(f"`{path.name}` is the same file as `{seen[digest].name}`")
-        elif digest in judging:
+        elif digest in evaluating:
             problems.append(f"`{path.name}` judges this export, and must not calibrate it")
-        elif min(picture.shape[:2]) < SMALLEST_SIDE:
+        elif min(image.shape[:2]) < SMALLEST_SIDE:
             problems.append(f"`{path.name}` is under {SMALLEST_SIDE} pixels wide or high")
-        elif correlation(picture) < LEAST_CORRELATION:
+        elif correlation(image) < LEAST_CORRELATION:
             problems.append(
                 f"`{path.name}` is noise: neighbouring pixels correlate by "
-                f"{correlation(picture):.2f}, in photographs by over {LEAST_CORRELATION}"
+                f"{correlation(image):.2f}, in photographs by over {LEAST_CORRELATION}"
             )
         seen.setdefault(digest, path)
-        pictures.append(picture)
+        arrays.append(image)
     if problems:
         raise UsageError(
             f"cannot calibrate with `{recipe.name}`: {'; '.join(problems)}",
             hint="calibrate with photographs like those the app will see, random data ruins INT8",
         )
-    return Photographs(
-        recipe=recipe, sha256=tuple(found[p] for p in recipe.images), pictures=tuple(pictures)
+    return CalibrationImages(
+        recipe=recipe, sha256=tuple(found[p] for p in recipe.images), arrays=tuple(arrays)
     )
 
 
-def correlation(picture: NDArray[np.uint8]) -> float:
+def correlation(image: NDArray[np.uint8]) -> float:
     """Correlation of horizontally neighbouring pixels of a uint8 HxWx3 picture; 1 if it is flat."""
-    grey = picture.astype(np.float64).mean(axis=2)
+    grey = image.astype(np.float64).mean(axis=2)
     left, right = grey[:, :-1].ravel(), grey[:, 1:].ravel()
     if left.std() == 0 or right.std() == 0:
         return 1.0
     return float(np.corrcoef(left, right)[0, 1])
 
 
-def samples(photographs: Photographs) -> Iterator[NDArray[np.uint8]]:
+def samples(images: CalibrationImages) -> Iterator[NDArray[np.uint8]]:
     """The recipe's number of pictures HxWx3: each photograph whole, then crops in turn.
 
     The same recipe and photographs give the same pictures, bit for bit.
     """
-    recipe, pictures = photographs.recipe, photographs.pictures
+    recipe, arrays = images.recipe, images.arrays
     generator = np.random.default_rng(recipe.seed)
     for i in range(recipe.num_samples):
-        picture = pictures[i % len(pictures)]
-        if i < len(pictures):
-            yield picture
+        image = arrays[i % len(arrays)]
+        if i < len(arrays):
+            yield image
             continue
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         share = generator.uniform(recipe.smallest, 1.0)
         h, w = (max(SMALLEST_SIDE, int(side * share)) for side in (height, width))
         y, x = generator.integers(0, height - h + 1), generator.integers(0, width - w + 1)
-        crop = picture[y : y + h, x : x + w]
+        crop = image[y : y + h, x : x + w]
         if recipe.flip and generator.random() < 0.5:
             crop = crop[:, ::-1]
         yield np.ascontiguousarray(crop)

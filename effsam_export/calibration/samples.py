@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effsam_export.calibration import images as photos
+from effsam_export.calibration import images as calibration_images
 from effsam_export.calibration import prompts
 from effsam_export.imaging.images import frame_of, prompt_to_model
 from effsam_export.spec.prompts import Sample
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.backends import Session
-    from effsam_export.calibration.images import Photographs
+    from effsam_export.calibration.images import CalibrationImages
     from effsam_export.spec.model import ComponentSpec, ModelSpec
 
 
@@ -30,7 +30,7 @@ class Calibration:
             last digits, by which a few weights are rounded otherwise.
     """
 
-    photographs: Photographs
+    images: CalibrationImages
     folder: Path
     threads: int
 
@@ -56,11 +56,11 @@ class Calibration:
         return out
 
     def _plain(self) -> Iterator[Sample]:
-        for picture in photos.samples(self.photographs):
+        for picture in calibration_images.samples(self.images):
             yield Sample(image=picture)
 
     def _prompted(self, model: ModelSpec, encoder: Session) -> Iterator[Sample]:
-        recipe = self.photographs.recipe
+        recipe = self.images.recipe
         generator = np.random.default_rng(recipe.seed)
         spec = model.component("encoder")
         for sample in self._plain():

@@ -17,13 +17,13 @@ from effsam_export.cli.options import (
     CheckpointFile,
     Int8File,
     Json,
+    ModelOptions,
     NumSamples,
     ParityFile,
     PrecisionName,
     Quiet,
-    Settings,
     int8_request,
-    to_settings,
+    to_model_options,
 )
 from effsam_export.errors import UsageError
 
@@ -78,7 +78,7 @@ def bisect(
         typer.Option("--output", "-o", help="The recipe [default: MODEL-TARGET-PRECISION.toml]."),
     ] = None,
     checkpoint: CheckpointFile = None,
-    settings: Settings = None,
+    model_options: ModelOptions = None,
     calib: Calib = None,
     num_samples: NumSamples = None,
     int8_recipe: Int8File = None,
@@ -104,8 +104,8 @@ def bisect(
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.util.files import write_whole
 
-    talk = console.Console(quiet=quiet)
-    start = started(source, target, precision, settings)
+    terminal = console.Console(quiet=quiet)
+    start = started(source, target, precision, model_options)
     spec = start.spec
     profile = profiles.load_target(start.target, start.precision)
     place = output or Path(f"{spec.name}-{profile.name}-{profile.precision}.toml")
@@ -123,7 +123,7 @@ def bisect(
     )
     pipeline.check_request(request)
     consent(spec, accept_license, cache_dir)
-    found = acquire(spec, checkpoint, cache_dir, talk)
+    found = acquire(spec, checkpoint, cache_dir, terminal)
     if start.sha256 and found.sha256 != start.sha256:
         raise UsageError(
             f"the bundle was made from weights {start.sha256[:12]}, these are {found.sha256[:12]}",
@@ -136,11 +136,11 @@ def bisect(
     )
     half = profile.precision == "fp16"
     with tempfile.TemporaryDirectory(prefix="effsam-") as name:
-        bench = open_bench(request, Path(name), talk)
+        bench = open_bench(request, Path(name), terminal)
 
-        def told(count: int, expected: int, seconds: float) -> None:
+        def on_progress(count: int, expected: int, seconds: float) -> None:
             left = max(0, expected - count) * seconds / 60
-            talk.say(
+            terminal.message(
                 f"  judgement {count} of about {max(count, expected)}, {seconds:.0f} s, "
                 f"{left:.0f} min left"
             )
@@ -149,7 +149,7 @@ def bisect(
             place.with_name(f"{place.name}.search.json"),
             question(request),
             bench.judge,
-            told,
+            on_progress,
             bench.deployed,
         )
         outcome = searching.search(
@@ -168,13 +168,13 @@ def bisect(
             [c.layer, shown(c.kept, half=half), f"{c.sensitivity:.4f}"] for c in outcome.choices
         ]
         console.data(console.table(("layer", "kept as", "costs alone"), rows))
-    talk.say(summary(outcome, half=half))
+    terminal.message(summary(outcome, half=half))
     use = f"--fp16 --keep-fp32 {place}" if half else f"--int8 --int8-recipe {place}"
-    talk.next(f"effsam export {spec.name} --target {start.target} {use}")
+    terminal.next(f"effsam export {spec.name} --target {start.target} {use}")
 
 
 def started(
-    source: str, target: str | None, precision: str | None, settings: list[str] | None
+    source: str, target: str | None, precision: str | None, model_options: list[str] | None
 ) -> Start:
     """What to start from, by a model's name or a bundle.
 
@@ -189,7 +189,7 @@ def started(
         start = replace(start, target=target or start.target)
         start = replace(start, precision=precision or start.precision)
     else:
-        spec = models.configured(models.get(source), to_settings(settings))
+        spec = models.configured(models.get(source), to_model_options(model_options))
         if target is None:
             raise UsageError(
                 "for which target?", hint="add --target NAME; `effsam targets` lists them"
@@ -219,15 +219,17 @@ def of_bundle(path: Path) -> Start:
     )
 
 
-def open_bench(request: ExportRequest, scratch: Path, talk: console.Console) -> Bench | HalfBench:
+def open_bench(
+    request: ExportRequest, scratch: Path, terminal: console.Console
+) -> Bench | HalfBench:
     """The judge for the precision that is asked."""
     if request.int8 is None:
         from effsam_export.bisect.fp16 import HalfBench
 
-        return HalfBench(request, scratch, talk.observe)
+        return HalfBench(request, scratch, terminal.on_event)
     from effsam_export.bisect.int8 import Bench
 
-    return Bench(request, scratch, talk.observe)
+    return Bench(request, scratch, terminal.on_event)
 
 
 def document(outcome: Outcome) -> dict[str, object]:

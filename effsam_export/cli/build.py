@@ -72,7 +72,7 @@ def build(
     from effsam_export.util.files import write_whole
     from effsam_export.weights.fetch import default_cache_dir
 
-    talk = console.Console(quiet=quiet)
+    terminal = console.Console(quiet=quiet)
     asked = config.chosen(config.load(file), only)
     if scheduler is None:
         backends.require_tracing()
@@ -80,7 +80,7 @@ def build(
     for name in names:
         consent(models.get(name), accept_license, cache_dir)
     checkpoints = {
-        n: acquire(models.get(n), asked.checkpoints.get(n), cache_dir, talk) for n in names
+        n: acquire(models.get(n), asked.checkpoints.get(n), cache_dir, terminal) for n in names
     }
     limits = running.Limits(jobs=jobs)
     if memory is not None:
@@ -102,7 +102,7 @@ def build(
     place = output or asked.output
     with console.Board([p.cell.name for p in planned], quiet=quiet) as board:
 
-        def told(event: Event) -> None:
+        def on_event(event: Event) -> None:
             if event.result is None:
                 board.started(event.cell.name)
             else:
@@ -114,7 +114,7 @@ def build(
                     detail=detail(event),
                 )
 
-        results = running.run(planned, store, place, limits, told, execute)
+        results = running.run(planned, store, place, limits, on_event, execute)
     code = summary.exit_code(results)
     if junit is not None:
         write_whole(junit, summary.junit(results).encode())
@@ -124,14 +124,14 @@ def build(
         console.document(summary.document(results))
     for result in results:
         if not result.answer.passed:
-            talk.say(f"\n{result.cell.name}: {result.answer.message}")
+            terminal.message(f"\n{result.cell.name}: {result.answer.message}")
             if result.evidence is not None:
-                talk.say(f"  everything it said is in `{result.evidence}`")
+                terminal.message(f"  everything it said is in `{result.evidence}`")
             elif result.answer.hint:
-                talk.say(f"  {result.answer.hint}")
+                terminal.message(f"  {result.answer.hint}")
     if all(r.cached for r in results):
-        talk.say("nothing was converted: nothing that a bundle follows from has changed")
-    talk.verdict(passed=code == 0, what=f"{file}, {summary.sentence(results)}")
+        terminal.message("nothing was converted: nothing that a bundle follows from has changed")
+    terminal.result(passed=code == 0, what=f"{file}, {summary.sentence(results)}")
     raise typer.Exit(code)
 
 
@@ -155,11 +155,11 @@ def serve(
     from effsam_export.matrix import cluster, keys
     from effsam_export.matrix.run import free_memory_mb
 
-    talk = console.Console(quiet=quiet)
+    terminal = console.Console(quiet=quiet)
     backends.require_tracing()
     here = keys.here(tuple(label or ()))
     able = [name for name in backends.BACKENDS if here.lacks(name, "fp32") is None]
-    talk.say(f"{', '.join(here.labels)}: can do {', '.join(able)}")
+    terminal.message(f"{', '.join(here.labels)}: can do {', '.join(able)}")
     room = free_memory_mb() if memory is None else memory * LARGE
     cluster.serve(scheduler, jobs, room, here.labels)
 

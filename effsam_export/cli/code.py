@@ -35,6 +35,6 @@ def code(
     console = Console(quiet=quiet)
     with archive.opened(bundle) as path:
         files = code_for(path, language, target, force=force)
-    console.say(f"wrote {', '.join(files)}")
+    console.message(f"wrote {', '.join(files)}")
     data(str(target))
     console.next(f"cd {target}; {integrate.load(language).RUN}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from effsam_export.parity.results import ParityReport
     from effsam_export.util.progress import StageEvent
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of every `--json` document."""
 
 
@@ -33,12 +33,12 @@ class Console:
         self._task: Any = None
         self._start = time.perf_counter()
 
-    def say(self, text: str = "") -> None:
+    def message(self, text: str = "") -> None:
         """A line of talk."""
         if not self._quiet:
             print(text, file=sys.stderr)
 
-    def observe(self, event: StageEvent) -> None:
+    def on_event(self, event: StageEvent) -> None:
         """Show a stage: a bar while it runs, one line when it is over."""
         if self._quiet:
             return
@@ -50,20 +50,20 @@ class Console:
             line = f"{mark} {event.stage:<16} {event.seconds:7.1f} s  {event.detail}"
             print(line.rstrip(), file=sys.stderr)
 
-    def transferred(self, label: str, done: int, total: int | None) -> None:
+    def on_transfer(self, label: str, done: int, total: int | None) -> None:
         """Show a download."""
         if not self._quiet:
             self._advance(label, done, total, transfer=True)
 
-    def verdict(self, *, passed: bool, what: str) -> None:
+    def result(self, *, passed: bool, what: str) -> None:
         """The line that CI logs are searched for."""
         self._close_bar()
         word = "PASSED" if passed else "FAILED"
-        self.say(f"{word}  {what}  {time.perf_counter() - self._start:.1f} s")
+        self.message(f"{word}  {what}  {time.perf_counter() - self._start:.1f} s")
 
     def next(self, command: str) -> None:
         """What to try now."""
-        self.say(f"next: {command}")
+        self.message(f"next: {command}")
 
     def close(self) -> None:
         """Take a bar off the screen."""

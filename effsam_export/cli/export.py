@@ -20,17 +20,17 @@ from effsam_export.cli.options import (
     Json,
     KeepFile,
     ModelName,
+    ModelOptions,
     NumSamples,
     ParityFile,
     PrecisionName,
     Quiet,
-    Settings,
     TargetName,
     TargetOptions,
     chosen_precision,
     int8_request,
-    to_options,
-    to_settings,
+    to_model_options,
+    to_target_options,
     with_recipe,
 )
 
@@ -52,8 +52,8 @@ def export(
         Optional[Path],  # noqa: UP045
         typer.Option("--output", "-o", help="Directory [default: MODEL-TARGET-PRECISION]."),
     ] = None,
-    settings: Settings = None,
-    option: TargetOptions = None,
+    model_options: ModelOptions = None,
+    target_options: TargetOptions = None,
     calib: Calib = None,
     num_samples: NumSamples = None,
     int8_recipe: Int8File = None,
@@ -77,10 +77,10 @@ def export(
     from effsam_export.pipeline.request import ExportRequest, with_checkpoint
     from effsam_export.spec.stages import Checkpoint
 
-    talk = console.Console(quiet=quiet)
-    spec = models.configured(models.get(model), to_settings(settings))
+    terminal = console.Console(quiet=quiet)
+    spec = models.configured(models.get(model), to_model_options(model_options))
     profile = profiles.load_target(
-        target, chosen_precision(precision, fp16=fp16, int8=int8), to_options(option)
+        target, chosen_precision(precision, fp16=fp16, int8=int8), to_target_options(target_options)
     )
     spec = with_recipe(spec, profile.precision, keep_fp32)
     quantizing = int8_request(spec, profile, calib, num_samples, int8_recipe)
@@ -101,26 +101,26 @@ def export(
         int8=quantizing,
     )
     for line in int8_lines(request):
-        talk.say(line)
+        terminal.message(line)
     pipeline.check_request(request)
     consent(spec, accept_license, cache_dir)
-    request = with_checkpoint(request, acquire(spec, checkpoint, cache_dir, talk))
+    request = with_checkpoint(request, acquire(spec, checkpoint, cache_dir, terminal))
     what = f"{spec.name} {profile.name} {profile.precision}"
     try:
-        report = pipeline.export(request, talk.observe)
+        report = pipeline.export(request, terminal.on_event)
     except pipeline.ParityFailed as failure:
-        talk.say(f"\n{console.parity_table(failure.report)}\n")
-        talk.verdict(passed=False, what=f"{what}, {console.state(failure.report)}")
+        terminal.message(f"\n{console.parity_table(failure.report)}\n")
+        terminal.result(passed=False, what=f"{what}, {console.state(failure.report)}")
         raise
     finally:
-        talk.close()
-    talk.say(f"\n{console.parity_table(report)}\n")
+        terminal.close()
+    terminal.message(f"\n{console.parity_table(report)}\n")
     if json:
         console.document({"bundle": str(place), "passed": True, **pipeline.figures(report)})
     else:
         console.data(str(place))
-    talk.verdict(passed=True, what=f"{what}, {console.state(report)}")
-    talk.next(f"effsam run {place} IMAGE --point X,Y --output overlay.png")
+    terminal.result(passed=True, what=f"{what}, {console.state(report)}")
+    terminal.next(f"effsam run {place} IMAGE --point X,Y --output overlay.png")
 
 
 def int8_lines(request: ExportRequest) -> list[str]:
@@ -157,12 +157,12 @@ def _show_plan(
     names = components or tuple(c.name for c in spec.components)
     plan = {
         "model": spec.name,
-        "settings": dict(spec.options),
+        "model_options": dict(spec.options),
         "target": profile.name,
         "backend": profile.backend,
         "precision": profile.precision,
         "opset": profile.opset,
-        "options": dict(profile.options),
+        "target_options": dict(profile.options),
         "gates": {
             "mask_iou": profile.gates.mask_iou,
             "score_error": profile.gates.score_error,

@@ -52,7 +52,7 @@ def consent(spec: ModelSpec, accepted: bool, cache_dir: Path | None) -> None:
 
 
 def acquire(
-    spec: ModelSpec, file: Path | None, cache_dir: Path | None, talk: console.Console
+    spec: ModelSpec, file: Path | None, cache_dir: Path | None, terminal: console.Console
 ) -> Checkpoint:
     """The user's file, or the official one from the cache or its sources.
 
@@ -66,7 +66,9 @@ def acquire(
     if file is not None:
         checkpoint = weights.checkpoint_from_file(file, spec.weights)
         if not checkpoint.official:
-            talk.say(f"note: `{file.name}` is not the file whose hash is pinned for {spec.name}")
+            terminal.message(
+                f"note: `{file.name}` is not the file whose hash is pinned for {spec.name}"
+            )
         return checkpoint
     if spec.weights is None:
         raise UsageError(
@@ -84,13 +86,13 @@ def acquire(
             spec.weights,
             model=spec.name,
             cache_dir=cache,
-            progress=talk.transferred,
+            on_progress=terminal.on_transfer,
             index_url=configured_index(os.environ),
         )
     finally:
-        talk.close()
+        terminal.close()
     if spec.weights.sha256 is None:
-        talk.say(
+        terminal.message(
             f"note: no hash of `{spec.weights.file_name}` is published; this one is trusted, and "
             f"recorded in {cache / lock.FILE_NAME}"
         )

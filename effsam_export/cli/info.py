@@ -69,7 +69,7 @@ def facts_of(spec: ModelSpec) -> dict[str, Any]:
             "max_points": spec.prompts.max_points,
         },
         "components": [c.name for c in spec.components],
-        "settings": dict(spec.options),
+        "model_options": dict(spec.options),
         "containers": [READERS, PICKLED] if spec.build_like is not None else [READERS],
         "checkpoint": None
         if weights is None

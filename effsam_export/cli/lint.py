@@ -15,14 +15,14 @@ from effsam_export.cli.options import (
     Fp16,
     Json,
     ModelName,
+    ModelOptions,
     PrecisionName,
     Quiet,
-    Settings,
     TargetName,
     TargetOptions,
     chosen_precision,
-    to_options,
-    to_settings,
+    to_model_options,
+    to_target_options,
 )
 from effsam_export.errors import CheckFailed
 
@@ -48,8 +48,8 @@ def lint(
             help="Measure values on a photograph [default: for FP16, with weights at hand].",
         ),
     ] = None,
-    settings: Settings = None,
-    option: TargetOptions = None,
+    model_options: ModelOptions = None,
+    target_options: TargetOptions = None,
     json: Json = False,
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
@@ -58,10 +58,10 @@ def lint(
     from effsam_export import backends, models
     from effsam_export.config import targets as profiles
 
-    talk = console.Console(quiet=quiet)
-    spec = models.configured(models.get(model), to_settings(settings))
+    terminal = console.Console(quiet=quiet)
+    spec = models.configured(models.get(model), to_model_options(model_options))
     profile = profiles.load_target(
-        target, chosen_precision(precision, fp16=fp16), to_options(option)
+        target, chosen_precision(precision, fp16=fp16), to_target_options(target_options)
     )
     backends.require_tracing()
     from effsam_export.lint.check import LintRequest
@@ -76,18 +76,18 @@ def lint(
                 components=() if component == "all" else (component,),
                 ranges=ranges,
             ),
-            talk.observe,
+            terminal.on_event,
         )
     finally:
-        talk.close()
+        terminal.close()
     what = f"{report.model} {report.target} {report.precision}"
     if report.not_measured:
-        talk.say(f"note: ranges were not measured: {report.not_measured}")
+        terminal.message(f"note: ranges were not measured: {report.not_measured}")
     if json:
         console.document(document(report))
     elif report.findings:
         console.data(table(report.findings))
-    talk.verdict(passed=report.passed, what=what)
+    terminal.result(passed=report.passed, what=what)
     if not report.passed:
         count = report.errors
         noun = "error" if count == 1 else "errors"
@@ -95,7 +95,7 @@ def lint(
             f"{count} {noun} in `{report.model}` for target `{report.target}`",
             hint="each is told above with what would mend it",
         )
-    talk.next(f"effsam export {report.model} --target {target} --precision {report.precision}")
+    terminal.next(f"effsam export {report.model} --target {target} --precision {report.precision}")
 
 
 def document(report: LintReport) -> dict[str, object]:

@@ -64,7 +64,7 @@ PrecisionName = Annotated[
 ]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")]
 ComponentName = Annotated[str, typer.Option("--component", "-c", help="encoder, decoder or all.")]
-Settings = Annotated[
+ModelOptions = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--set", metavar="NAME=NUMBER", help="A setting that `effsam info` lists."),
 ]
@@ -164,7 +164,7 @@ def with_recipe(spec: ModelSpec, precision: str, path: Path | None) -> ModelSpec
     return replace(spec, precision=fp16_recipe.load(path, [c.name for c in spec.components]))
 
 
-def to_settings(given: list[str] | None) -> dict[str, float]:
+def to_model_options(given: list[str] | None) -> dict[str, float]:
     """Parse `NAME=NUMBER` settings of a model.
 
     Raises:
@@ -176,7 +176,7 @@ def to_settings(given: list[str] | None) -> dict[str, float]:
     }
 
 
-def to_options(given: list[str] | None) -> dict[str, str]:
+def to_target_options(given: list[str] | None) -> dict[str, str]:
     """Parse `NAME=VALUE` options of a target.
 
     Raises:

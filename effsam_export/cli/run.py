@@ -95,7 +95,7 @@ def run(
             raise PromptError(
                 f"--everything takes no {' and no '.join(given)}", hint="leave one of them out"
             )
-        show_everything(bundle, image, grid, output, masks, as_json=json, quiet=quiet)
+        show_automatic_masks(bundle, image, grid, output, masks, as_json=json, quiet=quiet)
         return
     fed_back = None
     if mask_input is not None:
@@ -115,11 +115,11 @@ def run(
         overlay.save(drawn, output)
     if masks is not None:
         segment.save_masks(found.prediction, masks)
-    talk = console.Console(quiet=quiet)
+    terminal = console.Console(quiet=quiet)
     show(found, as_json=json)
     for place in (output, masks):
         if place is not None:
-            talk.say(f"wrote {place}")
+            terminal.message(f"wrote {place}")
 
 
 def show(found: Segmentation, *, as_json: bool) -> None:
@@ -149,7 +149,7 @@ def show(found: Segmentation, *, as_json: bool) -> None:
     console.data(console.table(("mask", "score", "box", "pixels"), table))
 
 
-def show_everything(
+def show_automatic_masks(
     bundle: Path,
     image: Path,
     per_side: int,
@@ -164,19 +164,19 @@ def show_everything(
     from effsam_export.inference import overlay_many, segment
     from effsam_export.inference.automatic_masks import GridSettings
 
-    talk = console.Console(quiet=quiet)
+    terminal = console.Console(quiet=quiet)
     try:
-        with stage("everything", talk.observe) as running:
-            result = segment.segment_everything(
-                bundle, image, GridSettings(points_per_side=per_side), running.advance
+        with stage("everything", terminal.on_event) as running:
+            result = segment.generate_masks(
+                bundle, image, GridSettings(points_per_side=per_side), running.on_progress
             )
-            running.detail = f"{len(result.found)} masks"
+            running.detail = f"{len(result.records)} masks"
     finally:
-        talk.close()
+        terminal.close()
     if output is not None:
-        overlay.save(overlay_many.draw(result.image, result.found), output)
+        overlay.save(overlay_many.draw(result.image, result.records), output)
     if masks is not None:
-        segment.save_everything(result, masks)
+        segment.save_automatic_masks(result, masks)
     if as_json:
         h, w = result.image.shape[:2]
         rows = [
@@ -187,7 +187,7 @@ def show_everything(
                 "area": f.area,
                 "point": None if f.point is None else list(f.point),
             }
-            for f in result.found
+            for f in result.records
         ]
         console.document({"image": {"width": w, "height": h}, "masks": rows})
     else:
@@ -199,12 +199,12 @@ def show_everything(
                 f"({f.box[0]},{f.box[1]})-({f.box[2]},{f.box[3]})",
                 str(f.area),
             ]
-            for i, f in enumerate(result.found)
+            for i, f in enumerate(result.records)
         ]
         console.data(console.table(("mask", "score", "stability", "box", "pixels"), table))
     for place in (output, masks):
         if place is not None:
-            talk.say(f"wrote {place}")
+            terminal.message(f"wrote {place}")
 
 
 def to_prompts(points: list[str], boxes: list[str], mask_input: Float32 | None) -> list[Prompt]:

@@ -48,7 +48,7 @@ def verify(
 
     if level not in (None, "golden", "full"):
         raise UsageError(f"unknown level `{level}`", hint="`golden` or `full`")
-    talk = console.Console(quiet=quiet)
+    terminal = console.Console(quiet=quiet)
     try:
         with archive.opened(bundle) as path:
             found = library.verify(
@@ -57,10 +57,10 @@ def verify(
                 level=level,  # type: ignore[arg-type]  # checked above
                 parity_file=parity,
                 key=key,
-                observer=talk.observe,
+                on_event=terminal.on_event,
             )
     finally:
-        talk.close()
+        terminal.close()
     if json:
         console.document(
             {
@@ -71,7 +71,7 @@ def verify(
                     {"case": g.case, "mask_iou": g.mask_iou, "score_error": g.score_error}
                     for g in found.golden
                 ],
-                "seams_not_run": found.not_run,
+                "comparisons_not_run": found.not_run,
                 "placement": list(found.placement),
                 **(pipeline.figures(found.report) if found.report else {}),
             }
@@ -82,11 +82,11 @@ def verify(
         rows = [[g.case, f"{g.mask_iou:.4f}", f"{g.score_error:.1e}"] for g in found.golden]
         console.data(console.table(("golden vector", "mask IoU", "score error"), rows))
     if found.not_run is not None:
-        talk.say(f"not compared with PyTorch: {found.not_run}")
+        terminal.message(f"not compared with PyTorch: {found.not_run}")
     for line in found.placement:
-        talk.say(line)
+        terminal.message(line)
     judged = f", {console.state(found.report)}" if found.report else ""
-    talk.verdict(passed=found.passed, what=f"{bundle}{judged}")
+    terminal.result(passed=found.passed, what=f"{bundle}{judged}")
     if not found.passed:
         raise CheckFailed(
             "the bundle failed:\n  " + "\n  ".join(found.failures or ("nothing could be checked",))

@@ -13,7 +13,7 @@ from effsam_export.errors import UnknownNameError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-DEFAULT = "photographs"
+DEFAULT = "default"
 FLOOR = 5
 """Samples below which a calibration is warned about.
 

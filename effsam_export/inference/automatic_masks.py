@@ -19,7 +19,7 @@ from effsam_export.inference.runner import decoder_feeds
 from effsam_export.spec.prompts import Point, Prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from effsam_export.inference.runner import Embedded
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.tensors import Feeds
+    from effsam_export.util.progress import OnProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class GridSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class MaskRecord:
     """One mask.
 
     Attributes:
@@ -90,8 +91,8 @@ def generate(
     decoder: Session,
     embedded: Embedded,
     settings: GridSettings,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Found, ...]:
+    on_progress: OnProgress | None = None,
+) -> tuple[MaskRecord, ...]:
     """All masks that pass the filters, by falling score.
 
     Args:
@@ -99,20 +100,20 @@ def generate(
         decoder: Opened decoder.
         embedded: The photograph.
         settings: Grid and filters.
-        progress: Called with (points done, points in all).
+        on_progress: Called with (points done, points in all).
     """
     points = grid(embedded.frame.original, settings.points_per_side)
-    found: list[Found] = []
+    records: list[MaskRecord] = []
     # A decoder of fixed shapes takes one prompt a call.
     dynamic = any("prompts" in t.shape for t in model.component("decoder").inputs)
     size = settings.points_per_batch if dynamic else 1
     for start in range(0, len(points), size):
         batch = points[start : start + size]
         outputs = decoder.run(batch_feeds(model, embedded, batch))
-        found += _kept(model, embedded, batch, outputs, settings)
-        if progress is not None:
-            progress(start + len(batch), len(points))
-    return without_doubles(found, settings.box_nms)
+        records += _kept(model, embedded, batch, outputs, settings)
+        if on_progress is not None:
+            on_progress(start + len(batch), len(points))
+    return without_duplicates(records, settings.box_nms)
 
 
 def batch_feeds(
@@ -133,7 +134,7 @@ def _kept(
     points: Sequence[tuple[float, float]],
     outputs: Feeds,
     settings: GridSettings,
-) -> Iterator[Found]:
+) -> Iterator[MaskRecord]:
     """The masks of a batch that pass score and stability; resized one at a time."""
     masks = model.masks
     for i, point in enumerate(points):
@@ -154,11 +155,11 @@ def _found(
     score: float,
     stability: float | None,
     point: tuple[float, float] | None,
-) -> Iterator[Found]:
+) -> Iterator[MaskRecord]:
     """The record of one mask; none of an empty one."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size:
-        yield Found(
+        yield MaskRecord(
             mask=rle.encode(mask),
             score=score,
             stability=stability,
@@ -168,16 +169,16 @@ def _found(
         )
 
 
-def without_doubles(found: Sequence[Found], iou: float) -> tuple[Found, ...]:
+def without_duplicates(records: Sequence[MaskRecord], iou: float) -> tuple[MaskRecord, ...]:
     """The masks that box NMS leaves, by falling score."""
-    if not found:
+    if not records:
         return ()
-    boxes = np.asarray([f.box for f in found], dtype=np.float32)
-    scores = np.asarray([f.score for f in found], dtype=np.float32)
-    return tuple(found[i] for i in nms(boxes, scores, iou))
+    boxes = np.asarray([f.box for f in records], dtype=np.float32)
+    scores = np.asarray([f.score for f in records], dtype=np.float32)
+    return tuple(records[i] for i in nms(boxes, scores, iou))
 
 
-def of_instances(instances: Instances) -> tuple[Found, ...]:
+def from_instances(instances: Instances) -> tuple[MaskRecord, ...]:
     """What a model that finds instances found, as the same records."""
     return tuple(
         record

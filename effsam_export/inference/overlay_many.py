@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from effsam_export.inference.automatic_masks import Found
+    from effsam_export.inference.automatic_masks import MaskRecord
 
 TINT = 0.5
 GOLDEN_ANGLE = (3 - math.sqrt(5)) / 2
@@ -26,11 +26,11 @@ def colour(index: int) -> tuple[int, int, int]:
     return round(255 * r), round(255 * g), round(255 * b)
 
 
-def draw(image: NDArray[np.uint8], found: Sequence[Found]) -> NDArray[np.uint8]:
+def draw(image: NDArray[np.uint8], records: Sequence[MaskRecord]) -> NDArray[np.uint8]:
     """A copy of the picture with all masks tinted, the largest at the bottom: uint8 HxWx3 RGB."""
     canvas = image.astype(np.float32)
     edges = np.zeros(image.shape[:2], dtype=np.bool_)
-    for i, record in enumerate(sorted(found, key=lambda f: -f.area)):
+    for i, record in enumerate(sorted(records, key=lambda f: -f.area)):
         mask = record.decoded()
         tint = np.asarray(colour(i), dtype=np.float32)
         canvas[mask] = image[mask] * (1 - TINT) + tint * TINT

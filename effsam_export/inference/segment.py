@@ -18,14 +18,15 @@ from effsam_export.inference.runner import Prediction
 from effsam_export.util.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from effsam_export.inference.automatic_masks import Found, GridSettings
+    from effsam_export.inference.automatic_masks import GridSettings, MaskRecord
     from effsam_export.spec.prompts import Prompt
     from effsam_export.spec.tensors import Float32
+    from effsam_export.util.progress import OnProgress
 
 MASK_SUFFIX = ".npz"
 
@@ -68,8 +69,8 @@ def segment(
             raise PromptError(
                 f"`{model.name}` has no single-mask output", hint="leave --single-mask out"
             )
-        found = runner.find_instances(model, read.open_session(bundle, "segmenter"), image)
-        answers = [runner.choose(model, found, p) for p in prompts]
+        instances = runner.find_instances(model, read.open_session(bundle, "segmenter"), image)
+        answers = [runner.choose(model, instances, p) for p in prompts]
         return Segmentation(
             image=image, prediction=answers[0] if len(answers) == 1 else best_of_each(answers)
         )
@@ -84,19 +85,19 @@ def segment(
 
 
 @dataclass(frozen=True, kw_only=True)
-class AllMasks:
+class AutomaticMasks:
     """A photograph (uint8 HxWx3 RGB, EXIF rotation applied) and everything found on it."""
 
     image: NDArray[np.uint8]
-    found: tuple[Found, ...]
+    records: tuple[MaskRecord, ...]
 
 
-def segment_everything(
+def generate_masks(
     bundle_path: Path,
     image_path: Path,
     settings: GridSettings,
-    progress: Callable[[int, int], None] | None = None,
-) -> AllMasks:
+    on_progress: OnProgress | None = None,
+) -> AutomaticMasks:
     """Find all masks on a photograph, without a prompt.
 
     Raises:
@@ -109,15 +110,15 @@ def segment_everything(
     image = load_image(image_path)
     if model.finds_instances:
         session = read.open_session(bundle, "segmenter")
-        found = automatic_masks.of_instances(runner.find_instances(model, session, image))
+        records = automatic_masks.from_instances(runner.find_instances(model, session, image))
     else:
         embedded = runner.embed(model, read.open_session(bundle, "encoder"), image)
         decoder = read.open_session(bundle, "decoder")
-        found = automatic_masks.generate(model, decoder, embedded, settings, progress)
-    return AllMasks(image=image, found=found)
+        records = automatic_masks.generate(model, decoder, embedded, settings, on_progress)
+    return AutomaticMasks(image=image, records=records)
 
 
-def save_everything(result: AllMasks, path: Path) -> None:
+def save_automatic_masks(result: AutomaticMasks, path: Path) -> None:
     """Write `masks`, `scores`, `stability_scores`, `boxes` and `points` as a compressed .npz.
 
     Stability is NaN and a point is (NaN, NaN) where the model does not know them.
@@ -127,20 +128,20 @@ def save_everything(result: AllMasks, path: Path) -> None:
     """
     nan = float("nan")
     h, w = result.image.shape[:2]
-    masks = np.zeros((len(result.found), h, w), dtype=np.bool_)
-    for i, record in enumerate(result.found):
+    masks = np.zeros((len(result.records), h, w), dtype=np.bool_)
+    for i, record in enumerate(result.records):
         masks[i] = record.decoded()
     data = io.BytesIO()
     np.savez_compressed(
         data,
         masks=masks,
-        scores=np.asarray([f.score for f in result.found], dtype=np.float32),
+        scores=np.asarray([f.score for f in result.records], dtype=np.float32),
         stability_scores=np.asarray(
-            [nan if f.stability is None else f.stability for f in result.found], dtype=np.float32
+            [nan if f.stability is None else f.stability for f in result.records], dtype=np.float32
         ),
-        boxes=np.asarray([f.box for f in result.found], dtype=np.int64).reshape(-1, 4),
+        boxes=np.asarray([f.box for f in result.records], dtype=np.int64).reshape(-1, 4),
         points=np.asarray(
-            [(nan, nan) if f.point is None else f.point for f in result.found], dtype=np.float32
+            [(nan, nan) if f.point is None else f.point for f in result.records], dtype=np.float32
         ).reshape(-1, 2),
     )
     write_whole(path, data.getvalue())

@@ -15,7 +15,7 @@ from effsam_export.lint.subject import Subject, module_of, source_of
 from effsam_export.models import fixed
 from effsam_export.parity.check import honoured
 from effsam_export.precision.select import fp32_program_nodes
-from effsam_export.util.progress import ignore, stage
+from effsam_export.util.progress import ignore_event, stage
 from effsam_export.weights import checkpoint as loading
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.model import ComponentSpec, ModelSpec
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import TargetProfile
-    from effsam_export.util.progress import Observer
+    from effsam_export.util.progress import OnEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class LintRequest:
     ranges: bool | None = None
 
 
-def lint(request: LintRequest, observer: Observer = ignore) -> LintReport:
+def lint(request: LintRequest, on_event: OnEvent = ignore_event) -> LintReport:
     """Find everything the target would refuse or get wrong.
 
     Raises:
@@ -62,7 +62,7 @@ def lint(request: LintRequest, observer: Observer = ignore) -> LintReport:
     images: tuple[ParityImage, ...] = ()
     if not why_not and any(RULES[n].measured for n in names):
         images = honoured(load_parity_images(), model.prompts)[0][:1]
-    with stage("load", observer) as running:
+    with stage("load", on_event) as running:
         loading.settle_vector_maths()
         module = (
             model.build().eval()
@@ -76,16 +76,16 @@ def lint(request: LintRequest, observer: Observer = ignore) -> LintReport:
         )
     programs = {}
     for component in chosen:
-        with stage(f"trace {component.name}", observer) as running:
+        with stage(f"trace {component.name}", on_event) as running:
             programs[component.name] = trace.trace(module, component)
             running.detail = f"{len(programs[component.name].graph.nodes)} nodes"
     ranges: dict[str, Ranges] = {}
     if images:
-        with stage("measure", observer) as running:
+        with stage("measure", on_event) as running:
             ranges = measured.measure(model, module, programs, images)
             running.detail = f"{images[0].path.stem}, {len(images[0].cases)} prompts"
     findings: list[Finding] = []
-    with stage("rules", observer) as running:
+    with stage("rules", on_event) as running:
         for component in chosen:
             recipe = tuple(k for k in model.precision if k.component == component.name)
             program = programs[component.name]

@@ -127,7 +127,7 @@ def load(path: Path) -> Build:
     if problems:
         unique = dict.fromkeys(problems)
         raise UsageError(f"build file `{path.name}`: {'; '.join(unique)}")
-    parity, calibration = table.get("parity"), table.get("calibration", "photographs")
+    parity, calibration = table.get("parity"), table.get("calibration", "default")
     own = folder / calibration
     return Build(
         cells=tuple(cells.values()),

@@ -97,7 +97,7 @@ def parts(request: ExportRequest, environment: Environment | None = None) -> dic
         "target.options": _json(dict(target.options)),
         "precision": target.precision,
         "components": " ".join(request.components),
-        "photographs": _digest(
+        "images": _digest(
             [(p.path.name, p.cases, sorted(hashes([p.path]).values())) for p in photographs]
         ),
     }

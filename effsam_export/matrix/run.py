@@ -177,7 +177,7 @@ def run(
     store: Store,
     output: Path,
     limits: Limits,
-    told: Callable[[Event], None],
+    on_event: Callable[[Event], None],
     execute: Execute = worker.run,
 ) -> list[Result]:
     """Bring every cell's bundle to `output`, in the order that the machine allows.
@@ -187,7 +187,7 @@ def run(
         store: Of bundles.
         output: Folder of the bundles, each in one called like its cell.
         limits: Of cells at once and of memory.
-        told: Called when a cell is started or done, from this thread.
+        on_event: Called when a cell is started or done, from this thread.
         execute: Does a job in a folder.
 
     Returns:
@@ -203,18 +203,18 @@ def run(
                 waiting.append(entry)
                 continue
             results[entry.cell.name] = result = cached(entry, entry.bundle, output)
-            told(Event(kind="done", cell=entry.cell, result=result))
+            on_event(Event(kind="done", cell=entry.cell, result=result))
         try:
             while waiting or running:
                 while (ready := next_of(waiting, running.values(), limits)) is not None:
                     waiting.remove(ready)
-                    told(Event(kind="started", cell=ready.cell))
+                    on_event(Event(kind="started", cell=ready.cell))
                     running[pool.submit(built, ready, store, output, execute)] = ready
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     cell = running.pop(future).cell
                     results[cell.name] = result = future.result()
-                    told(Event(kind="done", cell=cell, result=result))
+                    on_event(Event(kind="done", cell=cell, result=result))
         except BaseException:
             # Stopped by hand, or by a fault of ours: nothing more is started.
             pool.shutdown(wait=True, cancel_futures=True)

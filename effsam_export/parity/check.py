@@ -33,7 +33,7 @@ from effsam_export.parity.results import (
 from effsam_export.spec.prompts import Prompt, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.prompts import PromptSupport
     from effsam_export.spec.targets import TargetProfile
     from effsam_export.spec.tensors import Feeds, Float32
+    from effsam_export.util.progress import OnProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def check(
     images: Sequence[ParityImage],
     *,
     left_out: tuple[str, ...] = (),
-    progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Findings:
     """Measure every photograph and prompt, and judge by the target's gates.
 
@@ -72,7 +73,7 @@ def check(
         sides: Reference and opened graphs.
         images: Photographs with prompts in original-image pixels.
         left_out: Prompts that `honoured` took out, for the report.
-        progress: Called with (cases done, cases in all).
+        on_progress: Called with (cases done, cases in all).
 
     Raises:
         ImageError: A photograph cannot be read.
@@ -81,7 +82,7 @@ def check(
     if model.finds_instances:
         from effsam_export.parity.instances import measure
 
-        measured = measure(model, sides, images, progress)
+        measured = measure(model, sides, images, on_progress)
         return _judged(model, target, sides, measured, left_out)
     total = sum(len(i.cases) for i in images)
     seams: list[SeamResult] = []
@@ -125,8 +126,8 @@ def check(
                 result, masks = _end_to_end(model, case, answers[entry.name], ref, got, frame)
                 cases.append(result)
                 pictures.append(_picture(case, image, prompt, answers[entry.name], masks, result))
-            if progress is not None:
-                progress(sum(len(e.cases) for e in expected) + len(answers), total)
+            if on_progress is not None:
+                on_progress(sum(len(e.cases) for e in expected) + len(answers), total)
         expected.append(ExpectedImage(name=name, image=image, cases=tuple(answers.values())))
     measured = Measured(
         seams=tuple(seams),

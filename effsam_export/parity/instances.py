@@ -14,13 +14,14 @@ from effsam_export.parity.results import CaseResult, Picture
 from effsam_export.spec.prompts import Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from effsam_export.config.parity import ParityImage
     from effsam_export.imaging.instances import Instances
     from effsam_export.parity.comparison import Sides
     from effsam_export.parity.results import SeamResult
     from effsam_export.spec.model import ModelSpec
+    from effsam_export.util.progress import OnProgress
 
 EVERYTHING = "everything"
 
@@ -29,7 +30,7 @@ def measure(
     model: ModelSpec,
     sides: Sides,
     images: Sequence[ParityImage],
-    progress: Callable[[int, int], None] | None,
+    on_progress: OnProgress | None,
 ) -> Measured:
     """Both seams on every photograph; every prompt, and all instances together, end to end."""
     spec = model.component("segmenter")
@@ -82,8 +83,8 @@ def measure(
                     scores=np.asarray([score], dtype=np.float32),
                 )
             )
-            if progress is not None:
-                progress(sum(len(e.cases) for e in expected) + len(answers), total)
+            if on_progress is not None:
+                on_progress(sum(len(e.cases) for e in expected) + len(answers), total)
         expected.append(ExpectedImage(name=name, image=image, cases=tuple(answers)))
     return Measured(
         seams=tuple(seams),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.int8 import Quantization
     from effsam_export.spec.model import ComponentSpec
-    from effsam_export.util.progress import Observer
+    from effsam_export.util.progress import OnEvent
 
 PROGRAM = "program.pt2"
 
@@ -35,7 +35,7 @@ def component(
     spec: ComponentSpec,
     work: Path,
     scratch: Path,
-    observer: Observer,
+    on_event: OnEvent,
     quantized: Quantization | None = None,
 ) -> Exported:
     """Trace one component, rewrite its graph, and lower it in a process of its own.
@@ -47,14 +47,14 @@ def component(
 
     sources = work / "source"
     sources.mkdir(exist_ok=True)
-    with stage(f"trace {spec.name}", observer) as running:
+    with stage(f"trace {spec.name}", on_event) as running:
         graph, known = traced(request, module, spec, sources, scratch, quantized)
         running.detail = from_cache(known, megabytes(graph.files))
     ready = graph
     if quantized is not None and quantized.recipe.prepares:
         from effsam_export.quantize import prepare
 
-        with stage(f"round {spec.name}", observer) as running:
+        with stage(f"round {spec.name}", on_event) as running:
             # Slow, and not done where its trace is in the cache.
             wrap = cache(lambda of: prepare.prepared(spec, of, quantized).wrap(of))
             folder = scratch / f"{spec.name}-rounded"
@@ -69,7 +69,7 @@ def component(
                 changes=int8.changes(quantized),
             )
             running.detail = from_cache(known, "")
-    with stage(f"lower {spec.name}", observer) as running:
+    with stage(f"lower {spec.name}", on_event) as running:
         target = int8.for_component(request.target, quantized)
         log = scratch / f"lower-{spec.name}.log"
         artifact, known = lowering.lower(ready, target, work, log, request.stages)

@@ -21,26 +21,26 @@ if TYPE_CHECKING:
     from effsam_export.spec.int8 import Quantization
     from effsam_export.spec.model import ComponentSpec
     from effsam_export.spec.targets import TargetProfile
-    from effsam_export.util.progress import Observer
+    from effsam_export.util.progress import OnEvent
 
 
-def calibrated(request: ExportRequest, scratch: Path, observer: Observer) -> Calibration | None:
+def calibrated(request: ExportRequest, scratch: Path, on_event: OnEvent) -> Calibration | None:
     """The photographs of an INT8 export, read and checked; None for another precision."""
     if request.int8 is None:
         return None
     import torch
 
-    from effsam_export.calibration import images as photographs
+    from effsam_export.calibration import images as calibration_images
     from effsam_export.calibration.samples import Calibration
 
     judges = [i.path for i in load_parity_images(request.parity_file)]
-    with stage("calibrate", observer) as running:
-        found = photographs.load(request.int8.calibration, judges)
-        count = len(found.pictures)
-        running.detail = f"{found.recipe.num_samples} samples of {count} photographs"
+    with stage("calibrate", on_event) as running:
+        found = calibration_images.load(request.int8.calibration, judges)
+        count = len(found.arrays)
+        running.detail = f"{found.recipe.num_samples} samples of {count} images"
     folder = scratch / "calibration"
     folder.mkdir()
-    return Calibration(photographs=found, folder=folder, threads=torch.get_num_threads())
+    return Calibration(images=found, folder=folder, threads=torch.get_num_threads())
 
 
 def quantization(

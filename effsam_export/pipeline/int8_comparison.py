@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.stages import Artifact, Graph
     from effsam_export.spec.targets import Precision, TargetProfile
     from effsam_export.spec.tensors import Feeds
-    from effsam_export.util.progress import Observer
+    from effsam_export.util.progress import OnEvent
 
 ROUNDS = 5
 FASTER = 0.95
@@ -115,7 +115,7 @@ def measure(
     exported: Sequence[tuple[Graph, Artifact]],
     target: TargetProfile,
     scratch: Path,
-    observer: Observer,
+    on_event: OnEvent,
     *,
     stages: Stages | None = None,
     rounds: int = ROUNDS,
@@ -126,7 +126,7 @@ def measure(
         exported: The components of an INT8 export, before anything was combined.
         target: What they were exported for.
         scratch: Folder for the floating forms.
-        observer: Told of the stages.
+        on_event: Called with each stage event.
         stages: Where floating forms may be already; None makes them.
         rounds: Calls of each form that count.
     """
@@ -136,7 +136,7 @@ def measure(
         if quantized is None or not quantized.recipe.quantizes:
             continue
         name = artifact.component
-        with stage(f"compare {name}", observer) as running:
+        with stage(f"compare {name}", on_event) as running:
             worth = _compare(graph, artifact, target, scratch, stages, rounds)
             running.detail = "; ".join(worth.sentences()).removeprefix(f"{name}: ")
         found.append(worth)

@@ -11,7 +11,6 @@ from effsam_export.config.parity import load_parity_images
 from effsam_export.util.files import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from torch import nn
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.stages import Graph
+    from effsam_export.util.progress import OnProgress
 
 
 def prove(
@@ -30,7 +30,7 @@ def prove(
     module: nn.Module,
     exported: list[Exported],
     backend: Backend,
-    progress: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> Findings:
     """Judge the artefacts against the untouched reference on real photographs."""
     from effsam_export.parity.check import check
@@ -51,7 +51,7 @@ def prove(
     )
     model = with_memory(request)
     images, left_out = judged_by(model, request.parity_file)
-    return check(model, request.target, sides, images, left_out=left_out, progress=progress)
+    return check(model, request.target, sides, images, left_out=left_out, on_progress=on_progress)
 
 
 def with_memory(request: ExportRequest) -> ModelSpec:

@@ -15,7 +15,7 @@ from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.pipeline import component as convert
 from effsam_export.pipeline import int8, int8_comparison, isolate
 from effsam_export.pipeline.prove import prove
-from effsam_export.util.progress import ignore, stage
+from effsam_export.util.progress import ignore_event, stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from effsam_export.parity.results import ParityReport
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.targets import TargetProfile
-    from effsam_export.util.progress import Observer
+    from effsam_export.util.progress import OnEvent
 
 
 class ParityFailed(CheckFailed):
@@ -75,7 +75,7 @@ def check_request(request: ExportRequest) -> None:
         raise UsageError(f"photographs to judge by do not exist: {', '.join(absent)}")
 
 
-def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
+def export(request: ExportRequest, on_event: OnEvent = ignore_event) -> ParityReport:
     """Export, prove, and write the bundle; nothing is at `output` unless everything passed.
 
     Raises:
@@ -91,17 +91,17 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
     check_request(request)
     model, target = request.prepared, request.target
     backend = backends.load(target.backend)
-    with stage("load", observer) as running:
+    with stage("load", on_event) as running:
         module = loading.load(model, request.checkpoint)
         running.detail = f"sha256 {request.checkpoint.sha256[:12]}"
     with staging.staged(request.output) as work, kept_logs(request.output) as scratch:
-        calibration = int8.calibrated(request, scratch, observer)
-        exported = lowered(request, module, calibration, work, scratch, observer)
+        calibration = int8.calibrated(request, scratch, on_event)
+        exported = lowered(request, module, calibration, work, scratch, on_event)
         pairs = [(e.graph, e.artifact) for e in exported]
-        gains = int8_comparison.measure(pairs, target, scratch, observer, stages=request.stages)
+        gains = int8_comparison.measure(pairs, target, scratch, on_event, stages=request.stages)
         exported = combined(exported, target, work)
-        with stage("parity", observer) as running:
-            findings = prove(request, module, exported, backend, running.advance)
+        with stage("parity", on_event) as running:
+            findings = prove(request, module, exported, backend, running.on_progress)
             running.detail = summary(findings.report)
             running.failed = not findings.report.passed
         html = report.render(findings.report, findings.pictures, gains)
@@ -109,7 +109,7 @@ def export(request: ExportRequest, observer: Observer = ignore) -> ParityReport:
             evidence = evidence_of(request.output)
             keep_evidence(evidence, findings, html)
             raise ParityFailed(findings.report, evidence)
-        with stage("bundle", observer) as running:
+        with stage("bundle", on_event) as running:
             manifest = write.write(
                 work,
                 model=model,
@@ -132,14 +132,14 @@ def lowered(
     calibration: Calibration | None,
     work: Path,
     scratch: Path,
-    observer: Observer,
+    on_event: OnEvent,
 ) -> list[Exported]:
     """Every chosen component in the target's format, the encoder first."""
     exported: list[Exported] = []
     for component in request.chosen:
         quantized = int8.quantization(request, component, calibration, exported)
         exported.append(
-            convert.component(request, module, component, work, scratch, observer, quantized)
+            convert.component(request, module, component, work, scratch, on_event, quantized)
         )
     return exported
 

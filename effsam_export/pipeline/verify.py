@@ -7,10 +7,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from effsam_export.errors import CheckFailed, ToolchainMissing
-from effsam_export.util.progress import ignore, stage
+from effsam_export.util.progress import ignore_event, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from effsam_export.bundle.golden import Golden
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from effsam_export.parity.results import ParityReport
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import TargetProfile
-    from effsam_export.util.progress import Observer
+    from effsam_export.util.progress import OnEvent, OnProgress
 
 Level = Literal["golden", "full"]
 
@@ -63,7 +62,7 @@ def verify(
     level: Level | None = None,
     parity_file: Path | None = None,
     key: Path | None = None,
-    observer: Observer = ignore,
+    on_event: OnEvent = ignore_event,
 ) -> Verification:
     """Check a bundle as far as this machine can.
 
@@ -74,7 +73,7 @@ def verify(
             run; None runs them where it can and says so where it cannot.
         parity_file: A user's own photographs and prompts for the seams.
         key: The public key that has to have signed it.
-        observer: Told of each stage.
+        on_event: Called with each stage event.
 
     Raises:
         BundleError: There is no bundle, or its manifest is broken.
@@ -83,7 +82,7 @@ def verify(
     from effsam_export.bundle import golden, read, signature
 
     bundle = read.read(path)
-    with stage("files", observer) as running:
+    with stage("files", on_event) as running:
         failures = list(read.integrity(bundle))
         if key is not None and (fault := signature.problem(path, key)):
             failures.append(fault)
@@ -97,7 +96,7 @@ def verify(
     results: tuple[GoldenResult, ...] = ()
     vectors = golden.read_golden(bundle)
     if vectors is not None:
-        with stage("golden vectors", observer) as running:
+        with stage("golden vectors", on_event) as running:
             results = run_golden(bundle, vectors)
             found = golden_failures(results, vectors)
             failures += found
@@ -110,8 +109,8 @@ def verify(
         not_run = obstacle(bundle, checkpoint, required=level == "full")
     report = None
     if not_run is None and checkpoint is not None:
-        with stage("seams", observer) as running:
-            report = run_seams(bundle, checkpoint, parity_file, running.advance)
+        with stage("seams", on_event) as running:
+            report = run_seams(bundle, checkpoint, parity_file, running.on_progress)
             failures += report.failures
             running.detail = f"{len(report.seams)} comparisons, {len(report.cases)} prompts"
             running.failed = not report.passed
@@ -239,7 +238,7 @@ def run_seams(
     bundle: Bundle,
     checkpoint: Checkpoint,
     parity_file: Path | None,
-    progress: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> ParityReport:
     """The three seams of an export again, on the files of the bundle and by its own gates."""
     from effsam_export.backends.onnx.backend import open_onnx
@@ -257,7 +256,9 @@ def run_seams(
     )
     images, left_out = judged_by(bundle.model, parity_file)
     target = profile_of(bundle)
-    return check(bundle.model, target, sides, images, left_out=left_out, progress=progress).report
+    return check(
+        bundle.model, target, sides, images, left_out=left_out, on_progress=on_progress
+    ).report
 
 
 def profile_of(bundle: Bundle) -> TargetProfile:

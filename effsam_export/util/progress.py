@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    Observer = Callable[["StageEvent"], None]
+    OnEvent = Callable[["StageEvent"], None]
+    OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +35,11 @@ class StageEvent:
 class Stage:
     """A running stage, which may advance and leave a detail for its last event."""
 
-    def __init__(self, name: str, observer: Observer) -> None:
+    def __init__(self, name: str, on_event: OnEvent) -> None:
         self.name = name
         self.detail = ""
         self.failed = False
-        self._observer = observer
+        self._on_event = on_event
         self._start = time.perf_counter()
 
     @property
@@ -46,9 +47,9 @@ class Stage:
         """Wall time since the stage started."""
         return time.perf_counter() - self._start
 
-    def advance(self, done: int, total: int | None) -> None:
+    def on_progress(self, done: int, total: int | None) -> None:
         """Tell how far the stage is."""
-        self._observer(
+        self._on_event(
             StageEvent(
                 kind="advanced", stage=self.name, seconds=self.seconds, done=done, total=total
             )
@@ -56,17 +57,17 @@ class Stage:
 
 
 @contextmanager
-def stage(name: str, observer: Observer) -> Iterator[Stage]:
+def stage(name: str, on_event: OnEvent) -> Iterator[Stage]:
     """Announce a stage, and how it ended, around a block of work."""
-    observer(StageEvent(kind="started", stage=name))
-    running = Stage(name, observer)
+    on_event(StageEvent(kind="started", stage=name))
+    running = Stage(name, on_event)
     try:
         yield running
     except BaseException:
         running.failed = True
         raise
     finally:
-        observer(
+        on_event(
             StageEvent(
                 kind="failed" if running.failed else "finished",
                 stage=name,
@@ -76,6 +77,6 @@ def stage(name: str, observer: Observer) -> Iterator[Stage]:
         )
 
 
-def ignore(event: StageEvent) -> None:
+def ignore_event(event: StageEvent) -> None:
     """The observer of a caller who does not care."""
     del event

@@ -32,7 +32,7 @@ CHUNK_BYTES = 64 * 1024
 FRUITLESS_TRIES = 2
 PAUSE_S = 1.0
 
-Report = Callable[[int, int | None], None]
+OnBytes = Callable[[int, int | None], None]
 """Called with the bytes that are there, and the bytes there will be, or None if nobody says."""
 
 
@@ -58,12 +58,12 @@ class _Broken(Exception):
     """The connection ended before the file did."""
 
 
-def download(wanted: Wanted, report: Report) -> str:
+def download(wanted: Wanted, on_progress: OnBytes) -> str:
     """Fills `wanted.partial` with the file, whole and of the pinned hash, and returns its hash.
 
     Args:
         wanted: The file, its hash, and where to put it (in a directory that exists).
-        report: Called as bytes arrive, counted from the beginning of the file.
+        on_progress: Called as bytes arrive, counted from the beginning of the file.
 
     Raises:
         DownloadError: The address does not give the file; the message is the reason alone, for
@@ -74,13 +74,13 @@ def download(wanted: Wanted, report: Report) -> str:
     if wanted.sha256 is None:
         # Nothing would show that kept bytes are another file's.
         discard(wanted.partial)
-    digest, resumed = _persist(wanted, report)
+    digest, resumed = _persist(wanted, on_progress)
     if wanted.sha256 is None:
         return digest
     if digest != wanted.sha256 and resumed:
         # The bytes that were kept may be another file's: only one taken whole condemns the source.
         discard(wanted.partial)
-        digest, _ = _persist(wanted, report)
+        digest, _ = _persist(wanted, on_progress)
     if digest != wanted.sha256:
         discard(wanted.partial)
         raise DownloadError(wrong_hash(digest, wanted.sha256))
@@ -144,7 +144,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _persist(wanted: Wanted, report: Report) -> tuple[str, bool]:
+def _persist(wanted: Wanted, on_progress: OnBytes) -> tuple[str, bool]:
     """sha256 of the finished file, and whether some of it may be from an earlier connection."""
     best = length = _length(wanted.partial)
     fruitless = 0
@@ -152,7 +152,7 @@ def _persist(wanted: Wanted, report: Report) -> tuple[str, bool]:
     while True:
         resumed = resumed or length > 0
         try:
-            return _receive(wanted, report), resumed
+            return _receive(wanted, on_progress), resumed
         except OutputError:
             with suppress(OSError):
                 wanted.partial.unlink(missing_ok=True)
@@ -176,7 +176,7 @@ def _length(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _receive(wanted: Wanted, report: Report) -> str:
+def _receive(wanted: Wanted, on_progress: OnBytes) -> str:
     offset = _length(wanted.partial)
     if wanted.size is not None and offset > wanted.size:
         discard(wanted.partial)
@@ -185,9 +185,9 @@ def _receive(wanted: Wanted, report: Report) -> str:
         return _hash_so_far(wanted.partial).hexdigest()
     with _get(wanted, offset) as response:
         if not (offset and _refuses_to_continue(response, offset, wanted.size)):
-            return _store(response, wanted, offset, report)
+            return _store(response, wanted, offset, on_progress)
     discard(wanted.partial)
-    return _receive(wanted, report)
+    return _receive(wanted, on_progress)
 
 
 def _get(wanted: Wanted, offset: int) -> requests.Response:
@@ -216,7 +216,7 @@ def _refuses_to_continue(response: requests.Response, offset: int, size: int | N
     return size is not None and found[2] not in ("*", str(size))
 
 
-def _store(response: requests.Response, wanted: Wanted, offset: int, report: Report) -> str:
+def _store(response: requests.Response, wanted: Wanted, offset: int, on_progress: OnBytes) -> str:
     """Writes the body behind the first `offset` bytes; sha256 of the whole."""
     if response.status_code == 200:
         offset = 0
@@ -233,14 +233,14 @@ def _store(response: requests.Response, wanted: Wanted, offset: int, report: Rep
     with writing(wanted.partial):
         digest = _hash_so_far(wanted.partial) if offset else hashlib.sha256()
         with wanted.partial.open("ab" if offset else "wb") as file:
-            report(done, total or wanted.size)
+            on_progress(done, total or wanted.size)
             for chunk in _chunks(response):
                 file.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
                 if wanted.size is not None and done > wanted.size:
                     break
-                report(done, total or wanted.size)
+                on_progress(done, total or wanted.size)
     if total is not None and done < total:
         # urllib3 says so itself only from version 2 on.
         raise _Broken

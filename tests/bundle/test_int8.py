@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 
 from effsam_export.bundle import int8, manifest
-from effsam_export.calibration.images import Photographs
+from effsam_export.calibration.images import CalibrationImages
 from effsam_export.calibration.samples import Calibration
 from effsam_export.config.calibration import CalibrationRecipe
 from effsam_export.spec.int8 import Equalization, Exception8, Int8Recipe
@@ -25,10 +25,10 @@ RECIPE = Int8Recipe(
     exceptions=(Exception8(modules=("a", "b.*"), treatment="w8", reason="why", alone=True),),
 )
 CALIBRATION = Calibration(
-    photographs=Photographs(
+    images=CalibrationImages(
         recipe=CalibrationRecipe(name="mine", images=(Path("a.jpg"),), num_samples=5),
         sha256=("0" * 64,),
-        pictures=(),
+        arrays=(),
     ),
     folder=Path("unused"),
     threads=3,

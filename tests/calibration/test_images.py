@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effsam_export.calibration import images as photographs
+from effsam_export.calibration import images as calibration_images
 from effsam_export.config import calibration as recipe
 from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import UsageError
@@ -38,9 +38,9 @@ def of(*paths: Path, num_samples: int = 6) -> recipe.CalibrationRecipe:
 
 
 def test_the_shipped_ones_load_with_their_hashes() -> None:
-    found = photographs.load(recipe.load(), [i.path for i in load_parity_images()])
-    assert len(found.sha256) == len(found.pictures) == 5
-    assert all(photographs.correlation(p) > 0.8 for p in found.pictures)
+    found = calibration_images.load(recipe.load(), [i.path for i in load_parity_images()])
+    assert len(found.sha256) == len(found.arrays) == 5
+    assert all(calibration_images.correlation(p) > 0.8 for p in found.arrays)
 
 
 def test_everything_that_is_wrong_is_in_one_error(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_everything_that_is_wrong_is_in_one_error(tmp_path: Path) -> None:
     judge = saved(tmp_path, "judge.png", smooth(1))
     small = saved(tmp_path, "small.png", smooth(2, (16, 100)))
     with pytest.raises(UsageError) as caught:
-        photographs.load(of(good, twin, static, torn, judge, small), [judge])
+        calibration_images.load(of(good, twin, static, torn, judge, small), [judge])
     message = caught.value.message
     for part in (
         "`twin.png` is the same file as `good.png`",
@@ -69,22 +69,22 @@ def test_everything_that_is_wrong_is_in_one_error(tmp_path: Path) -> None:
 
 def test_a_missing_photograph_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gone\.jpg` does not exist"):
-        photographs.load(of(tmp_path / "gone.jpg"))
+        calibration_images.load(of(tmp_path / "gone.jpg"))
 
 
 def test_a_flat_picture_is_no_noise() -> None:
-    assert photographs.correlation(np.full((8, 8, 3), 9, np.uint8)) == 1
+    assert calibration_images.correlation(np.full((8, 8, 3), 9, np.uint8)) == 1
 
 
 def test_whole_photographs_come_first_and_crops_of_them_follow(tmp_path: Path) -> None:
     paths = [saved(tmp_path, f"{i}.png", smooth(i)) for i in range(2)]
-    found = list(photographs.samples(photographs.load(of(*paths, num_samples=7))))
+    found = list(calibration_images.samples(calibration_images.load(of(*paths, num_samples=7))))
     assert len(found) == 7
     assert np.array_equal(found[0], smooth(0))
     assert np.array_equal(found[1], smooth(1))
     for i, crop in enumerate(found[2:], start=2):
         assert crop.flags.c_contiguous
-        assert min(crop.shape[:2]) >= photographs.SMALLEST_SIDE
+        assert min(crop.shape[:2]) >= calibration_images.SMALLEST_SIDE
         assert is_part(crop, smooth(i % 2))
 
 
@@ -101,21 +101,21 @@ def is_part(crop: NDArray[np.uint8], whole: NDArray[np.uint8]) -> bool:
 
 def test_fewer_samples_than_photographs_take_the_first(tmp_path: Path) -> None:
     paths = [saved(tmp_path, f"{i}.png", smooth(i)) for i in range(3)]
-    found = list(photographs.samples(photographs.load(of(*paths, num_samples=2))))
+    found = list(calibration_images.samples(calibration_images.load(of(*paths, num_samples=2))))
     assert [np.array_equal(f, smooth(i)) for i, f in enumerate(found)] == [True, True]
 
 
 def test_the_same_seed_gives_the_same_samples_and_another_gives_others(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.png", smooth(0))
-    loaded = photographs.load(of(path, num_samples=5))
-    first, again = (list(photographs.samples(loaded)) for _ in range(2))
+    loaded = calibration_images.load(of(path, num_samples=5))
+    first, again = (list(calibration_images.samples(loaded)) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     other = replace(loaded, recipe=replace(loaded.recipe, seed=1))
-    shapes = [s.shape for s in photographs.samples(other)]
+    shapes = [s.shape for s in calibration_images.samples(other)]
     assert shapes != [s.shape for s in first]
 
 
 def test_crops_are_not_mirrored_unless_asked(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.png", smooth(0))
-    loaded = photographs.load(replace(of(path, num_samples=8), flip=False, smallest=1.0))
-    assert all(np.array_equal(s, smooth(0)) for s in photographs.samples(loaded))
+    loaded = calibration_images.load(replace(of(path, num_samples=8), flip=False, smallest=1.0))
+    assert all(np.array_equal(s, smooth(0)) for s in calibration_images.samples(loaded))

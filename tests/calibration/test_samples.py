@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from effsam_export import models
-from effsam_export.calibration import images as photographs
+from effsam_export.calibration import images as calibration_images
 from effsam_export.calibration import prompts
 from effsam_export.calibration.samples import Calibration
 from effsam_export.config import calibration as recipe
@@ -30,7 +30,7 @@ class Encoder:
 
 def calibration(folder: Path, num_samples: int = 3) -> Calibration:
     return Calibration(
-        photographs=photographs.load(recipe.load(num_samples=num_samples)),
+        images=calibration_images.load(recipe.load(num_samples=num_samples)),
         folder=folder,
         threads=1,
     )

@@ -57,7 +57,7 @@ def test_list_has_every_model_with_its_state(effsam: Callable[..., Shown]) -> No
 
 def test_list_as_json_is_a_ci_matrix(effsam: Callable[..., Shown]) -> None:
     document = json.loads(effsam("list", "--json").out)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     (mobile,) = [m for m in document["models"] if m["name"] == "mobile-sam"]
     assert mobile["components"] == ["encoder", "decoder"]
     assert mobile["checkpoint"]["sha256"].startswith("6dbb90523a35")

@@ -16,8 +16,8 @@ from tests.parity.test_gates import CASE, GATES, SEAM
 
 
 def test_one_line_per_stage(capsys: pytest.CaptureFixture[str]) -> None:
-    talk = console.Console()
-    with stage("lower encoder", talk.observe) as running:
+    terminal = console.Console()
+    with stage("lower encoder", terminal.on_event) as running:
         running.detail = "23.9 MB"
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -25,27 +25,27 @@ def test_one_line_per_stage(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_stage_that_raises_gets_a_cross(capsys: pytest.CaptureFixture[str]) -> None:
-    talk = console.Console()
-    with pytest.raises(ValueError, match="broken"), stage("load", talk.observe):
+    terminal = console.Console()
+    with pytest.raises(ValueError, match="broken"), stage("load", terminal.on_event):
         raise ValueError("broken")
     assert capsys.readouterr().err == "✗ load                 0.0 s\n"
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    talk = console.Console(quiet=True)
-    talk.say("hello")
-    talk.observe(StageEvent(kind="finished", stage="load"))
-    talk.transferred("weights", 1, 2)
-    talk.verdict(passed=True, what="all")
+    terminal = console.Console(quiet=True)
+    terminal.message("hello")
+    terminal.on_event(StageEvent(kind="finished", stage="load"))
+    terminal.on_transfer("weights", 1, 2)
+    terminal.result(passed=True, what="all")
     assert capsys.readouterr() == ("", "")
 
 
 def test_no_bar_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    talk = console.Console()
-    talk.transferred("weights", 1, 2)
-    talk.observe(StageEvent(kind="started", stage="parity"))
-    talk.observe(StageEvent(kind="advanced", stage="parity", done=1, total=3))
-    talk.close()
+    terminal = console.Console()
+    terminal.on_transfer("weights", 1, 2)
+    terminal.on_event(StageEvent(kind="started", stage="parity"))
+    terminal.on_event(StageEvent(kind="advanced", stage="parity", done=1, total=3))
+    terminal.close()
     assert capsys.readouterr() == ("", "")
 
 
@@ -53,10 +53,10 @@ def test_a_bar_on_a_terminal_is_gone_afterwards(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    talk = console.Console()
-    talk.transferred("weights", 1_000_000, 2_000_000)
-    talk.transferred("weights", 2_000_000, 2_000_000)
-    talk.close()
+    terminal = console.Console()
+    terminal.on_transfer("weights", 1_000_000, 2_000_000)
+    terminal.on_transfer("weights", 2_000_000, 2_000_000)
+    terminal.close()
     assert "weights" in capsys.readouterr().err
 
 

@@ -12,14 +12,14 @@ from effsam_export import models
 from effsam_export.imaging.images import frame_of
 from effsam_export.inference import automatic_masks, overlay_many, segment
 from effsam_export.inference.automatic_masks import (
-    Found,
     GridSettings,
+    MaskRecord,
     generate,
     grid,
-    without_doubles,
+    without_duplicates,
 )
 from effsam_export.inference.runner import Embedded
-from effsam_export.inference.segment import AllMasks
+from effsam_export.inference.segment import AutomaticMasks
 from effsam_export.spec.prompts import Sample
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def test_a_decoder_that_sees_nothing() -> None:
     assert generate(MODEL, Nothing(), embedded(), GridSettings(points_per_side=2)) == ()
 
 
-def record(x: int, score: float, side: int = 20) -> Found:
+def record(x: int, score: float, side: int = 20) -> MaskRecord:
     mask = np.zeros(SIZE, bool)
     mask[10 : 10 + side, x : x + side] = True
     (found,) = automatic_masks._found(mask, score, 0.99, (x, 10))
@@ -134,8 +134,8 @@ def record(x: int, score: float, side: int = 20) -> Found:
 
 def test_of_overlapping_boxes_the_best_stays() -> None:
     given = [record(10, 0.9), record(11, 0.95), record(100, 0.5)]
-    assert [f.score for f in without_doubles(given, 0.7)] == [0.95, 0.5]
-    assert without_doubles([], 0.7) == ()
+    assert [f.score for f in without_duplicates(given, 0.7)] == [0.95, 0.5]
+    assert without_duplicates([], 0.7) == ()
 
 
 def test_an_empty_mask_is_no_mask() -> None:
@@ -161,11 +161,11 @@ def test_neighbouring_colours_differ() -> None:
 def test_masks_file(tmp_path: Path) -> None:
     image = np.zeros((*SIZE, 3), np.uint8)
     path = tmp_path / "all.npz"
-    segment.save_everything(AllMasks(image=image, found=(record(10, 0.9),)), path)
+    segment.save_automatic_masks(AutomaticMasks(image=image, found=(record(10, 0.9),)), path)
     content = np.load(path)
     assert content["masks"].shape == (1, *SIZE)
     assert content["masks"].sum() == 400
     assert content["boxes"].tolist() == [[10, 10, 29, 29]]
     assert content["points"].tolist() == [[10, 10]]
-    segment.save_everything(AllMasks(image=image, found=()), path)
+    segment.save_automatic_masks(AutomaticMasks(image=image, found=()), path)
     assert np.load(path)["masks"].shape == (0, *SIZE)

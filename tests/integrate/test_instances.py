@@ -128,7 +128,7 @@ def test_the_command_finds_the_same(
             assert content["masks"].any()
             assert np.array_equal(answer.masks, content["masks"])
             assert np.array_equal(answer.scores, content["scores"])
-    wanted = segment.segment_everything(instance_bundle, file, GridSettings()).found
+    wanted = segment.generate_masks(instance_bundle, file, GridSettings()).records
     answers = list(found.everything())
     assert len(answers) == len(wanted) > 30
     for (mask, score), record in zip(answers, wanted, strict=True):
@@ -203,7 +203,7 @@ def test_empty_masks_are_nothing(fast_sam: ModuleType) -> None:
     outputs["mask_coefficients"] = np.full((1, 701, 32), -1, np.float32)
     outputs["mask_coefficients"][0, ::2] = 1
     found = fast_sam.detect(outputs, (80, 120))
-    wanted = automatic_masks.of_instances(
+    wanted = automatic_masks.from_instances(
         instances.detect(outputs, fit((80, 120), 1024, square=True))
     )
     answers = list(found.everything())

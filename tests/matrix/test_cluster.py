@@ -156,7 +156,7 @@ def job(folder: Path, target: str = "openvino") -> Job:
         sha256="0" * 64,
         official=False,
         parity=None,
-        calibration="photographs",
+        calibration="default",
         threads=1,
         needs_mb=10.0,
     )

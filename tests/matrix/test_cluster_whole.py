@@ -105,8 +105,8 @@ def farm(place: Path) -> Iterator[Farm]:
 
 def test_a_cluster_makes_the_same_bytes_as_this_machine(place: Path, farm: Farm) -> None:
     farm.worker()
-    code, found, talk = build(place, "--scheduler", farm.address)
-    assert code == 0, talk
+    code, found, messages = build(place, "--scheduler", farm.address)
+    assert code == 0, messages
     assert found["converted"] == 2
     names = ("tiny-sam-onnx-fp32", "tiny-sam-onnx-fp16")
     far = {n: (place / "dist" / n / "manifest.json").read_bytes() for n in names}
@@ -133,10 +133,10 @@ def test_a_lost_worker_is_made_up_for(place: Path, farm: Farm) -> None:
     farm.worker()
     thread = threading.Thread(target=lose)
     thread.start()
-    code, found, talk = build(place, "--scheduler", farm.address)
+    code, found, messages = build(place, "--scheduler", farm.address)
     thread.join()
     assert first.wait() == -signal.SIGKILL
-    assert code == 0, talk
+    assert code == 0, messages
     assert found["converted"] == 2
     for name in ("tiny-sam-onnx-fp32", "tiny-sam-onnx-fp16"):
         assert read.integrity(read.read(place / "dist" / name)) == ()
@@ -153,9 +153,9 @@ def test_the_only_worker_is_lost_and_nothing_waits_for_ever(place: Path, farm: F
 
     thread = threading.Thread(target=lose)
     thread.start()
-    code, found, talk = build(place, "--scheduler", farm.address)
+    code, found, messages = build(place, "--scheduler", farm.address)
     thread.join()
-    assert code == 1, talk
+    assert code == 1, messages
     assert all("gone" in c["message"] for c in found["cells"])
     assert list((place / "cache" / "build" / "work").iterdir()) == []
 
@@ -172,9 +172,9 @@ def test_a_scheduler_that_is_cut_ends_the_build_and_loses_nothing(place: Path, f
 
     thread = threading.Thread(target=cut)
     thread.start()
-    code, found, talk = build(place, "--scheduler", farm.address)
+    code, found, messages = build(place, "--scheduler", farm.address)
     thread.join()
-    assert code == 1, talk
+    assert code == 1, messages
     assert {c["state"] for c in found["cells"]} == {"failed"}
     assert all("gone" in c["message"] for c in found["cells"])
     assert [p.name for p in (place / "dist").iterdir() if not p.name.endswith(".failed")] == []

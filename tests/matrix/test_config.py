@@ -36,7 +36,7 @@ def test_the_least_that_a_file_needs(tmp_path: Path) -> None:
     # The precision that each target has first.
     assert [c.name for c in build.cells] == ["mobile-sam-onnx-fp32", "mobile-sam-coreml-fp16"]
     assert build.output == tmp_path / "dist"
-    assert build.calibration == "photographs"
+    assert build.calibration == "default"
     assert (build.parity, dict(build.checkpoints)) == (None, {})
 
 

@@ -72,8 +72,10 @@ def build(place: Path, *more: str) -> tuple[int, dict[str, Any], str]:
 
 def test_a_matrix_is_built_once_and_then_comes_from_the_cache(place: Path) -> None:
     report, table = place / "junit.xml", place / "summary.md"
-    code, found, talk = build(place, "--junit", str(report), "--markdown", str(table), "-j", "2")
-    assert code == 0, talk
+    code, found, messages = build(
+        place, "--junit", str(report), "--markdown", str(table), "-j", "2"
+    )
+    assert code == 0, messages
     assert found["converted"] == 2
     cells = {c["name"]: c for c in found["cells"]}
     assert set(cells) == {"tiny-sam-onnx-fp32", "tiny-sam-onnx-fp16"}
@@ -99,9 +101,9 @@ def test_a_matrix_is_built_once_and_then_comes_from_the_cache(place: Path) -> No
     assert "2 cells: 2 built" in table.read_text("utf-8")
 
     before = {p: p.stat().st_mtime_ns for p in (place / "dist").rglob("*") if p.is_file()}
-    code, found, talk = build(place)
+    code, found, messages = build(place)
     assert (code, found["converted"]) == (0, 0)
-    assert "nothing was converted" in talk
+    assert "nothing was converted" in messages
     assert before == {p: p.stat().st_mtime_ns for p in (place / "dist").rglob("*") if p.is_file()}
 
 
@@ -127,7 +129,7 @@ def test_a_missed_gate_is_one_failed_cell_with_its_evidence(place: Path) -> None
     (place / "strict.toml").write_text(strict, "utf-8")
     file = place / "effsam.toml"
     file.write_text(file.read_text("utf-8").replace('"onnx"', '"strict.toml"'), "utf-8")
-    code, found, talk = build(place)
+    code, found, messages = build(place)
     assert code == 1
     good, bad = found["cells"]
     assert (good["state"], bad["state"]) == ("verified", "failed")
@@ -135,7 +137,7 @@ def test_a_missed_gate_is_one_failed_cell_with_its_evidence(place: Path) -> None
     evidence = Path(bad["evidence"])
     assert {"log.txt", "parity.json", "report.html"} <= {p.name for p in evidence.iterdir()}
     assert not (place / "dist" / "tiny-sam-strict-fp16").exists()
-    assert "2 cells: 1 built, 0 from the cache, 1 failed" in talk
+    assert "2 cells: 1 built, 0 from the cache, 1 failed" in messages
 
 
 def test_a_worker_that_is_killed_leaves_nothing_and_the_build_goes_on(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from effsam_export import models
-from effsam_export.cli.options import to_settings
+from effsam_export.cli.options import to_model_options
 from effsam_export.errors import UsageError
 from effsam_export.models.expedit_sam import DEFAULTS
 from effsam_export.models.figures import COSTS
@@ -73,13 +73,16 @@ def test_a_model_without_settings_refuses_them() -> None:
 @pytest.mark.parametrize("text", ["location", "=3", "location=far", "location=nan", "location="])
 def test_malformed_settings(text: str) -> None:
     with pytest.raises(UsageError, match="is not NAME=NUMBER"):
-        to_settings([text])
+        to_model_options([text])
 
 
 def test_settings_are_parsed() -> None:
-    assert to_settings(["location=8", "temperature=0.01"]) == {"location": 8, "temperature": 0.01}
+    assert to_model_options(["location=8", "temperature=0.01"]) == {
+        "location": 8,
+        "temperature": 0.01,
+    }
     with pytest.raises(UsageError, match="given twice"):
-        to_settings(["k=1", "k=2"])
+        to_model_options(["k=1", "k=2"])
 
 
 # ------------------------------------------------------------------ names

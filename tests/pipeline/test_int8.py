@@ -151,7 +151,7 @@ def test_the_plan_shows_the_recipe(tmp_path: Path, tiny_checkpoint: Checkpoint) 
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("flag", [("--calib", "photographs"), ("--num-samples", "9")])
+@pytest.mark.parametrize("flag", [("--calib", "default"), ("--num-samples", "9")])
 def test_options_of_int8_are_refused_elsewhere(flag: tuple[str, str]) -> None:
     result = CliRunner().invoke(cli.app, ["export", "tiny-sam", "-t", "onnx", *flag])
     assert isinstance(result.exception, EffsamError)

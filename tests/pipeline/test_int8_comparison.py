@@ -17,7 +17,7 @@ from effsam_export.pipeline.int8_comparison import Form, Worth
 from effsam_export.spec.int8 import Int8Recipe, Quantization
 from effsam_export.spec.stages import Artifact, Graph
 from effsam_export.util import cpu
-from effsam_export.util.progress import ignore
+from effsam_export.util.progress import ignore_event
 from tests.backends.test_contract import COMPONENT
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def measured(
     monkeypatch.setattr(isolate, "lower", lower)
     parts = [exported(folder, recipe or Int8Recipe(scheme="w8a8"))]
     target = profiles.load_target("onnx", "int8")
-    return int8_comparison.measure(parts, target, folder, ignore, rounds=3), asked
+    return int8_comparison.measure(parts, target, folder, ignore_event, rounds=3), asked
 
 
 def test_all_forms_are_made_and_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -203,11 +203,11 @@ def test_a_component_that_was_not_quantized_is_not_compared(
 
 def test_another_precision_is_not_compared(tmp_path: Path) -> None:
     graph, artifact = exported(tmp_path, Int8Recipe(scheme="w8a8"))
-    told: list[StageEvent] = []
+    events: list[StageEvent] = []
     parts = [(replace(graph, quantization=None), artifact)]
     target = profiles.load_target("onnx", "fp16")
-    assert int8_comparison.measure(parts, target, tmp_path, told.append) == ()
-    assert not told
+    assert int8_comparison.measure(parts, target, tmp_path, events.append) == ()
+    assert not events
 
 
 # ------------------------------------------------------------------ the processor

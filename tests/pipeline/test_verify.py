@@ -137,7 +137,7 @@ def test_the_command_fails_with_1(
     assert effsam(monkeypatch, "verify", bundle, "--json") == 1
     shown = capsys.readouterr()
     document = json.loads(shown.out)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["passed"] is False
     assert document["failures"] == ["`parity.json` is missing"]
     assert "✗ files" in shown.err

@@ -98,12 +98,12 @@ def test_fetches_once_and_then_takes_the_cached_file(site: Site, cache: Path) ->
     wanted = weight_file(site.source("weights.pt", BODY))
     seen: list[tuple[str, int, int | None]] = []
 
-    def progress(label: str, done: int, total: int | None) -> None:
+    def on_progress(label: str, done: int, total: int | None) -> None:
         seen.append((label, done, total))
 
     assert cached(wanted, cache_dir=cache) is None
     assert not cache.exists()
-    found = fetch(wanted, model="some-sam", cache_dir=cache, progress=progress)
+    found = fetch(wanted, model="some-sam", cache_dir=cache, on_progress=on_progress)
 
     assert found.path == cache / SHA256[:12] / "weights.pt"
     assert found.path.read_bytes() == BODY
@@ -238,12 +238,12 @@ def test_two_at_once_download_once(site: Site, cache: Path) -> None:
     waiting = threading.Event()
     found: list[bytes] = []
 
-    def progress(label: str, done: int, total: int | None) -> None:
+    def on_progress(label: str, done: int, total: int | None) -> None:
         if label.startswith("waiting for "):
             waiting.set()
 
     def run() -> None:
-        path = fetch(wanted, model="some-sam", cache_dir=cache, progress=progress).path
+        path = fetch(wanted, model="some-sam", cache_dir=cache, on_progress=on_progress).path
         found.append(path.read_bytes())
 
     threads = [threading.Thread(target=run) for _ in range(2)]

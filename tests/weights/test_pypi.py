@@ -118,10 +118,10 @@ def test_takes_one_member_and_deletes_the_archive(index: Index, slot: Path) -> N
     source = index.publish(sdist_of(("some_sam-1.0/setup.py", b"1 / 0"), (MEMBER, BODY)))
     seen: list[tuple[str, int, int | None]] = []
 
-    def progress(label: str, done: int, total: int | None) -> None:
+    def on_progress(label: str, done: int, total: int | None) -> None:
         seen.append((label, done, total))
 
-    fetch_member(source, WEIGHTS, slot / "weights.pt.partial", progress, index.url)
+    fetch_member(source, WEIGHTS, slot / "weights.pt.partial", on_progress, index.url)
 
     assert [path.name for path in slot.iterdir()] == ["weights.pt.partial"]
     assert (slot / "weights.pt.partial").read_bytes() == BODY
