@@ -61,7 +61,7 @@ def test_a_bar_on_a_terminal_is_gone_afterwards(
 
 
 def test_the_verdict_is_one_searchable_line(capsys: pytest.CaptureFixture[str]) -> None:
-    console.Console().verdict(passed=False, what="mobile-sam onnx fp16")
+    console.Console().result(passed=False, what="mobile-sam onnx fp16")
     assert capsys.readouterr().err.startswith("FAILED  mobile-sam onnx fp16  ")
 
 

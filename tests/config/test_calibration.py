@@ -92,7 +92,7 @@ def test_a_number_under_one_is_refused(count: int) -> None:
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UnknownNameError) as caught:
         recipe.load("photograph")
-    assert "photographs" in str(caught.value.hint)
+    assert "default" in str(caught.value.hint)
 
 
 def test_a_file_that_is_not_there_is_refused() -> None:
