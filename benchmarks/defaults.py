@@ -75,7 +75,7 @@ class Row:
     kind: str
     bytes: int = 0
     median_s: float | None = None
-    least_s: float | None = None
+    minimum_s: float | None = None
     max_abs: float | None = None
     iou: float | None = None
     problem: str = ""
@@ -210,7 +210,7 @@ def measure(work: Work, contenders: dict[str, tuple[Row, Any]], repeats: int) ->
             replace(
                 row,
                 median_s=taken[name].median_s,
-                least_s=taken[name].least_s,
+                minimum_s=taken[name].minimum_s,
                 max_abs=float(np.abs(answer - work.wanted).max()),
                 iou=None if work.component == "encoder" else least_iou(answer, work.wanted),
             )
@@ -235,7 +235,7 @@ def ratios(rows: list[Row]) -> list[list[str]]:
             None if mine is None else ratio(mine, other)
             for mine, other in (
                 (r.median_s, base.median_s),
-                (r.least_s, base.least_s),
+                (r.minimum_s, base.minimum_s),
                 (float(r.bytes), float(base.bytes)),
             )
         ]

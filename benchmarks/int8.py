@@ -138,7 +138,7 @@ def latency(checkpoint: Checkpoint, repeats: int) -> str:
                     f"{target_name}, {p}",
                     figure(1e3 * taken[p].median_s, 0),
                     figure(ratio(taken[p].median_s, taken["fp32"].median_s)),
-                    figure(ratio(taken[p].least_s, taken["fp32"].least_s)),
+                    figure(ratio(taken[p].minimum_s, taken["fp32"].minimum_s)),
                     figure(sizes[p] / 1e6, 2),
                     figure(ratio(sizes[p], sizes["fp32"]), 3),
                 ]

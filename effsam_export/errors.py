@@ -1,20 +1,20 @@
-"""Every error this package raises on purpose, and the exit code the command line gives it.
+"""The errors that this package raises on purpose, and their exit codes on the command line.
 
 ::
 
     EffsamError
-    ├── CheckFailed          1   the work ran and its result did not pass (parity, verify, lint)
-    ├── UsageError           2   the request cannot be met as asked: input, options, configuration
+    ├── CheckFailed          1   the result of a check did not pass (parity, verify, lint, diff)
+    ├── UsageError           2   an input, option or configuration is wrong
     │   ├── UnknownNameError     a model, target or recipe that does not exist
-    │   ├── ImageError           a photograph that cannot be read
-    │   ├── PromptError          a prompt outside the image, or one the model cannot honour
-    │   ├── CheckpointError      a file that is not the checkpoint it should be
-    │   ├── DownloadError        no source gave the file with the pinned hash
-    │   ├── OutputError          the output place is taken, or cannot be written
-    │   └── BundleError          a directory that is not an intact bundle
-    └── ToolchainMissing     3   a package that the work needs is not installed
+    │   ├── ImageError           an image that is missing or cannot be read
+    │   ├── PromptError          a prompt that is malformed, outside the image or not supported
+    │   ├── CheckpointError      a weight file that cannot be read or has the wrong content
+    │   ├── DownloadError        no source provided the file with the pinned hash
+    │   ├── OutputError          an output path that exists already or cannot be written
+    │   └── BundleError          a directory or file that is not an intact bundle
+    └── ToolchainMissing     3   a required package is not installed
 
-A traceback that reaches the user is a bug of this package.
+A traceback on the command line is a bug in this package.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class EffsamError(Exception):
-    """One sentence saying what is wrong, and optionally one saying what to do.
+    """Base class: a message that states the problem, and an optional hint for the user.
 
     Args:
-        message: Lower case, no full stop, names in backticks.
+        message: What is wrong. Lower case, no full stop, names in backticks.
         hint: What the user can do about it, in the same style.
     """
 
@@ -43,17 +43,17 @@ class EffsamError(Exception):
 
 
 class CheckFailed(EffsamError):
-    """The work was done and its result did not pass."""
+    """The result of a check did not pass: parity, verify, lint or diff."""
 
     exit_code = 1
 
 
 class UsageError(EffsamError):
-    """The request cannot be met as it was asked."""
+    """An input, an option or the configuration is wrong."""
 
 
 class UnknownNameError(UsageError):
-    """A name that is not in a table; the nearest ones are suggested, never substituted."""
+    """A model, target, precision or recipe that does not exist; the hint suggests similar names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
@@ -64,31 +64,37 @@ class UnknownNameError(UsageError):
 
 
 class ImageError(UsageError):
-    """A photograph that is missing or cannot be read."""
+    """An image that is missing or cannot be read."""
 
 
 class PromptError(UsageError):
-    """A prompt that is malformed, outside the image, or that the model cannot honour."""
+    """A prompt that is malformed, outside the image, or not supported by the model."""
 
 
 class CheckpointError(UsageError):
-    """A file that is not the checkpoint it should be."""
+    """A weight file that cannot be read or has the wrong content."""
 
 
 class DownloadError(UsageError):
-    """No source gave the file with the pinned hash."""
+    """No source provided the file with the pinned hash."""
 
 
 class OutputError(UsageError):
-    """The output place is taken, or cannot be written."""
+    """An output path that exists already or cannot be written."""
 
 
 class BundleError(UsageError):
-    """A directory that is not an intact bundle."""
+    """A directory or file that is not an intact bundle."""
 
 
 class ToolchainMissing(EffsamError):
-    """A package that the requested work needs is not installed."""
+    """A required package is not installed.
+
+    Args:
+        what: What needs the package, as the subject of the message.
+        package: Name of the missing package.
+        extra: Extra of `effsam-export` that installs it.
+    """
 
     exit_code = 3
 

@@ -19,7 +19,7 @@ from effsam_export.bundle import read, signature, staging
 from effsam_export.bundle.manifest import MANIFEST, parse
 from effsam_export.bundle.read import SIGNATURE
 from effsam_export.errors import BundleError, CheckFailed
-from effsam_export.util.files import written
+from effsam_export.util.files import atomic_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,10 @@ def pack(path: Path, output: Path) -> None:
     names = sorted(e["path"] for e in bundle.manifest["files"])
     if (path / SIGNATURE).is_file():
         names.insert(0, SIGNATURE)
-    with written(output) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        atomic_file(output) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+    ):
         for name in (MANIFEST, *names):
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.create_system = 3

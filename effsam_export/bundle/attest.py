@@ -22,7 +22,7 @@ from effsam_export.bundle.manifest import MANIFEST, validate
 from effsam_export.bundle.read import SIGNATURE
 from effsam_export.errors import BundleError, CheckFailed, UsageError
 from effsam_export.imaging import rle
-from effsam_export.util.files import sha256_of, why
+from effsam_export.util.files import reason_of, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,7 +113,7 @@ def load(path: Path) -> dict[str, Any]:
             raise UsageError(f"`{path}` has {path.stat().st_size} bytes: no self-test writes that")
         document = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise UsageError(f"`{path}` cannot be read: {why(error)}") from error
+        raise UsageError(f"`{path}` cannot be read: {reason_of(error)}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"`{path}` is not JSON: {error}") from error
     right = (

@@ -14,7 +14,7 @@ from effsam_export.bundle import read
 from effsam_export.bundle.manifest import MANIFEST
 from effsam_export.bundle.read import SIGNATURE
 from effsam_export.errors import BundleError, ToolchainMissing, UsageError
-from effsam_export.util.files import why, write_whole
+from effsam_export.util.files import reason_of, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +114,7 @@ def _read(path: Path, load: Callable[[bytes], Any]) -> Any:  # noqa: ANN401 - an
     try:
         return load(path.read_bytes())
     except OSError as error:
-        raise UsageError(f"key `{path}` cannot be read: {why(error)}") from error
+        raise UsageError(f"key `{path}` cannot be read: {reason_of(error)}") from error
     except (TypeError, ValueError) as error:
         # A key with a password is a TypeError there, one of the other kind a ValueError.
         raise UsageError(

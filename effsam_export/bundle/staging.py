@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from effsam_export.bundle.manifest import MANIFEST
 from effsam_export.errors import OutputError
-from effsam_export.util.files import why
+from effsam_export.util.files import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,6 +89,6 @@ def _swap(scratch: Path, output: Path) -> None:
 
 def _cannot_write(output: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"`{output}` cannot be written: {why(error)}",
+        f"`{output}` cannot be written: {reason_of(error)}",
         hint="choose an --output on a disk with room and with the right to write",
     )

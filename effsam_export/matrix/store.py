@@ -24,7 +24,7 @@ from effsam_export.bundle import read, staging
 from effsam_export.bundle.manifest import MANIFEST
 from effsam_export.errors import BundleError, OutputError
 from effsam_export.pipeline.stage_cache import mark, unwritable
-from effsam_export.util.files import why, write_whole
+from effsam_export.util.files import reason_of, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -131,7 +131,7 @@ class Store:
         except OSError as error:
             # Another build was faster: the same digest is the same bundle.
             if not (folder / BUILT).is_file():
-                raise OutputError(f"`{folder}` cannot be written: {why(error)}") from error
+                raise OutputError(f"`{folder}` cannot be written: {reason_of(error)}") from error
         write_json(self.root / "cells" / f"{cell}.json", asdict(built))
         return folder / "bundle"
 

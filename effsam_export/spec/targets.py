@@ -1,4 +1,4 @@
-"""A target, its precisions and its parity gates."""
+"""A target profile: backend, precision, options and parity gates."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 @dataclass(frozen=True, kw_only=True)
 class Gates:
-    """What an export must reach, for one precision. Every value is checked for every case.
+    """Parity gates: the limits that an export in one precision must meet.
+
+    All but `mean_iou` apply to every parity case.
 
     Attributes:
-        mask_iou: Least IoU of the end-to-end mask with the reference's, at original size.
-        score_error: Largest difference of an IoU prediction, end to end.
-        cosine: Least cosine similarity of any output tensor, at the two component seams.
-        mean_iou: Least mean over all cases of that IoU.
+        mask_iou: Minimum IoU of the end-to-end mask with PyTorch's, at original image size.
+        score_error: Maximum absolute difference of a predicted IoU, end to end.
+        cosine: Minimum cosine similarity of an output tensor, in the comparisons of PyTorch with
+            ONNX and of ONNX with the artefact.
+        mean_iou: Minimum of the mean mask IoU over all cases.
     """
 
     mask_iou: float
@@ -30,12 +33,15 @@ class Gates:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetProfile:
-    """A device and one precision for it, resolved from a TOML file in `targets/`.
+    """A target in one precision, read from a TOML file in `targets/`.
 
     Attributes:
-        simplify: Run onnxsim on the graphs; off where it was measured not to pay.
-        options: Runtime settings handed to the backend, whose names it checks.
-        source: Bytes of the TOML file, so that a bundle can say by hash which profile made it.
+        precision: The selected one of `precisions`.
+        precisions: The precisions that the target supports, the default first.
+        opset: ONNX opset of the exported graphs.
+        simplify: Whether to run onnxsim on the graphs.
+        options: Target options (`--option`), which the backend defines and checks.
+        source: Bytes of the TOML file; a bundle records their hash.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Tensors by name: shapes, dtypes and arrays."""
+"""Named tensors: specifications and arrays."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     Float32 = NDArray[np.float32]
 
 Feeds = Mapping[str, "Array"]
-"""Tensors by their exact contract name: what a graph takes, or what it gives."""
+"""Inputs or outputs of a graph as arrays, by tensor name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """Name, shape (a `str` is a named dynamic dimension) and dtype of one graph input or output."""
+    """Name, shape and dtype of a graph input or output; a `str` in a shape is a dynamic axis."""
 
     name: str
     shape: tuple[int | str, ...]

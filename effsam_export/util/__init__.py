@@ -1,1 +1,1 @@
-"""Helpers without domain knowledge: files, progress, installed packages, CPU facts, timing."""
+"""Helpers without domain knowledge: files, progress events, installed packages, CPU, timing."""

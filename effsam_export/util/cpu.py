@@ -1,4 +1,4 @@
-"""What this machine's processor can do that decides whether INT8 is faster."""
+"""CPU features that decide whether INT8 is faster than FP32 on this machine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 INFO = Path("/proc/cpuinfo")
 SHOWN = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
 DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
-"""Of these one is needed: without them INT8 was slower than FP32 (openvino#25197)."""
+"""Without one of these, INT8 can be slower than FP32 (openvinotoolkit/openvino#25197)."""
 
 
 def flags() -> tuple[str, ...]:
-    """Which of `SHOWN` the processor has; empty where the system does not list them."""
+    """Return the features in `SHOWN` that this CPU has; empty without `/proc/cpuinfo`."""
     if not INFO.is_file():
         return ()
     for line in INFO.read_text("utf-8", errors="replace").splitlines():
@@ -22,5 +22,5 @@ def flags() -> tuple[str, ...]:
 
 
 def int8_flags() -> tuple[str, ...]:
-    """Its instructions for products of INT8."""
+    """Return the INT8 dot-product features of this CPU."""
     return tuple(f for f in flags() if f in DOT_PRODUCTS)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and how large they are."""
+"""Atomic file writes, file hashes and sizes."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ CHUNK_BYTES = 1024 * 1024
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file; one that is there already is replaced only by a whole one.
+    """Write a file atomically; an existing file is replaced only by the complete new one.
 
     Raises:
-        OutputError: It cannot be written (rights, no such directory, a full disk).
+        OutputError: The file cannot be written (rights, no such directory, a full disk).
     """
-    with written(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_bytes(data)
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place when the block ends well.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; it is renamed to `path` when the block ends without an error.
 
     Raises:
-        OutputError: It cannot be written (rights, no such directory, a full disk).
+        OutputError: The file cannot be written (rights, no such directory, a full disk).
     """
-    # A short name of its own: beside `path`, so that the rename stays on one file system.
+    # In the directory of `path`, because a rename is atomic only within one file system.
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         try:
@@ -45,35 +45,35 @@ def written(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
-            f"cannot write `{path}`: {why(error)}",
-            hint="choose another place, in a directory that exists and can be written",
+            f"cannot write `{path}`: {reason_of(error)}",
+            hint="choose a path in a directory that exists and is writable",
         ) from error
 
 
-def why(error: OSError) -> str:
-    """What the system says is the matter, in small letters.
+def reason_of(error: OSError) -> str:
+    """Return the operating system's reason for an error, in lower case.
 
-    A folder that could not be copied has a reason for each of its files: the first one's.
+    A `shutil.Error` of a folder holds one reason for each file; the first one is returned.
     """
     text = error.strerror or str(error)
     if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
         text = str(error.args[0][0][-1])
         # "[Errno 28] No space left on device: 'from' -> 'to'"
-        found = re.match(r"\[Errno \d+\] ([^:]+)", text)
-        text = found[1] if found else text
+        match = re.match(r"\[Errno \d+\] ([^:]+)", text)
+        text = match[1] if match else text
     return text.lower()
 
 
 def megabytes(files: Iterable[Path]) -> str:
-    """Sizes added up, in MB of a million bytes."""
+    """Return the total size of the files as text, in MB of 1e6 bytes."""
     return f"{sum(f.stat().st_size for f in files) / 1e6:.1f} MB"
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes, 64 hexadecimal digits in lower case.
+    """Return the SHA-256 of a file as 64 lower-case hexadecimal digits.
 
     Raises:
-        CheckpointError: It cannot be read.
+        CheckpointError: The file cannot be read.
     """
     digest = hashlib.sha256()
     with reading(path), path.open("rb") as file:
@@ -84,10 +84,10 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn an error of reading a file into a `CheckpointError`."""
+    """Raise `CheckpointError` in place of an `OSError` in the block."""
     try:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"cannot read `{path}`: {why(error)}", hint="check who may read it, and its disk"
+            f"cannot read `{path}`: {reason_of(error)}", hint="check its permissions and its disk"
         ) from error

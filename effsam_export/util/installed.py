@@ -1,4 +1,4 @@
-"""Versions of what is installed, by the name of a package or of its module."""
+"""Versions of installed packages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ABSENT = "not installed"
 
 @cache
 def version_of(package: str) -> str:
-    """Version of a package by its name or by that of its module; `ABSENT` where it is not there."""
+    """Return the version of a package, given its name or its module's; `ABSENT` without one."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What a long job tells its caller while it runs; the library itself never prints."""
+"""Progress events of long jobs. The library reports through callbacks and never prints."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ if TYPE_CHECKING:
 
     OnEvent = Callable[["StageEvent"], None]
     OnProgress = Callable[[int, int], None]
+    """Called with the number of finished steps and the total number of steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageEvent:
-    """Something that happened in a stage.
+    """A change in the state of a stage of an export, a check or a search.
 
     Attributes:
-        kind: `started`, `advanced` (by `done` of `total`), `finished` or `failed`.
+        kind: `started`, `advanced` (`done` of `total` steps are finished), `finished` or `failed`.
+        stage: Name of the stage, such as `trace encoder`.
         seconds: Wall time since the stage started.
-        detail: What came out of it, as a size or a figure; empty until it finished.
+        detail: The result in a few words, such as a file size; empty until the stage ends.
     """
 
     kind: Literal["started", "advanced", "finished", "failed"]
@@ -33,7 +35,7 @@ class StageEvent:
 
 
 class Stage:
-    """A running stage, which may advance and leave a detail for its last event."""
+    """A running stage. Set `detail` in the block to describe the result in the last event."""
 
     def __init__(self, name: str, on_event: OnEvent) -> None:
         self.name = name
@@ -48,7 +50,7 @@ class Stage:
         return time.perf_counter() - self._start
 
     def on_progress(self, done: int, total: int | None) -> None:
-        """Tell how far the stage is."""
+        """Send an `advanced` event. Can be passed to a function as its `on_progress`."""
         self._on_event(
             StageEvent(
                 kind="advanced", stage=self.name, seconds=self.seconds, done=done, total=total
@@ -58,7 +60,7 @@ class Stage:
 
 @contextmanager
 def stage(name: str, on_event: OnEvent) -> Iterator[Stage]:
-    """Announce a stage, and how it ended, around a block of work."""
+    """Send the `started` event of a stage, and `finished` or `failed` when the block ends."""
     on_event(StageEvent(kind="started", stage=name))
     running = Stage(name, on_event)
     try:
@@ -78,5 +80,5 @@ def stage(name: str, on_event: OnEvent) -> Iterator[Stage]:
 
 
 def ignore_event(event: StageEvent) -> None:
-    """The observer of a caller who does not care."""
+    """Ignore an event: the default `on_event`."""
     del event

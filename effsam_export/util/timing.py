@@ -1,4 +1,4 @@
-"""Times taken side by side in one run: medians and leasts of calls in turn."""
+"""Latency of several functions, called in turn in one run: median and minimum."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ WARM_UP = 2
 SETTLE_S = 0.1
 """Rest before each call, in seconds.
 
-The thread pools of torch, ONNX Runtime and OpenVINO go on spinning for a while after a call; with
-no rest the next contender shares its cores with them, and its place in the round decides its time.
+The thread pools of torch, ONNX Runtime and OpenVINO keep spinning for a while after a call. Without
+a rest they would take CPU time from the next call.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Calls of one contender, in seconds."""
+    """Latency of one function over `rounds` calls, in seconds."""
 
     median_s: float
-    least_s: float
+    minimum_s: float
     rounds: int
 
 
@@ -36,13 +36,15 @@ def interleave(
     settle_s: float = SETTLE_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Latency]:
-    """Call every contender once a round, in an order that is shuffled anew each round.
+    """Measure several functions in turn and return the latency of each, by name.
+
+    Every round calls each function once, in a new random order.
 
     Args:
-        calls: Contenders by name. Each is called `WARM_UP` times before the first round.
-        rounds: Calls of each that count, at least 1.
+        calls: Functions by name. Each is called `WARM_UP` times before the first round.
+        rounds: Number of measured calls of each function, at least 1.
         settle_s: Rest before each call, in seconds.
-        clock: Seconds of a clock that never goes back.
+        clock: A monotonic clock, in seconds.
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}, want at least 1")
@@ -61,5 +63,5 @@ def interleave(
 
 
 def summarise(seconds: Sequence[float]) -> Latency:
-    """Median and least of the times of one contender, in seconds."""
-    return Latency(median_s=statistics.median(seconds), least_s=min(seconds), rounds=len(seconds))
+    """Return the median and the minimum of measured times in seconds."""
+    return Latency(median_s=statistics.median(seconds), minimum_s=min(seconds), rounds=len(seconds))

@@ -20,7 +20,7 @@ import requests
 import urllib3
 
 from effsam_export.errors import DownloadError, OutputError
-from effsam_export.util.files import why
+from effsam_export.util.files import reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,7 +111,7 @@ def writing(path: Path) -> Iterator[None]:
         hint = (
             "free some space or make the place writable, or choose another cache with `--cache-dir`"
         )
-        raise OutputError(f"cannot write `{path}`: {why(error)}", hint=hint) from error
+        raise OutputError(f"cannot write `{path}`: {reason_of(error)}", hint=hint) from error
 
 
 def why_failed(error: requests.RequestException) -> str:

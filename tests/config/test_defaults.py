@@ -29,10 +29,10 @@ PLAIN = defaults.Row(
     kind="plain",
     bytes=200,
     median_s=0.2,
-    least_s=0.1,
+    minimum_s=0.1,
     max_abs=1e-6,
 )
-OURS = replace(PLAIN, name="onnx fp32", kind="ours", bytes=100, median_s=0.1, least_s=0.08)
+OURS = replace(PLAIN, name="onnx fp32", kind="ours", bytes=100, median_s=0.1, minimum_s=0.08)
 
 
 class Twice(nn.Module):
@@ -99,7 +99,7 @@ def test_ratios_are_ours_to_theirs() -> None:
 
 
 def test_there_is_no_ratio_to_what_was_not_made() -> None:
-    nothing = replace(PLAIN, bytes=0, median_s=None, least_s=None, max_abs=None, problem="no op")
+    nothing = replace(PLAIN, bytes=0, median_s=None, minimum_s=None, max_abs=None, problem="no op")
     theirs, ours = defaults.ratios([nothing, OURS])
     assert theirs[1:] == ["-", "-", "-", "-", "-", "-", "no op"]
     assert ours[2:5] == ["-", "-", "-"]

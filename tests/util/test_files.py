@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from effsam_export.util.files import why
+from effsam_export.util.files import reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     ],
 )
 def test_reason(error: OSError, reason: str) -> None:
-    assert why(error) == reason
+    assert reason_of(error) == reason
 
 
 def test_a_folder_of_which_nothing_can_be_copied(tmp_path: Path) -> None:
@@ -42,4 +42,4 @@ def test_a_folder_of_which_nothing_can_be_copied(tmp_path: Path) -> None:
     (tmp_path / "to" / "a").write_text("a file")
     with pytest.raises(OSError) as caught:  # noqa: PT011 - which one is the question
         shutil.copytree(tmp_path / "from", tmp_path / "to", dirs_exist_ok=True)
-    assert why(caught.value) == os.strerror(errno.EEXIST).lower()
+    assert reason_of(caught.value) == os.strerror(errno.EEXIST).lower()

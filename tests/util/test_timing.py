@@ -17,7 +17,7 @@ def test_every_contender_is_called_once_a_round() -> None:
         settle_s=0.0,
         clock=lambda: float(next(ticks)),
     )
-    assert found == {name: Latency(median_s=1.0, least_s=1.0, rounds=4) for name in "abc"}
+    assert found == {name: Latency(median_s=1.0, minimum_s=1.0, rounds=4) for name in "abc"}
     counted = called[3 * timing.WARM_UP :]
     rounds = [counted[i : i + 3] for i in range(0, len(counted), 3)]
     assert [sorted(r) for r in rounds] == [["a", "b", "c"]] * 4
@@ -25,7 +25,7 @@ def test_every_contender_is_called_once_a_round() -> None:
 
 
 def test_median_and_least() -> None:
-    assert timing.summarise([3.0, 1.0, 9.0]) == Latency(median_s=3.0, least_s=1.0, rounds=3)
+    assert timing.summarise([3.0, 1.0, 9.0]) == Latency(median_s=3.0, minimum_s=1.0, rounds=3)
 
 
 def test_no_rounds_is_refused() -> None:
