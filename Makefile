@@ -6,13 +6,13 @@ PYTEST := $(BIN)/python -m pytest --durations=20
 # Tests of one file share fixtures that take long to make, so they stay in one worker.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: install demo test test-weights test-slow coverage lint
+.PHONY: install demo test test-weights test-slow coverage docs lint
 
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev,docs]'
 	touch $@
 
 demo: install
@@ -42,6 +42,10 @@ coverage: install
 	$(PYTEST) $(PARALLEL) --cov --cov-report= -m "not slow"
 	$(PYTEST) --cov --cov-append --cov-report= -m "slow"
 	$(BIN)/coverage report --skip-covered
+
+# The documentation as a site in `site/`; a warning is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 lint: install
 	$(BIN)/ruff check .

@@ -62,7 +62,7 @@ def test_equal_bundles_are_equal_bytes(bundle: Path, packed: Path, tmp_path: Pat
 
 
 def test_the_bytes_of_the_format_have_not_changed(packed: Path) -> None:
-    """A difference here is a new version of the format, or a bug: `docs/bundle.md`."""
+    """A difference is a new version of the format (`docs/reference/bundle-format.md`), or a bug."""
     assert hashlib.sha256(packed.read_bytes()).hexdigest() == SHA256
 
 

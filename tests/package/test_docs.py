@@ -1,0 +1,243 @@
+"""README and documentation stay true: console blocks run, links resolve, named files exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from docs.from_code import TABLES, fill
+from effsam_export import __version__, models
+from effsam_export.config.targets import target_names
+from tests.paths import REPOSITORY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec.stages import Checkpoint
+
+README = (REPOSITORY / "README.md").read_text("utf-8")
+PAGES = {
+    str(path.relative_to(REPOSITORY)): path.read_text("utf-8")
+    for path in [
+        REPOSITORY / "README.md",
+        REPOSITORY / "CONTRIBUTING.md",
+        REPOSITORY / "benchmarks" / "README.md",
+        *sorted((REPOSITORY / "docs").rglob("*.md")),
+    ]
+}
+LIGHT = ("list", "targets", "info", "--version", "--dry-run")
+"""Words of commands that need no bundle, no weights and no toolchain."""
+LONGEST_PARAGRAPH = 700
+EXPORTED = "mobile-sam-openvino-fp32"
+"""The bundle that console blocks share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A console block of a page: its commands, each with the lines it prints."""
+
+    page: str
+    commands: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def light(self) -> bool:
+        """Whether no command needs a bundle, weights or a toolchain."""
+        return all(any(w in c.split() for w in LIGHT) for c, _ in self.commands)
+
+    @property
+    def name(self) -> str:
+        """The page and the first command."""
+        return f"{self.page}: {self.commands[0][0][:40]}"
+
+
+def console_blocks() -> list[Block]:
+    """Every block marked `console`."""
+    blocks = []
+    for page, text in PAGES.items():
+        for body in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            commands: list[tuple[str, list[str]]] = []
+            for line in body.splitlines():
+                if line.startswith("$ "):
+                    commands.append((line[2:], []))
+                else:
+                    commands[-1][1].append(line)
+            blocks.append(Block(page=page, commands=tuple((c, tuple(s)) for c, s in commands)))
+    return blocks
+
+
+def plain(line: str) -> str:
+    """A line without what differs from run to run: seconds, and spaces in a row."""
+    return re.sub(r" +", " ", re.sub(r"\d+\.\d s\b", "T s", line)).strip()
+
+
+def matches(shown: list[str], wanted: list[str]) -> bool:
+    """Whether the lines are the wanted ones, where `...` stands for any number of lines."""
+    pattern = "".join(
+        r"(?:.*\n)*" if line == "..." else re.escape(plain(line)) + r"\n" for line in wanted
+    )
+    return re.fullmatch(pattern, "".join(plain(line) + "\n" for line in shown)) is not None
+
+
+def paragraphs(markdown: str) -> list[str]:
+    """The running text: without code blocks, tables, headings and HTML comments."""
+    text = re.sub(r"^```.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    parts = []
+    for part in re.split(r"\n\s*\n|\n(?=[*-] |\d+\. )", text):
+        lines = [
+            s for s in part.splitlines() if s.strip() and not s.lstrip().startswith(("|", "#"))
+        ]
+        if lines:
+            parts.append(" ".join(lines))
+    return parts
+
+
+def run_block(block: Block, folder: Path) -> None:
+    """Run the commands in `folder`, and compare what they print."""
+    for command, wanted in block.commands:
+        program, *arguments = shlex.split(command)
+        assert program == "effsam"
+        done = subprocess.run(
+            [sys.executable, "-m", "effsam_export", *arguments],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        # Both streams come through one pipe here; a bundle's path may come in anywhere.
+        shown = [s for s in done.stdout.splitlines() if s != EXPORTED]
+        expected = [s for s in wanted if s != EXPORTED]
+        same = sorted(map(plain, shown)) == sorted(map(plain, expected))
+        assert same or matches(shown, expected), done.stdout
+
+
+def test_matching_is_strict() -> None:
+    assert matches(["a  1.2 s", "x", "y", "b"], ["a 3.4 s", "...", "b"])
+    assert not matches(["a", "b"], ["a"])
+    assert not matches(["a", "c"], ["a", "b"])
+
+
+def test_paragraphs_are_found() -> None:
+    text = "# T\n\none\ntwo\n\n| a |\n\n* three\n* four\n\n```sh\nfive\n\nsix\n```\n"
+    assert paragraphs(text) == ["one two", "* three", "* four"]
+
+
+LIGHT_BLOCKS = [b for b in console_blocks() if b.light]
+HEAVY_BLOCKS = [b for b in console_blocks() if not b.light]
+
+
+def test_there_are_blocks_of_both_kinds() -> None:
+    assert LIGHT_BLOCKS
+    assert [b for b in HEAVY_BLOCKS if b.page == "README.md"]
+
+
+@pytest.mark.parametrize("block", LIGHT_BLOCKS, ids=lambda b: b.name)
+def test_light_console_blocks_are_true(block: Block, tmp_path: Path) -> None:
+    run_block(block, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def exported(official: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the first block of README was run: it holds an exported bundle."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "calibration").symlink_to(REPOSITORY / "calibration")
+    run_block(next(b for b in HEAVY_BLOCKS if b.page == "README.md"), folder)
+    return folder
+
+
+@pytest.mark.backend
+@pytest.mark.weights
+@pytest.mark.parametrize("block", HEAVY_BLOCKS, ids=lambda b: b.name)
+def test_console_blocks_are_true(block: Block, exported: Path) -> None:
+    if block.page != "README.md":
+        run_block(block, exported)
+    assert (exported / EXPORTED / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_paragraph_is_long(page: str) -> None:
+    assert [p for p in paragraphs(PAGES[page]) if len(p) > LONGEST_PARAGRAPH] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_resolve(page: str) -> None:
+    text = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith(("http", "#")):
+            assert ((REPOSITORY / page).parent / target.split("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_make_targets_exist(page: str) -> None:
+    makefile = (REPOSITORY / "Makefile").read_text("utf-8")
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)\b", PAGES[page], re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_named_exist(page: str) -> None:
+    roots = ("effsam_export/", "tests/", "benchmarks/", "calibration/", "docs/", ".github/", ".ci/")
+    for name in re.findall(r"`([\w./-]+/[\w./-]*)`", PAGES[page]):
+        if name.startswith((*roots, "targets/")) and "NAME" not in name:
+            assert (REPOSITORY / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_is_installed_that_no_index_has(page: str) -> None:
+    assert "effsam-export[" not in PAGES[page]
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 120
+    assert len(README.encode()) <= 6 * 1024
+    assert max(map(len, README.splitlines())) <= 400
+
+
+def test_readme_names_every_model_and_target() -> None:
+    named = set()
+    for row in re.findall(r"^\| (`.*?) \|", README, re.MULTILINE):
+        first, *others = re.findall(r"`([\w-]+)`", row)
+        stem = first.rpartition("-")[0]
+        named |= {first, *(f"{stem}{o}" if o.startswith("-") else o for o in others)}
+    assert {*models.names(), *target_names()} <= named
+
+
+def test_every_table_from_code_is_on_a_page() -> None:
+    asked = re.findall(r"^<!-- from code: (.+) -->$", "\n".join(PAGES.values()), re.MULTILINE)
+    assert sorted(asked) == sorted(TABLES)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_from_code_are_whole(name: str) -> None:
+    text = fill(f"<!-- from code: {name} -->\n")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) > 2
+    # A cell that was not escaped would give a row another number of cells.
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        counts = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
+        assert len(counts) == 1, table
+
+
+def test_a_table_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        fill("<!-- from code: no such table -->\n")
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (REPOSITORY / "mkdocs.yml").read_text("utf-8")
+    pages = [p.removeprefix("docs/") for p in PAGES if p.startswith("docs/")]
+    assert len(pages) >= 15
+    for page in pages:
+        assert page in navigation, page
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert f"## {__version__}" in (REPOSITORY / "CHANGELOG.md").read_text("utf-8")
