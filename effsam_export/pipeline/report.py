@@ -240,7 +240,7 @@ def _seams(report: ParityReport) -> str:
 def _legend() -> str:
     swatches = (
         (overlay.ONLY_REFERENCE, "missed: reference only"),
-        (overlay.ONLY_FOUND, "added: artefact only"),
+        (overlay.ONLY_ARTIFACT, "added: artefact only"),
         (IN_BOTH, "in both"),
     )
     items = [
