@@ -30,7 +30,7 @@ from benchmarks.matrix import PRECISIONS, PROMPTS, ROOT, TARGETS
 from effsam_export import models
 from effsam_export.config.parity import load_parity_images
 from effsam_export.config.toml import data_dir, read_toml
-from effsam_export.parity.check import honoured
+from effsam_export.parity.check import supported_cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,7 @@ def prepare(model: str, args: argparse.Namespace, folder: Path) -> Path:
         shutil.copyfile(given, checkpoint)
     else:
         golden_checkpoints.write_checkpoint(model, checkpoint, args.golden)
-    images, _ = honoured(load_parity_images(None)[:1], models.get(model).prompts)
+    images, _ = supported_cases(load_parity_images(None)[:1], models.get(model).prompts)
     photo = images[0].path
     (folder / photo.name).write_bytes(photo.read_bytes())
     names = PROMPTS & {case.name for case in images[0].cases}
@@ -182,7 +182,7 @@ def build(file: Path, options: list[str]) -> dict[str, Any]:
     if not text:
         raise SystemExit("".join(said))
     found = json.loads(text)
-    keys = ("target", "precision", "state", "least_iou", "mean_iou", "seconds", "peak_mb")
+    keys = ("target", "precision", "state", "min_iou", "mean_iou", "seconds", "peak_mb")
     return {
         "wall_s": round(time.perf_counter() - began, 1),
         "peak_mb": round(memory.peak_mb),

@@ -212,13 +212,13 @@ def measure(work: Work, contenders: dict[str, tuple[Row, Any]], repeats: int) ->
                 median_s=taken[name].median_s,
                 minimum_s=taken[name].minimum_s,
                 max_abs=float(np.abs(answer - work.wanted).max()),
-                iou=None if work.component == "encoder" else least_iou(answer, work.wanted),
+                iou=None if work.component == "encoder" else min_iou(answer, work.wanted),
             )
         )
     return rows
 
 
-def least_iou(found: Array, wanted: Array) -> float:
+def min_iou(found: Array, wanted: Array) -> float:
     """Least IoU of masks 1xKxHxW of logits."""
     pairs = zip(found[0] > 0, wanted[0] > 0, strict=True)
     return min(mask_iou(a, b) for a, b in pairs)

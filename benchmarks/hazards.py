@@ -219,12 +219,12 @@ def _winner(model: ModelSpec, answer: Feeds) -> int:
 def table(model: ModelSpec, checkpoint: Path, images: int) -> Iterator[str]:
     """The figures as lines of Markdown, as they come."""
     module = loading.load(model, fetch.checkpoint_from_file(checkpoint, model.weights))
-    from effsam_export.parity.check import honoured
+    from effsam_export.parity.check import supported_cases
 
-    rows = honoured(load_parity_images(), model.prompts)[0][:images]
+    rows = supported_cases(load_parity_images(), model.prompts)[0][:images]
     asked = [ask(model, module, row) for row in rows]
     yield (
-        "| `" + model.name + "` | below 6.1e-5 | NaN or Inf | embedding error | least mask IoU "
+        "| `" + model.name + "` | below 6.1e-5 | NaN or Inf | embedding error | min mask IoU "
         "| mean | score error |"
     )
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"

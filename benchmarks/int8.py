@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.timing import figure, ratio, table
 from effsam_export import backends, models
-from effsam_export.bisect.int8 import Bench
+from effsam_export.bisect.int8 import Int8Evaluator
 from effsam_export.calibration import images as photographs
 from effsam_export.calibration.samples import Calibration
 from effsam_export.config import calibration, int8_recipe
@@ -86,10 +86,12 @@ def curve(checkpoint: Checkpoint, parity: Path | None, only: str = "") -> str:
             int8=Int8Request(calibration=calibration.load(num_samples=count), plan=plan),
         )
         with tempfile.TemporaryDirectory() as folder:
-            found = Bench(request, Path(folder), ignore_event).judge({})
-        rows.append([name, figure(found.mean, 4), figure(found.least, 4), str(found.switched)])
+            found = Int8Evaluator(request, Path(folder), ignore_event).evaluate({})
+        rows.append(
+            [name, figure(found.mean_iou, 4), figure(found.min_iou, 4), str(found.ranking_changes)]
+        )
         print("|", " | ".join(rows[-1]), "|", flush=True)
-    return table(("variant", "mean IoU", "least", "switched"), rows)
+    return table(("variant", "mean IoU", "min IoU", "ranking changes"), rows)
 
 
 def latency(checkpoint: Checkpoint, repeats: int) -> str:

@@ -33,8 +33,8 @@ from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import EffsamError
 from effsam_export.graph import passes, trace
 from effsam_export.models import fixed
-from effsam_export.parity.cached import Remembered, remembering
-from effsam_export.parity.check import check, honoured
+from effsam_export.parity.cached import CachedSession, cached_reference
+from effsam_export.parity.check import check, supported_cases
 from effsam_export.parity.comparison import Sides
 from effsam_export.pipeline import int8, isolate
 from effsam_export.quantize import prepare as prepare_int8
@@ -70,8 +70,8 @@ class Cell:
         bytes: Files an app ships.
         lower_s: Wall time of all lowerings, each in its own process.
         judge_s: Wall time of running the artefacts on all prompts.
-        least_iou, mean_iou: End-to-end mask IoU against PyTorch, of the masks a user is given.
-        least_chosen_iou, mean_chosen_iou: The same of the masks that scores choose from the sets,
+        min_iou, mean_iou: End-to-end mask IoU against PyTorch, of the masks a user is given.
+        min_best_iou, mean_best_iou: The same of the masks that scores choose from the sets,
             the artefact's and PyTorch's.
         switched: Prompts for which another mask of the set wins.
         score_error: Largest difference of a score.
@@ -89,11 +89,11 @@ class Cell:
     lower_s: float = 0.0
     judge_s: float = 0.0
     prompts: int = 0
-    least_iou: float | None = None
+    min_iou: float | None = None
     mean_iou: float | None = None
-    least_chosen_iou: float | None = None
-    mean_chosen_iou: float | None = None
-    switched: int = 0
+    min_best_iou: float | None = None
+    mean_best_iou: float | None = None
+    ranking_changes: int = 0
     score_error: float | None = None
     finite: bool = True
     reason: str = ""
@@ -119,8 +119,8 @@ def prepare(name: str, checkpoint: Path, images: tuple[ParityImage, ...], folder
     spec = models.get(name)
     found = fetch.checkpoint_from_file(checkpoint, spec.weights)
     module = loading.load(spec, found)
-    components = tuple(remembering(c) for c in spec.components)
-    kept, _ = honoured(images, spec.prompts)
+    components = tuple(cached_reference(c) for c in spec.components)
+    kept, _ = supported_cases(images, spec.prompts)
     return Prepared(
         model=replace(spec, components=components),
         module=module,
@@ -242,32 +242,32 @@ def judged(
     backend = backends.load(target.backend)
     for graph in graphs.values():
         if graph.path not in prepared.sources:
-            prepared.sources[graph.path] = Remembered(open_source(graph))
+            prepared.sources[graph.path] = CachedSession(open_source(graph))
     sides = Sides(
         module=prepared.module,
         sources={name: prepared.sources[g.path] for name, g in graphs.items()},
         artifacts={name: backend.open_session(a) for name, a in artifacts.items()},
         simulator=backend.simulator(target.options),
     )
-    images, _ = honoured(prepared.images, model.prompts)
+    images, _ = supported_cases(prepared.images, model.prompts)
     return check(model, target, sides, images).report
 
 
 def with_report(cell: Cell, report: ParityReport) -> Cell:
     """A cell with what parity found."""
-    ious = [c.answer_iou for c in report.cases]
-    chosen = [c.chosen_iou for c in report.cases]
-    artefact = [t for s in report.seams if s.seam == "artifact" for t in s.tensors]
+    ious = [c.min_iou for c in report.cases]
+    chosen = [c.best_iou for c in report.cases]
+    artefact = [t for s in report.comparisons if s.point == "artifact" for t in s.tensors]
     return replace(
         cell,
         state=report.state if report.passed else "failed",
         simulator=report.simulator,
         prompts=len(ious),
-        least_iou=min(ious),
+        min_iou=min(ious),
         mean_iou=float(np.mean(ious)),
-        least_chosen_iou=min(chosen),
-        mean_chosen_iou=float(np.mean(chosen)),
-        switched=sum(c.winner != c.found_winner for c in report.cases),
+        min_best_iou=min(chosen),
+        mean_best_iou=float(np.mean(chosen)),
+        ranking_changes=sum(c.best != c.artifact_best for c in report.cases),
         score_error=max(c.score_error for c in report.cases),
         finite=all(t.finite for t in artefact),
         reason="" if report.passed else report.failures[0],
@@ -277,16 +277,17 @@ def with_report(cell: Cell, report: ParityReport) -> Cell:
 def table(cells: list[Cell]) -> str:
     """The cells as Markdown."""
     lines = [
-        "| model | target | precision | state | MB | lower, s | prompts | least IoU | mean IoU "
-        "| least chosen | switched | why |",
+        "| model | target | precision | state | MB | lower, s | prompts | min IoU | mean IoU "
+        "| min IoU of best masks | ranking changes | why |",
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for c in cells:
-        values = (c.least_iou, c.mean_iou, c.least_chosen_iou)
+        values = (c.min_iou, c.mean_iou, c.min_best_iou)
         ious = ["-" if v is None else f"{v:.4f}" for v in values]
         lines.append(
             f"| `{c.model}` | {c.target} | {c.precision} | {c.state} | {c.bytes / 1e6:.1f} "
-            f"| {c.lower_s:.0f} | {c.prompts} | {' | '.join(ious)} | {c.switched} | {c.reason} |"
+            f"| {c.lower_s:.0f} | {c.prompts} | {' | '.join(ious)} | {c.ranking_changes} "
+            f"| {c.reason} |"
         )
     return "\n".join(lines)
 

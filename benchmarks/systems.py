@@ -34,7 +34,7 @@ class Row:
         export_s: Life of the `effsam export` process, parity included, in seconds.
         peak_bytes: Its largest resident memory.
         bytes: Files an app ships.
-        least_iou: Least mask IoU against PyTorch over all prompts, end to end.
+        min_iou: Least mask IoU against PyTorch over all prompts, end to end.
         prompts: How many prompts were asked.
         run_s: Life of the `effsam run` process for one prompt.
         problem: First line of the error, or empty.
@@ -44,7 +44,7 @@ class Row:
     export_s: float
     peak_bytes: int
     bytes: int
-    least_iou: float | None
+    min_iou: float | None
     prompts: int
     run_s: float
     problem: str = ""
@@ -108,13 +108,13 @@ def measure(model: str, target: str, directory: Path, golden: Path) -> Row:
     for finished in (ran, verified):
         if finished.code:
             return _failed(model, finished)
-    ious = [case["answer_iou"] for case in document["cases"]]
+    ious = [case["min_iou"] for case in document["cases"]]
     return Row(
         model=model,
         export_s=exported.wall_s,
         peak_bytes=exported.peak_bytes,
         bytes=shipped(bundle),
-        least_iou=min(ious),
+        min_iou=min(ious),
         prompts=len(ious),
         run_s=ran.wall_s,
     )
@@ -127,7 +127,7 @@ def _failed(model: str, finished: Finished) -> Row:
         export_s=finished.wall_s,
         peak_bytes=finished.peak_bytes,
         bytes=0,
-        least_iou=None,
+        min_iou=None,
         prompts=0,
         run_s=0.0,
         problem=lines[0] if lines else (finished.err.splitlines() or ["no output"])[-1],
@@ -143,11 +143,11 @@ def shipped(bundle: Path) -> int:
 def table(rows: list[Row]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| model | export, s | peak, MB | ships, MB | prompts | least mask IoU | run, s |",
+        "| model | export, s | peak, MB | ships, MB | prompts | min mask IoU | run, s |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for r in rows:
-        iou = r.problem or f"{r.least_iou:.6f}"
+        iou = r.problem or f"{r.min_iou:.6f}"
         lines.append(
             f"| `{r.model}` | {r.export_s:.0f} | {r.peak_bytes / 1e6:.0f} | {r.bytes / 1e6:.1f} "
             f"| {r.prompts} | {iou} | {r.run_s:.1f} |"

@@ -31,7 +31,7 @@ def target() -> str:
         gates,
         dict.fromkeys(target_file.OPTIONAL_GATES, "0"),
         {
-            "mask_iou": "minimum mask IoU of every prompt, end to end",
+            "mask_iou": "min mask IoU of every prompt, end to end",
             "score_error": "maximum difference of a predicted score, end to end",
             "cosine": "minimum cosine similarity of every output tensor of a component",
             "mean_iou": "minimum of the mean mask IoU over all prompts",

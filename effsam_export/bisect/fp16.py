@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import onnx
 
 from effsam_export.backends.onnx.backend import OnnxSession
-from effsam_export.bisect.int8 import CPU, open_graph, others, verdict_of
+from effsam_export.bisect.int8 import CPU, evaluation_of, open_graph, others
 from effsam_export.bisect.search import SEPARATOR
 from effsam_export.graph import passes, trace
 from effsam_export.graph.passes import cast_fp16, round_fp16
-from effsam_export.parity.cached import Remembered, remembering
+from effsam_export.parity.cached import CachedSession, cached_reference
 from effsam_export.parity.check import check
 from effsam_export.parity.comparison import Sides
-from effsam_export.pipeline.prove import judged_by
+from effsam_export.pipeline.prove import evaluation_images
 from effsam_export.precision.select import fp32_nodes, onnx_place
 from effsam_export.spec.model import KeepFp32
 from effsam_export.util.progress import stage
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from effsam_export.backends import Session
-    from effsam_export.bisect.search import Kept, Verdict
+    from effsam_export.bisect.search import Evaluation, Kept
     from effsam_export.config.parity import ParityImage
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.model import ComponentName, ComponentSpec, ModelSpec
@@ -54,7 +54,7 @@ class Prepared:
     entries: Mapping[str, KeepFp32]
 
 
-class HalfBench:
+class Fp16Evaluator:
     """Everything that judgements share.
 
     Args:
@@ -67,10 +67,10 @@ class HalfBench:
         self._request, self._scratch = request, scratch
         self._module: nn.Module = checkpoint.load(request.model, request.checkpoint)
         self._model: ModelSpec = replace(
-            request.model, components=tuple(remembering(c) for c in request.model.components)
+            request.model, components=tuple(cached_reference(c) for c in request.model.components)
         )
         self._images: tuple[ParityImage, ...]
-        self._images, _ = judged_by(request.model, request.parity_file)
+        self._images, _ = evaluation_images(request.model, request.parity_file)
         self._sources: dict[str, Session] = {}
         self._prepared: dict[str, Prepared] = {}
         self._opened: dict[str, tuple[tuple[str, ...], Session]] = {}
@@ -88,7 +88,7 @@ class HalfBench:
         return frozenset()
 
     @property
-    def deployed(self) -> None:
+    def evaluate_target(self) -> None:
         """Not asked: what a target makes of FP16 the export judges."""
 
     def entry(self, layer: str) -> KeepFp32:
@@ -108,16 +108,16 @@ class HalfBench:
         out = folder / "rewritten"
         out.mkdir()
         graph = passes.rewrite(traced, self._request.target, out)
-        self._sources[component.name] = Remembered(open_graph(graph.path))
+        self._sources[component.name] = CachedSession(open_graph(graph.path))
         self._prepared[component.name] = Prepared(
             noted=noted, bare=onnx.load(graph.path), entries=entries(component.name, noted)
         )
 
-    def judge(self, kept: Mapping[str, Kept]) -> Verdict:
+    def evaluate(self, kept: Mapping[str, Kept]) -> Evaluation:
         """Cast everything but these layers, and hold the masks to PyTorch's."""
         sessions = {name: self._cast(name, kept) for name in self._prepared}
         sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
-        return verdict_of(check(self._model, others(self._request.target), sides, self._images))
+        return evaluation_of(check(self._model, others(self._request.target), sides, self._images))
 
     def _cast(self, name: str, kept: Iterable[str]) -> Session:
         """One component; the last one again where the same nodes are kept."""
@@ -130,7 +130,7 @@ class HalfBench:
         rounding = round_fp16.apply(cast_fp16.apply(prepared.bare, keep=nodes))
         session: Session = OnnxSession(rounding.SerializeToString(), CPU)
         # A decoder gets other embeddings each time: its answers would only pile up.
-        session = session if name == "decoder" else Remembered(session)
+        session = session if name == "decoder" else CachedSession(session)
         self._opened[name] = nodes, session
         return session
 

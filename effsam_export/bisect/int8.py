@@ -22,15 +22,15 @@ from effsam_export import backends
 from effsam_export.backends.onnx import activation_ranges
 from effsam_export.backends.onnx import quantize as onnx_qdq
 from effsam_export.backends.onnx.backend import OnnxSession
-from effsam_export.bisect.search import SEPARATOR, Verdict
+from effsam_export.bisect.search import SEPARATOR, Evaluation
 from effsam_export.errors import CheckFailed
 from effsam_export.graph import onnx_file, passes, trace
-from effsam_export.parity.cached import Remembered, remembering
+from effsam_export.parity.cached import CachedSession, cached_reference
 from effsam_export.parity.check import check
 from effsam_export.parity.comparison import Sides
 from effsam_export.pipeline import int8, isolate
 from effsam_export.pipeline import run as pipeline
-from effsam_export.pipeline.prove import judged_by, prove
+from effsam_export.pipeline.prove import evaluation_images, prove
 from effsam_export.precision.select import onnx_place
 from effsam_export.quantize import prepare
 from effsam_export.quantize.treatments import WEIGHTED
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from effsam_export.bisect.search import Kept
     from effsam_export.calibration.samples import Calibration
     from effsam_export.config.parity import ParityImage
-    from effsam_export.parity.check import Findings
+    from effsam_export.parity.check import ParityResult
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.int8 import Int8Recipe
     from effsam_export.spec.model import ComponentSpec, ModelSpec
@@ -84,7 +84,7 @@ class Prepared:
         return list(dict.fromkeys(f"{name}{SEPARATOR}{p[-1]}" for p in self.places.values()))
 
 
-class Bench:
+class Int8Evaluator:
     """Everything that judgements share.
 
     Args:
@@ -102,10 +102,10 @@ class Bench:
         assert calibration is not None
         self._calibration: Calibration = calibration
         self._model: ModelSpec = replace(
-            request.model, components=tuple(remembering(c) for c in request.model.components)
+            request.model, components=tuple(cached_reference(c) for c in request.model.components)
         )
         self._images: tuple[ParityImage, ...]
-        self._images, _ = judged_by(request.model, request.parity_file)
+        self._images, _ = evaluation_images(request.model, request.parity_file)
         self._sources: dict[str, Session] = {}
         self._prepared: dict[str, Prepared] = {}
         self._opened: dict[str, tuple[Treatments, Session]] = {}
@@ -134,7 +134,7 @@ class Bench:
         if recipe.quantizes:
             quantized = Quantization(recipe=recipe, samples=self._scratch)
         noted, graph = self._rewritten(traced, quantized, folder / "rewritten")
-        self._sources[component.name] = Remembered(open_graph(graph.path))
+        self._sources[component.name] = CachedSession(open_graph(graph.path))
         if quantized is None:
             return
         own: Mapping[str, onnx.TensorProto] = {}
@@ -193,15 +193,15 @@ class Bench:
         graph = replace(traced, quantization=quantized)
         return noted, passes.rewrite(graph, self._request.target, out)
 
-    def judge(self, kept: Mapping[str, Kept]) -> Verdict:
+    def evaluate(self, kept: Mapping[str, Kept]) -> Evaluation:
         """Quantize everything but these layers, and hold the masks to PyTorch's."""
         sessions = dict(self._sources)
         for name, prepared in self._prepared.items():
             sessions[name] = self._quantized(name, prepared, kept, sessions.get("encoder"))
         sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
-        return verdict_of(check(self._model, others(self._request.target), sides, self._images))
+        return evaluation_of(check(self._model, others(self._request.target), sides, self._images))
 
-    def deployed(self, kept: Mapping[str, Kept]) -> Verdict:
+    def evaluate_target(self, kept: Mapping[str, Kept]) -> Evaluation:
         """The same as an export does it: converted and quantized by the target's own tools.
 
         What they refuse to make, as a file in which next to nothing is INT8, misses a gate.
@@ -233,12 +233,12 @@ class Bench:
                 # A crash, or memory that ran out, says nothing of the masks.
                 raise
             except CheckFailed:
-                return Verdict(mean=0.0, least=0.0, switched=0, missed=1)
+                return Evaluation(mean_iou=0.0, min_iou=0.0, ranking_changes=0, failed_gates=1)
             with stage("judge", self._on_event) as running:
                 found = prove(
                     request, self._module, exported, backends.load(backend), running.on_progress
                 )
-        return verdict_of(found)
+        return evaluation_of(found)
 
     def _quantized(
         self, name: str, prepared: Prepared, kept: Mapping[str, Kept], encoder: Session | None
@@ -263,7 +263,7 @@ class Bench:
         onnx_file.save(onnx_qdq.insert(model, quantized, ranges), path)
         session = open_graph(path)
         # A decoder gets other embeddings each time: its answers would only pile up.
-        session = session if name == "decoder" else Remembered(session)
+        session = session if name == "decoder" else CachedSession(session)
         self._opened[name] = key, session
         return session
 
@@ -332,14 +332,14 @@ def others(target: TargetProfile) -> TargetProfile:
     return replace(target, gates=replace(target.gates, mask_iou=0.0, mean_iou=0.0))
 
 
-def verdict_of(found: Findings) -> Verdict:
+def evaluation_of(found: ParityResult) -> Evaluation:
     """What a search is told of a parity check by the gates of `others`."""
-    ious = [c.answer_iou for c in found.report.cases]
-    return Verdict(
-        mean=float(np.mean(ious)),
-        least=min(ious),
-        switched=sum(c.winner != c.found_winner for c in found.report.cases),
-        missed=len(found.report.failures),
+    ious = [c.min_iou for c in found.report.cases]
+    return Evaluation(
+        mean_iou=float(np.mean(ious)),
+        min_iou=min(ious),
+        ranking_changes=sum(c.best != c.artifact_best for c in found.report.cases),
+        failed_gates=len(found.report.failures),
     )
 
 

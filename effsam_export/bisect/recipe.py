@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from effsam_export.bisect.fp16 import HalfBench
-    from effsam_export.bisect.int8 import Bench
+    from effsam_export.bisect.fp16 import Fp16Evaluator
+    from effsam_export.bisect.int8 import Int8Evaluator
     from effsam_export.bisect.search import Outcome
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.int8 import Int8Recipe
@@ -49,17 +49,19 @@ def question(request: ExportRequest) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def written(request: ExportRequest, bench: Bench | HalfBench, outcome: Outcome) -> str:
+def written(
+    request: ExportRequest, evaluator: Int8Evaluator | Fp16Evaluator, outcome: Outcome
+) -> str:
     """The answer as a file that an export takes."""
     from effsam_export.config import fp16_recipe
     from effsam_export.config import int8_recipe as recipes
 
     if request.int8 is None:
-        from effsam_export.bisect.fp16 import HalfBench
+        from effsam_export.bisect.fp16 import Fp16Evaluator
 
-        assert isinstance(bench, HalfBench)
+        assert isinstance(evaluator, Fp16Evaluator)
         entries = [
-            replace(bench.entry(c.layer), reason=reason(c.sensitivity, "in FP16"))
+            replace(evaluator.entry(c.layer), reason=reason(c.sensitivity, "in FP16"))
             for c in outcome.choices
         ]
         return fp16_recipe.to_toml(summary(outcome, half=True), entries)
@@ -115,7 +117,8 @@ def summary(outcome: Outcome, *, half: bool) -> str:
     own = outcome.deployed
     return (
         f"{kept}, of {outcome.layers}: "
-        f"least mask IoU {before.least:.4f} to {after.least:.4f}, mean {before.mean:.4f} to "
-        f"{after.mean:.4f} by ONNX Runtime, in {outcome.evaluations} judgements"
-        + (f"; in the target itself {own.least:.4f} and {own.mean:.4f}" if own else "")
+        f"min mask IoU {before.min_iou:.4f} to {after.min_iou:.4f}, "
+        f"mean {before.mean_iou:.4f} to {after.mean_iou:.4f} in ONNX Runtime, "
+        f"{outcome.evaluations} evaluations"
+        + (f"; on the target itself {own.min_iou:.4f} and {own.mean_iou:.4f}" if own else "")
     )

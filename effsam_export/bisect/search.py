@@ -33,7 +33,7 @@ NEGLIGIBLE = 0.002
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Evaluation:
     """What one judgement found, over all prompts.
 
     Attributes:
@@ -43,28 +43,32 @@ class Verdict:
             win by more than scores may be off, NaN.
     """
 
-    mean: float
-    least: float
-    switched: int
-    missed: int
+    mean_iou: float
+    min_iou: float
+    ranking_changes: int
+    failed_gates: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
     """What has to hold."""
 
-    least: float
-    mean: float
+    min_iou: float
+    mean_iou: float
 
-    def holds(self, verdict: Verdict) -> bool:
+    def holds(self, evaluation: Evaluation) -> bool:
         """NaN does not."""
-        return verdict.least >= self.least and verdict.mean >= self.mean and verdict.missed == 0
+        return (
+            evaluation.min_iou >= self.min_iou
+            and evaluation.mean_iou >= self.mean_iou
+            and evaluation.failed_gates == 0
+        )
 
-    def share(self, best: Verdict, part: float) -> Gate:
+    def share(self, best: Evaluation, part: float) -> Gate:
         """A stricter gate, which gives away this part of what lies between it and the best."""
         return Gate(
-            least=self.least + (1 - part) * (best.least - self.least),
-            mean=self.mean + (1 - part) * (best.mean - self.mean),
+            min_iou=self.min_iou + (1 - part) * (best.min_iou - self.min_iou),
+            mean_iou=self.mean_iou + (1 - part) * (best.mean_iou - self.mean_iou),
         )
 
 
@@ -96,79 +100,81 @@ class Outcome:
     choices: tuple[Choice, ...]
     layers: int
     evaluations: int
-    before: Verdict
-    after: Verdict
-    deployed: Verdict | None = None
+    before: Evaluation
+    after: Evaluation
+    deployed: Evaluation | None = None
 
 
-class Notebook:
-    """Judgements by what was asked, on disk after each one.
+class EvaluationLog:
+    """Evaluations by the layers that were kept, written to disk after each one.
 
     Args:
-        path: The file; judgements of another question in it are dropped.
-        question: Everything that a judgement depends on besides the layers.
-        judge: Does the work. Takes the layers that are not quantized whole.
-        on_progress: Called after each evaluation with the number done, the number expected, and
-            the seconds it took.
-        deployed: Likewise judges what the target's own quantizer makes of it.
+        path: The file. Evaluations of another question in it are dropped.
+        question: Hash of everything that an evaluation depends on besides the layers.
+        evaluate: Runs one evaluation in ONNX Runtime, given the layers that are not quantized.
+        on_progress: Called after each evaluation with the number done, the number expected,
+            and the seconds it took.
+        evaluate_target: Runs one evaluation on an export by the target's own quantizer.
     """
 
     def __init__(
         self,
         path: Path,
         question: str,
-        judge: Callable[[Mapping[str, Kept]], Verdict],
+        evaluate: Callable[[Mapping[str, Kept]], Evaluation],
         on_progress: Callable[[int, int, float], None],
-        deployed: Callable[[Mapping[str, Kept]], Verdict] | None = None,
+        evaluate_target: Callable[[Mapping[str, Kept]], Evaluation] | None = None,
     ) -> None:
         self._path, self._question, self._on_progress = path, question, on_progress
-        self._judge, self._deployed = judge, deployed
-        self._known: dict[str, Verdict] = {}
+        self._evaluate, self._evaluate_target = evaluate, evaluate_target
+        self._known: dict[str, Evaluation] = {}
         if path.is_file():
             document = json.loads(path.read_text("utf-8"))
             if document.get("question") == question:
-                self._known = {k: Verdict(**v) for k, v in document["verdicts"].items()}
-        self._asked: set[str] = set()
+                self._known = {k: Evaluation(**v) for k, v in document["evaluations"].items()}
+        self._keys: set[str] = set()
         self.expected = 0
 
     @property
-    def asked(self) -> int:
-        """How many different judgements this search took; those known before included."""
-        return len(self._asked)
+    def count(self) -> int:
+        """How many different evaluations this search used, those read from the file included."""
+        return len(self._keys)
 
-    def ask(self, kept: Mapping[str, Kept]) -> Verdict:
-        """The verdict when these layers are kept and all others are quantized."""
-        return self._ask("", self._judge, kept)
+    def evaluate(self, kept: Mapping[str, Kept]) -> Evaluation:
+        """The evaluation when these layers are kept and all others are quantized."""
+        return self._cached("", self._evaluate, kept)
 
-    def ask_target(self, kept: Mapping[str, Kept]) -> Verdict | None:
+    def evaluate_target(self, kept: Mapping[str, Kept]) -> Evaluation | None:
         """The same by the target's own quantizer; None where it cannot be asked."""
-        return None if self._deployed is None else self._ask("deployed|", self._deployed, kept)
+        if self._evaluate_target is None:
+            return None
+        return self._cached("deployed|", self._evaluate_target, kept)
 
-    def _ask(
+    def _cached(
         self,
-        who: str,
-        judge: Callable[[Mapping[str, Kept]], Verdict],
+        prefix: str,
+        evaluate: Callable[[Mapping[str, Kept]], Evaluation],
         kept: Mapping[str, Kept],
-    ) -> Verdict:
-        key = who + ",".join(f"{layer}={kind}" for layer, kind in sorted(kept.items()))
-        self._asked.add(key)
+    ) -> Evaluation:
+        key = prefix + ",".join(f"{layer}={kind}" for layer, kind in sorted(kept.items()))
+        self._keys.add(key)
         if key not in self._known:
             began = time.perf_counter()
-            self._known[key] = judge(kept)
+            self._known[key] = evaluate(kept)
             self._save()
-            self._on_progress(self.asked, self.expected, time.perf_counter() - began)
+            self._on_progress(self.count, self.expected, time.perf_counter() - began)
         return self._known[key]
 
     def _save(self) -> None:
-        verdicts = {k: asdict(v) for k, v in self._known.items()}
-        document = {"question": self._question, "verdicts": verdicts}
+        evaluations = {k: asdict(v) for k, v in self._known.items()}
+        document = {"question": self._question, "evaluations": evaluations}
         write_whole(self._path, json.dumps(document, indent=1, sort_keys=True).encode())
 
 
 def search(
     layers: Sequence[str],
     gate: Gate,
-    notebook: Notebook,
+    log: EvaluationLog,
     *,
     weighted: Collection[str] = (),
     negligible: float = NEGLIGIBLE,
@@ -178,7 +184,7 @@ def search(
     Args:
         layers: Module paths of all layers, `component:path`, in the order of the graphs.
         gate: What has to hold.
-        notebook: Asks the judge.
+        log: Asks the judge.
         weighted: Layers that may have weights in INT8 and floating activations.
         negligible: Mean mask IoU that a block alone may cost without its layers being looked at.
 
@@ -186,18 +192,18 @@ def search(
         CheckFailed: The gate does not hold with nothing quantized.
     """
     every = _kept(layers)
-    notebook.expected = likely_evaluations(layers)
-    whole = notebook.ask({})
+    log.expected = likely_evaluations(layers)
+    whole = log.evaluate({})
     kept: dict[str, Kept] = {}
     cost: dict[str, float] = dict.fromkeys(layers, 0.0)
     if not gate.holds(whole):
-        best = notebook.ask(every)
+        best = log.evaluate(every)
         if not gate.holds(best):
             raise CheckFailed(
-                f"with nothing quantized the least mask IoU is {best.least:.4f} and the mean "
-                f"{best.mean:.4f}, {best.missed} other gates are missed: no choice of modules "
-                "holds the gate",
-                hint=f"--min-iou {max(0.0, best.least - 0.01):.2f} could be reached",
+                f"with nothing quantized the min mask IoU is {best.min_iou:.4f} and the mean "
+                f"{best.mean_iou:.4f}, {best.failed_gates} other gates are missed: no choice of "
+                "modules holds the gate",
+                hint=f"--min-iou {max(0.0, best.min_iou - 0.01):.2f} could be reached",
             )
         parts = components(layers)
         kept = dict(every)
@@ -205,17 +211,17 @@ def search(
             # What is still to be quantized may cost as much as what has been.
             stricter = gate.share(best, (i + 1) / len(parts))
             others = {k: v for k, v in kept.items() if k not in own}
-            cost.update(sensitivities(own, others, notebook, negligible))
-            kept = component(own, others, cost, stricter, notebook, weighted)
-    kept = confirmed(kept, ranking(layers, cost), gate, notebook)
-    after, deployed = notebook.ask(kept), notebook.ask_target(kept)
+            cost.update(sensitivities(own, others, log, negligible))
+            kept = component(own, others, cost, stricter, log, weighted)
+    kept = confirmed(kept, ranking(layers, cost), gate, log)
+    after, deployed = log.evaluate(kept), log.evaluate_target(kept)
     choices = [
         Choice(layer=layer, kept=kind, sensitivity=cost[layer]) for layer, kind in kept.items()
     ]
     return Outcome(
         choices=tuple(sorted(choices, key=lambda c: (-c.sensitivity, c.layer))),
         layers=len(layers),
-        evaluations=notebook.asked,
+        evaluations=log.count,
         before=whole,
         after=after,
         deployed=deployed,
@@ -240,37 +246,37 @@ def component(
     others: Mapping[str, Kept],
     cost: Mapping[str, float],
     gate: Gate,
-    notebook: Notebook,
+    log: EvaluationLog,
     weighted: Collection[str],
 ) -> dict[str, Kept]:
     """What one component has to keep, beside what is kept of the others."""
-    if gate.holds(notebook.ask(others)):
+    if gate.holds(log.evaluate(others)):
         return dict(others)
-    kept = fewest(ranking(layers, cost), others, gate, notebook)
+    kept = fewest(ranking(layers, cost), others, gate, log)
     own = [layer for layer in layers if layer in kept]
-    notebook.expected = notebook.asked + PER_KEPT * len(own)
-    kept = relaxed(kept, None, own, cost, gate, notebook)
+    log.expected = log.count + PER_KEPT * len(own)
+    kept = relaxed(kept, None, own, cost, gate, log)
     own = [layer for layer in own if layer in kept and layer in weighted]
-    return relaxed(kept, "w8", own, cost, gate, notebook)
+    return relaxed(kept, "w8", own, cost, gate, log)
 
 
 def confirmed(
-    kept: dict[str, Kept], ranked: Sequence[str], gate: Gate, notebook: Notebook
+    kept: dict[str, Kept], ranked: Sequence[str], gate: Gate, log: EvaluationLog
 ) -> dict[str, Kept]:
     """The same where the target's own quantizer holds the gate, else with more layers floating.
 
     Raises:
         CheckFailed: It does not hold the gate with all of them floating.
     """
-    verdict = notebook.ask_target(kept)
-    if verdict is None or gate.holds(verdict):
+    evaluation = log.evaluate_target(kept)
+    if evaluation is None or gate.holds(evaluation):
         return kept
     more = [layer for layer in ranked if kept.get(layer) != "float"]
 
     def with_head(size: int) -> tuple[dict[str, Kept], bool]:
         found = {**kept, **_kept(more[:size])}
-        verdict = notebook.ask_target(found)
-        return found, verdict is not None and gate.holds(verdict)
+        evaluation = log.evaluate_target(found)
+        return found, evaluation is not None and gate.holds(evaluation)
 
     # Doubled from one on, since a file in which too much floats is refused as no INT8 file.
     low, high = 0, 1
@@ -278,9 +284,9 @@ def confirmed(
         if high == len(more):
             raise CheckFailed(
                 "in the target itself the gate does not hold, however many layers float: least "
-                f"mask IoU {verdict.least:.4f}, mean {verdict.mean:.4f}, {verdict.missed} other "
-                "gates missed with those that were found",
-                hint=f"--min-iou {max(0.0, verdict.least - 0.01):.2f} could be reached",
+                f"mask IoU {evaluation.min_iou:.4f}, mean {evaluation.mean_iou:.4f}, "
+                f"{evaluation.failed_gates} other gates missed with those that were found",
+                hint=f"--min-iou {max(0.0, evaluation.min_iou - 0.01):.2f} could be reached",
             )
         low, high = high, min(2 * high, len(more))
     while high - low > 1:
@@ -295,7 +301,7 @@ def confirmed(
 def sensitivities(
     layers: Sequence[str],
     others: Mapping[str, Kept],
-    notebook: Notebook,
+    log: EvaluationLog,
     negligible: float = NEGLIGIBLE,
 ) -> dict[str, float]:
     """Mean mask IoU that each layer of a component costs when it alone is quantized.
@@ -305,20 +311,20 @@ def sensitivities(
     Args:
         layers: Of the component.
         others: What is kept of the other components.
-        notebook: Asks the judge.
+        log: Asks the judge.
         negligible: Mean mask IoU that a block alone may cost without its layers being looked at.
     """
-    best = notebook.ask({**others, **_kept(layers)}).mean
+    best = log.evaluate({**others, **_kept(layers)}).mean_iou
     cost: dict[str, float] = {}
     for group in blocks(layers):
         kept = _kept(x for x in layers if x not in group)
-        lost = best - notebook.ask({**others, **kept}).mean
+        lost = best - log.evaluate({**others, **kept}).mean_iou
         if lost <= negligible or len(group) == 1:
             cost.update(dict.fromkeys(group, lost))
             continue
         for layer in group:
             kept = _kept(x for x in layers if x != layer)
-            cost[layer] = best - notebook.ask({**others, **kept}).mean
+            cost[layer] = best - log.evaluate({**others, **kept}).mean_iou
     return cost
 
 
@@ -336,13 +342,13 @@ def blocks(layers: Iterable[str]) -> list[list[str]]:
 
 
 def fewest(
-    ranked: Sequence[str], others: Mapping[str, Kept], gate: Gate, notebook: Notebook
+    ranked: Sequence[str], others: Mapping[str, Kept], gate: Gate, log: EvaluationLog
 ) -> dict[str, Kept]:
     """The shortest head of a ranking that holds the gate when it is kept too, by halving."""
     low, high = 1, len(ranked)
     while low < high:
         middle = (low + high) // 2
-        if gate.holds(notebook.ask({**others, **_kept(ranked[:middle])})):
+        if gate.holds(log.evaluate({**others, **_kept(ranked[:middle])})):
             high = middle
         else:
             low = middle + 1
@@ -355,7 +361,7 @@ def relaxed(
     among: Sequence[str],
     cost: Mapping[str, float],
     gate: Gate,
-    notebook: Notebook,
+    log: EvaluationLog,
 ) -> dict[str, Kept]:
     """Give some layers back (`to` None) or store their weights in INT8, wherever the gate holds.
 
@@ -372,7 +378,7 @@ def relaxed(
             trial = {k: v for k, v in found.items() if to is not None or k not in chunk}
             if to is not None:
                 trial.update(dict.fromkeys(chunk, to))
-            if gate.holds(notebook.ask(trial)):
+            if gate.holds(log.evaluate(trial)):
                 found = trial
             else:
                 left += chunk

@@ -45,7 +45,7 @@ class Attestation:
     Attributes:
         device, runtime, version, language: As it says itself.
         signed: A key that was given vouches for it.
-        least_iou, score_error: Least mask IoU of all answers, and largest error of a score.
+        min_iou, score_error: Least mask IoU of all answers, and largest error of a score.
         manifest_sha256: Of the manifest that the device had.
     """
 
@@ -54,7 +54,7 @@ class Attestation:
     version: str
     language: str
     signed: bool
-    least_iou: float
+    min_iou: float
     score_error: float
     manifest_sha256: str
 
@@ -98,7 +98,7 @@ def attest(path: Path, result: Path, key: Path | None = None) -> Attestation:
         version=document["version"],
         language=document["language"],
         signed=key is not None,
-        least_iou=least,
+        min_iou=least,
         score_error=error,
         manifest_sha256=document["manifest_sha256"],
     )
@@ -155,7 +155,7 @@ def same_runtime(found: str, wanted: str) -> bool:
 
 
 def judged(cases: list[dict[str, Any]], vectors: Golden) -> tuple[list[str], float, float]:
-    """What is wrong with a device's answers; their least mask IoU, and largest score error."""
+    """What is wrong with a device's answers; their min mask IoU, and largest score error."""
     given = {c.get("name"): c for c in cases}
     problems = [f"prompt `{c.name}` is missing" for c in vectors.cases if c.name not in given]
     if len(given) != len(cases) or len(cases) > len(vectors.cases):
@@ -217,7 +217,7 @@ def rewritten(bundle: read.Bundle, found: Attestation, result: Path) -> None:
             "version": found.version,
             "language": found.language,
             "signed": found.signed,
-            "min_mask_iou": found.least_iou,
+            "min_mask_iou": found.min_iou,
             "max_score_error": found.score_error,
             "manifest_sha256": found.manifest_sha256,
             "file": file.relative_to(work).as_posix(),

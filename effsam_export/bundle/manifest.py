@@ -217,8 +217,8 @@ def _least(report: ParityReport) -> dict[str, Any]:
     """The figures of a report that a reader asks for first; null where nothing ran end to end."""
     cases = report.cases
     return {
-        "min_mask_iou": min((c.answer_iou for c in cases), default=None),
-        "mean_mask_iou": sum(c.answer_iou for c in cases) / len(cases) if cases else None,
+        "min_mask_iou": min((c.min_iou for c in cases), default=None),
+        "mean_mask_iou": sum(c.min_iou for c in cases) / len(cases) if cases else None,
         "max_score_error": max((c.score_error for c in cases), default=None),
         "cases": len(cases),
     }

@@ -49,7 +49,7 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
     ]
     if parity["cases"]:
         lines.append(
-            f"Against PyTorch on {parity['cases']} prompts: least mask IoU "
+            f"Against PyTorch on {parity['cases']} prompts: min mask IoU "
             f"{parity['min_mask_iou']:.4f}, greatest score error {parity['max_score_error']:.1e} "
             "(`parity.json`, `report.html`)."
         )

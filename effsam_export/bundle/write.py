@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from effsam_export.calibration.samples import Calibration
-    from effsam_export.parity.check import Findings
+    from effsam_export.parity.check import ParityResult
     from effsam_export.parity.comparison import ExpectedImage
     from effsam_export.parity.results import ParityReport
     from effsam_export.spec.model import ModelSpec
@@ -57,7 +57,7 @@ def write(
     target: TargetProfile,
     checkpoint: Checkpoint,
     exported: list[Exported],
-    findings: Findings,
+    findings: ParityResult,
     html: str,
     versions: Mapping[str, str],
     calibration: Calibration | None = None,

@@ -28,8 +28,8 @@ from effsam_export.cli.options import (
 from effsam_export.errors import UsageError
 
 if TYPE_CHECKING:
-    from effsam_export.bisect.fp16 import HalfBench
-    from effsam_export.bisect.int8 import Bench
+    from effsam_export.bisect.fp16 import Fp16Evaluator
+    from effsam_export.bisect.int8 import Int8Evaluator
     from effsam_export.bisect.search import Outcome
     from effsam_export.config.int8_recipe import Int8Plan
     from effsam_export.pipeline.request import ExportRequest
@@ -131,12 +131,12 @@ def bisect(
         )
     request = with_checkpoint(request, found)
     gate = searching.Gate(
-        least=profile.gates.mask_iou if min_iou is None else min_iou,
-        mean=profile.gates.mean_iou if mean_iou is None else mean_iou,
+        min_iou=profile.gates.mask_iou if min_iou is None else min_iou,
+        mean_iou=profile.gates.mean_iou if mean_iou is None else mean_iou,
     )
     half = profile.precision == "fp16"
     with tempfile.TemporaryDirectory(prefix="effsam-") as name:
-        bench = open_bench(request, Path(name), terminal)
+        evaluator = open_evaluator(request, Path(name), terminal)
 
         def on_progress(count: int, expected: int, seconds: float) -> None:
             left = max(0, expected - count) * seconds / 60
@@ -145,21 +145,21 @@ def bisect(
                 f"{left:.0f} min left"
             )
 
-        notebook = searching.Notebook(
+        log = searching.EvaluationLog(
             place.with_name(f"{place.name}.search.json"),
             question(request),
-            bench.judge,
+            evaluator.evaluate,
             on_progress,
-            bench.deployed,
+            evaluator.evaluate_target,
         )
         outcome = searching.search(
-            bench.layers,
+            evaluator.layers,
             gate,
-            notebook,
-            weighted=bench.weighted,
+            log,
+            weighted=evaluator.weighted,
             negligible=searching.NEGLIGIBLE / 10 if half else searching.NEGLIGIBLE,
         )
-        text = written(request, bench, outcome)
+        text = written(request, evaluator, outcome)
     write_whole(place, text.encode())
     if json:
         console.document({"recipe": str(place), **document(outcome)})
@@ -219,17 +219,17 @@ def of_bundle(path: Path) -> Start:
     )
 
 
-def open_bench(
+def open_evaluator(
     request: ExportRequest, scratch: Path, terminal: console.Console
-) -> Bench | HalfBench:
+) -> Int8Evaluator | Fp16Evaluator:
     """The judge for the precision that is asked."""
     if request.int8 is None:
-        from effsam_export.bisect.fp16 import HalfBench
+        from effsam_export.bisect.fp16 import Fp16Evaluator
 
-        return HalfBench(request, scratch, terminal.on_event)
-    from effsam_export.bisect.int8 import Bench
+        return Fp16Evaluator(request, scratch, terminal.on_event)
+    from effsam_export.bisect.int8 import Int8Evaluator
 
-    return Bench(request, scratch, terminal.on_event)
+    return Int8Evaluator(request, scratch, terminal.on_event)
 
 
 def document(outcome: Outcome) -> dict[str, object]:

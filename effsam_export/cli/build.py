@@ -171,7 +171,7 @@ def detail(event: Event) -> str:
     answer = result.answer
     if not answer.passed:
         return f"{answer.state}: {answer.message.splitlines()[0]}"
-    figure = "" if answer.least_iou is None else f", least mask IoU {answer.least_iou:.4f}"
+    figure = "" if answer.min_iou is None else f", min mask IoU {answer.min_iou:.4f}"
     if result.cached:
         return f"{answer.state}{figure}, from the cache"
     return f"{answer.state}{figure}, {answer.peak_mb / LARGE:.1f} GB; {'; '.join(result.reasons)}"

@@ -139,8 +139,8 @@ def attest(
         return
     vouched = "signed" if found.signed else "nobody vouches for it: --key"
     console.data(
-        f"verified on {found.device}, {found.runtime} {found.version}: least mask IoU "
-        f"{found.least_iou:.4f}, score error {found.score_error:.1e}; {vouched}"
+        f"verified on {found.device}, {found.runtime} {found.version}: min mask IoU "
+        f"{found.min_iou:.4f}, score error {found.score_error:.1e}; {vouched}"
     )
 
 

@@ -195,27 +195,27 @@ def state(report: ParityReport) -> str:
 
 
 def parity_table(report: ParityReport) -> str:
-    """End to end per prompt, then the worst of each tensor at each seam."""
+    """End to end per prompt, then the worst of each tensor at each comparison."""
     parts = []
     if report.cases:
         rows = [
             [
                 c.case,
-                f"{c.answer_iou:.4f}",
+                f"{c.min_iou:.4f}",
                 str(c.worst),
-                f"{min(c.boundary_iou[i] for i in c.answers):.4f}",
+                f"{min(c.boundary_iou[i] for i in c.user_masks):.4f}",
                 f"{c.score_error:.1e}",
                 "same"
-                if c.winner == c.found_winner
-                else f"{c.winner} -> {c.found_winner}: {c.chosen_iou:.4f}, gap {c.winner_gap:.1e}",
+                if c.best == c.artifact_best
+                else f"{c.best} -> {c.artifact_best}: {c.best_iou:.4f}, gap {c.score_gap:.1e}",
             ]
             for c in report.cases
         ]
         header = ("end to end", "mask IoU", "of mask", "boundary IoU", "score error", "best mask")
         parts.append(table(header, rows))
     rows = []
-    for key in dict.fromkeys((s.component, s.seam) for s in report.seams):
-        results = [s for s in report.seams if (s.component, s.seam) == key]
+    for key in dict.fromkeys((s.component, s.point) for s in report.comparisons):
+        results = [s for s in report.comparisons if (s.component, s.point) == key]
         for name in dict.fromkeys(t.name for s in results for t in s.tensors):
             tensors = [t for s in results for t in s.tensors if t.name == name]
             rows.append(
@@ -227,5 +227,5 @@ def parity_table(report: ParityReport) -> str:
                     f"{min(t.sqnr_db for t in tensors):.0f} dB",
                 ]
             )
-    parts.append(table(("seam", "tensor", "max-abs", "cosine", "SQNR"), rows))
+    parts.append(table(("comparison", "tensor", "max-abs", "cosine", "SQNR"), rows))
     return "\n\n".join(parts)

@@ -41,7 +41,7 @@ def verify(
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Check a bundle: its files, its golden vectors, and the three seams against PyTorch."""
+    """Check a bundle: its files, its golden vectors, and the three comparisons against PyTorch."""
     from effsam_export.bundle import archive
     from effsam_export.pipeline import run as pipeline
     from effsam_export.pipeline import verify as library

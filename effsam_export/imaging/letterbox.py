@@ -1,7 +1,7 @@
-"""Letterbox: resize an image to fit a square or a rectangle, and pad it with grey on all sides.
+"""A photograph fitted into a square or into a rectangle of whole strides, centred on grey.
 
-Source: LetterBox of ultralytics 8.0.120, as used by FastSAM (b4ed20c). The pixels equal those of
-OpenCV's `resize` with INTER_LINEAR, which computes in fixed point.
+Source of the rules: the LetterBox of ultralytics 8.0.120 as FastSAM (b4ed20c) uses it, on OpenCV's
+`resize` with INTER_LINEAR, which works in fixed point; the same numbers come out here.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ COEFFICIENT_BITS = 11
 
 @dataclass(frozen=True, kw_only=True)
 class Letterbox:
-    """Position of an image in its letterbox. Sizes are (height, width) in pixels.
+    """Where a photograph lies in its box. Sizes are (height, width).
 
     Attributes:
-        original: Size of the image.
-        size: Size of the letterbox.
-        scale: Pixels of the letterbox per pixel of the image.
-        inner: Size of the resized image.
-        top, left: Position of the resized image in the letterbox.
-        framed: (x0, y0, x1, y1) of the smallest centred rectangle around the resized image whose
-            sides are multiples of the stride. The authors' letterbox is this rectangle, and
-            detected boxes are snapped to its border.
+        original: Of the photograph.
+        size: Of the box.
+        scale: Pixels of the box for each pixel of the photograph.
+        inner: The photograph's size in the box.
+        top, left: Where it begins.
+        framed: (x0, y0, x1, y1) of the smallest centred rectangle of whole strides around it:
+            the authors' own box, whose border boxes are snapped to.
     """
 
     original: tuple[int, int]
@@ -45,7 +44,7 @@ class Letterbox:
 
 
 def fit(original: tuple[int, int], image_size: int, *, square: bool) -> Letterbox:
-    """Return the position of an image of (height, width) in a square or the authors' rectangle."""
+    """Geometry of a photograph of (height, width) in a square, or in the authors' rectangle."""
     h, w = original
     scale = min(image_size / h, image_size / w)
     inner = max(1, round(h * scale)), max(1, round(w * scale))
@@ -54,7 +53,7 @@ def fit(original: tuple[int, int], image_size: int, *, square: bool) -> Letterbo
         inner[1] + (image_size - inner[1]) % STRIDE,
     )
     size = (image_size, image_size) if square else strided
-    # As in the authors' code, an odd pixel of padding goes to the bottom and right.
+    # The authors round half a pixel of padding to the bottom and right.
     top = round((size[0] - inner[0]) / 2 - 0.1)
     left = round((size[1] - inner[1]) / 2 - 0.1)
     x0, y0 = (size[1] - strided[1]) / 2, (size[0] - strided[0]) / 2
@@ -72,7 +71,7 @@ def fit(original: tuple[int, int], image_size: int, *, square: bool) -> Letterbo
 def letterbox(
     image: NDArray[np.uint8], image_size: int, *, square: bool
 ) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Resize and pad uint8 HxWx3 to the exported graph's square or to the authors' rectangle."""
+    """Resize and pad uint8 HxWx3; `square` as the exported graph takes it, or the rectangle."""
     box = fit((image.shape[0], image.shape[1]), image_size, square=square)
     out = np.full((*box.size, 3), GREY, dtype=np.uint8)
     h, w = box.inner
@@ -81,7 +80,7 @@ def letterbox(
 
 
 def resize_linear(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize uint8 HxWxC bilinearly in OpenCV's fixed point, without antialiasing."""
+    """Bilinear resize of uint8 HxWxC in OpenCV's fixed point, without antialiasing."""
     if image.shape[:2] == size:
         return image
     columns, left, right = _taps(image.shape[1], size[1])
@@ -91,7 +90,7 @@ def resize_linear(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     across = (
         wide[:, columns] * left[:, None] + wide[:, np.minimum(columns + 1, last)] * right[:, None]
     )
-    # The order of these shifts decides the rounding; it is OpenCV's.
+    # OpenCV drops bits on the way down, in this order.
     upper = (above[:, None, None] * (across[rows] >> 4)) >> 16
     lower_rows = np.minimum(rows + 1, image.shape[0] - 1)
     lower = (below[:, None, None] * (across[lower_rows] >> 4)) >> 16
@@ -99,7 +98,7 @@ def resize_linear(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
 
 
 def _taps(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-    """Return the first source index of each new pixel, and the weights of it and the next one."""
+    """For each new pixel: the first old one, and the weights of it and of the next."""
     at = ((np.arange(new) + 0.5) * (1.0 / (new / old)) - 0.5).astype(np.float32)
     first = np.floor(at).astype(np.int64)
     part = at - first.astype(np.float32)

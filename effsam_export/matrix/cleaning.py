@@ -5,14 +5,15 @@ A result is as old as its last use: whoever takes one marks it.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from effsam_export.matrix.lock import exclusive
+from effsam_export.errors import OutputError
 from effsam_export.matrix.store import BUILT
-from effsam_export.pipeline.stage_cache import ANSWERS, MADE, unwritable
+from effsam_export.pipeline.stage_cache import OUTPUTS, RECORD, unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +44,8 @@ def kept(root: Path) -> list[Kept]:
     """Everything that builds keep in a folder, `Store.root`; nothing where there is none."""
     places = (
         *(("bundles", p, p / BUILT) for p in root.glob("bundles/*")),
-        *(("stages", p.parent, p) for p in root.glob(f"stages/*/{MADE}")),
-        *(("answers", p, p) for p in root.glob(f"stages/{ANSWERS}/*.npz")),
+        *(("stages", p.parent, p) for p in root.glob(f"stages/*/{RECORD}")),
+        *(("answers", p, p) for p in root.glob(f"stages/{OUTPUTS}/*.npz")),
     )
     now, found = time.time(), []
     for kind, path, mark in places:
@@ -76,7 +77,13 @@ def remove_unused(root: Path, days: float) -> list[Kept]:
     if not root.is_dir():
         return []
     try:
-        with exclusive(root):
+        with (root / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(
+                    f"a build is using the cache `{root}`", hint="wait until it is done"
+                ) from None
             old = [k for k in kept(root) if k.unused_s >= days * DAY_S]
             for result in old:
                 if result.path.is_file():

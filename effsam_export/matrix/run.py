@@ -254,7 +254,7 @@ def cached(entry: Planned, bundle: Path, output: Path) -> Result:
     parity = manifest["parity"]
     answer = Answer(
         state=manifest["state"],
-        least_iou=parity["min_mask_iou"],
+        min_iou=parity["min_mask_iou"],
         mean_iou=parity["mean_mask_iou"],
     )
     return delivered(entry, answer, bundle, output, is_cached=True)

@@ -43,7 +43,7 @@ def document(results: Sequence[Result]) -> dict[str, Any]:
                 "reasons": list(r.reasons),
                 "bundle": None if r.output is None else str(r.output),
                 "evidence": None if r.evidence is None else str(r.evidence),
-                "least_iou": r.answer.least_iou,
+                "min_iou": r.answer.min_iou,
                 "mean_iou": r.answer.mean_iou,
                 "seconds": r.answer.seconds,
                 "peak_mb": r.answer.peak_mb,
@@ -124,7 +124,7 @@ def markdown(results: Sequence[Result]) -> str:
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]
     for r in results:
-        least = "-" if r.answer.least_iou is None else f"{r.answer.least_iou:.4f}"
+        least = "-" if r.answer.min_iou is None else f"{r.answer.min_iou:.4f}"
         why = r.answer.message.splitlines()[0] if r.answer.message else "; ".join(r.reasons)
         state = f"{r.answer.state}, cached" if r.cached else r.answer.state
         lines.append(
@@ -135,6 +135,6 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def _about(result: Result) -> str:
-    least = result.answer.least_iou
-    figure = "" if least is None else f", least mask IoU {least:.4f}"
+    least = result.answer.min_iou
+    figure = "" if least is None else f", min mask IoU {least:.4f}"
     return f"{'cached' if result.cached else 'built'}, {result.answer.state}{figure}"

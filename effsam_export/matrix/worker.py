@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -63,14 +64,14 @@ class Answer:
     Attributes:
         state: Of the bundle, or why there is none: a check failed, a package is missing, or the
             job cannot be done as asked.
-        least_iou, mean_iou: Mask IoU with PyTorch; None where nothing ran end to end.
+        min_iou, mean_iou: Mask IoU with PyTorch; None where nothing ran end to end.
         message, hint: Of the error.
         seconds: Wall time.
         peak_mb: Largest resident memory of the process and its converters, in MB of 1e6 bytes.
     """
 
     state: State
-    least_iou: float | None = None
+    min_iou: float | None = None
     mean_iou: float | None = None
     message: str = ""
     hint: str | None = None
@@ -161,7 +162,7 @@ def work(job: Job, folder: Path) -> Answer:
     from effsam_export.matrix import keys
     from effsam_export.matrix.config import Cell
     from effsam_export.pipeline import run as pipeline
-    from effsam_export.pipeline.stage_cache import Stages
+    from effsam_export.pipeline.stage_cache import StageCache
 
     cell = Cell(
         model=job.model, target=job.target, precision=job.precision, options=dict(job.options)
@@ -169,28 +170,28 @@ def work(job: Job, folder: Path) -> Answer:
     try:
         asked = request_of(cell, job, folder / BUNDLE)
         if job.stages is not None:
-            shared = Stages(root=Path(job.stages), parts=keys.shared(asked, job.threads))
-            asked = replace(asked, stages=shared)
+            shared = StageCache(root=Path(job.stages), parts=keys.shared(asked, job.threads))
+            asked = replace(asked, stage_cache=shared)
         report = pipeline.export(asked, _told)
     except ToolchainMissing as error:
         return Answer(state="toolchain missing", message=error.message, hint=error.hint)
     except pipeline.ParityFailed as error:
-        ious = [c.answer_iou for c in error.report.cases]
+        ious = [c.min_iou for c in error.report.cases]
         return Answer(
             state="failed",
             message=error.report.failures[0],
             hint=error.hint,
-            least_iou=min(ious, default=None),
+            min_iou=min(ious, default=None),
             mean_iou=sum(ious) / len(ious) if ious else None,
         )
     except CheckFailed as error:
         return Answer(state="failed", message=error.message, hint=error.hint)
     except EffsamError as error:
         return Answer(state="refused", message=error.message, hint=error.hint)
-    ious = [c.answer_iou for c in report.cases]
+    ious = [c.min_iou for c in report.cases]
     return Answer(
         state="simulated" if report.simulator else "verified",
-        least_iou=min(ious, default=None),
+        min_iou=min(ious, default=None),
         mean_iou=sum(ious) / len(ious) if ious else None,
     )
 
@@ -203,8 +204,6 @@ def _told(event: object) -> None:
 
 def peak_mb() -> float:
     """Largest resident memory of this process and of its largest child, added, in MB."""
-    import resource  # not on Windows
-
     both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     unit = 1 if sys.platform == "darwin" else 1024
     return sum(resource.getrusage(who).ru_maxrss for who in both) * unit / 1e6

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from effsam_export.spec.tensors import Array, Feeds
 
 
-class Memory(Protocol):
+class OutputCache(Protocol):
     """Answers by question."""
 
     def get(self, question: str) -> Feeds | None:
         """An answer; None where there is none."""
 
-    def keep(self, question: str, answer: Feeds) -> None:
+    def put(self, question: str, answer: Feeds) -> None:
         """Keep an answer."""
 
 
-class Held:
-    """Answers in memory."""
+class MemoryCache:
+    """A cache in memory."""
 
     def __init__(self) -> None:
         self._answers: dict[str, Feeds] = {}
@@ -42,7 +42,7 @@ class Held:
         """An answer; None where there is none."""
         return self._answers.get(question)
 
-    def keep(self, question: str, answer: Feeds) -> None:
+    def put(self, question: str, answer: Feeds) -> None:
         """Keep an answer."""
         self._answers[question] = answer
 
@@ -58,14 +58,14 @@ def key_of(arrays: Iterable[tuple[str, Array | None]]) -> str:
     return digest.hexdigest()
 
 
-def remembering(component: ComponentSpec, memory: Memory | None = None) -> ComponentSpec:
+def cached_reference(component: ComponentSpec, cache: OutputCache | None = None) -> ComponentSpec:
     """The component with a reference that computes each answer once.
 
     Args:
         component: Whose answers they are.
-        memory: Where they are kept; in this process where None.
+        cache: Where they are kept; in this process where None.
     """
-    answers = Held() if memory is None else memory
+    answers = MemoryCache() if cache is None else cache
 
     def reference(module: nn.Module, sample: Sample) -> Feeds:
         prompt = sample.prompt
@@ -75,22 +75,22 @@ def remembering(component: ComponentSpec, memory: Memory | None = None) -> Compo
         )
         if (answer := answers.get(key)) is None:
             answer = component.reference(module, sample)
-            answers.keep(key, answer)
+            answers.put(key, answer)
         return answer
 
     return replace(component, reference=reference)
 
 
-class Remembered:
+class CachedSession:
     """A session that computes each answer once."""
 
-    def __init__(self, session: Session, memory: Memory | None = None) -> None:
+    def __init__(self, session: Session, cache: OutputCache | None = None) -> None:
         self._session = session
-        self._answers: Memory = Held() if memory is None else memory
+        self._answers: OutputCache = MemoryCache() if cache is None else cache
 
     def run(self, feeds: Feeds) -> Feeds:
         key = key_of(sorted(feeds.items()))
         if (answer := self._answers.get(key)) is None:
             answer = self._session.run(feeds)
-            self._answers.keep(key, answer)
+            self._answers.put(key, answer)
         return answer

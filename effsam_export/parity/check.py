@@ -1,4 +1,4 @@
-"""Run both sides of every seam on real photographs, and judge.
+"""Run both sides of every comparison on real photographs, and judge.
 
 Seams, for each component: (1) the authors' PyTorch path against the traced graph, (2) the traced
 graph against the artefact, the decoder always fed with the *reference* embedding; (3) end to end,
@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effsam_export.imaging.images import (
+    beyond_model,
     check_prompt,
     frame_of,
     load_image,
     prompt_to_model,
     stability,
-    unsupported_parts,
     upscale_masks,
 )
 from effsam_export.parity.comparison import Expected, ExpectedImage, Measured, Sides, compare
-from effsam_export.parity.gates import judge
+from effsam_export.parity.gates import check_gates
 from effsam_export.parity.metrics import boundary_iou, mask_iou
 from effsam_export.parity.results import (
     CaseResult,
+    ComparisonResult,
     ParityReport,
     Picture,
-    SeamResult,
 )
 from effsam_export.spec.prompts import Prompt, Sample
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
+class ParityResult:
     """The report, what an HTML report shows, and the golden vectors."""
 
     report: ParityReport
@@ -64,7 +64,7 @@ def check(
     *,
     left_out: tuple[str, ...] = (),
     on_progress: OnProgress | None = None,
-) -> Findings:
+) -> ParityResult:
     """Measure every photograph and prompt, and judge by the target's gates.
 
     Args:
@@ -85,7 +85,7 @@ def check(
         measured = measure(model, sides, images, on_progress)
         return _judged(model, target, sides, measured, left_out)
     total = sum(len(i.cases) for i in images)
-    seams: list[SeamResult] = []
+    comparisons: list[ComparisonResult] = []
     cases: list[CaseResult] = []
     pictures: list[Picture] = []
     expected: list[ExpectedImage] = []
@@ -97,8 +97,8 @@ def check(
         sample = Sample(image=image)
         name = row.path.stem
         ref = model.component("encoder").reference(sides.module, sample)
-        encoded, found = _both_seams(model, "encoder", sides, sample, name, ref)
-        seams += found
+        encoded, found = _compare_both_points(model, "encoder", sides, sample, name, ref)
+        comparisons += found
         sample = replace(sample, embeddings=ref["image_embeddings"])
         answers: dict[str, Expected] = {}
         feedback: dict[str, Float32] = {}
@@ -109,9 +109,9 @@ def check(
             asked = replace(sample, prompt=prompt_to_model(prompt, frame))
             case = f"{name}/{entry.name}"
             ref = model.component("decoder").reference(sides.module, asked)
-            _, found = _both_seams(model, "decoder", sides, asked, case, ref)
-            seams += found
-            feedback[entry.name] = ref["low_res_masks"][0, _winner(model, ref)]
+            _, found = _compare_both_points(model, "decoder", sides, asked, case, ref)
+            comparisons += found
+            feedback[entry.name] = ref["low_res_masks"][0, _best_mask(model, ref)]
             logits = upscale_masks(ref["low_res_masks"][0], frame, model.masks)
             answers[entry.name] = Expected(
                 name=entry.name,
@@ -130,7 +130,7 @@ def check(
                 on_progress(sum(len(e.cases) for e in expected) + len(answers), total)
         expected.append(ExpectedImage(name=name, image=image, cases=tuple(answers.values())))
     measured = Measured(
-        seams=tuple(seams),
+        comparisons=tuple(comparisons),
         cases=tuple(cases),
         pictures=tuple(pictures),
         expected=tuple(expected),
@@ -144,23 +144,23 @@ def _judged(
     sides: Sides,
     measured: Measured,
     left_out: tuple[str, ...],
-) -> Findings:
+) -> ParityResult:
     """What was measured, with the judgement of it."""
     report = ParityReport(
         model=model.name,
         target=target.name,
         precision=target.precision,
         gates=target.gates,
-        seams=measured.seams,
+        comparisons=measured.comparisons,
         cases=measured.cases,
-        failures=judge(target.gates, measured.seams, measured.cases, model.masks.score),
+        failures=check_gates(target.gates, measured.comparisons, measured.cases, model.masks.score),
         left_out=left_out,
         simulator=sides.simulator,
     )
-    return Findings(report=report, pictures=measured.pictures, expected=measured.expected)
+    return ParityResult(report=report, pictures=measured.pictures, expected=measured.expected)
 
 
-def honoured(
+def supported_cases(
     images: Sequence[ParityImage], support: PromptSupport
 ) -> tuple[tuple[ParityImage, ...], tuple[str, ...]]:
     """The photographs with the prompts a model can honour, and why each other is left out.
@@ -171,7 +171,7 @@ def honoured(
     for row in images:
         cases = []
         for case in row.cases:
-            reasons = unsupported_parts(case.prompt, support)
+            reasons = beyond_model(case.prompt, support)
             if case.mask_from is not None and not support.mask:
                 reasons.append("this model takes no mask")
             if reasons:
@@ -186,9 +186,9 @@ def _run(spec: ComponentSpec, session: Session, model: ModelSpec, sample: Sample
     return session.run(spec.feeds(model.preprocess, sample))
 
 
-def _both_seams(
+def _compare_both_points(
     model: ModelSpec, name: str, sides: Sides, sample: Sample, case: str, reference: Feeds
-) -> tuple[Feeds, list[SeamResult]]:
+) -> tuple[Feeds, list[ComparisonResult]]:
     """Seams 1 and 2 of one component on one input, and the artefact's outputs."""
     if name not in sides.artifacts:
         return {}, []
@@ -202,7 +202,7 @@ def _both_seams(
     ]
 
 
-def _winner(model: ModelSpec, outputs: Feeds) -> int:
+def _best_mask(model: ModelSpec, outputs: Feeds) -> int:
     scores = outputs[model.masks.score][0]
     return max(model.masks.multimask, key=lambda i: float(scores[i]))
 
@@ -213,19 +213,19 @@ def _end_to_end(
     """Masks at original size and scores, artefact against PyTorch."""
     masks = upscale_masks(got["low_res_masks"][0], frame, model.masks) > model.masks.threshold
     scores = ref[model.masks.score][0]
-    winner = _winner(model, ref)
-    found = _winner(model, got)
-    others = [float(scores[i]) for i in model.masks.multimask if i != winner]
+    best = _best_mask(model, ref)
+    found = _best_mask(model, got)
+    others = [float(scores[i]) for i in model.masks.multimask if i != best]
     result = CaseResult(
         case=case,
         mask_iou=tuple(mask_iou(a, b) for a, b in zip(expected.masks, masks, strict=True)),
         boundary_iou=tuple(boundary_iou(a, b) for a, b in zip(expected.masks, masks, strict=True)),
         score_error=float(np.abs(scores - got[model.masks.score][0]).max()),
-        winner=winner,
-        found_winner=found,
-        winner_gap=float(scores[winner]) - max(others, default=float("-inf")),
-        chosen_iou=mask_iou(expected.masks[winner], masks[found]),
-        answers=(*model.masks.single, winner),
+        best=best,
+        artifact_best=found,
+        score_gap=float(scores[best]) - max(others, default=float("-inf")),
+        best_iou=mask_iou(expected.masks[best], masks[found]),
+        user_masks=(*model.masks.single, best),
         scores=tuple(float(score) for score in scores),
         stability=expected.stability,
     )
@@ -246,6 +246,6 @@ def _picture(
         points=tuple((p.x, p.y, p.label) for p in prompt.points),
         box=prompt.box,
         reference=expected.masks[result.worst],
-        found=masks[result.worst],
+        actual=masks[result.worst],
         mask=result.worst,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from effsam_export.parity.metrics import tensor_diff
-from effsam_export.parity.results import SeamResult
+from effsam_export.parity.results import ComparisonResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from effsam_export.backends import Session
-    from effsam_export.parity.results import CaseResult, Picture, Seam
+    from effsam_export.parity.results import CaseResult, ComparisonPoint, Picture
     from effsam_export.spec.model import ComponentSpec
     from effsam_export.spec.prompts import Prompt
     from effsam_export.spec.tensors import Feeds, Float32
@@ -71,15 +71,15 @@ class ExpectedImage:
 class Measured:
     """Everything that was measured on a set of images, before it is held to gates."""
 
-    seams: tuple[SeamResult, ...]
+    comparisons: tuple[ComparisonResult, ...]
     cases: tuple[CaseResult, ...]
     pictures: tuple[Picture, ...]
     expected: tuple[ExpectedImage, ...]
 
 
 def compare(
-    seam: Seam, spec: ComponentSpec, case: str, reference: Feeds, found: Feeds
-) -> SeamResult:
+    point: ComparisonPoint, spec: ComponentSpec, case: str, reference: Feeds, found: Feeds
+) -> ComparisonResult:
     """Compare outputs by exact name; a missing, extra or misshapen tensor is a problem."""
     problems, tensors = [], []
     wanted = {t.name for t in spec.outputs}
@@ -95,8 +95,8 @@ def compare(
             problems.append(f"`{tensor.name}` has shape {list(b.shape)}, want {list(a.shape)}")
         else:
             tensors.append(tensor_diff(tensor.name, a, b))
-    return SeamResult(
-        seam=seam,
+    return ComparisonResult(
+        point=point,
         component=spec.name,
         case=case,
         tensors=tuple(tensors),

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from effsam_export.parity.results import POINT_NAMES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from effsam_export.parity.results import CaseResult, SeamResult
+    from effsam_export.parity.results import CaseResult, ComparisonResult
     from effsam_export.spec.targets import Gates
 
 
-def judge(
+def check_gates(
     gates: Gates,
-    seams: Sequence[SeamResult],
+    comparisons: Sequence[ComparisonResult],
     cases: Sequence[CaseResult],
     score: str = "iou_predictions",
 ) -> tuple[str, ...]:
@@ -23,13 +25,13 @@ def judge(
     `score` is the output that ranks masks, for the messages.
     """
     failures = []
-    if not seams:
+    if not comparisons:
         failures.append("nothing was measured")
-    for seam in seams:
-        failures += _judge_seam(gates, seam)
+    for comparison in comparisons:
+        failures += _comparison_failures(gates, comparison)
     for case in cases:
-        failures += _judge_case(gates, case, score)
-    mean = sum(c.answer_iou for c in cases) / len(cases) if cases else 1.0
+        failures += _case_failures(gates, case, score)
+    mean = sum(c.min_iou for c in cases) / len(cases) if cases else 1.0
     if not mean >= gates.mean_iou:
         failures.append(
             f"end to end: mean IoU of {len(cases)} prompts is {mean:.6f}, want {gates.mean_iou:g} "
@@ -38,10 +40,10 @@ def judge(
     return tuple(failures)
 
 
-def _judge_seam(gates: Gates, seam: SeamResult) -> list[str]:
-    where = f"seam {seam.seam}, {seam.component}, {seam.case}"
-    failures = [f"{where}: {problem}" for problem in seam.problems]
-    for tensor in seam.tensors:
+def _comparison_failures(gates: Gates, comparison: ComparisonResult) -> list[str]:
+    where = f"{POINT_NAMES[comparison.point]}, {comparison.component}, {comparison.case}"
+    failures = [f"{where}: {problem}" for problem in comparison.problems]
+    for tensor in comparison.tensors:
         if not tensor.finite:
             failures.append(f"{where}: `{tensor.name}` holds NaN or Inf")
         elif tensor.cosine < gates.cosine:
@@ -53,10 +55,10 @@ def _judge_seam(gates: Gates, seam: SeamResult) -> list[str]:
     return failures
 
 
-def _judge_case(gates: Gates, case: CaseResult, score: str) -> list[str]:
+def _case_failures(gates: Gates, case: CaseResult, score: str) -> list[str]:
     where = f"end to end, {case.case}"
     failures = []
-    for i in case.answers:
+    for i in case.user_masks:
         iou = case.mask_iou[i]
         if not iou >= gates.mask_iou:  # NaN fails too
             failures.append(
@@ -69,11 +71,11 @@ def _judge_case(gates: Gates, case: CaseResult, score: str) -> list[str]:
             f"{gates.score_error:g} (score_error = {_above(case.score_error)} would have passed)"
         )
     # Two scores closer than their allowed errors may change places without anything being wrong.
-    if case.found_winner != case.winner and case.winner_gap > 2 * gates.score_error:
+    if case.artifact_best != case.best and case.score_gap > 2 * gates.score_error:
         failures.append(
-            f"{where}: mask {case.found_winner} wins by `{score}`, in PyTorch mask "
-            f"{case.winner} by {case.winner_gap:.2e} "
-            f"(score_error = {_above(case.winner_gap / 2)} would have let it pass)"
+            f"{where}: mask {case.artifact_best} wins by `{score}`, in PyTorch mask "
+            f"{case.best} by {case.score_gap:.2e} "
+            f"(score_error = {_above(case.score_gap / 2)} would have let it pass)"
         )
     return failures
 

@@ -1,4 +1,4 @@
-"""The seams of a model that finds instances: one graph, then prompts that choose on the host."""
+"""Parity of a model of one graph that finds instances: prompts choose among them on the host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from effsam_export.config.parity import ParityImage
     from effsam_export.imaging.instances import Instances
     from effsam_export.parity.comparison import Sides
-    from effsam_export.parity.results import SeamResult
+    from effsam_export.parity.results import ComparisonResult
     from effsam_export.spec.model import ModelSpec
     from effsam_export.util.progress import OnProgress
 
@@ -32,10 +32,10 @@ def measure(
     images: Sequence[ParityImage],
     on_progress: OnProgress | None,
 ) -> Measured:
-    """Both seams on every photograph; every prompt, and all instances together, end to end."""
+    """Both comparison points on every image; every prompt, and all instances, end to end."""
     spec = model.component("segmenter")
     total = sum(len(i.cases) for i in images)
-    seams: list[SeamResult] = []
+    comparisons: list[ComparisonResult] = []
     cases: list[CaseResult] = []
     pictures: list[Picture] = []
     expected: list[ExpectedImage] = []
@@ -51,7 +51,7 @@ def measure(
         traced = sides.sources["segmenter"].run(feeds)
         lowered = sides.artifacts["segmenter"].run(feeds)
         name = row.path.stem
-        seams += [
+        comparisons += [
             compare("onnx", spec, name, outputs, traced),
             compare("artifact", spec, name, traced, lowered),
         ]
@@ -59,8 +59,8 @@ def measure(
         cases.append(everything(f"{name}/{EVERYTHING}", wanted, found))
         answers = []
         for entry in row.cases:
-            mask, score = instances.mask_of(wanted, entry.prompt)
-            other, other_score = instances.mask_of(found, entry.prompt)
+            mask, score = instances.answer(wanted, entry.prompt)
+            other, other_score = instances.answer(found, entry.prompt)
             case = f"{name}/{entry.name}"
             cases.append(
                 _case(case, mask_iou(mask, other), boundary_iou(mask, other), score - other_score)
@@ -72,7 +72,7 @@ def measure(
                     points=tuple((p.x, p.y, p.label) for p in entry.prompt.points),
                     box=entry.prompt.box,
                     reference=mask,
-                    found=other,
+                    actual=other,
                 )
             )
             answers.append(
@@ -87,7 +87,7 @@ def measure(
                 on_progress(sum(len(e.cases) for e in expected) + len(answers), total)
         expected.append(ExpectedImage(name=name, image=image, cases=tuple(answers)))
     return Measured(
-        seams=tuple(seams),
+        comparisons=tuple(comparisons),
         cases=tuple(cases),
         pictures=tuple(pictures),
         expected=tuple(expected),
@@ -114,9 +114,9 @@ def _case(case: str, iou: float, boundary: float, score_error: float) -> CaseRes
         mask_iou=(iou,),
         boundary_iou=(boundary,),
         score_error=abs(score_error),
-        winner=0,
-        found_winner=0,
-        winner_gap=0.0,
-        chosen_iou=iou,
-        answers=(0,),
+        best=0,
+        artifact_best=0,
+        score_gap=0.0,
+        best_iou=iou,
+        user_masks=(0,),
     )

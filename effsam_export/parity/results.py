@@ -6,18 +6,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
     from effsam_export.spec.targets import Gates, Precision
 
-Seam = Literal["onnx", "artifact"]
+ComparisonPoint = Literal["onnx", "artifact"]
 """`onnx`: PyTorch against the traced graph. `artifact`: that graph against the artefact."""
+
+POINT_NAMES: Mapping[ComparisonPoint, str] = {
+    "onnx": "PyTorch -> ONNX",
+    "artifact": "ONNX -> artefact",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorDiff:
-    """One output tensor on both sides of a seam.
+    """One output tensor on both sides of a comparison.
 
     Attributes:
         max_abs: Largest absolute difference, in the tensor's own unit; NaN where not finite.
@@ -37,10 +44,13 @@ class TensorDiff:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeamResult:
-    """One component at one seam on one input; the decoder is fed the reference's embedding."""
+class ComparisonResult:
+    """One component at one comparison point, on one input.
 
-    seam: Seam
+    The decoder is fed the reference's embedding.
+    """
+
+    point: ComparisonPoint
     component: str
     case: str
     tensors: tuple[TensorDiff, ...]
@@ -57,12 +67,12 @@ class CaseResult:
         mask_iou: IoU per mask of the decoder's output, in graph order.
         boundary_iou: Boundary IoU (Cheng et al., CVPR 2021, arXiv 2103.16562) per mask.
         score_error: Largest absolute difference of a score that ranks masks.
-        winner: Index of the multimask set's best mask by the reference's scores.
-        found_winner: The same by the artefact's scores.
-        winner_gap: How far the reference's best score lies above its second.
-        chosen_iou: IoU of the mask that the artefact's scores choose with the one that the
+        best: Index of the multimask set's best mask by the reference's scores.
+        artifact_best: The same by the artefact's scores.
+        score_gap: How far the reference's best score lies above its second.
+        best_iou: IoU of the mask that the artefact's scores choose with the one that the
             reference's choose: a set has masks that are nearly equal.
-        answers: Indices of the masks a user is given: single mask and the reference's winner.
+        user_masks: Indices of the masks a user is given: single mask and the reference's best.
         scores: What the reference thinks of each of its masks; none of instances.
         stability: How little each of them depends on where its logits are cut, from 0 to 1: a mask
             with little of it moves with last digits. None of instances.
@@ -72,23 +82,23 @@ class CaseResult:
     mask_iou: tuple[float, ...]
     boundary_iou: tuple[float, ...]
     score_error: float
-    winner: int
-    found_winner: int
-    winner_gap: float
-    chosen_iou: float
-    answers: tuple[int, ...]
+    best: int
+    artifact_best: int
+    score_gap: float
+    best_iou: float
+    user_masks: tuple[int, ...]
     scores: tuple[float, ...] = ()
     stability: tuple[float, ...] = ()
 
     @property
-    def answer_iou(self) -> float:
+    def min_iou(self) -> float:
         """Least IoU among the masks a user is given."""
         return self.mask_iou[self.worst]
 
     @property
     def worst(self) -> int:
         """Index of the mask a user is given that has the least IoU."""
-        return min(self.answers, key=lambda i: self.mask_iou[i])
+        return min(self.user_masks, key=lambda i: self.mask_iou[i])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +113,7 @@ class Picture:
     points: tuple[tuple[float, float, int], ...]
     box: tuple[float, float, float, float] | None
     reference: NDArray[np.bool_]
-    found: NDArray[np.bool_]
+    actual: NDArray[np.bool_]
     mask: int | None = None
 
 
@@ -115,7 +125,7 @@ class ParityReport:
     target: str
     precision: Precision
     gates: Gates
-    seams: tuple[SeamResult, ...]
+    comparisons: tuple[ComparisonResult, ...]
     cases: tuple[CaseResult, ...]
     failures: tuple[str, ...]
     left_out: tuple[str, ...] = ()
@@ -131,4 +141,4 @@ class ParityReport:
     @property
     def passed(self) -> bool:
         """True only when something was measured and nothing failed."""
-        return bool(self.seams) and not self.failures
+        return bool(self.comparisons) and not self.failures

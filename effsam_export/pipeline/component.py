@@ -72,7 +72,7 @@ def component(
     with stage(f"lower {spec.name}", on_event) as running:
         target = int8.for_component(request.target, quantized)
         log = scratch / f"lower-{spec.name}.log"
-        artifact, known = lowering.lower(ready, target, work, log, request.stages)
+        artifact, known = lowering.lower(ready, target, work, log, request.stage_cache)
         running.detail = from_cache(known, megabytes(artifact.files))
     return Exported(graph=graph, artifact=artifact)
 
@@ -110,7 +110,7 @@ def traced(
         program = trace.trace(module, spec)
         trace.to_onnx(program, spec, target.opset, folder)
         # Another export that shares the trace may read it.
-        if reads_program or request.stages is not None:
+        if reads_program or request.stage_cache is not None:
             trace.save(program, folder / PROGRAM)
 
     follows = {**lowering.contract_of(spec), "opset": str(target.opset), **(changes or {})}
@@ -142,8 +142,8 @@ def result_of(
     folder: Path,
 ) -> tuple[Path, bool]:
     """The folder with the result of a stage: of the cache, where there is one, or a new one."""
-    if request.stages is not None:
-        return request.stages.made(name, parts, make)
+    if request.stage_cache is not None:
+        return request.stage_cache.get_or_make(name, parts, make)
     folder.mkdir()
     make(folder)
     return folder, False

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from effsam_export.pipeline.stage_cache import Stages
+    from effsam_export.pipeline.stage_cache import StageCache
     from effsam_export.spec.stages import Artifact, Graph
     from effsam_export.spec.targets import Precision, TargetProfile
     from effsam_export.spec.tensors import Feeds
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 ROUNDS = 5
 FASTER = 0.95
 """Share of the time below which INT8 is called faster: the rest is noise."""
-FLOATING: tuple[Precision, ...] = ("fp16", "fp32")
+BASELINES: tuple[Precision, ...] = ("fp16", "fp32")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class Variant:
     """One component in one precision.
 
     Attributes:
@@ -47,54 +47,54 @@ class Form:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worth:
+class Int8Comparison:
     """INT8 of one component beside its floating forms.
 
     Attributes:
-        others: FP16, and FP32 where times are compared; without those that could not be made.
+        baselines: FP16, and FP32 where times are compared; without those that could not be made.
         dot_products: The processor's instructions for products of INT8.
     """
 
     component: str
-    int8: Form
-    others: tuple[Form, ...]
+    int8: Variant
+    baselines: tuple[Variant, ...]
     dot_products: tuple[str, ...] = ()
 
     @property
-    def rival(self) -> Form | None:
+    def baseline(self) -> Variant | None:
         """The fastest floating form; None where nothing was timed."""
-        timed = [f for f in self.others if f.seconds]
+        timed = [f for f in self.baselines if f.seconds]
         return min(timed, key=lambda f: f.seconds or 0.0) if timed else None
 
     @property
     def time_share(self) -> float | None:
         """Time of INT8 as a share of the rival's."""
-        rival = self.rival
-        if rival is None or not rival.seconds or self.int8.seconds is None:
+        baseline = self.baseline
+        if baseline is None or not baseline.seconds or self.int8.seconds is None:
             return None
-        return self.int8.seconds / rival.seconds
+        return self.int8.seconds / baseline.seconds
 
     def size_share(self, precision: Precision) -> float | None:
         """Size of INT8 as a share of a floating form's."""
-        other = next((f for f in self.others if f.precision == precision), None)
+        other = next((f for f in self.baselines if f.precision == precision), None)
         return self.int8.bytes / other.bytes if other else None
 
     def sentences(self) -> tuple[str, ...]:
         """What was found, and where it is no gain, what would gain."""
         sizes = [
             f"{share:.2f} of {f.precision.upper()}'s size"
-            for f in self.others
+            for f in self.baselines
             if (share := self.size_share(f.precision)) is not None
         ]
         said = [f"{self.component}: {', '.join(sizes) or 'no floating form to compare with'}"]
-        share, rival = self.time_share, self.rival
-        if share is None or rival is None:
+        share, baseline = self.time_share, self.baseline
+        if share is None or baseline is None:
             said.append("its runtime does not run here, so no time was compared")
         elif share <= FASTER:
-            said.append(f"{share:.2f} of {rival.precision.upper()}'s time on this machine")
+            said.append(f"{share:.2f} of {baseline.precision.upper()}'s time on this machine")
         else:
             said.append(
-                f"NOT FASTER than {rival.precision.upper()} on this machine ({share:.2f} of its "
+                f"NOT FASTER than {baseline.precision.upper()} on this machine ({share:.2f} of its "
                 f"time): {self._advice()}"
             )
         return tuple(said)
@@ -117,9 +117,9 @@ def measure(
     scratch: Path,
     on_event: OnEvent,
     *,
-    stages: Stages | None = None,
+    stage_cache: StageCache | None = None,
     rounds: int = ROUNDS,
-) -> tuple[Worth, ...]:
+) -> tuple[Int8Comparison, ...]:
     """Compare every component that was quantized with its floating forms, which are made for it.
 
     Args:
@@ -127,7 +127,7 @@ def measure(
         target: What they were exported for.
         scratch: Folder for the floating forms.
         on_event: Called with each stage event.
-        stages: Where floating forms may be already; None makes them.
+        stage_cache: Where floating forms may be already; None makes them.
         rounds: Calls of each form that count.
     """
     found = []
@@ -137,9 +137,9 @@ def measure(
             continue
         name = artifact.component
         with stage(f"compare {name}", on_event) as running:
-            worth = _compare(graph, artifact, target, scratch, stages, rounds)
-            running.detail = "; ".join(worth.sentences()).removeprefix(f"{name}: ")
-        found.append(worth)
+            comparison = _compare(graph, artifact, target, scratch, stage_cache, rounds)
+            running.detail = "; ".join(comparison.sentences()).removeprefix(f"{name}: ")
+        found.append(comparison)
     return tuple(found)
 
 
@@ -148,40 +148,40 @@ def _compare(
     artifact: Artifact,
     target: TargetProfile,
     scratch: Path,
-    stages: Stages | None,
+    stage_cache: StageCache | None,
     rounds: int,
-) -> Worth:
+) -> Int8Comparison:
     assert graph.quantization is not None
     feeds: Feeds = next(iter(graph.quantization.feeds()))
     backend = backends.load(target.backend)
     runs = not backend.simulator(target.options)
     artifacts: dict[Precision, Artifact] = {"int8": artifact}
     plain = replace(graph, quantization=None)
-    for precision in FLOATING if runs else FLOATING[:1]:
+    for precision in BASELINES if runs else BASELINES[:1]:
         out = scratch / f"{artifact.component}-{precision}"
         out.mkdir()
         log = scratch / f"compare-{artifact.component}-{precision}.log"
         try:
             floating = replace(target, precision=precision)
-            artifacts[precision], _ = lowering.lower(plain, floating, out, log, stages)
+            artifacts[precision], _ = lowering.lower(plain, floating, out, log, stage_cache)
         except EffsamError:
-            # The INT8 form is proven already; a rival that cannot be made is no rival.
+            # The INT8 form is proven already; a rival that cannot be made is no baseline.
             continue
     calls: dict[str, Callable[[], object]] = {
         p: partial(backend.open_session(a).run, feeds) for p, a in artifacts.items() if runs
     }
     taken = timing.interleave(calls, rounds)
     forms = {
-        p: Form(
+        p: Variant(
             precision=p,
             bytes=sum(f.stat().st_size for f in a.files),
             seconds=taken[p].median_s if p in taken else None,
         )
         for p, a in artifacts.items()
     }
-    return Worth(
+    return Int8Comparison(
         component=artifact.component,
         int8=forms["int8"],
-        others=tuple(forms[p] for p in FLOATING if p in forms),
+        baselines=tuple(forms[p] for p in BASELINES if p in forms),
         dot_products=cpu.int8_flags(),
     )

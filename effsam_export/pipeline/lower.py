@@ -21,7 +21,7 @@ from effsam_export.util.files import sha256_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.pipeline.stage_cache import Stages
+    from effsam_export.pipeline.stage_cache import StageCache
     from effsam_export.spec.model import ComponentSpec
     from effsam_export.spec.stages import Graph
     from effsam_export.spec.targets import TargetProfile
@@ -30,7 +30,7 @@ RECEIPT = "artifact.json"
 
 
 def lower(
-    graph: Graph, target: TargetProfile, out_dir: Path, log: Path, stages: Stages | None
+    graph: Graph, target: TargetProfile, out_dir: Path, log: Path, stage_cache: StageCache | None
 ) -> tuple[Artifact, bool]:
     """Lower a graph in a process of its own, or take the same artefact from the cache.
 
@@ -39,7 +39,7 @@ def lower(
         target: For which backend, in which precision.
         out_dir: Where the artefact goes, beside what is there.
         log: File for what the converter prints.
-        stages: The cache; None lowers anew and keeps nothing.
+        stage_cache: The cache; None lowers anew and keeps nothing.
 
     Returns:
         The artefact, and whether it was in the cache.
@@ -50,7 +50,7 @@ def lower(
     """
     if graph.quantization is not None and not graph.quantization.recipe.quantizes:
         graph = replace(graph, quantization=None)
-    if stages is None or graph.quantization is not None:
+    if stage_cache is None or graph.quantization is not None:
         return isolate.lower(graph, target, out_dir, log), False
 
     def make(folder: Path) -> None:
@@ -59,7 +59,7 @@ def lower(
         document = {**asdict(artifact), "files": names}
         (folder / RECEIPT).write_text(json.dumps(document), "utf-8")
 
-    folder, known = stages.made("lower", follows_from(graph, target), make)
+    folder, known = stage_cache.get_or_make("lower", follows_from(graph, target), make)
     document = json.loads((folder / RECEIPT).read_text("utf-8"))
     for name in document["files"]:
         (out_dir / name).parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from effsam_export.backends import Backend, Session
     from effsam_export.bundle.manifest import Exported
     from effsam_export.config.parity import ParityImage
-    from effsam_export.parity.check import Findings
+    from effsam_export.parity.check import ParityResult
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.stages import Graph
@@ -31,7 +31,7 @@ def prove(
     exported: list[Exported],
     backend: Backend,
     on_progress: OnProgress,
-) -> Findings:
+) -> ParityResult:
     """Judge the artefacts against the untouched reference on real photographs."""
     from effsam_export.parity.check import check
     from effsam_export.parity.comparison import Sides
@@ -49,46 +49,47 @@ def prove(
         },
         simulator=backend.simulator(request.target.options),
     )
-    model = with_memory(request)
-    images, left_out = judged_by(model, request.parity_file)
+    model = with_cached_reference(request)
+    images, left_out = evaluation_images(model, request.parity_file)
     return check(model, request.target, sides, images, left_out=left_out, on_progress=on_progress)
 
 
-def with_memory(request: ExportRequest) -> ModelSpec:
+def with_cached_reference(request: ExportRequest) -> ModelSpec:
     """The model, its PyTorch answers from the cache of stages where there is one."""
-    from effsam_export.parity.cached import remembering
+    from effsam_export.parity.cached import cached_reference
 
-    model, stages = request.prepared, request.stages
-    if stages is None:
+    model, stage_cache = request.prepared, request.stage_cache
+    if stage_cache is None:
         return model
     components = tuple(
-        remembering(c, stages.answers("reference", {"component": c.name})) for c in model.components
+        cached_reference(c, stage_cache.outputs("reference", {"component": c.name}))
+        for c in model.components
     )
     return replace(model, components=components)
 
 
 def source_of(request: ExportRequest, graph: Graph) -> Session:
     """A traced graph in ONNX Runtime, its answers from the cache of stages where there is one."""
-    from effsam_export.parity.cached import Remembered
+    from effsam_export.parity.cached import CachedSession
 
     session = open_source(graph)
-    if request.stages is None:
+    if request.stage_cache is None:
         return session
     own = " ".join(sha256_of(path) for path in graph.files)
-    return Remembered(session, request.stages.answers("source", {"graph": own}))
+    return CachedSession(session, request.stage_cache.outputs("source", {"graph": own}))
 
 
-def judged_by(
+def evaluation_images(
     model: ModelSpec, parity_file: Path | None
 ) -> tuple[tuple[ParityImage, ...], tuple[str, ...]]:
     """The user's own photographs and prompts; or those that ship, as far as the model takes them.
 
     The second part says which of those were left out, and why.
     """
-    from effsam_export.parity.check import honoured
+    from effsam_export.parity.check import supported_cases
 
     images = load_parity_images(parity_file)
-    return honoured(images, model.prompts) if parity_file is None else (images, ())
+    return supported_cases(images, model.prompts) if parity_file is None else (images, ())
 
 
 def same_file(exported: Exported) -> bool:

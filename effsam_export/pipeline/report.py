@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from effsam_export.parity.results import CaseResult, ParityReport, Picture, TensorDiff
-    from effsam_export.pipeline.int8_comparison import Worth
+    from effsam_export.pipeline.int8_comparison import Int8Comparison
 
-SEAMS = {"onnx": "PyTorch → ONNX", "artifact": "ONNX → artefact"}
+POINTS = {"onnx": "PyTorch → ONNX", "artifact": "ONNX → artefact"}
 PANEL_WIDTH, PANEL_HEIGHT = 360, 480
 JPEG_QUALITY = 80
 IN_BOTH = (160, 160, 160)
@@ -79,7 +79,7 @@ figcaption { margin-top: .3rem; }
 def render(
     report: ParityReport,
     pictures: Sequence[Picture],
-    gains: Sequence[Worth] = (),
+    int8_comparisons: Sequence[Int8Comparison] = (),
     *,
     title: str | None = None,
 ) -> str:
@@ -89,13 +89,13 @@ def render(
         report: What was measured. Values that miss a gate are marked; the verdict is its own.
         pictures: What to show of some cases: image uint8 HxWx3 RGB, both masks bool HxW, points
             and box in pixels of the image.
-        gains: Of an INT8 export, what it is beside its floating forms.
+        int8_comparisons: Of an INT8 export, what it is beside its floating forms.
         title: The heading, or None for the model and its target.
     """
     heading = _text(title if title is not None else f"{report.model} for {report.target}")
-    sections = [_head(report, heading), _gates(report), _cases(report), _seams(report)]
-    if gains:
-        sections.insert(1, _gains(gains))
+    sections = [_head(report, heading), _gates(report), _cases(report), _comparisons(report)]
+    if int8_comparisons:
+        sections.insert(1, _int8(int8_comparisons))
     if pictures:
         sections += ["<h2>Masks</h2>", _legend(), *(_picture(p) for p in pictures)]
     return (
@@ -138,23 +138,27 @@ def _ran(report: ParityReport) -> str:
     return found
 
 
-def _gains(gains: Sequence[Worth]) -> str:
+def _int8(int8_comparisons: Sequence[Int8Comparison]) -> str:
     columns = ("Component", "Precision", "Size, MB", "INT8 to this", "Call, ms", "INT8 to this")
     rows, said = [], []
-    for worth in gains:
-        said += [f"<p>{_text('; '.join(worth.sentences()))}.</p>"]
-        for form in (worth.int8, *worth.others):
-            mine = form is worth.int8
+    for comparison in int8_comparisons:
+        said += [f"<p>{_text('; '.join(comparison.sentences()))}.</p>"]
+        for form in (comparison.int8, *comparison.baselines):
+            mine = form is comparison.int8
             cells = (
                 _text(form.precision),
                 f"{form.bytes / 1e6:.2f}",
-                "" if mine else f"{worth.int8.bytes / form.bytes:.2f}",
+                "" if mine else f"{comparison.int8.bytes / form.bytes:.2f}",
                 "-" if form.seconds is None else f"{1e3 * form.seconds:.0f}",
-                "" if mine else _share(worth.int8.seconds, form.seconds),
+                "" if mine else _share(comparison.int8.seconds, form.seconds),
             )
-            rows.append(_row(worth.component, *cells, texts=2))
+            rows.append(_row(comparison.component, *cells, texts=2))
     note = "On the machine that exported, calls in turn, in the runtime that ships."
-    return _table("What INT8 gains", note, columns, rows, texts=2) + "\n" + "\n".join(said)
+    return (
+        _table("INT8 compared with FP16 and FP32", note, columns, rows, texts=2)
+        + "\n"
+        + "\n".join(said)
+    )
 
 
 def _share(seconds: float | None, other: float | None) -> str:
@@ -163,9 +167,9 @@ def _share(seconds: float | None, other: float | None) -> str:
 
 def _gates(report: ParityReport) -> str:
     gates, rows = report.gates, []
-    ious = [case.answer_iou for case in report.cases]
+    ious = [case.min_iou for case in report.cases]
     errors = [case.score_error for case in report.cases]
-    cosines = [tensor.cosine for seam in report.seams for tensor in seam.tensors]
+    cosines = [tensor.cosine for comparison in report.comparisons for tensor in comparison.tensors]
     if report.cases:
         iou, error = _worst(min, ious), _worst(max, errors)
         rows = [
@@ -192,11 +196,11 @@ def _cases(report: ParityReport) -> str:
     rows = []
     for case in report.cases:
         cells = (
-            _at_least(report.gates.mask_iou, case.answer_iou, _iou),
+            _at_least(report.gates.mask_iou, case.min_iou, _iou),
             str(case.worst),
             f"{case.scores[case.worst]:.2f}" if case.scores else "-",
             f"{case.stability[case.worst]:.2f}" if case.stability else "-",
-            _iou(min(case.boundary_iou[i] for i in case.answers)),
+            _iou(min(case.boundary_iou[i] for i in case.user_masks)),
             _at_most(report.gates.score_error, case.score_error),
             _winner(case),
         )
@@ -205,26 +209,28 @@ def _cases(report: ParityReport) -> str:
 
 
 def _winner(case: CaseResult) -> str:
-    if case.found_winner == case.winner:
+    if case.artifact_best == case.best:
         return "✓"
     # In no colour: a gap within the gate on scores lets another mask win, and that is no failure.
     return (
-        f"✗ mask {case.found_winner}, not {case.winner}; gap {_number(case.winner_gap)}, "
-        f"IoU of the two {_iou(case.chosen_iou)}"
+        f"✗ mask {case.artifact_best}, not {case.best}; gap {_number(case.score_gap)}, "
+        f"IoU of the two {_iou(case.best_iou)}"
     )
 
 
-def _seams(report: ParityReport) -> str:
+def _comparisons(report: ParityReport) -> str:
     note = "The worst over all cases. The decoder is fed the reference's embedding."
     columns = ("Component", "Seam", "Tensor", "Max-abs", "Cosine", "SQNR, dB")
     found: dict[tuple[str, str, str], list[TensorDiff]] = {}
-    for seam in report.seams:
-        for tensor in seam.tensors:
-            found.setdefault((seam.component, seam.seam, tensor.name), []).append(tensor)
+    for comparison in report.comparisons:
+        for tensor in comparison.tensors:
+            found.setdefault((comparison.component, comparison.point, tensor.name), []).append(
+                tensor
+            )
     rows = []
     for (component, where, name), tensors in found.items():
         cells = (
-            SEAMS[where],
+            POINTS[where],
             _code(name),
             _number(_worst(max, [t.max_abs for t in tensors])),
             _at_least(report.gates.cosine, _worst(min, [t.cosine for t in tensors]), _cosine),
@@ -240,7 +246,7 @@ def _seams(report: ParityReport) -> str:
 def _legend() -> str:
     swatches = (
         (overlay.ONLY_REFERENCE, "missed: reference only"),
-        (overlay.ONLY_ARTIFACT, "added: artefact only"),
+        (overlay.ONLY_FOUND, "added: artefact only"),
         (IN_BOTH, "in both"),
     )
     items = [
@@ -251,7 +257,7 @@ def _legend() -> str:
 
 
 def _picture(picture: Picture) -> str:
-    reference, found = picture.reference, picture.found
+    reference, found = picture.reference, picture.actual
     missed = int(np.count_nonzero(reference & ~found))
     added = int(np.count_nonzero(found & ~reference))
     which = "mask" if picture.mask is None else f"mask {picture.mask}"

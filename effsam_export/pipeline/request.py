@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from effsam_export.config.calibration import CalibrationRecipe
     from effsam_export.config.int8_recipe import Int8Plan
-    from effsam_export.pipeline.stage_cache import Stages
+    from effsam_export.pipeline.stage_cache import StageCache
     from effsam_export.spec.model import ComponentSpec, ModelSpec
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import TargetProfile
@@ -36,7 +36,7 @@ class ExportRequest:
         parity_file: A user's own photographs and prompts, or None for those that ship.
         force: Replace a bundle that is at `output`.
         int8: What an INT8 export calibrates on and quantizes; None for another precision.
-        stages: Where what other exports need too is kept; None for nowhere.
+        stage_cache: Where what other exports need too is kept; None for nowhere.
     """
 
     model: ModelSpec
@@ -47,7 +47,7 @@ class ExportRequest:
     parity_file: Path | None = None
     force: bool = False
     int8: Int8Request | None = None
-    stages: Stages | None = None
+    stage_cache: StageCache | None = None
 
     @property
     def prepared(self) -> ModelSpec:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from effsam_export.bundle.manifest import Exported
     from effsam_export.calibration.samples import Calibration
-    from effsam_export.parity.check import Findings
+    from effsam_export.parity.check import ParityResult
     from effsam_export.parity.results import ParityReport
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.targets import TargetProfile
@@ -98,13 +98,15 @@ def export(request: ExportRequest, on_event: OnEvent = ignore_event) -> ParityRe
         calibration = int8.calibrated(request, scratch, on_event)
         exported = lowered(request, module, calibration, work, scratch, on_event)
         pairs = [(e.graph, e.artifact) for e in exported]
-        gains = int8_comparison.measure(pairs, target, scratch, on_event, stages=request.stages)
+        int8_comparisons = int8_comparison.measure(
+            pairs, target, scratch, on_event, stage_cache=request.stage_cache
+        )
         exported = combined(exported, target, work)
         with stage("parity", on_event) as running:
             findings = prove(request, module, exported, backend, running.on_progress)
             running.detail = summary(findings.report)
             running.failed = not findings.report.passed
-        html = report.render(findings.report, findings.pictures, gains)
+        html = report.render(findings.report, findings.pictures, int8_comparisons)
         if not findings.report.passed:
             evidence = evidence_of(request.output)
             keep_evidence(evidence, findings, html)
@@ -120,7 +122,7 @@ def export(request: ExportRequest, on_event: OnEvent = ignore_event) -> ParityRe
                 html=html,
                 versions=write.versions(exported),
                 calibration=calibration,
-                timed=any(g.time_share is not None for g in gains),
+                timed=any(g.time_share is not None for g in int8_comparisons),
             )
             running.detail = f"{len(manifest['files']) + 1} files"
     return findings.report
@@ -174,7 +176,7 @@ def kept_logs(output: Path) -> Iterator[Path]:
             raise failure.moved(kept) from failure
 
 
-def keep_evidence(directory: Path, findings: Findings, html: str) -> None:
+def keep_evidence(directory: Path, findings: ParityResult, html: str) -> None:
     """Write report and figures of a failed check; no manifest, so nobody takes it for a bundle."""
     from effsam_export.bundle import write
 
@@ -186,10 +188,10 @@ def keep_evidence(directory: Path, findings: Findings, html: str) -> None:
 def summary(report: ParityReport) -> str:
     """The result of a parity check in a few words."""
     if report.cases:
-        least = min(c.answer_iou for c in report.cases)
+        least = min(c.min_iou for c in report.cases)
         left = f", {len(report.left_out)} not for this model" if report.left_out else ""
-        return f"{len(report.cases)} prompts{left}, least mask IoU {least:.4f}"
-    return f"{len(report.seams)} comparisons"
+        return f"{len(report.cases)} prompts{left}, min mask IoU {least:.4f}"
+    return f"{len(report.comparisons)} comparisons"
 
 
 def figures(report: ParityReport) -> dict[str, Any]:
@@ -201,6 +203,6 @@ def figures(report: ParityReport) -> dict[str, Any]:
         "state": report.state,
         "stand_in": report.simulator,
         "gates": asdict(report.gates),
-        "cases": [{**asdict(c), "answer_iou": c.answer_iou} for c in report.cases],
+        "cases": [{**asdict(c), "min_iou": c.min_iou} for c in report.cases],
         "left_out": list(report.left_out),
     }

@@ -12,6 +12,7 @@ A result that is taken is marked with the time, by which `build/cleaning.py` kno
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.tensors import Feeds
 
-MADE = "made.json"
-ANSWERS = "answers"
+RECORD = "made.json"
+OUTPUTS = "answers"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stages:
+class StageCache:
     """Where exports of one model from one weight file leave what others need too.
 
     Attributes:
@@ -45,7 +46,7 @@ class Stages:
     root: Path
     parts: Mapping[str, str]
 
-    def made(
+    def get_or_make(
         self, stage: str, parts: Mapping[str, str], make: Callable[[Path], None]
     ) -> tuple[Path, bool]:
         """The folder with a result, and whether it was there.
@@ -66,7 +67,7 @@ class Stages:
         try:
             with self._locked(folder.name):
                 if is_whole(folder):
-                    mark(folder / MADE)
+                    mark(folder / RECORD)
                     return folder, True
                 partial = folder.with_suffix(".partial")
                 for left in (folder, partial):
@@ -76,7 +77,7 @@ class Stages:
                     make(partial)
                     document = {"parts": found, "files": hashes(partial)}
                     text = json.dumps(document, indent=2, sort_keys=True)
-                    (partial / MADE).write_text(text, "utf-8")
+                    (partial / RECORD).write_text(text, "utf-8")
                     partial.replace(folder)
                 finally:
                     # On a full disk it is in the way of everything else.
@@ -85,21 +86,20 @@ class Stages:
             raise unwritable(self.root, error) from error
         return folder, False
 
-    def answers(self, stage: str, parts: Mapping[str, str]) -> Answers:
+    def outputs(self, stage: str, parts: Mapping[str, str]) -> CachedOutputs:
         """The answers of whoever these parts name."""
-        return Answers(self.root / ANSWERS, {**self.parts, **parts, "stage": stage})
+        return CachedOutputs(self.root / OUTPUTS, {**self.parts, **parts, "stage": stage})
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """Keep other processes from a result; a lock goes with the process that holds it."""
-        import filelock
-
         self.root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self.root / f"{name}.lock", preserve_lock_file=True):
+        with (self.root / f"{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
-class Answers:
+class CachedOutputs:
     """Tensors by the question they answer, on disk; for `parity.memo`.
 
     Args:
@@ -123,7 +123,7 @@ class Answers:
             return None
         return answer
 
-    def keep(self, question: str, answer: Feeds) -> None:
+    def put(self, question: str, answer: Feeds) -> None:
         """Keep an answer.
 
         Raises:
@@ -166,14 +166,14 @@ def hashes(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): sha256_of(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / MADE
+        if path.is_file() and path != folder / RECORD
     }
 
 
 def is_whole(folder: Path) -> bool:
     """Whether a result is there, with every file as it was made."""
     try:
-        document = json.loads((folder / MADE).read_text("utf-8"))
+        document = json.loads((folder / RECORD).read_text("utf-8"))
         return bool(document["files"] == hashes(folder))
     except (OSError, ValueError, KeyError, TypeError):
         return False

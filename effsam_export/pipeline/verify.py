@@ -1,4 +1,4 @@
-"""Does a bundle still do what it says? Its files, its golden vectors, and the three seams again."""
+"""Check a bundle: its files, its golden vectors, and the comparisons with PyTorch."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Verification:
 
     Attributes:
         golden: Empty for a bundle of one component, or when its files are broken.
-        report: The three seams, or None where they were not run.
-        not_run: Why the seams were not run, or None.
+        report: The three comparisons, or None where they were not run.
+        not_run: Why the comparisons were not run, or None.
         placement: Where Core ML runs the operations on this Mac, a sentence for each function.
         failures: Sentences; the bundle passed when there are none and something was checked.
     """
@@ -68,10 +68,10 @@ def verify(
 
     Args:
         path: The bundle.
-        checkpoint: The weights it was made from; without them the seams cannot be run.
-        level: `golden` stops after the golden vectors, `full` fails where the seams cannot be
+        checkpoint: The weights it was made from; without them the comparisons cannot be run.
+        level: `golden` stops after the golden vectors, `full` fails where the comparisons cannot be
             run; None runs them where it can and says so where it cannot.
-        parity_file: A user's own photographs and prompts for the seams.
+        parity_file: A user's own photographs and prompts for the comparisons.
         key: The public key that has to have signed it.
         on_event: Called with each stage event.
 
@@ -100,7 +100,7 @@ def verify(
             results = run_golden(bundle, vectors)
             found = golden_failures(results, vectors)
             failures += found
-            running.detail = f"{len(results)} prompts, least mask IoU " + (
+            running.detail = f"{len(results)} prompts, min mask IoU " + (
                 f"{min(r.mask_iou for r in results):.4f}"
             )
             running.failed = bool(found)
@@ -109,10 +109,10 @@ def verify(
         not_run = obstacle(bundle, checkpoint, required=level == "full")
     report = None
     if not_run is None and checkpoint is not None:
-        with stage("seams", on_event) as running:
-            report = run_seams(bundle, checkpoint, parity_file, running.on_progress)
+        with stage("comparisons", on_event) as running:
+            report = run_comparisons(bundle, checkpoint, parity_file, running.on_progress)
             failures += report.failures
-            running.detail = f"{len(report.seams)} comparisons, {len(report.cases)} prompts"
+            running.detail = f"{len(report.comparisons)} comparisons, {len(report.cases)} prompts"
             running.failed = not report.passed
     return Verification(
         golden=results,
@@ -143,7 +143,7 @@ def placement(bundle: Bundle) -> tuple[str, ...]:
 
 
 def obstacle(bundle: Bundle, checkpoint: Checkpoint | None, *, required: bool) -> str | None:
-    """Why the seams cannot be run here, or None; an error instead where they are required."""
+    """Why the comparisons cannot be run here, or None; an error instead where they are required."""
     missing = [p for p in ("torch", "onnxruntime") if find_spec(p) is None]
     if missing and required:
         raise ToolchainMissing("the comparison with PyTorch", missing[0], "torch")
@@ -207,7 +207,7 @@ def _run_golden_instances(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult
     found = runner.find_instances(model, segmenter, vectors.image)
     results = []
     for case in vectors.cases:
-        answer = runner.select_instance(model, found, case.prompt)
+        answer = runner.choose(model, found, case.prompt)
         results.append(
             GoldenResult(
                 case=case.name,
@@ -234,18 +234,18 @@ def golden_failures(results: tuple[GoldenResult, ...], vectors: Golden) -> list[
     return failures
 
 
-def run_seams(
+def run_comparisons(
     bundle: Bundle,
     checkpoint: Checkpoint,
     parity_file: Path | None,
     on_progress: OnProgress,
 ) -> ParityReport:
-    """The three seams of an export again, on the files of the bundle and by its own gates."""
+    """The three comparisons of an export again, on the files of the bundle and by its own gates."""
     from effsam_export.backends.onnx.backend import open_onnx
     from effsam_export.bundle import read
     from effsam_export.parity.check import check
     from effsam_export.parity.comparison import Sides
-    from effsam_export.pipeline.prove import judged_by
+    from effsam_export.pipeline.prove import evaluation_images
     from effsam_export.weights import checkpoint as loading
 
     sides = Sides(
@@ -254,7 +254,7 @@ def run_seams(
         artifacts={c: read.open_session(bundle, c) for c in bundle.components},
         simulator=bundle.simulator,
     )
-    images, left_out = judged_by(bundle.model, parity_file)
+    images, left_out = evaluation_images(bundle.model, parity_file)
     target = profile_of(bundle)
     return check(
         bundle.model, target, sides, images, left_out=left_out, on_progress=on_progress

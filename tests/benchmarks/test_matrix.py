@@ -14,7 +14,7 @@ from benchmarks import matrix
 from effsam_export import models
 from effsam_export.config import targets as profiles
 from effsam_export.config.parity import load_parity_images
-from effsam_export.parity.cached import Remembered, key_of, remembering
+from effsam_export.parity.cached import CachedSession, cached_reference, key_of
 from effsam_export.spec.prompts import Point, Prompt, Sample
 from effsam_export.spec.targets import Gates
 from tests.tiny import TINY_SAM, build
@@ -36,9 +36,9 @@ CELL = matrix.Cell(
     bytes=24_500_000,
     lower_s=18.4,
     prompts=14,
-    least_iou=0.99447,
+    min_iou=0.99447,
     mean_iou=0.9986,
-    least_chosen_iou=0.99701,
+    min_best_iou=0.99701,
 )
 
 
@@ -54,7 +54,7 @@ def test_a_cell_is_what_an_export_would_find(prepared: matrix.Prepared) -> None:
     cell = matrix.make(prepared, profiles.load_target("onnx", "fp32"))
     assert (cell.state, cell.simulator, cell.reason) == ("verified", "", "")
     assert cell.prompts == 3
-    assert cell.least_iou == cell.least_chosen_iou == 1.0
+    assert cell.min_iou == cell.min_best_iou == 1.0
     assert cell.bytes > 16_000_000
     assert cell.lower_s > 0
     assert not cell.official
@@ -65,7 +65,7 @@ def test_a_missed_gate_is_a_failed_cell_with_the_reason(prepared: matrix.Prepare
     cell = matrix.make(prepared, replace(profiles.load_target("onnx", "fp32"), gates=strict))
     assert cell.state == "failed"
     assert "`image_embeddings` has cosine" in cell.reason
-    assert cell.least_iou == 1.0
+    assert cell.min_iou == 1.0
 
 
 def test_int8_quantizes_the_encoder_and_says_how_near_it_comes(
@@ -75,8 +75,8 @@ def test_int8_quantizes_the_encoder_and_says_how_near_it_comes(
     cell = matrix.make(prepared, target)
     assert cell.precision == "int8"
     assert cell.finite
-    assert cell.least_iou is not None
-    assert cell.least_iou < 1
+    assert cell.min_iou is not None
+    assert cell.min_iou < 1
     assert set(prepared.samples) == {"encoder"}
     assert cell.bytes < 0.7 * matrix.make(prepared, profiles.load_target("onnx", "fp32")).bytes
 
@@ -100,7 +100,7 @@ def test_the_reference_answers_a_question_once() -> None:
         asked.append(repr(sample.prompt))
         return TINY_SAM.component("decoder").reference(build(), sample)
 
-    component = remembering(replace(TINY_SAM.component("decoder"), reference=reference))
+    component = cached_reference(replace(TINY_SAM.component("decoder"), reference=reference))
     sample = Sample(
         image=np.zeros((4, 4, 3), dtype=np.uint8),
         embeddings=np.zeros((1, 256, 64, 64), dtype=np.float32),
@@ -132,7 +132,7 @@ class Counting:
 
 def test_a_session_answers_a_question_once() -> None:
     inner = Counting()
-    session = Remembered(inner)
+    session = CachedSession(inner)
     for _ in range(2):
         np.testing.assert_array_equal(session.run({"x": np.zeros(2)})["y"], [1, 1])
     assert inner.calls == 1
@@ -155,8 +155,8 @@ def test_different_tensors_have_different_keys(one: Array, two: Array) -> None:
 
 
 def test_the_table() -> None:
-    failed = replace(CELL, state="failed", least_iou=None, mean_iou=None, reason="why not")
-    failed = replace(failed, least_chosen_iou=None)
+    failed = replace(CELL, state="failed", min_iou=None, mean_iou=None, reason="why not")
+    failed = replace(failed, min_best_iou=None)
     lines = matrix.table([CELL, failed]).splitlines()
     assert lines[2:] == [
         "| `mobile-sam` | coreml | fp16 | simulated | 24.5 | 18 | 14 | 0.9945 | 0.9986 | 0.9970 "

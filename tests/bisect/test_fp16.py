@@ -76,7 +76,7 @@ def test_what_is_found_is_what_an_export_keeps(tmp_path: Path, tiny_checkpoint: 
     before = whole["before"]
     assert isinstance(before, dict)
     # Just above what all of FP16 reaches, so that something has to be kept.
-    asked = (float(before["mean"]) + 1) / 2
+    asked = (float(before["mean_iou"]) + 1) / 2
     outcome = search(tmp_path, tiny_checkpoint, "--min-iou", "0", "--mean-iou", str(asked))
     choices = outcome["choices"]
     assert isinstance(choices, list)
@@ -84,7 +84,7 @@ def test_what_is_found_is_what_an_export_keeps(tmp_path: Path, tiny_checkpoint: 
     assert {c["kept"] for c in choices} == {"float"}
     after = outcome["after"]
     assert isinstance(after, dict)
-    assert after["mean"] >= asked > before["mean"]
+    assert after["mean_iou"] >= asked > before["mean"]
     entries = fp16_recipe.load(tmp_path / "keep.toml", ("encoder", "decoder"))
     assert [f"{e.component}:{e.modules[0]}" for e in entries] == [c["layer"] for c in choices]
     assert all("in FP16 alone it costs" in e.reason for e in entries)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from effsam_export.bisect.int8 import Bench, with_own_weights
+from effsam_export.bisect.int8 import Int8Evaluator, with_own_weights
 from effsam_export.config import calibration
 from effsam_export.config import targets as profiles
 from effsam_export.config.int8_recipe import Int8Plan
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 WHOLE = Int8Recipe(scheme="w8a8", everything=True)
 
 
-def bench(
+def evaluator(
     folder: Path,
     checkpoint: Checkpoint,
     parity: Path,
     recipes: dict[str, Int8Recipe],
     events: list[str] | None = None,
-) -> Bench:
+) -> Int8Evaluator:
     plan = Int8Plan(name="x", measured="", recipes={(c, "default"): r for c, r in recipes.items()})
     request = ExportRequest(
         model=TINY_SAM,
@@ -48,7 +48,7 @@ def bench(
         if event.kind == "finished" and events is not None:
             events.append(event.stage)
 
-    return Bench(request, folder, on_event)
+    return Int8Evaluator(request, folder, on_event)
 
 
 @pytest.mark.backend
@@ -57,25 +57,25 @@ def test_a_decoders_ranges_follow_its_encoder(
 ) -> None:
     events: list[str] = []
     both = {"encoder": WHOLE, "decoder": WHOLE}
-    found = bench(tmp_path, tiny_checkpoint, parity_file, both, events)
+    found = evaluator(tmp_path, tiny_checkpoint, parity_file, both, events)
     encoder = [x for x in found.layers if x.startswith("encoder")]
     decoder = [x for x in found.layers if x.startswith("decoder")]
     assert encoder
     assert len(decoder) > 10
     # A decoder that floats needs no ranges; nor does it lose anything of its own.
-    floating = found.judge(dict.fromkeys(found.layers, "float"))
+    floating = found.evaluate(dict.fromkeys(found.layers, "float"))
     assert not [e for e in events if e.startswith("ranges")]
-    assert floating.mean > 0.99
-    assert floating.missed == 0
-    found.judge(dict.fromkeys(decoder, "float"))
+    assert floating.mean_iou > 0.99
+    assert floating.failed_gates == 0
+    found.evaluate(dict.fromkeys(decoder, "float"))
     assert events.count("ranges encoder") == 1
     assert events.count("ranges decoder") == 0
-    found.judge(dict.fromkeys(decoder[1:], "float"))
+    found.evaluate(dict.fromkeys(decoder[1:], "float"))
     assert events.count("ranges decoder") == 1
     # Another choice in the decoder is no reason to measure again, another encoder is.
-    found.judge(dict.fromkeys(decoder[2:], "float"))
+    found.evaluate(dict.fromkeys(decoder[2:], "float"))
     assert events.count("ranges decoder") == 1
-    found.judge(dict.fromkeys(encoder, "float"))
+    found.evaluate(dict.fromkeys(encoder, "float"))
     assert events.count("ranges decoder") == 2
     assert events.count("ranges encoder") == 1
 
@@ -85,23 +85,23 @@ def test_the_targets_own_word_is_that_of_the_simulator_where_both_are_the_same(
     tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
     both = {"encoder": WHOLE, "decoder": WHOLE}
-    found = bench(tmp_path, tiny_checkpoint, parity_file, both)
+    found = evaluator(tmp_path, tiny_checkpoint, parity_file, both)
     kept = dict.fromkeys([x for x in found.layers if x.startswith("decoder")][::3], "float")
-    mine, own = found.judge(kept), found.deployed(kept)  # type: ignore[arg-type]
+    mine, own = found.evaluate(kept), found.evaluate_target(kept)  # type: ignore[arg-type]
     # The decoder is calibrated on the INT8 encoder in both, by the same quantizer.
     assert own == mine
-    assert mine.mean < 1
+    assert mine.mean_iou < 1
 
 
 @pytest.mark.backend
 def test_what_the_target_refuses_to_make_misses_a_gate(
     tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
-    found = bench(tmp_path, tiny_checkpoint, parity_file, {"encoder": WHOLE, "decoder": WHOLE})
+    found = evaluator(tmp_path, tiny_checkpoint, parity_file, {"encoder": WHOLE, "decoder": WHOLE})
     # An encoder of one layer that floats is no INT8 file.
-    verdict = found.deployed(dict.fromkeys(found.layers, "float"))
-    assert verdict.missed == 1
-    assert verdict.mean == 0
+    evaluation = found.evaluate_target(dict.fromkeys(found.layers, "float"))
+    assert evaluation.failed_gates == 1
+    assert evaluation.mean_iou == 0
 
 
 @pytest.mark.backend
@@ -109,17 +109,17 @@ def test_a_layer_that_floats_has_its_own_weights_back(
     tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
     rounded = Int8Recipe(scheme="w8", rounding="descent")
-    found = bench(
+    found = evaluator(
         tmp_path,
         tiny_checkpoint,
         parity_file,
         {"encoder": rounded, "decoder": Int8Recipe(scheme="fp32")},
     )
-    worse = found.judge({})
-    best = found.judge(dict.fromkeys(found.layers, "float"))
-    assert worse.mean < best.mean
+    worse = found.evaluate({})
+    best = found.evaluate(dict.fromkeys(found.layers, "float"))
+    assert worse.mean_iou < best.mean_iou
     # Not 1: what stays is in FP16.
-    assert best.mean > 0.998
+    assert best.mean_iou > 0.998
 
 
 def graph(weights: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]) -> onnx.ModelProto:

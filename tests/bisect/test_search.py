@@ -12,7 +12,7 @@ import pytest
 from effsam_export import models
 from effsam_export.bisect import search as searching
 from effsam_export.bisect.recipe import question
-from effsam_export.bisect.search import Gate, Notebook, Verdict
+from effsam_export.bisect.search import Evaluation, EvaluationLog, Gate
 from effsam_export.config import calibration, int8_recipe
 from effsam_export.config import targets as profiles
 from effsam_export.errors import CheckFailed
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from effsam_export.bisect.search import Kept
 
 LAYERS = [f"encoder:layers.{i}.{name}" for i in range(8) for name in ("norm", "attn", "fc1", "fc2")]
-GATE = Gate(least=0.9, mean=0.95)
+GATE = Gate(min_iou=0.9, mean_iou=0.95)
 
 
 class Judge:
@@ -36,24 +36,28 @@ class Judge:
     def __init__(self, costs: Mapping[str, float], weights: frozenset[str] = frozenset()) -> None:
         self.costs, self.weights, self.calls = costs, weights, 0
 
-    def __call__(self, kept: Mapping[str, Kept]) -> Verdict:
+    def __call__(self, kept: Mapping[str, Kept]) -> Evaluation:
         self.calls += 1
         lost = 0.0
         for layer, cost in self.costs.items():
             how = kept.get(layer)
             if how is None or (how == "w8" and layer in self.weights):
                 lost += cost
-        return Verdict(mean=1 - lost, least=1 - 2 * lost, switched=0, missed=int(lost > 0.5))
+        return Evaluation(
+            mean_iou=1 - lost, min_iou=1 - 2 * lost, ranking_changes=0, failed_gates=int(lost > 0.5)
+        )
 
 
-def notebook(path: Path, judge: Judge, question: str = "q") -> Notebook:
-    return Notebook(path / "search.json", question, judge, lambda count, expected, seconds: None)
+def log(path: Path, judge: Judge, question: str = "q") -> EvaluationLog:
+    return EvaluationLog(
+        path / "search.json", question, judge, lambda count, expected, seconds: None
+    )
 
 
 def test_the_few_layers_that_matter_are_found(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
     judge = Judge({**dict.fromkeys(LAYERS, 0.0005), **bad})
-    book = notebook(tmp_path, judge)
+    book = log(tmp_path, judge)
     outcome = searching.search(LAYERS, GATE, book)
     assert [c.layer for c in outcome.choices] == list(bad)
     assert [round(c.sensitivity, 3) for c in outcome.choices] == [0.3, 0.2]
@@ -68,7 +72,7 @@ def test_the_few_layers_that_matter_are_found(tmp_path: Path) -> None:
 def test_weights_go_to_int8_where_only_the_activations_hurt(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
     judge = Judge(bad, weights=frozenset({"encoder:layers.5.attn"}))
-    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge), weighted=LAYERS)
+    outcome = searching.search(LAYERS, GATE, log(tmp_path, judge), weighted=LAYERS)
     assert {c.layer: c.kept for c in outcome.choices} == {
         "encoder:layers.2.fc2": "w8",
         "encoder:layers.5.attn": "float",
@@ -78,7 +82,7 @@ def test_weights_go_to_int8_where_only_the_activations_hurt(tmp_path: Path) -> N
 def test_only_layers_with_weights_go_to_int8(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.norm": 0.2}
     outcome = searching.search(
-        LAYERS, GATE, notebook(tmp_path, Judge(bad)), weighted=["encoder:layers.2.fc2"]
+        LAYERS, GATE, log(tmp_path, Judge(bad)), weighted=["encoder:layers.2.fc2"]
     )
     kinds = {c.layer: c.kept for c in outcome.choices}
     assert kinds == {"encoder:layers.2.fc2": "w8", "encoder:layers.5.norm": "float"}
@@ -87,7 +91,7 @@ def test_only_layers_with_weights_go_to_int8(tmp_path: Path) -> None:
 def test_no_layer_can_be_given_back(tmp_path: Path) -> None:
     costs = {layer: 0.001 * (i + 1) for i, layer in enumerate(LAYERS)}
     judge = Judge(costs, weights=frozenset(LAYERS))
-    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge))
+    outcome = searching.search(LAYERS, GATE, log(tmp_path, judge))
     kept = {c.layer: c.kept for c in outcome.choices}
     assert GATE.holds(judge(kept))
     for layer in kept:
@@ -96,65 +100,65 @@ def test_no_layer_can_be_given_back(tmp_path: Path) -> None:
 
 def test_nothing_is_kept_where_the_gate_holds_already(tmp_path: Path) -> None:
     judge = Judge(dict.fromkeys(LAYERS, 0.0001))
-    outcome = searching.search(LAYERS, GATE, notebook(tmp_path, judge))
+    outcome = searching.search(LAYERS, GATE, log(tmp_path, judge))
     assert outcome.choices == ()
     assert (outcome.evaluations, judge.calls) == (1, 1)
 
 
 def test_a_gate_that_cannot_hold_is_refused_with_what_could(tmp_path: Path) -> None:
-    def hopeless(kept: Mapping[str, Kept]) -> Verdict:
+    def hopeless(kept: Mapping[str, Kept]) -> Evaluation:
         del kept
-        return Verdict(mean=0.9, least=0.8, switched=0, missed=0)
+        return Evaluation(mean_iou=0.9, min_iou=0.8, ranking_changes=0, failed_gates=0)
 
-    book = Notebook(tmp_path / "s.json", "q", hopeless, lambda count, expected, seconds: None)
+    book = EvaluationLog(tmp_path / "s.json", "q", hopeless, lambda count, expected, seconds: None)
     with pytest.raises(
-        CheckFailed, match=r"with nothing quantized the least mask IoU is 0\.8000"
+        CheckFailed, match=r"with nothing quantized the min mask IoU is 0\.8000"
     ) as e:
         searching.search(LAYERS, GATE, book)
     assert e.value.hint == "--min-iou 0.79 could be reached"
 
 
 @pytest.mark.parametrize(
-    ("verdict", "holds"),
+    ("evaluation", "holds"),
     [
-        (Verdict(mean=0.95, least=0.9, switched=0, missed=0), True),
-        (Verdict(mean=0.949, least=0.9, switched=0, missed=0), False),
-        (Verdict(mean=0.95, least=0.89, switched=0, missed=0), False),
-        (Verdict(mean=0.99, least=0.99, switched=1, missed=1), False),
+        (Evaluation(mean_iou=0.95, min_iou=0.9, ranking_changes=0, failed_gates=0), True),
+        (Evaluation(mean_iou=0.949, min_iou=0.9, ranking_changes=0, failed_gates=0), False),
+        (Evaluation(mean_iou=0.95, min_iou=0.89, ranking_changes=0, failed_gates=0), False),
+        (Evaluation(mean_iou=0.99, min_iou=0.99, ranking_changes=1, failed_gates=1), False),
         # Two scores closer than they may be off: an export takes it too.
-        (Verdict(mean=0.99, least=0.99, switched=1, missed=0), True),
-        (Verdict(mean=float("nan"), least=0.99, switched=0, missed=0), False),
+        (Evaluation(mean_iou=0.99, min_iou=0.99, ranking_changes=1, failed_gates=0), True),
+        (Evaluation(mean_iou=float("nan"), min_iou=0.99, ranking_changes=0, failed_gates=0), False),
     ],
 )
-def test_a_gate_asks_for_all_three(verdict: Verdict, holds: bool) -> None:
-    assert GATE.holds(verdict) is holds
+def test_a_gate_asks_for_all_three(evaluation: Evaluation, holds: bool) -> None:
+    assert GATE.holds(evaluation) is holds
 
 
 def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
 
     class Interrupted(Judge):
-        def __call__(self, kept: Mapping[str, Kept]) -> Verdict:
+        def __call__(self, kept: Mapping[str, Kept]) -> Evaluation:
             if self.calls == 7:
                 raise KeyboardInterrupt
             return super().__call__(kept)
 
     with pytest.raises(KeyboardInterrupt):
-        searching.search(LAYERS, GATE, notebook(tmp_path, Interrupted(bad)))
+        searching.search(LAYERS, GATE, log(tmp_path, Interrupted(bad)))
     later, whole = Judge(bad), Judge(bad)
-    resumed = searching.search(LAYERS, GATE, notebook(tmp_path, later))
+    resumed = searching.search(LAYERS, GATE, log(tmp_path, later))
     (tmp_path / "other").mkdir()
-    fresh = searching.search(LAYERS, GATE, notebook(tmp_path / "other", whole))
+    fresh = searching.search(LAYERS, GATE, log(tmp_path / "other", whole))
     assert resumed == fresh
     assert later.calls == whole.calls - 7
 
 
 def test_judgements_of_another_question_are_not_taken(tmp_path: Path) -> None:
     judge = Judge({"encoder:layers.2.fc2": 0.3})
-    notebook(tmp_path, judge, "first").ask({})
-    notebook(tmp_path, judge, "first").ask({})
+    log(tmp_path, judge, "first").evaluate({})
+    log(tmp_path, judge, "first").evaluate({})
     assert judge.calls == 1
-    notebook(tmp_path, judge, "second").ask({})
+    log(tmp_path, judge, "second").evaluate({})
     assert judge.calls == 2
     assert json.loads((tmp_path / "search.json").read_text())["question"] == "second"
 
@@ -172,14 +176,14 @@ def test_the_encoder_is_searched_before_the_decoder_and_leaves_it_half(tmp_path:
     asked: list[Mapping[str, Kept]] = []
     judge = Judge(costs)
 
-    def noted(kept: Mapping[str, Kept]) -> Verdict:
+    def noted(kept: Mapping[str, Kept]) -> Evaluation:
         asked.append(kept)
         return judge(kept)
 
-    book = Notebook(tmp_path / "s.json", "q", noted, lambda count, expected, seconds: None)
-    outcome = searching.search(BOTH, Gate(least=0.9, mean=0.95), book)
+    book = EvaluationLog(tmp_path / "s.json", "q", noted, lambda count, expected, seconds: None)
+    outcome = searching.search(BOTH, Gate(min_iou=0.9, mean_iou=0.95), book)
     assert {c.layer for c in outcome.choices} == {"encoder:layers.2.fc2"}
-    assert round(outcome.after.mean, 3) == 0.95
+    assert round(outcome.after.mean_iou, 3) == 0.95
     first = next(i for i, k in enumerate(asked) if 0 < sum(x.startswith("decoder") for x in k) < 8)
     # Once a decoder is looked at, its encoder stays.
     later = [{x for x in k if x.startswith("encoder")} for k in asked[first:]]
@@ -188,11 +192,11 @@ def test_the_encoder_is_searched_before_the_decoder_and_leaves_it_half(tmp_path:
 
 def test_all_components_together_hold_the_gate_to_the_bit(tmp_path: Path) -> None:
     gate, best = (
-        Gate(least=0.1 + 0.2, mean=0.7),
-        Verdict(mean=0.999, least=0.9973, switched=0, missed=0),
+        Gate(min_iou=0.1 + 0.2, mean_iou=0.7),
+        Evaluation(mean_iou=0.999, min_iou=0.9973, ranking_changes=0, failed_gates=0),
     )
     assert gate.share(best, 1) == gate
-    assert gate.share(best, 0) == Gate(least=best.least, mean=best.mean)
+    assert gate.share(best, 0) == Gate(min_iou=best.min_iou, mean_iou=best.mean_iou)
 
 
 class Target(Judge):
@@ -202,13 +206,13 @@ class Target(Judge):
         super().__init__(costs)
         self.always = always
 
-    def __call__(self, kept: Mapping[str, Kept]) -> Verdict:
+    def __call__(self, kept: Mapping[str, Kept]) -> Evaluation:
         found = super().__call__(kept)
-        return replace(found, mean=found.mean - self.always)
+        return replace(found, mean_iou=found.mean_iou - self.always)
 
 
-def own(path: Path, judge: Judge, target: Judge) -> Notebook:
-    return Notebook(path / "s.json", "q", judge, lambda count, expected, seconds: None, target)
+def own(path: Path, judge: Judge, target: Judge) -> EvaluationLog:
+    return EvaluationLog(path / "s.json", "q", judge, lambda count, expected, seconds: None, target)
 
 
 def test_the_targets_own_quantizer_has_the_last_word(tmp_path: Path) -> None:
@@ -243,13 +247,13 @@ def test_few_layers_more_are_tried_before_many(tmp_path: Path) -> None:
     class Refusing(Target):
         """Makes no file of which more than half floats."""
 
-        def __call__(self, kept: Mapping[str, Kept]) -> Verdict:
+        def __call__(self, kept: Mapping[str, Kept]) -> Evaluation:
             asked.append(len(kept))
             if len(kept) > len(LAYERS) // 2:
-                return Verdict(mean=0, least=0, switched=0, missed=1)
+                return Evaluation(mean_iou=0, min_iou=0, ranking_changes=0, failed_gates=1)
             return super().__call__(kept)
 
-    gate = Gate(least=0.0, mean=0.8)
+    gate = Gate(min_iou=0.0, mean_iou=0.8)
     target = Refusing({layer: 1.2 * cost for layer, cost in costs.items()})
     outcome = searching.search(LAYERS, gate, own(tmp_path, Judge(costs), target))
     found = len(outcome.choices)
@@ -264,11 +268,11 @@ def test_verdicts_of_the_target_are_kept_apart(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3}
     judge, target = Judge(bad), Target(bad, always=0.1)
     book = own(tmp_path, judge, target)
-    assert book.ask({}) != book.ask_target({})
+    assert book.evaluate({}) != book.evaluate_target({})
     again = own(tmp_path, judge, target)
-    assert again.ask_target({}) == book.ask_target({})
+    assert again.evaluate_target({}) == book.evaluate_target({})
     assert (judge.calls, target.calls) == (1, 1)
-    assert notebook(tmp_path, judge).ask_target({}) is None
+    assert log(tmp_path, judge).evaluate_target({}) is None
 
 
 def test_layers_are_grouped_by_their_block() -> None:

@@ -93,7 +93,7 @@ def sent(bundle: Path, document: Any) -> Path:  # noqa: ANN401 - any JSON
 
 def test_a_device_that_does_it_right_raises_the_state(bundle: Path, result: dict[str, Any]) -> None:
     found = library.attest(bundle, sent(bundle, result))
-    assert (found.least_iou, found.score_error < 1e-6, found.signed) == (1.0, True, False)
+    assert (found.min_iou, found.score_error < 1e-6, found.signed) == (1.0, True, False)
     after = read.read(bundle)
     assert read.integrity(after) == ()
     assert after.manifest["state"] == "verified on device"
@@ -240,7 +240,7 @@ def test_a_signature_of_the_old_manifest_goes(bundle: Path, result: dict[str, An
 def test_the_command_says_what_it_found(bundle: Path, result: dict[str, Any]) -> None:
     done = CliRunner().invoke(cli.app, ["attest", str(bundle), str(sent(bundle, result))])
     assert done.exit_code == 0
-    assert done.stdout.startswith("verified on Some Phone 9, onnxruntime 1.23: least mask IoU 1.0")
+    assert done.stdout.startswith("verified on Some Phone 9, onnxruntime 1.23: min mask IoU 1.")
     assert "nobody vouches for it" in done.stdout
     shown = CliRunner().invoke(cli.app, ["inspect", str(bundle)])
     assert "Some Phone 9, onnxruntime 1.23: mask IoU least 1.0000, not signed" in shown.stdout

@@ -12,7 +12,7 @@ from effsam_export.cli import console
 from effsam_export.errors import EffsamError
 from effsam_export.parity.results import ParityReport
 from effsam_export.util.progress import StageEvent, stage
-from tests.parity.test_gates import CASE, GATES, SEAM
+from tests.parity.test_gates import CASE, COMPARISON, GATES
 
 
 def test_one_line_per_stage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,14 +77,16 @@ def test_table_columns_line_up() -> None:
 
 
 def test_parity_table_shows_the_worst_of_each_tensor() -> None:
-    worse = replace(SEAM, tensors=(replace(SEAM.tensors[0], max_abs=0.5, sqnr_db=math.inf),))
+    worse = replace(
+        COMPARISON, tensors=(replace(COMPARISON.tensors[0], max_abs=0.5, sqnr_db=math.inf),)
+    )
     report = ParityReport(
         model="m",
         target="t",
         precision="fp32",
         gates=GATES,
-        seams=(SEAM, worse),
-        cases=(CASE, replace(CASE, case="cat/eye", found_winner=3)),
+        comparisons=(COMPARISON, worse),
+        cases=(CASE, replace(CASE, case="cat/eye", artifact_best=3)),
         failures=(),
     )
     text = console.parity_table(report)

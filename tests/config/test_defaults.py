@@ -105,8 +105,8 @@ def test_there_is_no_ratio_to_what_was_not_made() -> None:
     assert ours[2:5] == ["-", "-", "-"]
 
 
-def test_the_least_iou_of_a_set_counts() -> None:
+def test_the_minimum_iou_of_a_set_counts() -> None:
     wanted = np.ones((1, 2, 4, 4), dtype=np.float32)
     found = wanted.copy()
     found[0, 1, 0] = -1
-    assert defaults.least_iou(found, wanted) == 0.75
+    assert defaults.min_iou(found, wanted) == 0.75

@@ -134,7 +134,7 @@ def test_golden_vectors(built: Built, copied: Path, tmp_path: Path) -> None:
     assert report["passed"] is True
     # Judged again by the masks that it found.
     found = attest.attest(copied, tmp_path / "report.json")
-    assert found.least_iou == min(c["mask_iou"] for c in report["cases"])
+    assert found.min_iou == min(c["mask_iou"] for c in report["cases"])
     assert found.device == report["device"]
 
 

@@ -194,7 +194,7 @@ def test_golden_vectors(node: str, code: Path, bundle: Path, tmp_path: Path) -> 
     assert report["passed"] is True
     # Judged again by the masks that it found.
     found = attest.attest(bundle, tmp_path / "report.json")
-    assert found.least_iou == min(c["mask_iou"] for c in report["cases"])
+    assert found.min_iou == min(c["mask_iou"] for c in report["cases"])
     assert found.device == report["device"]
 
 

@@ -89,7 +89,7 @@ def test_golden_vectors(node: str, code: Path, instance_bundle: Path, tmp_path: 
     assert report["passed"] is True
     # Judged again by the masks that it found.
     found = attest.attest(instance_bundle, report_file)
-    assert found.least_iou == min(c["mask_iou"] for c in report["cases"])
+    assert found.min_iou == min(c["mask_iou"] for c in report["cases"])
     assert (found.language, found.runtime) == ("js", "onnxruntime-web")
 
 

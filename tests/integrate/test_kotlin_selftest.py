@@ -135,7 +135,7 @@ def test_golden_vectors(selftest: SelfTest, tflite_bundle: Path) -> None:
     assert report["passed"] is True
     # Judged again by the masks that it found.
     found = attest.attest(tflite_bundle, tflite_bundle.parent / "report.json")
-    assert found.least_iou == min(c["mask_iou"] for c in report["cases"])
+    assert found.min_iou == min(c["mask_iou"] for c in report["cases"])
     assert found.device == report["device"]
 
 

@@ -15,7 +15,7 @@ from effsam_export import cli
 from effsam_export.errors import OutputError
 from effsam_export.matrix import cleaning
 from effsam_export.matrix.store import Built, Store
-from effsam_export.pipeline.stage_cache import MADE, Stages
+from effsam_export.pipeline.stage_cache import RECORD, StageCache
 from tests.bundle import fake
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def store(tiny: None, tmp_path: Path) -> Store:
     fake.write(scratch / "bundle")
     store.keep("d1", scratch, BUILT, "tiny-onnx-fp32")
     stages = stages_of(store)
-    stages.made("trace", {}, trace)
-    stages.answers("reference", {}).keep("q", {"masks": np.zeros(3, np.float32)})
+    stages.get_or_make("trace", {}, trace)
+    stages.outputs("reference", {}).put("q", {"masks": np.zeros(3, np.float32)})
     for path in store.root.rglob("*"):
         if path.is_file():
             aged(path, 40)
@@ -45,8 +45,8 @@ def trace(folder: Path) -> None:
     (folder / "encoder.onnx").write_bytes(b"graph")
 
 
-def stages_of(store: Store) -> Stages:
-    return Stages(root=store.stages, parts={"weights": "1"})
+def stages_of(store: Store) -> StageCache:
+    return StageCache(root=store.stages, parts={"weights": "1"})
 
 
 def aged(path: Path, days: float) -> None:
@@ -64,7 +64,7 @@ def test_everything_is_counted_with_its_size(store: Store) -> None:
     folder = store.root / "bundles" / "d1"
     assert found["bundles"].bytes == sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     made = found["stages"].path
-    assert found["stages"].bytes == len(b"graph") + (made / MADE).stat().st_size
+    assert found["stages"].bytes == len(b"graph") + (made / RECORD).stat().st_size
     for each in found.values():
         assert each.unused_s == pytest.approx(40 * DAYS, abs=600)
 
@@ -88,11 +88,11 @@ def use_trace(store: Store) -> None:
     def never(folder: Path) -> None:
         raise AssertionError(f"made again in {folder}")
 
-    assert stages_of(store).made("trace", {}, never)[1]
+    assert stages_of(store).get_or_make("trace", {}, never)[1]
 
 
 def use_answer(store: Store) -> None:
-    assert stages_of(store).answers("reference", {}).get("q") is not None
+    assert stages_of(store).outputs("reference", {}).get("q") is not None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_what_a_killed_removal_left_is_swept(store: Store, tmp_path: Path) -> No
 
 def test_half_a_result_is_not_counted(store: Store) -> None:
     (store.root / "bundles" / "d1" / "built.json").unlink()
-    next(store.stages.glob(f"*/{MADE}")).unlink()
+    next(store.stages.glob(f"*/{RECORD}")).unlink()
     assert kinds(cleaning.kept(store.root)) == ["answers"]
 
 

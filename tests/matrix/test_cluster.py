@@ -210,7 +210,7 @@ def test_a_worker_finds_its_files_where_its_job_says(
         assert Path(asked.target).read_text() == "a target"
         seen.append(asked)
         fake.write(folder / worker.BUNDLE)
-        return Answer(state="verified", least_iou=0.9)
+        return Answer(state="verified", min_iou=0.9)
 
     monkeypatch.setattr(worker, "run", run)
     asked = job(tmp_path, target=str(board))
@@ -223,7 +223,7 @@ def test_a_worker_finds_its_files_where_its_job_says(
     out = tmp_path / "out"
     out.mkdir()
     answer = remote.received(reply, out)
-    assert answer == Answer(state="verified", least_iou=0.9)
+    assert answer == Answer(state="verified", min_iou=0.9)
     assert read.integrity(read.read(out / worker.BUNDLE)) == ()
     assert [p.name for p in out.iterdir()] == [worker.BUNDLE]
 

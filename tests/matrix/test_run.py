@@ -52,7 +52,7 @@ class Workshop:
         if name in self.failing:
             return self.failing[name]
         fake.write(scratch / "bundle")
-        return Answer(state="verified", least_iou=0.99, mean_iou=0.995, seconds=1, peak_mb=500)
+        return Answer(state="verified", min_iou=0.99, mean_iou=0.995, seconds=1, peak_mb=500)
 
     def plan(self, limits: Limits = AMPLE) -> list[Planned]:
         asked = config.load(self.file)

@@ -21,7 +21,7 @@ def result(name: str, state: State, *, cached: bool = False, message: str = "") 
         cell=cell,
         answer=Answer(
             state=state,
-            least_iou=0.98765 if good else None,
+            min_iou=0.98765 if good else None,
             message=message,
             hint="look at it" if message else None,
             seconds=12.5,
@@ -81,7 +81,7 @@ def test_junit_is_xml_that_counts_and_escapes() -> None:
     assert fault is not None
     assert "want <0.9>" in str(fault.get("message"))
     assert cases["d-onnx-fp32"].find("error") is not None
-    assert cases["a-onnx-fp32"].findtext("system-out") == "built, verified, least mask IoU 0.9877"
+    assert cases["a-onnx-fp32"].findtext("system-out") == "built, verified, min mask IoU 0.9877"
 
 
 def test_markdown_keeps_its_columns() -> None:

@@ -23,7 +23,7 @@ from effsam_export.matrix import keys
 from effsam_export.parity.metrics import mask_iou
 from effsam_export.pipeline import run as pipeline
 from effsam_export.pipeline.request import ExportRequest, Int8Request
-from effsam_export.pipeline.stage_cache import Stages
+from effsam_export.pipeline.stage_cache import StageCache
 from tests.models.official import (
     MODEL,
     PROMPTS,
@@ -77,8 +77,8 @@ def asked(
         output=tmp_path_factory.mktemp("int8") / request.param,
         int8=Int8Request(calibration=calibration.load(), plan=int8_recipe.load(MODEL.name)),
     )
-    stages = Stages(root=kept, parts=keys.shared(export, torch.get_num_threads()))
-    pipeline.export(replace(export, stages=stages))
+    stages = StageCache(root=kept, parts=keys.shared(export, torch.get_num_threads()))
+    pipeline.export(replace(export, stage_cache=stages))
     bundle = read.read(export.output)
     sessions = [read.open_session(bundle, c.name) for c in MODEL.components]
     routes = reference(official), through(*sessions, model=bundle.model)

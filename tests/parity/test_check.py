@@ -1,4 +1,4 @@
-"""The parity check catches what it is there for: each seam is broken once, and only it fails."""
+"""The parity check: each comparison point is broken once, and only that one fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.backends import Session
-    from effsam_export.parity.check import Findings
+    from effsam_export.parity.check import ParityResult
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import TargetProfile
     from effsam_export.spec.tensors import Feeds
@@ -52,12 +52,12 @@ def sides(exported_tiny: Path, tiny_checkpoint: Checkpoint) -> Sides:
 
 
 @pytest.fixture
-def run(sides: Sides, onnx_target: TargetProfile, parity_file: Path) -> Callable[..., Findings]:
+def run(sides: Sides, onnx_target: TargetProfile, parity_file: Path) -> Callable[..., ParityResult]:
     """Check with sessions replaced: `run(sources={...}, artifacts={...})`."""
 
     def checked(
         sources: dict[str, Session] | None = None, artifacts: dict[str, Session] | None = None
-    ) -> Findings:
+    ) -> ParityResult:
         changed = Sides(
             module=sides.module,
             sources={**sides.sources, **(sources or {})},
@@ -68,16 +68,16 @@ def run(sides: Sides, onnx_target: TargetProfile, parity_file: Path) -> Callable
     return checked
 
 
-def test_the_same_graphs_pass(run: Callable[..., Findings]) -> None:
+def test_the_same_graphs_pass(run: Callable[..., ParityResult]) -> None:
     report = run().report
     assert report.failures == ()
     assert report.passed
     assert [c.case for c in report.cases] == ["photo/point", "photo/both", "photo/again"]
-    assert len(report.seams) == 2 * (1 + 3)
-    assert min(c.answer_iou for c in report.cases) >= 0.999
+    assert len(report.comparisons) == 2 * (1 + 3)
+    assert min(c.min_iou for c in report.cases) >= 0.999
 
 
-def test_a_case_has_what_pytorch_thinks_of_its_masks(run: Callable[..., Findings]) -> None:
+def test_a_case_has_what_pytorch_thinks_of_its_masks(run: Callable[..., ParityResult]) -> None:
     """Its own, whatever the artefact makes of them."""
     findings = run()
     (image,) = findings.expected
@@ -89,7 +89,7 @@ def test_a_case_has_what_pytorch_thinks_of_its_masks(run: Callable[..., Findings
 
 
 def test_a_wrong_trace_fails_at_the_first_seam_only(
-    run: Callable[..., Findings], sides: Sides
+    run: Callable[..., ParityResult], sides: Sides
 ) -> None:
     def negate(outputs: Feeds) -> Feeds:
         return {**outputs, "image_embeddings": -outputs["image_embeddings"]}
@@ -97,24 +97,26 @@ def test_a_wrong_trace_fails_at_the_first_seam_only(
     report = run(sources={"encoder": Changed(sides.sources["encoder"], negate)}).report
     assert not report.passed
     assert any(
-        f.startswith("seam onnx, encoder, photo: `image_embeddings`") for f in report.failures
+        f.startswith("PyTorch -> ONNX, encoder, photo: `image_embeddings`") for f in report.failures
     )
     assert not any(f.startswith("end to end") for f in report.failures)
 
 
 def test_a_wrong_artefact_fails_at_the_second_seam_and_end_to_end(
-    run: Callable[..., Findings], sides: Sides
+    run: Callable[..., ParityResult], sides: Sides
 ) -> None:
     def flip(outputs: Feeds) -> Feeds:
         return {**outputs, "low_res_masks": outputs["low_res_masks"][..., ::-1]}
 
     report = run(artifacts={"decoder": Changed(sides.artifacts["decoder"], flip)}).report
-    assert any(f.startswith("seam artifact, decoder") for f in report.failures)
+    assert any(f.startswith("ONNX -> artefact, decoder") for f in report.failures)
     assert any(f.startswith("end to end") and "IoU" in f for f in report.failures)
-    assert not any(f.startswith("seam onnx") for f in report.failures)
+    assert not any(f.startswith("PyTorch -> ONNX") for f in report.failures)
 
 
-def test_a_picture_shows_the_mask_that_differs(run: Callable[..., Findings], sides: Sides) -> None:
+def test_a_picture_shows_the_mask_that_differs(
+    run: Callable[..., ParityResult], sides: Sides
+) -> None:
     def flip_single(outputs: Feeds) -> Feeds:
         masks = outputs["low_res_masks"].copy()
         masks[:, 0] = masks[:, 0, :, ::-1]
@@ -122,12 +124,12 @@ def test_a_picture_shows_the_mask_that_differs(run: Callable[..., Findings], sid
 
     found = run(artifacts={"decoder": Changed(sides.artifacts["decoder"], flip_single)})
     for case, picture in zip(found.report.cases, found.pictures, strict=True):
-        assert case.worst == picture.mask == 0 != case.winner
-        assert mask_iou(picture.reference, picture.found) == case.answer_iou < 0.99
+        assert case.worst == picture.mask == 0 != case.best
+        assert mask_iou(picture.reference, picture.actual) == case.min_iou < 0.99
 
 
 def test_swapped_scores_change_the_winner_and_fail(
-    run: Callable[..., Findings], sides: Sides
+    run: Callable[..., ParityResult], sides: Sides
 ) -> None:
     def reverse(outputs: Feeds) -> Feeds:
         return {**outputs, "iou_predictions": outputs["iou_predictions"][:, ::-1]}
@@ -135,13 +137,13 @@ def test_swapped_scores_change_the_winner_and_fail(
     report = run(artifacts={"decoder": Changed(sides.artifacts["decoder"], reverse)}).report
     assert any("wins by `iou_predictions`" in f for f in report.failures)
     for case in report.cases:
-        if case.found_winner == case.winner:
-            assert case.chosen_iou == case.mask_iou[case.winner]
+        if case.artifact_best == case.best:
+            assert case.best_iou == case.mask_iou[case.best]
         else:
-            assert case.chosen_iou < 0.99
+            assert case.best_iou < 0.99
 
 
-def test_nan_in_one_place_fails(run: Callable[..., Findings], sides: Sides) -> None:
+def test_nan_in_one_place_fails(run: Callable[..., ParityResult], sides: Sides) -> None:
     def poison(outputs: Feeds) -> Feeds:
         masks = outputs["low_res_masks"].copy()
         masks[0, 3, 0, 0] = np.nan
@@ -175,7 +177,7 @@ def test_tensors_are_matched_by_exact_name_and_shape(
     assert compare("artifact", spec, "case", good, change(good)).problems == (problem,)
 
 
-def test_golden_vectors_hold_what_pytorch_answered(run: Callable[..., Findings]) -> None:
+def test_golden_vectors_hold_what_pytorch_answered(run: Callable[..., ParityResult]) -> None:
     (expected,) = run().expected
     assert [c.name for c in expected.cases] == ["point", "both", "again"]
     assert expected.image.shape == (80, 120, 3)
@@ -211,4 +213,4 @@ def test_one_component_is_judged_tensor_by_tensor(
     report = check(TINY_SAM, onnx_target, only, load_parity_images(parity_file)).report
     assert report.passed
     assert report.cases == ()
-    assert {s.component for s in report.seams} == {"decoder"}
+    assert {s.component for s in report.comparisons} == {"decoder"}

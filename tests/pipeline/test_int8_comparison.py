@@ -13,7 +13,7 @@ from effsam_export import backends
 from effsam_export.config import targets as profiles
 from effsam_export.errors import CheckFailed
 from effsam_export.pipeline import int8_comparison, isolate
-from effsam_export.pipeline.int8_comparison import Form, Worth
+from effsam_export.pipeline.int8_comparison import Int8Comparison, Variant
 from effsam_export.spec.int8 import Int8Recipe, Quantization
 from effsam_export.spec.stages import Artifact, Graph
 from effsam_export.util import cpu
@@ -31,13 +31,15 @@ SIZES = {"int8": 100, "fp16": 200, "fp32": 400}
 SECONDS = {"int8": 0.002, "fp16": 0.03, "fp32": 0.015}
 
 
-def compared(int8: float | None, fp16: float | None, fp32: float | None, *dots: str) -> Worth:
-    return Worth(
+def compared(
+    int8: float | None, fp16: float | None, fp32: float | None, *dots: str
+) -> Int8Comparison:
+    return Int8Comparison(
         component="encoder",
-        int8=Form(precision="int8", bytes=29, seconds=int8),
-        others=(
-            Form(precision="fp16", bytes=50, seconds=fp16),
-            Form(precision="fp32", bytes=100, seconds=fp32),
+        int8=Variant(precision="int8", bytes=29, seconds=int8),
+        baselines=(
+            Variant(precision="fp16", bytes=50, seconds=fp16),
+            Variant(precision="fp32", bytes=100, seconds=fp32),
         ),
         dot_products=dots,
     )
@@ -45,8 +47,8 @@ def compared(int8: float | None, fp16: float | None, fp32: float | None, *dots: 
 
 def test_the_fastest_floating_form_is_the_rival() -> None:
     found = compared(0.5, 2.0, 1.0)
-    assert found.rival is not None
-    assert found.rival.precision == "fp32"
+    assert found.baseline is not None
+    assert found.baseline.precision == "fp32"
     assert found.time_share == 0.5
     assert found.size_share("fp16") == 0.58
     assert found.sentences() == (
@@ -76,13 +78,13 @@ def test_noise_is_no_gain(share: float, faster: bool) -> None:
 
 def test_sizes_alone_where_nothing_runs() -> None:
     found = compared(None, None, None)
-    assert found.rival is None
+    assert found.baseline is None
     assert found.time_share is None
     assert found.sentences()[1] == "its runtime does not run here, so no time was compared"
 
 
 def test_no_rival_could_be_made() -> None:
-    found = replace(compared(1.0, 1.0, 1.0), others=())
+    found = replace(compared(1.0, 1.0, 1.0), baselines=())
     assert found.sentences()[0] == "encoder: no floating form to compare with"
     assert found.size_share("fp16") is None
 
@@ -149,7 +151,7 @@ def measured(
     simulator: str = "",
     refused: tuple[Precision, ...] = (),
     recipe: Int8Recipe | None = None,
-) -> tuple[tuple[Worth, ...], list[Precision]]:
+) -> tuple[tuple[Int8Comparison, ...], list[Precision]]:
     asked: list[Precision] = []
 
     def lower(graph: Graph, target: TargetProfile, out: Path, log: Path) -> Artifact:
@@ -170,9 +172,9 @@ def measured(
 def test_all_forms_are_made_and_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (found,), asked = measured(monkeypatch, tmp_path)
     assert asked == ["fp16", "fp32"]
-    assert {f.precision: f.bytes for f in (found.int8, *found.others)} == SIZES
-    assert found.rival is not None
-    assert found.rival.precision == "fp32"
+    assert {f.precision: f.bytes for f in (found.int8, *found.baselines)} == SIZES
+    assert found.baseline is not None
+    assert found.baseline.precision == "fp32"
     assert found.time_share is not None
     assert found.time_share < 0.8
     assert found.dot_products == cpu.int8_flags()
@@ -191,8 +193,8 @@ def test_a_form_that_cannot_be_made_is_no_rival(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (found,), _ = measured(monkeypatch, tmp_path, refused=("fp32",))
-    assert [f.precision for f in found.others] == ["fp16"]
-    assert found.rival is found.others[0]
+    assert [f.precision for f in found.baselines] == ["fp16"]
+    assert found.baseline is found.baselines[0]
 
 
 def test_a_component_that_was_not_quantized_is_not_compared(

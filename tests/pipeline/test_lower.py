@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from effsam_export.errors import CheckFailed
 from effsam_export.pipeline import isolate
 from effsam_export.pipeline import lower as lowering
-from effsam_export.pipeline.stage_cache import Stages
+from effsam_export.pipeline.stage_cache import StageCache
 from effsam_export.spec.int8 import Int8Recipe, Quantization
 from effsam_export.spec.model import KeepFp32
 from effsam_export.spec.stages import Artifact
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.backend
 
 
 @pytest.fixture
-def stages(tmp_path: Path) -> Stages:
-    return Stages(root=tmp_path / "stages", parts={"weights": "1"})
+def stages(tmp_path: Path) -> StageCache:
+    return StageCache(root=tmp_path / "stages", parts={"weights": "1"})
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def graph(tmp_path: Path) -> Graph:
 
 
 def lowered(
-    graph: Graph, profile: TargetProfile, out: Path, stages: Stages | None
+    graph: Graph, profile: TargetProfile, out: Path, stages: StageCache | None
 ) -> tuple[Artifact, bool]:
     out.mkdir()
     return lowering.lower(graph, profile, out, out.with_suffix(".log"), stages)
@@ -55,7 +55,7 @@ def contents(artifact: Artifact, out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
 def test_what_the_cache_has_is_what_lowering_makes(
-    backend: str, graph: Graph, stages: Stages, tmp_path: Path
+    backend: str, graph: Graph, stages: StageCache, tmp_path: Path
 ) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino")
@@ -73,7 +73,7 @@ def test_what_the_cache_has_is_what_lowering_makes(
 
 
 def test_files_in_a_package_folder_keep_their_places(
-    graph: Graph, stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: Graph, stages: StageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("decoder.mlpackage/Manifest.json", "decoder.mlpackage/Data/weights/weight.bin")
 
@@ -142,7 +142,7 @@ def another_program(graph: Graph, _: pytest.MonkeyPatch) -> Graph:
 def test_what_follows_from_something_else_is_made_anew(
     change: Callable[[Graph, pytest.MonkeyPatch], Graph],
     graph: Graph,
-    stages: Stages,
+    stages: StageCache,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -154,7 +154,7 @@ def test_what_follows_from_something_else_is_made_anew(
 
 
 def test_another_precision_or_option_is_made_anew(
-    graph: Graph, stages: Stages, tmp_path: Path
+    graph: Graph, stages: StageCache, tmp_path: Path
 ) -> None:
     profile = target("onnx", "fp32")
     others = [
@@ -174,7 +174,7 @@ def quantized(graph: Graph, scheme: str, folder: Path) -> Graph:
 
 
 def test_what_int8_leaves_alone_is_shared_with_the_other_precisions(
-    graph: Graph, stages: Stages, tmp_path: Path
+    graph: Graph, stages: StageCache, tmp_path: Path
 ) -> None:
     profile = target("onnx", "fp16")
     lowered(graph, profile, tmp_path / "first", stages)
@@ -186,7 +186,7 @@ def test_what_int8_leaves_alone_is_shared_with_the_other_precisions(
 
 
 def test_what_is_quantized_is_lowered_every_time(
-    graph: Graph, stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: Graph, stages: StageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Precision] = []
 
@@ -205,7 +205,7 @@ def test_what_is_quantized_is_lowered_every_time(
 
 
 def test_what_fails_is_not_kept(
-    graph: Graph, stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: Graph, stages: StageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(graph: Graph, target: TargetProfile, out: Path, log: Path) -> Artifact:
         del graph, target, log

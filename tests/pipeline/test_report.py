@@ -14,8 +14,14 @@ import pytest
 from PIL import Image
 
 from effsam_export.imaging import overlay
-from effsam_export.parity.results import CaseResult, ParityReport, Picture, SeamResult, TensorDiff
-from effsam_export.pipeline.int8_comparison import Form, Worth
+from effsam_export.parity.results import (
+    CaseResult,
+    ComparisonResult,
+    ParityReport,
+    Picture,
+    TensorDiff,
+)
+from effsam_export.pipeline.int8_comparison import Int8Comparison, Variant
 from effsam_export.pipeline.report import PANEL_HEIGHT, PANEL_WIDTH, render
 from effsam_export.spec.targets import Gates
 
@@ -60,8 +66,8 @@ def tensor(name: str, **values: float) -> TensorDiff:
     return TensorDiff(name=name, finite=math.isfinite(measured["max_abs"]), **measured)
 
 
-def seam(case: str, *tensors: TensorDiff) -> SeamResult:
-    return SeamResult(seam="artifact", component="decoder", case=case, tensors=tensors)
+def comparison(case: str, *tensors: TensorDiff) -> ComparisonResult:
+    return ComparisonResult(point="artifact", component="decoder", case=case, tensors=tensors)
 
 
 CASE = CaseResult(
@@ -69,11 +75,11 @@ CASE = CaseResult(
     mask_iou=(0.9991, 0.5, 0.5, 0.99523),
     boundary_iou=(0.91, 0.5, 0.5, 0.87654321),
     score_error=0.0023,
-    winner=3,
-    found_winner=3,
-    winner_gap=0.02,
-    chosen_iou=0.99523,
-    answers=(0, 3),
+    best=3,
+    artifact_best=3,
+    score_gap=0.02,
+    best_iou=0.99523,
+    user_masks=(0, 3),
     scores=(0.5, 0.6, 0.7, 0.981),
     stability=(0.31, 0.4, 0.6, 0.952),
 )
@@ -82,12 +88,16 @@ PASSED = ParityReport(
     target="intel-cpu",
     precision="fp16",
     gates=Gates(mask_iou=0.99, score_error=0.01, cosine=0.999),
-    seams=(
-        SeamResult(
-            seam="onnx", component="encoder", case="truck", tensors=(tensor("image_embeddings"),)
+    comparisons=(
+        ComparisonResult(
+            point="onnx", component="encoder", case="truck", tensors=(tensor("image_embeddings"),)
         ),
-        seam("truck/point", tensor("low_res_masks", max_abs=0.004, cosine=0.9995, sqnr_db=50.0)),
-        seam("truck/box", tensor("low_res_masks", max_abs=0.007, cosine=0.9997, sqnr_db=45.5)),
+        comparison(
+            "truck/point", tensor("low_res_masks", max_abs=0.004, cosine=0.9995, sqnr_db=50.0)
+        ),
+        comparison(
+            "truck/box", tensor("low_res_masks", max_abs=0.007, cosine=0.9997, sqnr_db=45.5)
+        ),
     ),
     cases=(CASE,),
     failures=(),
@@ -106,7 +116,7 @@ def picture(height: int = 80, width: int = 120, case: str = "truck/point") -> Pi
         points=((width / 3, height / 3, 1), (1.0, 1.0, 0)),
         box=(width / 4, height / 4, width / 2, height / 2),
         reference=reference,
-        found=found,
+        actual=found,
     )
 
 
@@ -116,20 +126,20 @@ def images(html: str) -> list[Image.Image]:
 
 
 def test_what_int8_gains_is_shown() -> None:
-    gain = Worth(
+    gain = Int8Comparison(
         component="encoder",
-        int8=Form(precision="int8", bytes=7_000_000, seconds=0.4),
-        others=(
-            Form(precision="fp16", bytes=14_000_000, seconds=1.0),
-            Form(precision="fp32", bytes=28_000_000),
+        int8=Variant(precision="int8", bytes=7_000_000, seconds=0.4),
+        baselines=(
+            Variant(precision="fp16", bytes=14_000_000, seconds=1.0),
+            Variant(precision="fp32", bytes=28_000_000),
         ),
     )
     text = Page(render(PASSED, [], [gain])).text
-    assert "What INT8 gains" in text
+    assert "INT8 compared with FP16 and FP32" in text
     assert "encoder | int8 | 7.00 | 400 | encoder | fp16 | 14.00 | 0.50 | 1000 | 0.40" in text
     assert "encoder | fp32 | 28.00 | 0.25 | - | -" in text
     assert "0.40 of FP16's time on this machine." in text
-    assert "What INT8 gains" not in Page(render(PASSED, [])).text
+    assert "INT8 compared with FP16 and FP32" not in Page(render(PASSED, [])).text
 
 
 def test_a_check_that_passed() -> None:
@@ -160,7 +170,7 @@ def test_seams_show_the_worst_of_all_cases() -> None:
 
 
 def test_a_check_that_failed_says_why() -> None:
-    case = replace(CASE, mask_iou=(0.9899999,) * 4, score_error=0.25, found_winner=1)
+    case = replace(CASE, mask_iou=(0.9899999,) * 4, score_error=0.25, artifact_best=1)
     page = Page(
         render(replace(PASSED, cases=(case,), failures=("mask 0 is off", "so is 3")), [picture()])
     )
@@ -198,7 +208,7 @@ def test_prompts_that_were_left_out_are_listed() -> None:
 
 def test_an_empty_check_did_not_pass() -> None:
     for failures in ((), ("nothing was measured",)):
-        page = Page(render(replace(PASSED, seams=(), cases=(), failures=failures), []))
+        page = Page(render(replace(PASSED, comparisons=(), cases=(), failures=failures), []))
         assert "✗ FAILED" in page.text
         assert page.texts.count("nothing was measured") == 1
 
@@ -216,9 +226,13 @@ def test_not_finite_values() -> None:
     equal = tensor("iou_predictions", max_abs=0.0, rms=0.0, cosine=1.0, sqnr_db=math.inf)
     made_up = tensor("extra", max_abs=1.0, cosine=0.0, sqnr_db=-math.inf)
     fine = tensor("low_res_masks")
-    seams = (seam("a", fine, equal, made_up), seam("b", broken), seam("c", fine))
+    comparisons = (
+        comparison("a", fine, equal, made_up),
+        comparison("b", broken),
+        comparison("c", fine),
+    )
     case = replace(CASE, mask_iou=(nan,) * 4, boundary_iou=(nan,) * 4, score_error=math.inf)
-    text = Page(render(replace(PASSED, seams=seams, cases=(case,)), [])).text
+    text = Page(render(replace(PASSED, comparisons=comparisons, cases=(case,)), [])).text
     assert "low_res_masks | NaN | ✗ NaN | NaN" in text
     assert "iou_predictions | 0 | 1.0000000 | ∞" in text
     assert "extra | 1 | ✗ 0.0000000 | -∞" in text
@@ -231,7 +245,7 @@ def test_hostile_names_are_only_text() -> None:
         PASSED,
         model=HOSTILE,
         target=HOSTILE,
-        seams=(replace(seam(HOSTILE, tensor(HOSTILE)), component=HOSTILE),),
+        comparisons=(replace(comparison(HOSTILE, tensor(HOSTILE)), component=HOSTILE),),
         cases=(replace(CASE, case=HOSTILE),),
         failures=(HOSTILE,),
     )
@@ -298,7 +312,7 @@ def test_panels_show_prompts_and_disagreement() -> None:
 
 def test_equal_masks_are_said_to_be_equal() -> None:
     one = picture()
-    text = Page(render(PASSED, [replace(one, found=one.reference)])).text
+    text = Page(render(PASSED, [replace(one, actual=one.reference)])).text
     assert "The artefact's mask, IoU 1.000000" in text
     numbered = Page(render(PASSED, [replace(one, mask=3)])).text
     assert "Prompts and the reference's mask 3" in numbered

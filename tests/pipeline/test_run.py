@@ -14,7 +14,7 @@ from effsam_export.errors import CheckpointError, OutputError, UsageError
 from effsam_export.pipeline import isolate
 from effsam_export.pipeline import run as pipeline
 from effsam_export.pipeline.request import ExportRequest
-from effsam_export.pipeline.stage_cache import Stages
+from effsam_export.pipeline.stage_cache import StageCache
 from effsam_export.spec.stages import Checkpoint
 from effsam_export.spec.targets import Gates
 from tests.tiny import TINY_SAM
@@ -86,7 +86,9 @@ def test_exports_that_share_stages_are_equal_to_those_that_do_not(
 ) -> None:
     whole = replace(request_, components=())
     pipeline.export(whole)
-    sharing = replace(whole, stages=Stages(root=tmp_path / "stages", parts={"weights": "1"}))
+    sharing = replace(
+        whole, stage_cache=StageCache(root=tmp_path / "stages", parts={"weights": "1"})
+    )
     first, second = (replace(sharing, output=tmp_path / name) for name in ("first", "second"))
     events: list[StageEvent] = []
     pipeline.export(first, events.append)
@@ -117,7 +119,7 @@ def test_exports_that_share_stages_are_equal_to_those_that_do_not(
 def test_another_precision_shares_the_trace_and_another_opset_does_not(
     request_: ExportRequest, tmp_path: Path
 ) -> None:
-    stages = Stages(root=tmp_path / "stages", parts={"weights": "1"})
+    stages = StageCache(root=tmp_path / "stages", parts={"weights": "1"})
     found = []
     for number, target in enumerate(
         (
@@ -127,7 +129,7 @@ def test_another_precision_shares_the_trace_and_another_opset_does_not(
         )
     ):
         events: list[StageEvent] = []
-        each = replace(request_, target=target, stages=stages, output=tmp_path / str(number))
+        each = replace(request_, target=target, stage_cache=stages, output=tmp_path / str(number))
         pipeline.export(each, events.append)
         found.append(shared(events)["trace encoder"])
     assert found == [False, True, False]
@@ -151,7 +153,7 @@ def test_below_a_gate_nothing_is_written_but_the_evidence(
     with pytest.raises(pipeline.ParityFailed) as failed:
         pipeline.export(strict, events.append)
     assert failed.value.exit_code == 1
-    assert "seam onnx, encoder, photo: `image_embeddings` has cosine" in failed.value.message
+    assert "PyTorch -> ONNX, encoder, photo: `image_embeddings` has cosine" in failed.value.message
     assert "would have passed" in failed.value.message
     assert not strict.output.exists()
     evidence = strict.output.with_name("out.failed")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from effsam_export.errors import OutputError
-from effsam_export.pipeline.stage_cache import MADE, Stages
+from effsam_export.pipeline.stage_cache import RECORD, StageCache
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
@@ -22,8 +22,8 @@ PARTS = {"weights": "1" * 64}
 
 
 @pytest.fixture
-def stages(tmp_path: Path) -> Stages:
-    return Stages(root=tmp_path / "stages", parts=PARTS)
+def stages(tmp_path: Path) -> StageCache:
+    return StageCache(root=tmp_path / "stages", parts=PARTS)
 
 
 def write(folder: Path) -> None:
@@ -35,28 +35,30 @@ def never(folder: Path) -> None:
     raise AssertionError(f"made again in {folder}")
 
 
-def test_a_result_is_made_once(stages: Stages) -> None:
-    folder, known = stages.made("trace", {"component": "encoder"}, write)
+def test_a_result_is_made_once(stages: StageCache) -> None:
+    folder, known = stages.get_or_make("trace", {"component": "encoder"}, write)
     assert not known
     assert (folder / "encoder.onnx").read_bytes() == b"graph"
-    assert stages.made("trace", {"component": "encoder"}, never) == (folder, True)
+    assert stages.get_or_make("trace", {"component": "encoder"}, never) == (folder, True)
 
 
 @pytest.mark.parametrize(
     ("stage", "parts"),
     [("trace", {"component": "decoder"}), ("trace", {}), ("program", {"component": "encoder"})],
 )
-def test_other_parts_are_another_result(stages: Stages, stage: str, parts: dict[str, str]) -> None:
-    first, _ = stages.made("trace", {"component": "encoder"}, write)
-    second, known = stages.made(stage, parts, write)
+def test_other_parts_are_another_result(
+    stages: StageCache, stage: str, parts: dict[str, str]
+) -> None:
+    first, _ = stages.get_or_make("trace", {"component": "encoder"}, write)
+    second, known = stages.get_or_make(stage, parts, write)
     assert not known
     assert first != second
 
 
-def test_other_weights_are_another_result(stages: Stages) -> None:
-    first, _ = stages.made("trace", {}, write)
-    others = Stages(root=stages.root, parts={"weights": "2" * 64})
-    second, known = others.made("trace", {}, write)
+def test_other_weights_are_another_result(stages: StageCache) -> None:
+    first, _ = stages.get_or_make("trace", {}, write)
+    others = StageCache(root=stages.root, parts={"weights": "2" * 64})
+    second, known = others.get_or_make("trace", {}, write)
     assert not known
     assert first != second
 
@@ -74,45 +76,47 @@ def extended(folder: Path) -> None:
 
 
 def unlisted(folder: Path) -> None:
-    (folder / MADE).unlink()
+    (folder / RECORD).unlink()
 
 
 def garbled(folder: Path) -> None:
-    (folder / MADE).write_text("[1", "utf-8")
+    (folder / RECORD).write_text("[1", "utf-8")
 
 
 def emptied(folder: Path) -> None:
-    (folder / MADE).write_text("[]", "utf-8")
+    (folder / RECORD).write_text("[]", "utf-8")
 
 
 @pytest.mark.parametrize("fault", [damaged, shortened, extended, unlisted, garbled, emptied])
-def test_a_result_that_is_not_as_it_was_made_is_made_again(stages: Stages, fault: object) -> None:
-    folder, _ = stages.made("trace", {}, write)
+def test_a_result_that_is_not_as_it_was_made_is_made_again(
+    stages: StageCache, fault: object
+) -> None:
+    folder, _ = stages.get_or_make("trace", {}, write)
     assert callable(fault)
     fault(folder)
-    assert stages.made("trace", {}, write) == (folder, False)
-    assert sorted(p.name for p in folder.iterdir()) == ["encoder.onnx", MADE, "program.pt2"]
-    assert stages.made("trace", {}, never) == (folder, True)
+    assert stages.get_or_make("trace", {}, write) == (folder, False)
+    assert sorted(p.name for p in folder.iterdir()) == ["encoder.onnx", RECORD, "program.pt2"]
+    assert stages.get_or_make("trace", {}, never) == (folder, True)
 
 
-def test_what_fails_leaves_nothing_that_is_taken(stages: Stages) -> None:
+def test_what_fails_leaves_nothing_that_is_taken(stages: StageCache) -> None:
     def half(folder: Path) -> None:
         (folder / "encoder.onnx").write_bytes(b"half")
         raise RuntimeError("no such operator")
 
     with pytest.raises(RuntimeError, match="no such operator"):
-        stages.made("trace", {}, half)
-    folder, known = stages.made("trace", {}, write)
+        stages.get_or_make("trace", {}, half)
+    folder, known = stages.get_or_make("trace", {}, write)
     assert not known
     assert (folder / "encoder.onnx").read_bytes() == b"graph"
 
 
-def test_a_full_disk_is_one_clear_error(stages: Stages) -> None:
+def test_a_full_disk_is_one_clear_error(stages: StageCache) -> None:
     def full(folder: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
     with pytest.raises(OutputError, match="cannot be written: no space left on device") as caught:
-        stages.made("trace", {}, full)
+        stages.get_or_make("trace", {}, full)
     assert caught.value.hint is not None
     assert "--cache-dir" in caught.value.hint
 
@@ -120,9 +124,9 @@ def test_a_full_disk_is_one_clear_error(stages: Stages) -> None:
 def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot be written"):
-        Stages(root=tmp_path / "file", parts=PARTS).made("trace", {}, write)
+        StageCache(root=tmp_path / "file", parts=PARTS).get_or_make("trace", {}, write)
     with pytest.raises(OutputError, match="cannot be written"):
-        Stages(root=tmp_path / "file", parts=PARTS).made("trace", {}, never)
+        StageCache(root=tmp_path / "file", parts=PARTS).get_or_make("trace", {}, never)
 
 
 def slowly(root: Path, started: Event, go_on: Event) -> None:
@@ -132,14 +136,14 @@ def slowly(root: Path, started: Event, go_on: Event) -> None:
         go_on.wait(60)
         write(folder)
 
-    Stages(root=root, parts=PARTS).made("trace", {}, make)
+    StageCache(root=root, parts=PARTS).get_or_make("trace", {}, make)
 
 
 def taken(root: Path, answer: multiprocessing.Queue[bool]) -> None:
-    answer.put(Stages(root=root, parts=PARTS).made("trace", {}, never)[1])
+    answer.put(StageCache(root=root, parts=PARTS).get_or_make("trace", {}, never)[1])
 
 
-def test_a_second_process_waits_for_the_first(stages: Stages) -> None:
+def test_a_second_process_waits_for_the_first(stages: StageCache) -> None:
     context = multiprocessing.get_context("spawn")
     started, go_on, answer = context.Event(), context.Event(), context.Queue()
     first = context.Process(target=slowly, args=(stages.root, started, go_on))
@@ -156,7 +160,7 @@ def test_a_second_process_waits_for_the_first(stages: Stages) -> None:
     assert (first.exitcode, second.exitcode) == (0, 0)
 
 
-def test_a_killed_process_leaves_nothing_that_is_taken(stages: Stages) -> None:
+def test_a_killed_process_leaves_nothing_that_is_taken(stages: StageCache) -> None:
     context = multiprocessing.get_context("spawn")
     started, go_on = context.Event(), context.Event()
     process = context.Process(target=slowly, args=(stages.root, started, go_on))
@@ -166,7 +170,7 @@ def test_a_killed_process_leaves_nothing_that_is_taken(stages: Stages) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.join(60)
     # Its lock went with it, and what it had written is not taken for a result.
-    folder, known = stages.made("trace", {}, write)
+    folder, known = stages.get_or_make("trace", {}, write)
     assert not known
     assert (folder / "encoder.onnx").read_bytes() == b"graph"
     assert list(stages.root.glob("*.partial")) == []
@@ -179,10 +183,10 @@ def tensors() -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     }
 
 
-def test_an_answer_is_found_as_it_was_given(stages: Stages) -> None:
-    answers = stages.answers("reference", {"component": "decoder"})
+def test_an_answer_is_found_as_it_was_given(stages: StageCache) -> None:
+    answers = stages.outputs("reference", {"component": "decoder"})
     assert answers.get("q") is None
-    answers.keep("q", tensors())
+    answers.put("q", tensors())
     found = answers.get("q")
     assert found is not None
     assert list(found) == list(tensors())
@@ -192,18 +196,20 @@ def test_an_answer_is_found_as_it_was_given(stages: Stages) -> None:
     assert answers.get("another") is None
 
 
-def test_answers_of_others_are_not_taken(stages: Stages) -> None:
-    stages.answers("reference", {"component": "decoder"}).keep("q", tensors())
-    assert stages.answers("reference", {"component": "encoder"}).get("q") is None
-    assert stages.answers("source", {"component": "decoder"}).get("q") is None
-    others = Stages(root=stages.root, parts={"weights": "2" * 64})
-    assert others.answers("reference", {"component": "decoder"}).get("q") is None
+def test_answers_of_others_are_not_taken(stages: StageCache) -> None:
+    stages.outputs("reference", {"component": "decoder"}).put("q", tensors())
+    assert stages.outputs("reference", {"component": "encoder"}).get("q") is None
+    assert stages.outputs("source", {"component": "decoder"}).get("q") is None
+    others = StageCache(root=stages.root, parts={"weights": "2" * 64})
+    assert others.outputs("reference", {"component": "decoder"}).get("q") is None
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", None])
-def test_a_damaged_answer_is_none_and_is_replaced(stages: Stages, content: bytes | None) -> None:
-    answers = stages.answers("reference", {})
-    answers.keep("q", tensors())
+def test_a_damaged_answer_is_none_and_is_replaced(
+    stages: StageCache, content: bytes | None
+) -> None:
+    answers = stages.outputs("reference", {})
+    answers.put("q", tensors())
     (file,) = (stages.root / "answers").iterdir()
     whole = file.read_bytes()
     # Without new contents: one bit of a tensor, which only the checksum of the zip shows.
@@ -212,12 +218,12 @@ def test_a_damaged_answer_is_none_and_is_replaced(stages: Stages, content: bytes
         whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] if content is None else content
     )
     assert answers.get("q") is None
-    answers.keep("q", tensors())
+    answers.put("q", tensors())
     assert answers.get("q") is not None
 
 
-def test_an_answer_that_cannot_be_written_is_one_clear_error(stages: Stages) -> None:
+def test_an_answer_that_cannot_be_written_is_one_clear_error(stages: StageCache) -> None:
     stages.root.mkdir()
     (stages.root / "answers").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot"):
-        stages.answers("reference", {}).keep("q", tensors())
+        stages.outputs("reference", {}).put("q", tensors())

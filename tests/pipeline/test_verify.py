@@ -1,4 +1,4 @@
-"""`verify`: files, golden vectors, seams; as a library and as a command."""
+"""`verify`: files, golden vectors, comparisons; as a library and as a command."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_golden_vectors_catch_a_graph_that_was_swapped(bundle: Path) -> None:
 def test_seams_catch_it_too(bundle: Path, tiny_checkpoint: Checkpoint, parity_file: Path) -> None:
     swap_decoder(bundle)
     found = verify.verify(bundle, checkpoint=tiny_checkpoint, parity_file=parity_file)
-    # The source and the artefact are one file here: the first seam sees it.
-    assert any(f.startswith("seam onnx, decoder") for f in found.failures)
+    # The source and the artefact are one file here: the first comparison sees it.
+    assert any(f.startswith("PyTorch -> ONNX, decoder") for f in found.failures)
 
 
 def test_full_without_the_checkpoint_fails(bundle: Path) -> None:

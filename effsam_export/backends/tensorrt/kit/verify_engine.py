@@ -27,7 +27,7 @@ import trt_engine  # noqa: E402
 
 
 def check(manifest: dict[str, Any], golden: Path, encoder: Any, decoder: Any) -> list[Any]:
-    """Every golden case as (name, least mask IoU, greatest score error).
+    """Every golden case as (name, min mask IoU, greatest score error).
 
     Args:
         manifest: Of the bundle.
@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     least = min((iou for _, iou, _ in results), default=float("nan"))
     verdict = "FAILED" if problems else "PASSED"
     print(
-        f"{verdict}: {len(results)} prompts, least mask IoU {least:.4f}, "
+        f"{verdict}: {len(results)} prompts, min mask IoU {least:.4f}, "
         f"TensorRT {trt.__version__}, compute capability {gpu.capability}"
     )
     return 1 if problems else 0

@@ -59,7 +59,7 @@ def test_passed(device: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said[0] == "encoder: 1 layers by output dtype: 1 float16"
     assert said[2].startswith("point: mask IoU 1.0000, score error ")
     assert said[-1] == (
-        "PASSED: 3 prompts, least mask IoU 1.0000, TensorRT 10.3.0, compute capability 87"
+        "PASSED: 3 prompts, min mask IoU 1.0000, TensorRT 10.3.0, compute capability 87"
     )
     assert fake_tensorrt.MEMORY == {}
 
@@ -72,7 +72,7 @@ def test_other_masks_fail(device: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert verify_engine.main(["--bundle", str(device)]) == 1
     said = capsys.readouterr().out.splitlines()
     assert "  point: mask IoU 0.000000, want 0.999" in said
-    assert said[-1].startswith("FAILED: 3 prompts, least mask IoU 0.0000, ")
+    assert said[-1].startswith("FAILED: 3 prompts, min mask IoU 0.0000, ")
 
 
 def test_other_precision_fails(device: Path, capsys: pytest.CaptureFixture[str]) -> None:
