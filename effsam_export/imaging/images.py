@@ -1,8 +1,8 @@
-"""Photographs and coordinates: into the model frame, and masks back out. numpy and Pillow only.
+"""Load images, and convert images, prompts and masks between frames. numpy and Pillow only.
 
-Frames: *original* is the photograph as a person sees it (EXIF rotation applied), pixels (x, y)
-with the origin at the top left; *model* is the resized photograph, padded at the bottom and right.
-Source of the rules: segment-anything, `utils/transforms.py` and `modeling/sam.py`.
+Frames: *original* is the image after EXIF rotation, pixels (x, y) with the origin at the top left;
+*model* is the resized image, padded at the bottom and right.
+Source: segment-anything, `utils/transforms.py` and `modeling/sam.py`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ if TYPE_CHECKING:
     from effsam_export.spec.tensors import Float32
 
 MAX_PIXELS = 178_956_970
-"""Pillow's own limit against decompression bombs, made an error instead of a warning."""
+"""Pillow's limit against decompression bombs; exceeding it is an error here, not a warning."""
 STABILITY_OFFSET = 1.0
-"""Logits above and below the threshold, by the default of segment-anything's generator."""
+"""Default offset of the stability score in segment-anything's mask generator, in logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Sizes (height, width) of a photograph on its way into a model.
+    """Sizes (height, width) of one image in the frames of a model, in pixels.
 
     Attributes:
-        resized: In the square of `image_size` pixels that the encoder sees.
-        prompt: In the square of `prompt_size` pixels that prompts and masks are in.
+        original: Size of the original image.
+        resized: Size of the image inside the encoder's square input.
+        image_size: Side of that square.
+        prompt: Size of the image inside the square frame of prompts and masks.
+        prompt_size: Side of that square.
     """
 
     original: tuple[int, int]
@@ -50,10 +53,10 @@ class Frame:
 
 
 def load_image(path: Path) -> NDArray[np.uint8]:
-    """Decode a photograph as uint8 HxWx3 RGB, rotated as its EXIF data says.
+    """Decode an image file as uint8 HxWx3 RGB, with its EXIF rotation applied.
 
     Raises:
-        ImageError: The file is missing, is no image, is truncated, or is too large to decode.
+        ImageError: The file is missing, is not an image, is truncated or has too many pixels.
     """
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "does not exist"
@@ -64,22 +67,22 @@ def load_image(path: Path) -> NDArray[np.uint8]:
                 raise ImageError(
                     f"image `{path}` has {image.width}x{image.height} pixels, "
                     f"over the limit of {MAX_PIXELS}",
-                    hint="make it smaller first",
+                    hint="resize it first",
                 )
             if image.mode == "F":
                 raise ImageError(
-                    f"image `{path}` has floating-point pixels", hint="save it with 8 bits first"
+                    f"image `{path}` has floating-point pixels", hint="convert it to 8 bits first"
                 )
             return np.asarray(_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(
             f"image `{path}` cannot be read: {error}",
-            hint="give a JPEG or PNG file that other programs can open",
+            hint="check that it is an intact JPEG or PNG file",
         ) from error
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The upper byte of 16-bit greys, which Pillow's own conversion clips to white."""
+    """Convert 16-bit grey to 8 bits by its upper byte; Pillow would clip it to white."""
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) // 256).astype(np.uint8))
@@ -87,14 +90,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Pillow's warnings about sizes, palettes and EXIF data; its errors remain."""
+    """Suppress Pillow's warnings about sizes, palettes and EXIF data."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def frame_of(size: tuple[int, int], preprocess: Preprocess) -> Frame:
-    """Sizes of a photograph of (height, width) in the encoder's and in the prompts' frame."""
+    """Return the sizes of an image of (height, width) in the frames of a model."""
     resized, prompt = _sizes(size, preprocess)
     return Frame(
         original=size,
@@ -121,25 +124,25 @@ def _sizes(
             )
         case "letterbox":
             scale = preprocess.image_size / max(size)
-            # Answers of this family are in pixels of the photograph.
+            # Prompts and masks of this family are in pixels of the original image.
             return (round(size[0] * scale), round(size[1] * scale)), size
 
 
 def _longest_side(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Longest side to `longest`, each side `int(side * scale + 0.5)`."""
+    """Scale (height, width) so that the longest side is `longest`: `int(side * scale + 0.5)`."""
     scale = longest / max(size)
-    # At least one pixel: an extreme strip would otherwise vanish (the authors' code fails there).
+    # At least one pixel for extreme aspect ratios, where the authors' code fails.
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize uint8 HxWx3 to (height, width) with Pillow's bilinear filter, as SAM's predictor."""
+    """Resize uint8 HxWx3 to (height, width) with Pillow's bilinear filter, like SAM's predictor."""
     h, w = size
     return np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
 
 
 def encoder_image(image: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
-    """A photograph uint8 HxWx3 RGB to the graph's `image`: float32 1x3xSxS, RGB, 0 to 255."""
+    """Convert an image uint8 HxWx3 RGB to the graph's `image` float32 1x3xSxS, RGB, 0 to 255."""
     size = (image.shape[0], image.shape[1])
     match preprocess.family:
         case "longest-side-pad":
@@ -154,7 +157,7 @@ def encoder_image(image: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
 
 
 def pad(resized: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
-    """Resized uint8 HxWx3 to the encoder's `image`: float32 1x3xSxS, padded with the pixel mean."""
+    """Pad a resized image uint8 HxWx3 with the pixel mean to float32 1x3xSxS."""
     size = preprocess.image_size
     h, w = resized.shape[:2]
     image = np.empty((1, 3, size, size), dtype=np.float32)
@@ -164,15 +167,15 @@ def pad(resized: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
 
 
 def check_prompt(prompt: Prompt, size: tuple[int, int], support: PromptSupport) -> None:
-    """Refuse, with every reason at once, a prompt that is off the image or beyond the model.
+    """Check that a prompt lies in the image and is supported by the model.
 
     Args:
-        prompt: In original-image pixels.
+        prompt: In pixels of the original image.
         size: (height, width) of the original image.
-        support: What the model can honour.
+        support: The prompts that the model supports.
 
     Raises:
-        PromptError: All problems, one sentence each.
+        PromptError: The message lists all problems.
     """
     h, w = size
     problems = []
@@ -193,21 +196,21 @@ def check_prompt(prompt: Prompt, size: tuple[int, int], support: PromptSupport) 
             problems.append(
                 f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is outside the image of {w}x{h} pixels"
             )
-    place = f"x runs from 0 to {w - 1}, y from 0 to {h - 1}, in pixels of the original image"
-    beyond = beyond_model(prompt, support)
-    if problems or beyond:
+    limits = f"x runs from 0 to {w - 1}, y from 0 to {h - 1}, in pixels of the original image"
+    unsupported = unsupported_parts(prompt, support)
+    if problems or unsupported:
         raise PromptError(
-            "; ".join([*problems, *beyond]),
-            hint=place if problems else "`effsam info MODEL` says which prompts a model takes",
+            "; ".join([*problems, *unsupported]),
+            hint=limits if problems else "`effsam info MODEL` shows the supported prompts",
         )
 
 
-def beyond_model(prompt: Prompt, support: PromptSupport) -> list[str]:
-    """What a model cannot honour in a prompt, one sentence each."""
+def unsupported_parts(prompt: Prompt, support: PromptSupport) -> list[str]:
+    """Return the parts of a prompt that the model does not support, one sentence each."""
     slots = len(prompt.points) + (0 if prompt.box is None else 2)
     problems = []
     if any(p.label == 0 for p in prompt.points) and not support.negative_points:
-        problems.append("this model has no background points")
+        problems.append("this model takes no background points")
     if support.max_points is not None and slots > support.max_points:
         counted = ", a box counting as two" if prompt.box is not None else ""
         problems.append(f"this model takes {support.max_points} points{counted}, not {slots}")
@@ -221,7 +224,7 @@ def beyond_model(prompt: Prompt, support: PromptSupport) -> list[str]:
 
 
 def prompt_to_model(prompt: Prompt, frame: Frame) -> Prompt:
-    """Move a prompt from original-image pixels to pixels of the prompt frame."""
+    """Convert a prompt from pixels of the original image to pixels of the prompt frame."""
     sy = frame.prompt[0] / frame.original[0]
     sx = frame.prompt[1] / frame.original[1]
     box = prompt.box
@@ -233,7 +236,7 @@ def prompt_to_model(prompt: Prompt, frame: Frame) -> Prompt:
 
 
 def upscale_masks(low_res: Float32, frame: Frame, masks: MaskSet) -> Float32:
-    """Logits KxSxS of the decoder to logits KxHxW at original size, by the rule of the model."""
+    """Resize the decoder's logits KxSxS to KxHxW at original size, by the model's rule."""
     if masks.upscale == "bicubic":
         return resize_bicubic(low_res, frame.original)
     full = resize_bilinear(low_res, (frame.prompt_size, frame.prompt_size))
@@ -242,26 +245,26 @@ def upscale_masks(low_res: Float32, frame: Frame, masks: MaskSet) -> Float32:
 
 
 def stability(logits: Float32, threshold: float, offset: float = STABILITY_OFFSET) -> float:
-    """How little a mask depends on where its logits are cut, from 0 to 1.
+    """Return the stability score of mask logits, from 0 to 1.
 
-    The mask's area at `offset` logits above the threshold, as a share of that at `offset` below:
-    the IoU of the two; 0 where both are empty. Source: segment-anything, `utils/amg.py`,
-    `calculate_stability_score`. Its automatic generator keeps 0.95 and more.
+    It is the area of the mask at threshold + offset divided by the area at threshold - offset,
+    which is the IoU of the two masks; 0 where both are empty. Source: segment-anything,
+    `utils/amg.py`, `calculate_stability_score`.
     """
-    around = int((logits > threshold - offset).sum())
-    return int((logits > threshold + offset).sum()) / around if around else 0.0
+    area = int((logits > threshold - offset).sum())
+    return int((logits > threshold + offset).sum()) / area if area else 0.0
 
 
 def resize_bilinear(x: Float32, size: tuple[int, int]) -> Float32:
-    """Bilinear resize of KxHxW float32, half-pixel centres, no antialiasing, edges clamped.
+    """Resize KxHxW float32 bilinearly: half-pixel centres, no antialiasing, edges clamped.
 
-    Equal to `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`; Pillow's
-    filter differs when it shrinks, and the tests hold this against torch.
+    Equal to `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`. Pillow's
+    filter differs when it shrinks an image.
     """
-    # Columns first, while there are few rows: picking columns is the slow part in memory.
+    # Columns first, while there are few rows: gathering columns is the slow step.
     for axis, new in ((2, size[1]), (1, size[0])):
         old = x.shape[axis]
-        # As torch: the scale is float32, and so is the position after one fused multiply-add.
+        # As in torch, the scale is float32, and so is the position after one fused multiply-add.
         scale = np.float64(np.float32(old) / np.float32(new))
         at = ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)
         at = np.maximum(at, np.float32(0))
@@ -278,13 +281,13 @@ def resize_bilinear(x: Float32, size: tuple[int, int]) -> Float32:
 
 
 CUBIC = -0.75
-"""The cubic convolution's free parameter in torch (`aten/src/ATen/native/UpSample.h`)."""
+"""Parameter `a` of the cubic convolution in torch (`aten/src/ATen/native/UpSample.h`)."""
 
 
 def resize_bicubic(x: Float32, size: tuple[int, int]) -> Float32:
-    """Bicubic resize of KxHxW float32, half-pixel centres, no antialiasing, edges repeated.
+    """Resize KxHxW float32 bicubically: half-pixel centres, no antialiasing, edges repeated.
 
-    Equal within FP32 noise to `torch.nn.functional.interpolate(mode="bicubic",
+    Equal within FP32 rounding to `torch.nn.functional.interpolate(mode="bicubic",
     align_corners=False)`.
     """
     for axis, new in ((2, size[1]), (1, size[0])):
@@ -304,7 +307,7 @@ def resize_bicubic(x: Float32, size: tuple[int, int]) -> Float32:
 
 
 def _cubic_weights(t: Float32) -> tuple[Float32, Float32, Float32, Float32]:
-    """Keys' cubic convolution kernel at the four neighbours of a position `t` past the second."""
+    """Return Keys' cubic weights of the four neighbours of a position `t` past the second one."""
     a = np.float32(CUBIC)
 
     def near(d: Float32) -> Float32:

@@ -1,9 +1,9 @@
-"""From FastSAM's raw detections to instances, and prompts that choose among them. No torch.
+"""FastSAM's post-processing: raw detections to instances, and prompts to masks. No torch.
 
-Sources of the rules: CASIA-IVA-Lab/FastSAM (b4ed20c), `fastsam/{predict,prompt,utils}.py`, and
-`process_mask_native` of its bundled ultralytics. Where the authors fail, this goes on: several
-boxes keep their order and number, no argument is changed, and two boxes over the whole picture do
-not end the run.
+Sources: CASIA-IVA-Lab/FastSAM (b4ed20c), `fastsam/{predict,prompt,utils}.py`, and
+`process_mask_native` of its bundled ultralytics. Differences from the authors' code: several boxes
+keep their order and number, no argument is modified, and two boxes over the whole image do not
+raise an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.4
 NMS_IOU = 0.9
-"""Both as the authors' README runs it; their predictor's own defaults are 0.25 and 0.7."""
+"""Both as in the command in the authors' README; their predictor's defaults are 0.25 and 0.7."""
 
 MAX_INSTANCES = 300
 BORDER_PX = 20
@@ -36,13 +36,13 @@ WHOLE_IOU = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Instances:
-    """What was found on one photograph, by falling score.
+    """The K instances detected in one image, by descending score.
 
     Attributes:
-        letterbox: Where the photograph lies in the graph's square.
+        letterbox: Position of the image in the graph's square input.
         boxes: Kx4 float32 (x0, y0, x1, y1) in pixels of the original image.
         scores: K float32.
-        coefficients: Kx32 float32.
+        coefficients: Kx32 float32, the weights of the prototypes in each mask.
         prototypes: 32xHxW float32.
     """
 
@@ -56,9 +56,7 @@ class Instances:
         return len(self.scores)
 
     def mask(self, index: int) -> NDArray[np.bool_]:
-        """One instance's mask at original size, HxW. One at a time: 300 of a large photograph
-        would fill the memory.
-        """
+        """Return the mask of one instance, bool HxW at original size."""
         mh, mw = self.prototypes.shape[1:]
         h, w = self.letterbox.original
         logits = np.tensordot(self.coefficients[index], self.prototypes, axes=1)
@@ -72,35 +70,35 @@ class Instances:
         return np.asarray((full > 0) & inside)
 
     def masks(self) -> Iterator[NDArray[np.bool_]]:
-        """All masks, one after the other."""
+        """Yield the masks one at a time; all masks of a large image may exceed the memory."""
         return (self.mask(i) for i in range(len(self)))
 
 
 def detect(outputs: Feeds, letterbox: Letterbox) -> Instances:
-    """Choose instances from a segmenter's outputs.
+    """Return the instances in a segmenter's outputs, after score threshold and NMS.
 
     Args:
         outputs: `boxes` 1xNx4 in pixels of the letterbox, `scores` 1xN, `mask_coefficients`
             1xNx32, `prototypes` 1x32xHxW.
-        letterbox: Of the photograph.
+        letterbox: Position of the image in the letterbox.
     """
     scores = np.asarray(outputs["scores"][0], dtype=np.float32)
-    likely = np.flatnonzero(scores > CONFIDENCE)
-    boxes = np.asarray(outputs["boxes"][0][likely], dtype=np.float32)
-    kept = nms(boxes, scores[likely], NMS_IOU)[:MAX_INSTANCES]
-    boxes = snapped(boxes[kept], letterbox.framed)
-    chosen = likely[kept]
+    candidates = np.flatnonzero(scores > CONFIDENCE)
+    boxes = np.asarray(outputs["boxes"][0][candidates], dtype=np.float32)
+    remaining = nms(boxes, scores[candidates], NMS_IOU)[:MAX_INSTANCES]
+    boxes = snap_to_border(boxes[remaining], letterbox.framed)
+    selected = candidates[remaining]
     return Instances(
         letterbox=letterbox,
         boxes=to_original(boxes, letterbox),
-        scores=scores[chosen],
-        coefficients=np.asarray(outputs["mask_coefficients"][0][chosen], dtype=np.float32),
+        scores=scores[selected],
+        coefficients=np.asarray(outputs["mask_coefficients"][0][selected], dtype=np.float32),
         prototypes=np.asarray(outputs["prototypes"][0], dtype=np.float32),
     )
 
 
-def snapped(boxes: Float32, frame: tuple[float, float, float, float]) -> Float32:
-    """Boxes with sides within 20 px of the frame on it; one that nearly fills it, the frame."""
+def snap_to_border(boxes: Float32, frame: tuple[float, float, float, float]) -> Float32:
+    """Move box sides near the frame onto it, and replace a box that nearly fills the frame."""
     x0, y0, x1, y1 = (np.float32(v) for v in frame)
     out = boxes.copy()
     out[:, 0] = np.where(out[:, 0] < x0 + BORDER_PX, x0, out[:, 0])
@@ -116,10 +114,9 @@ def snapped(boxes: Float32, frame: tuple[float, float, float, float]) -> Float32
 
 
 def to_original(boxes: Float32, letterbox: Letterbox) -> Float32:
-    """Boxes from letterbox pixels to pixels of the original image, clipped to it."""
+    """Convert boxes from letterbox pixels to original-image pixels, clipped to the image."""
     h, w = letterbox.original
-    # From the unrounded size, so up to a pixel beside where the photograph lies: the authors'
-    # `scale_boxes`.
+    # From the unrounded size, as in the authors' `scale_boxes`: up to a pixel off the padding.
     pad_x = round((letterbox.size[1] - w * letterbox.scale) / 2 - 0.1)
     pad_y = round((letterbox.size[0] - h * letterbox.scale) / 2 - 0.1)
     moved = (boxes - np.asarray([pad_x, pad_y, pad_x, pad_y], dtype=np.float32)) / np.float32(
@@ -132,23 +129,27 @@ def to_original(boxes: Float32, letterbox: Letterbox) -> Float32:
 def by_points(
     instances: Instances, points: Sequence[tuple[float, float, int]]
 ) -> NDArray[np.bool_]:
-    """The mask of a point prompt at original size, HxW.
+    """Return the mask of a point prompt, bool HxW at original size.
 
-    From the largest instance to the smallest: one that holds a foreground point is painted, one
-    that holds a background point is erased, point by point in their order.
+    Instances are visited from the largest to the smallest. Each one that contains a foreground
+    point is added to the mask; each one that contains a background point is removed from it.
+
+    Args:
+        instances: The detected instances.
+        points: (x, y, label) in pixels of the original image.
     """
-    answer = np.zeros(instances.letterbox.original, dtype=np.bool_)
+    selection = np.zeros(instances.letterbox.original, dtype=np.bool_)
     areas = [int(m.sum()) for m in instances.masks()]
     for index in sorted(range(len(instances)), key=lambda i: -areas[i]):
         mask = instances.mask(index)
         for x, y, label in points:
             if mask[int(y), int(x)]:
-                answer[mask] = label == 1
-    return answer
+                selection[mask] = label == 1
+    return selection
 
 
 def by_box(instances: Instances, box: tuple[float, float, float, float]) -> int | None:
-    """Index of the instance whose mask has the greatest IoU with a box; None if none was found."""
+    """Return the index of the instance whose mask has the greatest IoU with a box, or None."""
     h, w = instances.letterbox.original
     x0, y0 = max(round(box[0]), 0), max(round(box[1]), 0)
     x1, y1 = min(round(box[2]), w), min(round(box[3]), h)
@@ -161,11 +162,11 @@ def by_box(instances: Instances, box: tuple[float, float, float, float]) -> int 
     return int(np.argmax(overlaps)) if overlaps else None
 
 
-def answer(instances: Instances, prompt: Prompt) -> tuple[NDArray[np.bool_], float]:
-    """The mask of one prompt at original size, and its score.
+def mask_of(instances: Instances, prompt: Prompt) -> tuple[NDArray[np.bool_], float]:
+    """Return the mask of one prompt, bool HxW at original size, and its score.
 
-    The score of a point prompt is the greatest of the instances its mask is made of; of a prompt
-    for which nothing was found, 0.
+    The score of a box prompt is the score of its instance. The score of a point prompt is the
+    greatest score of the instances that contain a foreground point. Without an instance it is 0.
     """
     if prompt.box is not None:
         index = by_box(instances, prompt.box)
@@ -174,9 +175,9 @@ def answer(instances: Instances, prompt: Prompt) -> tuple[NDArray[np.bool_], flo
         return instances.mask(index), float(instances.scores[index])
     points = [(p.x, p.y, p.label) for p in prompt.points]
     mask = by_points(instances, points)
-    held = [
+    selected = [
         float(instances.scores[i])
         for i, m in enumerate(instances.masks())
         if any(label == 1 and m[int(y), int(x)] for x, y, label in points)
     ]
-    return mask, max(held, default=0.0)
+    return mask, max(selected, default=0.0)

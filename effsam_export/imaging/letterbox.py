@@ -1,7 +1,7 @@
-"""A photograph fitted into a square or into a rectangle of whole strides, centred on grey.
+"""Letterbox: resize an image to fit a square or a rectangle, and pad it with grey on all sides.
 
-Source of the rules: the LetterBox of ultralytics 8.0.120 as FastSAM (b4ed20c) uses it, on OpenCV's
-`resize` with INTER_LINEAR, which works in fixed point; the same numbers come out here.
+Source: LetterBox of ultralytics 8.0.120, as used by FastSAM (b4ed20c). The pixels equal those of
+OpenCV's `resize` with INTER_LINEAR, which computes in fixed point.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ COEFFICIENT_BITS = 11
 
 @dataclass(frozen=True, kw_only=True)
 class Letterbox:
-    """Where a photograph lies in its box. Sizes are (height, width).
+    """Position of an image in its letterbox. Sizes are (height, width) in pixels.
 
     Attributes:
-        original: Of the photograph.
-        size: Of the box.
-        scale: Pixels of the box for each pixel of the photograph.
-        inner: The photograph's size in the box.
-        top, left: Where it begins.
-        framed: (x0, y0, x1, y1) of the smallest centred rectangle of whole strides around it:
-            the authors' own box, whose border boxes are snapped to.
+        original: Size of the image.
+        size: Size of the letterbox.
+        scale: Pixels of the letterbox per pixel of the image.
+        inner: Size of the resized image.
+        top, left: Position of the resized image in the letterbox.
+        framed: (x0, y0, x1, y1) of the smallest centred rectangle around the resized image whose
+            sides are multiples of the stride. The authors' letterbox is this rectangle, and
+            detected boxes are snapped to its border.
     """
 
     original: tuple[int, int]
@@ -44,7 +45,7 @@ class Letterbox:
 
 
 def fit(original: tuple[int, int], image_size: int, *, square: bool) -> Letterbox:
-    """Geometry of a photograph of (height, width) in a square, or in the authors' rectangle."""
+    """Return the position of an image of (height, width) in a square or the authors' rectangle."""
     h, w = original
     scale = min(image_size / h, image_size / w)
     inner = max(1, round(h * scale)), max(1, round(w * scale))
@@ -53,7 +54,7 @@ def fit(original: tuple[int, int], image_size: int, *, square: bool) -> Letterbo
         inner[1] + (image_size - inner[1]) % STRIDE,
     )
     size = (image_size, image_size) if square else strided
-    # The authors round half a pixel of padding to the bottom and right.
+    # As in the authors' code, an odd pixel of padding goes to the bottom and right.
     top = round((size[0] - inner[0]) / 2 - 0.1)
     left = round((size[1] - inner[1]) / 2 - 0.1)
     x0, y0 = (size[1] - strided[1]) / 2, (size[0] - strided[0]) / 2
@@ -71,7 +72,7 @@ def fit(original: tuple[int, int], image_size: int, *, square: bool) -> Letterbo
 def letterbox(
     image: NDArray[np.uint8], image_size: int, *, square: bool
 ) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Resize and pad uint8 HxWx3; `square` as the exported graph takes it, or the rectangle."""
+    """Resize and pad uint8 HxWx3 to the exported graph's square or to the authors' rectangle."""
     box = fit((image.shape[0], image.shape[1]), image_size, square=square)
     out = np.full((*box.size, 3), GREY, dtype=np.uint8)
     h, w = box.inner
@@ -80,7 +81,7 @@ def letterbox(
 
 
 def resize_linear(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bilinear resize of uint8 HxWxC in OpenCV's fixed point, without antialiasing."""
+    """Resize uint8 HxWxC bilinearly in OpenCV's fixed point, without antialiasing."""
     if image.shape[:2] == size:
         return image
     columns, left, right = _taps(image.shape[1], size[1])
@@ -90,7 +91,7 @@ def resize_linear(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     across = (
         wide[:, columns] * left[:, None] + wide[:, np.minimum(columns + 1, last)] * right[:, None]
     )
-    # OpenCV drops bits on the way down, in this order.
+    # The order of these shifts decides the rounding; it is OpenCV's.
     upper = (above[:, None, None] * (across[rows] >> 4)) >> 16
     lower_rows = np.minimum(rows + 1, image.shape[0] - 1)
     lower = (below[:, None, None] * (across[lower_rows] >> 4)) >> 16
@@ -98,7 +99,7 @@ def resize_linear(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
 
 
 def _taps(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-    """For each new pixel: the first old one, and the weights of it and of the next."""
+    """Return the first source index of each new pixel, and the weights of it and the next one."""
     at = ((np.arange(new) + 0.5) * (1.0 / (new / old)) - 0.5).astype(np.float32)
     first = np.floor(at).astype(np.int64)
     part = at - first.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Greedy non-maximum suppression of boxes, by falling score."""
+"""Greedy non-maximum suppression of boxes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ if TYPE_CHECKING:
 
 
 def nms(boxes: Float32, scores: Float32, iou: float) -> NDArray[np.int64]:
-    """Indices of the boxes that stay, by falling score.
+    """Return the indices of the boxes that remain, by descending score.
 
-    A box goes if its IoU with one that stays is greater than `iou`, as in torchvision's `nms`.
-    Boxes are Nx4 (x0, y0, x1, y1); among equal scores the earlier one wins.
+    A box is removed if its IoU with a better remaining box is greater than `iou`, as in
+    torchvision's `nms`. Among equal scores the earlier box comes first.
+
+    Args:
+        boxes: Nx4 (x0, y0, x1, y1).
+        scores: N.
+        iou: Threshold from 0 to 1.
     """
     order = np.argsort(-scores, kind="stable")
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept = []
+    remaining = []
     while order.size:
         best, others = order[0], order[1:]
-        kept.append(best)
+        remaining.append(best)
         low = np.maximum(boxes[best, :2], boxes[others, :2])
         high = np.minimum(boxes[best, 2:], boxes[others, 2:])
         shared = np.prod(np.clip(high - low, 0, None), axis=1)
         union = areas[best] + areas[others] - shared
-        # Two boxes without area share nothing.
+        # The union of two boxes without area is 0; their IoU counts as 0.
         overlap = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
         order = others[overlap <= iou]
-    return np.asarray(kept, dtype=np.int64)
+    return np.asarray(remaining, dtype=np.int64)

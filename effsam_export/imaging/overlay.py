@@ -1,7 +1,7 @@
-"""An answer drawn on its photograph: mask, points and boxes. numpy and Pillow only.
+"""Draw masks, points and boxes over an image. numpy and Pillow only.
 
-Lines and markers grow with the picture, and each has a light and a dark part, so that it can be
-seen on any photograph and at any size.
+Line widths scale with the image. Lines and markers have a light and a dark part, to be visible on
+any background.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RED = (225, 29, 46)
 WHITE = (255, 255, 255)
 BLACK = (0, 0, 0)
 ONLY_REFERENCE = (255, 140, 0)
-ONLY_FOUND = (0, 200, 255)
+ONLY_ARTIFACT = (0, 200, 255)
 GREY_STEP = 8
 
 
@@ -45,13 +45,13 @@ def draw(
     points: Sequence[tuple[float, float, int]] = (),
     boxes: Sequence[tuple[float, float, float, float]] = (),
 ) -> NDArray[np.uint8]:
-    """A copy of the picture with a mask and its prompts on it: uint8 HxWx3 RGB.
+    """Return a copy of an image with a mask and its prompts drawn over it, uint8 HxWx3 RGB.
 
     Args:
         image: uint8 HxWx3 RGB.
         mask: Bool HxW, tinted blue and outlined.
         points: (x, y, label) in pixels of `image`; label 1 is drawn green, any other red.
-        boxes: (x0, y0, x1, y1) in pixels of `image`; what lies outside is drawn on its edge.
+        boxes: (x0, y0, x1, y1) in pixels of `image`; sides outside are drawn on its edge.
     """
     canvas: NDArray[np.uint8] = image.copy()
     longest = max(mask.shape)
@@ -73,30 +73,34 @@ def draw(
 
 
 def check_suffix(path: Path) -> str:
-    """The picture format that a file name asks for, as Pillow calls it.
+    """Return Pillow's name of the image format for a file name's suffix.
 
     Raises:
-        OutputError: None, or one that is not in `FORMATS`.
+        OutputError: The suffix is missing or not in `FORMATS`.
     """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        what = f"`{path.suffix}`" if path.suffix else "no suffix"
+        what = (
+            f"`{path.suffix}` is not a supported format"
+            if path.suffix
+            else "no suffix names its format"
+        )
         raise OutputError(
-            f"cannot write picture `{path}`: {what} does not say a format that is known",
+            f"cannot write image `{path}`: {what}",
             hint=f"end the name in {', '.join(FORMATS)}",
         )
     return kind
 
 
 def save(image: NDArray[np.uint8], path: Path) -> None:
-    """Write a picture as its suffix says; a file already there is replaced only by a whole one.
+    """Write an image atomically, in the format of the file name's suffix.
 
     Args:
         image: uint8 HxWx3 RGB.
         path: Ends in `.png`, `.jpg` or `.jpeg`, in either case.
 
     Raises:
-        OutputError: The suffix is another one, or the file cannot be written.
+        OutputError: The suffix is not supported, or the file cannot be written.
     """
     kind = check_suffix(path)
     data = io.BytesIO()
@@ -105,51 +109,53 @@ def save(image: NDArray[np.uint8], path: Path) -> None:
     except OSError as error:
         h, w = image.shape[:2]
         raise OutputError(
-            f"cannot write picture `{path}`: {kind} cannot hold {w}x{h} pixels",
+            f"cannot write image `{path}`: {kind} cannot hold {w}x{h} pixels",
             hint="end the name in .png",
         ) from error
     write_whole(path, data.getvalue())
 
 
 def disagreement(
-    image: NDArray[np.uint8], reference: NDArray[np.bool_], found: NDArray[np.bool_]
+    image: NDArray[np.uint8], reference: NDArray[np.bool_], artifact: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """Where two masks differ, in `ONLY_REFERENCE` and `ONLY_FOUND` on a dark photograph.
+    """Return a picture of the difference of two masks, uint8 hxwx3 RGB.
 
-    A pixel is coloured however few of the mask's pixels under it differ, and grey is lighter
-    where both masks are.
+    Pixels of only one mask have the colour `ONLY_REFERENCE` or `ONLY_ARTIFACT`. The rest is a dark
+    grey image, lighter where the masks agree. When the masks are larger than the picture, one
+    different mask pixel is enough to colour a pixel.
 
     Args:
-        image: Photograph, uint8 hxwx3 RGB, at the size of the result.
-        reference: Bool HxW, of that size or larger.
-        found: Likewise.
+        image: uint8 hxwx3 RGB, in the size of the result.
+        reference: PyTorch's mask, bool HxW, of that size or larger.
+        artifact: The exported model's mask, of the same size as `reference`.
     """
     size = (image.shape[0], image.shape[1])
-    both = _share(reference & found, size)
-    missed = _share(reference & ~found, size)
-    added = _share(found & ~reference, size)
+    both = _coverage(reference & artifact, size)
+    missed = _coverage(reference & ~artifact, size)
+    added = _coverage(artifact & ~reference, size)
     grey = image.mean(axis=2) * (0.3 + 0.45 * both)
-    # In few levels: the picture is there for its colours, and its PNG is half as large.
+    # Few grey levels halve the size of the PNG.
     canvas = np.repeat((grey / GREY_STEP).astype(np.uint8)[:, :, None] * GREY_STEP, 3, axis=2)
     canvas[(missed > 0) & (missed >= added)] = ONLY_REFERENCE
-    canvas[added > missed] = ONLY_FOUND
+    canvas[added > missed] = ONLY_ARTIFACT
     return canvas
 
 
 def shrink(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask at a smaller size: pixels that are at least half covered.
+    """Return a mask at a smaller size: the pixels that it covers at least by half.
 
     Args:
         mask: Bool HxW.
         size: (height, width) in pixels, neither larger than the mask's.
     """
-    share = _share(mask, size)
+    share = _coverage(mask, size)
     half = share >= 0.5
-    # A mask too small to fill half a pixel anywhere must not look like no mask.
+    # Otherwise a mask that fills no pixel by half would disappear.
     return half if half.any() else share > 0
 
 
-def _share(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float64]:
+def _coverage(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the covered fraction of each pixel of a smaller (height, width), from 0 to 1."""
     rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
     sums = np.add.reduceat(mask, rows, axis=0, dtype=np.int64)
     sums = np.add.reduceat(sums, columns, axis=1)
@@ -169,7 +175,7 @@ def _paint(
 
 
 def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """Pixels with one of the mask at most `by` rows and `by` columns away."""
+    """Return the mask dilated by a square of `by` pixels in each direction."""
     for _ in range(2):
         grown = mask.copy()
         for step in range(1, by + 1):
@@ -180,7 +186,7 @@ def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
 
 
 def _shrunk(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """The mask without `by` pixels at its edge; outside the picture is background."""
+    """Return the mask eroded by `by` pixels; outside the image is background."""
     return ~_grown(~np.pad(mask, 1), by)[1:-1, 1:-1]
 
 
@@ -192,7 +198,7 @@ def _outline_box(
     alpha: float,
 ) -> None:
     height, width = canvas.shape[:2]
-    # Clipped before it is rounded: a corner may lie at infinity.
+    # Clipped before rounding, because a corner may be infinite.
     x0, x1 = (round(min(max(x, 0), width - 1)) - line // 2 for x in (box[0], box[2]))
     y0, y1 = (round(min(max(y, 0), height - 1)) - line // 2 for y in (box[1], box[3]))
     where = np.zeros((height, width), dtype=np.bool_)
@@ -208,7 +214,7 @@ def _disc(
     colour: Colour,
     alpha: float,
 ) -> None:
-    """Paint a filled circle with a smooth edge; the pixel (x, y) has its centre at (x, y)."""
+    """Paint a filled, antialiased circle; the pixel (x, y) has its centre at (x, y)."""
     height, width = canvas.shape[:2]
     x, y = centre
     reach = radius + 1

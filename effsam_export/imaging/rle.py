@@ -1,7 +1,7 @@
-"""Masks as run lengths, small enough for JSON: COCO's uncompressed RLE.
+"""Run-length encoding of masks for JSON: COCO's uncompressed RLE.
 
-Runs go down the columns (Fortran order) and alternate, background first; a mask whose top left
-pixel is set begins with a run of 0. `pycocotools.mask.frPyObjects` reads the same object.
+Runs go down the columns (Fortran order) and alternate, background first. If the top left pixel is
+set, the first run is 0. `pycocotools.mask.frPyObjects` reads the same object.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from effsam_export.imaging.images import MAX_PIXELS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-HINT = "the file was damaged or made by another program; export the bundle again"
+HINT = "the file is damaged or was written by another program; export the bundle again"
 
 
 def encode(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """Run lengths of a mask, ready for `json.dumps`.
+    """Return the run lengths of a mask as an object for `json.dumps`.
 
     Args:
-        mask: Bool HxW, of at least one pixel.
+        mask: Bool HxW, at least one pixel.
 
     Returns:
-        `{"size": [height, width], "counts": [...]}` in pixels; the counts add up to H * W.
+        `{"size": [height, width], "counts": [...]}` in pixels; the sum of the counts is H * W.
     """
     flat = mask.ravel(order="F")
     starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
@@ -35,15 +35,15 @@ def encode(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
 
 
 def decode(rle: object) -> NDArray[np.bool_]:
-    """The mask that `encode` was given: bool HxW, in C order.
+    """Return the encoded mask: bool HxW, in C order.
 
     Args:
-        rle: An object as `json.loads` gives it; nothing about it is taken on trust. Runs of 0
-            are accepted anywhere, as COCO's own reader does.
+        rle: An untrusted object from `json.loads`. Runs of 0 are accepted anywhere, as in COCO's
+            reader.
 
     Raises:
-        BundleError: It is no object with `size` and `counts`, the size is not that of an image,
-            or the counts are not whole, non-negative and adding up to it.
+        BundleError: `size` or `counts` is missing or malformed, the size is over the limit, or the
+            counts do not add up to it.
     """
     if not (isinstance(rle, dict) and {"size", "counts"} <= rle.keys()):
         raise _bad("is not an object with `size` and `counts`")
@@ -55,17 +55,17 @@ def decode(rle: object) -> NDArray[np.bool_]:
         raise _bad(f"has {height}x{width} pixels, over the limit of {MAX_PIXELS}")
     if not _are_counts(counts):
         raise _bad("has `counts` that are not a list of non-negative whole numbers")
-    # Summed as Python integers: numpy's would wrap around on hostile ones.
+    # Python integers, because numpy's would overflow on malicious counts.
     total = sum(counts)
     if total != height * width:
-        raise _bad(f"has counts of {total} pixels, and its size is {height}x{width}")
+        raise _bad(f"has counts of {total} pixels, but a size of {height}x{width}")
     is_set = np.arange(len(counts)) % 2 == 1
     flat = np.repeat(is_set, np.asarray(counts, dtype=np.int64))
     return np.ascontiguousarray(flat.reshape((height, width), order="F"))
 
 
 def _are_counts(value: object) -> bool:
-    # `type` and not `isinstance`: JSON's true is no number, though Python's is.
+    # `type` and not `isinstance`, because in Python `True` is an `int`.
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
 

@@ -1,1 +1,1 @@
-"""Run a bundle on images with prompts. No torch."""
+"""Run a bundle on images. No torch."""

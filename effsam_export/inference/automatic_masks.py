@@ -1,8 +1,8 @@
-"""All masks of a photograph without a prompt: a grid of points, and the authors' filters.
+"""Automatic mask generation: masks of a whole image from a grid of point prompts.
 
-Source: segment-anything (dca509f), `automatic_mask_generator.py` and `utils/amg.py`, whose
-defaults are kept; EdgeSAM's, RepViT-SAM's and MobileSAM's are the same. Without their crops and
-without their clean-up of small regions, which are off by default.
+Source: segment-anything (dca509f), `automatic_mask_generator.py` and `utils/amg.py`, with the same
+defaults; EdgeSAM, RepViT-SAM and MobileSAM use the same code. Image crops and the removal of small
+regions are not implemented; both are off by default there.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GridSettings:
-    """How masks are made and which are kept.
+    """The grid of prompts and the thresholds of the filters.
 
     Attributes:
-        points_per_side: Points along each side of the photograph, at the centres of equal cells.
-        points_per_batch: Prompts for one call of the decoder.
-        score: A mask stays if its score (predicted IoU, or what the model ranks by) is greater.
-        stability: And if its stability is at least this: the IoU of the masks at logits above
-            threshold + offset and above threshold - offset, at original size.
-        stability_offset: That offset, in logits.
-        box_nms: Of masks whose boxes overlap by a greater IoU, the best stays.
+        points_per_side: Number of points along each side of the image, at the centres of equal
+            cells.
+        points_per_batch: Number of prompts in one decoder call.
+        score: Masks with a score at or below this are removed. The score is the predicted IoU, or
+            the output by which the model ranks masks.
+        stability: Masks with a lower stability are removed. Stability is the IoU of the mask cut
+            at threshold + offset with the mask cut at threshold - offset, at original size.
+        stability_offset: This offset, in logits.
+        box_nms: IoU of bounding boxes above which only the mask with the best score remains.
     """
 
     points_per_side: int = 32
@@ -55,16 +57,16 @@ class GridSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRecord:
-    """One mask.
+    """One generated mask.
 
     Attributes:
-        mask: At original size, as run lengths: hundreds of masks of a large photograph would not
-            fit into memory otherwise.
-        score: What the model ranks it by.
-        stability: None where the model does not know it.
-        box: (x0, y0, x1, y1) of its first and last pixels, original image.
-        area: Pixels.
-        point: (x, y) that it came from in the original image, or None.
+        mask: Run-length encoded, at original size, to limit the memory of hundreds of masks.
+        score: Score by which the model ranks masks.
+        stability: Stability score from 0 to 1; None for a model that segments instances.
+        box: (x0, y0, x1, y1) of its first and last pixels in the original image, inclusive.
+        area: Number of pixels.
+        point: (x, y) of its prompt in the original image; None for a model without point prompts
+            in this mode.
     """
 
     mask: dict[str, list[int]]
@@ -75,12 +77,12 @@ class MaskRecord:
     point: tuple[float, float] | None
 
     def decoded(self) -> NDArray[np.bool_]:
-        """The mask, HxW bool."""
+        """Return the mask as bool HxW."""
         return rle.decode(self.mask)
 
 
 def grid(size: tuple[int, int], per_side: int) -> list[tuple[float, float]]:
-    """Points (x, y) at the centres of per_side x per_side cells of an image, row by row."""
+    """Return the points (x, y) at the centres of per_side x per_side cells of an image, by rows."""
     h, w = size
     centres = (np.arange(per_side) + 0.5) / per_side
     return [(float(x * w), float(y * h)) for y in centres for x in centres]
@@ -93,24 +95,24 @@ def generate(
     settings: GridSettings,
     on_progress: OnProgress | None = None,
 ) -> tuple[MaskRecord, ...]:
-    """All masks that pass the filters, by falling score.
+    """Return all masks that pass the filters, by descending score.
 
     Args:
-        model: Whose contract the decoder keeps.
-        decoder: Opened decoder.
-        embedded: The photograph.
+        model: The model to which the decoder belongs.
+        decoder: Session of the decoder.
+        embedded: The encoded image.
         settings: Grid and filters.
-        on_progress: Called with (points done, points in all).
+        on_progress: Called with (finished points, all points).
     """
     points = grid(embedded.frame.original, settings.points_per_side)
     records: list[MaskRecord] = []
-    # A decoder of fixed shapes takes one prompt a call.
+    # A decoder with fixed shapes takes one prompt per call.
     dynamic = any("prompts" in t.shape for t in model.component("decoder").inputs)
     size = settings.points_per_batch if dynamic else 1
     for start in range(0, len(points), size):
         batch = points[start : start + size]
         outputs = decoder.run(batch_feeds(model, embedded, batch))
-        records += _kept(model, embedded, batch, outputs, settings)
+        records += _filtered(model, embedded, batch, outputs, settings)
         if on_progress is not None:
             on_progress(start + len(batch), len(points))
     return without_duplicates(records, settings.box_nms)
@@ -119,7 +121,7 @@ def generate(
 def batch_feeds(
     model: ModelSpec, embedded: Embedded, points: Sequence[tuple[float, float]]
 ) -> Feeds:
-    """Decoder inputs for one foreground point each, stacked along the prompts."""
+    """Return decoder inputs for one foreground point per prompt, stacked along the prompt axis."""
     each = [decoder_feeds(model, embedded, Prompt(points=(Point(x=x, y=y),))) for x, y in points]
     shared = {t.name for t in model.component("decoder").inputs if t.shape[0] != "prompts"}
     return {
@@ -128,14 +130,14 @@ def batch_feeds(
     }
 
 
-def _kept(
+def _filtered(
     model: ModelSpec,
     embedded: Embedded,
     points: Sequence[tuple[float, float]],
     outputs: Feeds,
     settings: GridSettings,
 ) -> Iterator[MaskRecord]:
-    """The masks of a batch that pass score and stability; resized one at a time."""
+    """Yield the masks of a batch that pass the score and stability filters."""
     masks = model.masks
     for i, point in enumerate(points):
         for k in masks.multimask:
@@ -144,19 +146,19 @@ def _kept(
                 continue
             low_res = np.ascontiguousarray(outputs["low_res_masks"][i, k : k + 1], np.float32)
             logits = upscale_masks(low_res, embedded.frame, masks)[0]
-            steady = stability(logits, masks.threshold, settings.stability_offset)
-            if steady < settings.stability:
+            mask_stability = stability(logits, masks.threshold, settings.stability_offset)
+            if mask_stability < settings.stability:
                 continue
-            yield from _found(logits > masks.threshold, score, steady, point)
+            yield from _records(logits > masks.threshold, score, mask_stability, point)
 
 
-def _found(
+def _records(
     mask: NDArray[np.bool_],
     score: float,
     stability: float | None,
     point: tuple[float, float] | None,
 ) -> Iterator[MaskRecord]:
-    """The record of one mask; none of an empty one."""
+    """Yield the record of one mask, or nothing if the mask is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size:
         yield MaskRecord(
@@ -170,7 +172,7 @@ def _found(
 
 
 def without_duplicates(records: Sequence[MaskRecord], iou: float) -> tuple[MaskRecord, ...]:
-    """The masks that box NMS leaves, by falling score."""
+    """Return the masks that remain after NMS of their boxes, by descending score."""
     if not records:
         return ()
     boxes = np.asarray([f.box for f in records], dtype=np.float32)
@@ -179,9 +181,9 @@ def without_duplicates(records: Sequence[MaskRecord], iou: float) -> tuple[MaskR
 
 
 def from_instances(instances: Instances) -> tuple[MaskRecord, ...]:
-    """What a model that finds instances found, as the same records."""
+    """Return the masks of detected instances as records."""
     return tuple(
         record
         for i, mask in enumerate(instances.masks())
-        for record in _found(mask, float(instances.scores[i]), None, None)
+        for record in _records(mask, float(instances.scores[i]), None, None)
     )

@@ -1,4 +1,4 @@
-"""Many masks on their photograph, each in a colour of its own."""
+"""Draw many masks over an image, each in a different colour."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 TINT = 0.5
 GOLDEN_ANGLE = (3 - math.sqrt(5)) / 2
-"""As a share of the colour circle: neighbours in the list get hues far apart."""
+"""As a fraction of the hue circle, so that consecutive masks get clearly different hues."""
 
 
 def colour(index: int) -> tuple[int, int, int]:
-    """The colour of the mask at `index`."""
+    """Return the RGB colour of the mask at `index`."""
     r, g, b = colorsys.hsv_to_rgb(index * GOLDEN_ANGLE % 1, 0.85, 1.0)
     return round(255 * r), round(255 * g), round(255 * b)
 
 
 def draw(image: NDArray[np.uint8], records: Sequence[MaskRecord]) -> NDArray[np.uint8]:
-    """A copy of the picture with all masks tinted, the largest at the bottom: uint8 HxWx3 RGB."""
+    """Return a copy of an image uint8 HxWx3 RGB with all masks tinted, largest at the bottom."""
     canvas = image.astype(np.float32)
     edges = np.zeros(image.shape[:2], dtype=np.bool_)
     for i, record in enumerate(sorted(records, key=lambda f: -f.area)):
@@ -41,7 +41,7 @@ def draw(image: NDArray[np.uint8], records: Sequence[MaskRecord]) -> NDArray[np.
 
 
 def _inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a mask whose four neighbours are in it too."""
+    """Return the pixels of a mask whose four neighbours belong to it too."""
     padded = np.pad(mask, 1)
     return np.asarray(
         padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & mask

@@ -1,4 +1,4 @@
-"""Prompts in, masks out, with any pair of opened graphs. No torch: an app has to do the same."""
+"""Run the opened graphs of a model on images and prompts, without torch, as an app does."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """A photograph that has been through the encoder."""
+    """An image after the encoder."""
 
     frame: Frame
     sample: Sample
-    """With `embeddings`, without a prompt."""
+    """The image and its `embeddings`; no prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The answer to one prompt, best mask first.
+    """The masks of one prompt, best score first.
 
     Attributes:
-        masks: KxHxW bool at original size.
-        scores: K values of the output that ranks masks (predicted IoU or stability), float32.
-        low_res_masks: KxSxS logits, float32; each can be fed back as `mask_input`. None for a
-            model that finds instances.
-        indices: K positions in the decoder's output.
+        masks: Bool KxHxW at original size.
+        scores: float32 K: predicted IoU, or the output by which the model ranks masks.
+        low_res_masks: Logits float32 KxSxS, usable as the next prompt's `mask_input`. None for a
+            model that segments instances.
+        indices: Position of each mask in the decoder's output.
     """
 
     masks: NDArray[np.bool_]
@@ -56,7 +56,7 @@ class Prediction:
 
 
 def embed(model: ModelSpec, encoder: Session, image: NDArray[np.uint8]) -> Embedded:
-    """Encode a uint8 HxWx3 RGB photograph once, for any number of prompts."""
+    """Encode an image uint8 HxWx3 RGB once, for any number of prompts."""
     frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
     sample = Sample(image=image)
     spec = model.component("encoder")
@@ -72,17 +72,17 @@ def predict(
     *,
     single_mask: bool = False,
 ) -> Prediction:
-    """Answer one prompt.
+    """Return the masks of one prompt.
 
     Args:
-        model: Whose contract the decoder keeps.
-        decoder: Opened decoder.
-        embedded: The photograph.
-        prompt: In original-image pixels.
-        single_mask: Return the decoder's single-mask output instead of the multimask set.
+        model: The model to which the decoder belongs.
+        decoder: Session of the decoder.
+        embedded: The encoded image.
+        prompt: In pixels of the original image.
+        single_mask: Return the single-mask output instead of the multimask outputs.
 
     Raises:
-        PromptError: The prompt is off the image, or one the model cannot honour.
+        PromptError: The prompt is outside the image or not supported by the model.
     """
     check_prompt(prompt, embedded.frame.original, model.prompts)
     if single_mask and not model.masks.single:
@@ -95,7 +95,7 @@ def predict(
 
 
 def find_instances(model: ModelSpec, segmenter: Session, image: NDArray[np.uint8]) -> Instances:
-    """Run a segmenter on a uint8 HxWx3 RGB photograph."""
+    """Return the instances that a segmenter detects in an image uint8 HxWx3 RGB."""
     spec = model.component("segmenter")
     outputs = segmenter.run(spec.feeds(model.preprocess, Sample(image=image)))
     size = (image.shape[0], image.shape[1])
@@ -103,14 +103,14 @@ def find_instances(model: ModelSpec, segmenter: Session, image: NDArray[np.uint8
     return instances.detect(outputs, box)
 
 
-def choose(model: ModelSpec, found: Instances, prompt: Prompt) -> Prediction:
-    """Answer one prompt, in original-image pixels, with one mask out of the instances.
+def select_instance(model: ModelSpec, detected: Instances, prompt: Prompt) -> Prediction:
+    """Select the mask of one prompt, in original-image pixels, from detected instances.
 
     Raises:
-        PromptError: The prompt is off the image, or one the model cannot honour.
+        PromptError: The prompt is outside the image or not supported by the model.
     """
-    check_prompt(prompt, found.letterbox.original, model.prompts)
-    mask, score = instances.answer(found, prompt)
+    check_prompt(prompt, detected.letterbox.original, model.prompts)
+    mask, score = instances.mask_of(detected, prompt)
     return Prediction(
         masks=mask[None],
         scores=np.asarray([score], dtype=np.float32),
@@ -120,14 +120,14 @@ def choose(model: ModelSpec, found: Instances, prompt: Prompt) -> Prediction:
 
 
 def decoder_feeds(model: ModelSpec, embedded: Embedded, prompt: Prompt) -> Feeds:
-    """The decoder's inputs for a prompt in original-image pixels."""
+    """Return the decoder's inputs for a prompt in original-image pixels."""
     moved = prompt_to_model(prompt, embedded.frame)
     spec = model.component("decoder")
     return spec.feeds(model.preprocess, replace(embedded.sample, prompt=moved))
 
 
 def select(outputs: Feeds, indices: tuple[int, ...], masks: MaskSet, frame: Frame) -> Prediction:
-    """The masks at `indices` of the decoder's output, by falling score, at original size."""
+    """Return the decoder's masks at `indices`, at original size and by descending score."""
     scores = outputs[masks.score][0]
     order = tuple(sorted(indices, key=lambda i: -float(scores[i])))
     low_res = np.ascontiguousarray(outputs["low_res_masks"][0, list(order)], dtype=np.float32)

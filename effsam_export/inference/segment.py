@@ -1,4 +1,4 @@
-"""A bundle, a photograph and prompts: masks. No torch."""
+"""Segment an image with a bundle. No torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MASK_SUFFIX = ".npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
-    """A photograph (uint8 HxWx3 RGB, EXIF rotation applied) and the answer to its prompts."""
+    """An image (uint8 HxWx3 RGB, EXIF rotation applied) and the masks of its prompts."""
 
     image: NDArray[np.uint8]
     prediction: Prediction
@@ -42,19 +42,19 @@ class Segmentation:
 def segment(
     bundle_path: Path, image_path: Path, prompts: Sequence[Prompt], *, single_mask: bool = False
 ) -> Segmentation:
-    """Run a bundle on a photograph.
+    """Run a bundle on an image and return the masks of the prompts.
 
     Args:
-        bundle_path: The bundle.
-        image_path: The photograph.
-        prompts: In original-image pixels. One prompt gives the model's whole set of masks, best
-            first; several give the best mask of each, in their order.
-        single_mask: Take the decoder's single-mask output instead of its multimask set.
+        bundle_path: Directory of the bundle.
+        image_path: An image file.
+        prompts: In pixels of the original image. For one prompt, all masks of the model are
+            returned, best score first; for several, the best mask of each, in their order.
+        single_mask: Use the single-mask output instead of the multimask outputs.
 
     Raises:
-        BundleError: The bundle is broken or lacks a component.
-        ImageError: The photograph cannot be read.
-        PromptError: A prompt is off the image, or one the model cannot honour.
+        BundleError: The bundle is damaged or lacks a component.
+        ImageError: The image cannot be read.
+        PromptError: A prompt is outside the image or not supported by the model.
         ToolchainMissing: The bundle's runtime is not installed.
     """
     bundle = read.read(bundle_path)
@@ -70,23 +70,22 @@ def segment(
                 f"`{model.name}` has no single-mask output", hint="leave --single-mask out"
             )
         instances = runner.find_instances(model, read.open_session(bundle, "segmenter"), image)
-        answers = [runner.choose(model, instances, p) for p in prompts]
-        return Segmentation(
-            image=image, prediction=answers[0] if len(answers) == 1 else best_of_each(answers)
-        )
-    embedded = runner.embed(model, read.open_session(bundle, "encoder"), image)
-    decoder = read.open_session(bundle, "decoder")
-    answers = [
-        runner.predict(model, decoder, embedded, p, single_mask=single_mask) for p in prompts
-    ]
+        predictions = [runner.select_instance(model, instances, p) for p in prompts]
+    else:
+        embedded = runner.embed(model, read.open_session(bundle, "encoder"), image)
+        decoder = read.open_session(bundle, "decoder")
+        predictions = [
+            runner.predict(model, decoder, embedded, p, single_mask=single_mask) for p in prompts
+        ]
+    one = len(predictions) == 1
     return Segmentation(
-        image=image, prediction=answers[0] if len(answers) == 1 else best_of_each(answers)
+        image=image, prediction=predictions[0] if one else best_of_each(predictions)
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutomaticMasks:
-    """A photograph (uint8 HxWx3 RGB, EXIF rotation applied) and everything found on it."""
+    """An image (uint8 HxWx3 RGB, EXIF rotation applied) and all masks generated for it."""
 
     image: NDArray[np.uint8]
     records: tuple[MaskRecord, ...]
@@ -98,11 +97,11 @@ def generate_masks(
     settings: GridSettings,
     on_progress: OnProgress | None = None,
 ) -> AutomaticMasks:
-    """Find all masks on a photograph, without a prompt.
+    """Generate masks for a whole image, without a prompt.
 
     Raises:
-        BundleError: The bundle is broken or lacks a component.
-        ImageError: The photograph cannot be read.
+        BundleError: The bundle is damaged or lacks a component.
+        ImageError: The image cannot be read.
         ToolchainMissing: The bundle's runtime is not installed.
     """
     bundle = read.read(bundle_path)
@@ -121,7 +120,7 @@ def generate_masks(
 def save_automatic_masks(result: AutomaticMasks, path: Path) -> None:
     """Write `masks`, `scores`, `stability_scores`, `boxes` and `points` as a compressed .npz.
 
-    Stability is NaN and a point is (NaN, NaN) where the model does not know them.
+    Missing stability scores are NaN, missing points are (NaN, NaN).
 
     Raises:
         OutputError: The file cannot be written.
@@ -147,19 +146,19 @@ def save_automatic_masks(result: AutomaticMasks, path: Path) -> None:
     write_whole(path, data.getvalue())
 
 
-def best_of_each(answers: Sequence[Prediction]) -> Prediction:
-    """The best mask of each answer, in their order, as one prediction."""
-    logits = [a.low_res_masks[:1] for a in answers if a.low_res_masks is not None]
+def best_of_each(predictions: Sequence[Prediction]) -> Prediction:
+    """Return the best mask of each prediction, in their order, as one prediction."""
+    logits = [p.low_res_masks[:1] for p in predictions if p.low_res_masks is not None]
     return Prediction(
-        masks=np.concatenate([a.masks[:1] for a in answers]),
-        scores=np.concatenate([a.scores[:1] for a in answers]),
+        masks=np.concatenate([p.masks[:1] for p in predictions]),
+        scores=np.concatenate([p.scores[:1] for p in predictions]),
         low_res_masks=np.concatenate(logits) if logits else None,
-        indices=tuple(a.indices[0] for a in answers),
+        indices=tuple(p.indices[0] for p in predictions),
     )
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
-    """(x0, y0, x1, y1) of the first and last pixels in a HxW mask, or None if it is empty."""
+    """Return (x0, y0, x1, y1) of the first and last pixels of a mask HxW; None if it is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return None
@@ -167,9 +166,9 @@ def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
 
 
 def save_masks(prediction: Prediction, path: Path) -> None:
-    """Write `masks`, `scores` and `low_res_masks` as a compressed .npz, whole or not at all.
+    """Write `masks`, `scores` and `low_res_masks` as a compressed .npz, atomically.
 
-    A model that finds instances has no logits that could be fed back: `low_res_masks` is left out.
+    `low_res_masks` is left out for a model that segments instances, which takes no mask input.
 
     Raises:
         OutputError: The file cannot be written.
@@ -188,12 +187,16 @@ def save_masks(prediction: Prediction, path: Path) -> None:
 
 
 def load_mask_input(path: Path, size: int) -> Float32:
-    """The best logits SxS of an earlier answer, from a file of `save_masks`.
+    """Read the logits SxS of the best mask from a file that `save_masks` wrote.
+
+    Args:
+        path: The .npz file.
+        size: Side S of the model's mask logits, in pixels.
 
     Raises:
-        PromptError: There is no such file, or it holds no logits of that size.
+        PromptError: The file does not exist, or contains no finite logits of this size.
     """
-    hint = "give a file that `effsam run --masks` wrote"
+    hint = "give a file written by `effsam run --masks`"
     try:
         content = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
         logits = content.get("low_res_masks") if hasattr(content, "get") else None

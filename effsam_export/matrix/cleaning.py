@@ -5,13 +5,12 @@ A result is as old as its last use: whoever takes one marks it.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from effsam_export.errors import OutputError
+from effsam_export.matrix.lock import exclusive
 from effsam_export.matrix.store import BUILT
 from effsam_export.pipeline.stage_cache import OUTPUTS, RECORD, unwritable
 
@@ -77,13 +76,7 @@ def remove_unused(root: Path, days: float) -> list[Kept]:
     if not root.is_dir():
         return []
     try:
-        with (root / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputError(
-                    f"a build is using the cache `{root}`", hint="wait until it is done"
-                ) from None
+        with exclusive(root):
             old = [k for k in kept(root) if k.unused_s >= days * DAY_S]
             for result in old:
                 if result.path.is_file():

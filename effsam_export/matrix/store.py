@@ -11,11 +11,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from glob import escape
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from effsam_export.bundle import read, staging
 from effsam_export.bundle.manifest import MANIFEST
 from effsam_export.errors import BundleError, OutputError
+from effsam_export.matrix.lock import CacheInUse, exclusive, shared
 from effsam_export.pipeline.stage_cache import mark, unwritable
 from effsam_export.util.files import reason_of, write_whole
 
@@ -79,16 +79,12 @@ class Store:
             output: Folder of the bundles that are delivered.
             names: Of these bundles, of which half a copy may be left there.
         """
-        with (self.root / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                halves = [h for name in names for h in output.glob(f".{escape(name)}.*.partial")]
-                for left in (*(self.root / "work").iterdir(), *halves):
-                    shutil.rmtree(left, ignore_errors=True)
-            except BlockingIOError:
-                # Another build is at work, and what lies there is its own.
-                pass
-            fcntl.flock(file, fcntl.LOCK_SH)
+        with suppress(CacheInUse), exclusive(self.root):
+            halves = [h for name in names for h in output.glob(f".{escape(name)}.*.partial")]
+            for left in (*(self.root / "work").iterdir(), *halves):
+                shutil.rmtree(left, ignore_errors=True)
+        # A build that starts between the two locks finds nothing of this one to remove.
+        with shared(self.root):
             yield
 
     def find(self, digest: str) -> tuple[Path, Built] | None:

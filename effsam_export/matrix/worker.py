@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -204,6 +203,8 @@ def _told(event: object) -> None:
 
 def peak_mb() -> float:
     """Largest resident memory of this process and of its largest child, added, in MB."""
+    import resource  # not on Windows
+
     both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     unit = 1 if sys.platform == "darwin" else 1024
     return sum(resource.getrusage(who).ru_maxrss for who in both) * unit / 1e6

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effsam_export.imaging.images import (
-    beyond_model,
     check_prompt,
     frame_of,
     load_image,
     prompt_to_model,
     stability,
+    unsupported_parts,
     upscale_masks,
 )
 from effsam_export.parity.comparison import Expected, ExpectedImage, Measured, Sides, compare
@@ -171,7 +171,7 @@ def supported_cases(
     for row in images:
         cases = []
         for case in row.cases:
-            reasons = beyond_model(case.prompt, support)
+            reasons = unsupported_parts(case.prompt, support)
             if case.mask_from is not None and not support.mask:
                 reasons.append("this model takes no mask")
             if reasons:

@@ -59,8 +59,8 @@ def measure(
         cases.append(everything(f"{name}/{EVERYTHING}", wanted, found))
         answers = []
         for entry in row.cases:
-            mask, score = instances.answer(wanted, entry.prompt)
-            other, other_score = instances.answer(found, entry.prompt)
+            mask, score = instances.mask_of(wanted, entry.prompt)
+            other, other_score = instances.mask_of(found, entry.prompt)
             case = f"{name}/{entry.name}"
             cases.append(
                 _case(case, mask_iou(mask, other), boundary_iou(mask, other), score - other_score)

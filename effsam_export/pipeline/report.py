@@ -246,7 +246,7 @@ def _comparisons(report: ParityReport) -> str:
 def _legend() -> str:
     swatches = (
         (overlay.ONLY_REFERENCE, "missed: reference only"),
-        (overlay.ONLY_FOUND, "added: artefact only"),
+        (overlay.ONLY_ARTIFACT, "added: artefact only"),
         (IN_BOTH, "in both"),
     )
     items = [

@@ -12,7 +12,6 @@ A result that is taken is marked with the time, by which `build/cleaning.py` kno
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -93,9 +92,10 @@ class StageCache:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """Keep other processes from a result; a lock goes with the process that holds it."""
+        import filelock
+
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / f"{name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with filelock.FileLock(self.root / f"{name}.lock", preserve_lock_file=True):
             yield
 
 

@@ -207,7 +207,7 @@ def _run_golden_instances(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult
     found = runner.find_instances(model, segmenter, vectors.image)
     results = []
     for case in vectors.cases:
-        answer = runner.choose(model, found, case.prompt)
+        answer = runner.select_instance(model, found, case.prompt)
         results.append(
             GoldenResult(
                 case=case.name,

@@ -6,15 +6,15 @@ A file counts as the official one by its sha256 alone, whoever sent it. In the c
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from effsam_export.errors import CheckpointError, DownloadError
 from effsam_export.spec.model import PackageSource, UrlSource, WeightFile
@@ -22,12 +22,12 @@ from effsam_export.spec.stages import Checkpoint
 from effsam_export.util.files import reading, sha256_of
 from effsam_export.weights import lock
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 LOCK_POLL_S = 0.2
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""Errors of a file system that cannot lock files."""
 
 OnTransfer = Callable[[str, int, int | None], None]
 """Called with what is being fetched, its bytes done, and its bytes in all or None."""
@@ -219,30 +219,40 @@ def _slot(weights: WeightFile, cache_dir: Path) -> Path:
 def _alone(slot: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """A block that one process at a time runs: two would write the same partial file.
 
-    The operating system lets go of the lock when its holder dies, so it cannot be left behind.
+    The operating system releases the lock when its holder dies, so none can be left behind.
     """
+    from filelock import FileLock
+
     from effsam_export.weights.download import writing
 
-    with writing(slot):
-        file = (slot / ".lock").open("ab")
-    with file:
-        while not _lock(file.fileno()):
+    lock_file = FileLock(slot / ".lock", preserve_lock_file=True)
+    with writing(slot), _without_locks():
+        while not _acquired(lock_file):
             waiting()
-            time.sleep(LOCK_POLL_S)
-        yield
-
-
-def _lock(descriptor: int) -> bool:
-    """Whether the lock is ours now; closing the file lets go of it."""
     try:
-        if sys.platform == "win32":
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+        yield
+    finally:
+        lock_file.release()
+
+
+def _acquired(lock_file: FileLock) -> bool:
+    from filelock import Timeout
+
+    try:
+        lock_file.acquire(timeout=LOCK_POLL_S, poll_interval=LOCK_POLL_S)
+    except Timeout:
         return False
-    except OSError:
-        # A file system without locks: two at once would spoil each other's file, and its hash
-        # would say so.
-        return True
     return True
+
+
+@contextmanager
+def _without_locks() -> Iterator[None]:
+    """Go on without a lock on a file system that has none.
+
+    Two downloads at once would spoil each other's file there, and its hash would tell.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise

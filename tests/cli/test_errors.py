@@ -179,7 +179,7 @@ def test_one_error_with_a_hint_and_exit_code_2(
             id="missing mask file",
         ),
         pytest.param(
-            ["--point", "1,1", "-o", "overlay.gif"], "cannot write picture `overlay.gif`", id="gif"
+            ["--point", "1,1", "-o", "overlay.gif"], "cannot write image `overlay.gif`", id="gif"
         ),
         pytest.param(
             ["--point", "1,1", "-o", "no/overlay.png"], "cannot write", id="no such directory"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-OPEN_HINT = "give a JPEG or PNG file that other programs can open"
+OPEN_HINT = "check that it is an intact JPEG or PNG file"
 ORIENTATION = 0x0112
 """The EXIF tag."""
 
@@ -166,7 +166,7 @@ def test_too_many_pixels(
     picture("RGB").save(path)
     error = refusal(path)
     assert error.message == f"image `{path}` has 3x2 pixels, over the limit of 4"
-    assert error.hint == "make it smaller first"
+    assert error.hint == "resize it first"
 
 
 def test_far_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ def test_floating_point_pixels(tmp_path: Path) -> None:
     Image.fromarray(np.full((2, 3), 0.5, dtype=np.float32)).save(path)
     error = refusal(path)
     assert error.message == f"image `{path}` has floating-point pixels"
-    assert error.hint == "save it with 8 bits first"
+    assert error.hint == "convert it to 8 bits first"
 
 
 # ------------------------------------------------------------------ sizes and coordinates

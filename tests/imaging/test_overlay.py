@@ -120,7 +120,7 @@ def test_disagreement_shows_a_single_pixel_of_a_large_mask() -> None:
     found[10, 20] = True
     panel = overlay.disagreement(grey(100, 150), reference, found)
     assert tuple(panel[50, 70]) == overlay.ONLY_REFERENCE
-    assert tuple(panel[1, 2]) == overlay.ONLY_FOUND
+    assert tuple(panel[1, 2]) == overlay.ONLY_ARTIFACT
     coloured = (panel != panel[:, :, :1]).any(axis=2)
     assert np.count_nonzero(coloured) == 2
 
@@ -179,6 +179,6 @@ def test_failure_leaves_nothing_behind(tmp_path: Path) -> None:
             overlay.save(grey(4, 4), path)
         assert caught.value.hint
     # A JPEG has sides of at most 65,535 pixels.
-    with pytest.raises(OutputError, match="cannot write picture"):
+    with pytest.raises(OutputError, match="cannot write image"):
         overlay.save(grey(1, 70_000), tmp_path / "long.jpg")
     assert [p.name for p in tmp_path.iterdir()] == ["taken.png"]

@@ -128,7 +128,7 @@ def test_a_decoder_that_sees_nothing() -> None:
 def record(x: int, score: float, side: int = 20) -> MaskRecord:
     mask = np.zeros(SIZE, bool)
     mask[10 : 10 + side, x : x + side] = True
-    (found,) = automatic_masks._found(mask, score, 0.99, (x, 10))
+    (found,) = automatic_masks._records(mask, score, 0.99, (x, 10))
     return found
 
 
@@ -139,7 +139,7 @@ def test_of_overlapping_boxes_the_best_stays() -> None:
 
 
 def test_an_empty_mask_is_no_mask() -> None:
-    assert list(automatic_masks._found(np.zeros(SIZE, bool), 0.9, None, None)) == []
+    assert list(automatic_masks._records(np.zeros(SIZE, bool), 0.9, None, None)) == []
 
 
 # ------------------------------------------------------------------ what a person gets

@@ -25,7 +25,7 @@ def test_every_problem_of_a_prompt_is_told_at_once() -> None:
         "label 2 of a point is neither 1 (on) nor 0 (off the object); "
         "point (40.5, 0) is outside the image of 30x20 pixels; "
         "box (5, 5, 5, 9) is empty: want x0 < x1, y0 < y1; "
-        "this model has no background points; "
+        "this model takes no background points; "
         "this model takes 2 points, a box counting as two, not 5; "
         "this model takes no box; "
         "this model takes no mask"

@@ -65,7 +65,7 @@ def test_a_file_of_other_arrays(
     with pytest.raises(PromptError) as refused:
         load_mask_input(tmp_path / "m.npz", 256)
     assert error in refused.value.message
-    assert refused.value.hint == "give a file that `effsam run --masks` wrote"
+    assert refused.value.hint == "give a file written by `effsam run --masks`"
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04broken"])

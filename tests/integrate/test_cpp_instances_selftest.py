@@ -95,7 +95,7 @@ def test_the_library_answers_as_effsam_run(
     for name in DETAILS:
         assert np.array_equal(getattr(found, name), getattr(wanted, name)), name
     for prompt, mask, score in zip(prompts, found.masks, found.mask_scores, strict=False):
-        answer = runner.choose(opened.model, wanted, prompt)
+        answer = runner.select_instance(opened.model, wanted, prompt)
         assert np.array_equal(mask, answer.masks[0])
         assert score == answer.scores[0]
     assert found.masks[: len(prompts)].any(axis=(1, 2)).sum() >= 4

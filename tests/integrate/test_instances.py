@@ -95,7 +95,7 @@ def test_prompts_on_a_bundle(
     answered = 0
     for prompt in prompts_on(*size):
         answer = segmenter.predict(found, *given(prompt))
-        reference = runner.choose(bundle.model, wanted, prompt)
+        reference = runner.select_instance(bundle.model, wanted, prompt)
         assert (answer.masks.shape, answer.masks.dtype) == ((1, *size), np.bool_)
         assert np.array_equal(answer.masks, reference.masks)
         assert np.array_equal(answer.scores, reference.scores)

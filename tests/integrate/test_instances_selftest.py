@@ -98,7 +98,7 @@ def test_golden_vectors_in_another_runtime(
     assert np.array_equal(found.boxes, wanted.boxes)
     for prompt in prompts_on(333, 217):
         answer = segmenter.predict(found, *given(prompt))
-        reference = runner.choose(opened.model, wanted, prompt)
+        reference = runner.select_instance(opened.model, wanted, prompt)
         assert np.array_equal(answer.masks, reference.masks)
         assert np.array_equal(answer.scores, reference.scores)
     assert attest.attest(bundle, report_file).min_iou >= 0.999

@@ -198,7 +198,7 @@ def test_prompts_on_a_bundle(
     found = Driver(node, tiny_code).find(outputs, size, (), asked, everything=True)
     assert_equal(found, wanted)
     assert len(wanted) > 30 or size == (1, 1)
-    references = [runner.choose(TINY_INSTANCES, wanted, p) for p in prompts]
+    references = [runner.select_instance(TINY_INSTANCES, wanted, p) for p in prompts]
     for reference, answer in zip(references, found["answers"], strict=True):
         assert np.array_equal(np.asarray(answer["scores"], np.float32), reference.scores)
     everything = {i: mask for i, mask in enumerate(wanted.masks()) if mask.any()}

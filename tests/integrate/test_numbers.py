@@ -9,12 +9,12 @@ import PIL
 import pytest
 
 from effsam_export.imaging.images import (
-    beyond_model,
     check_prompt,
     encoder_image,
     frame_of,
     prompt_to_model,
     resize,
+    unsupported_parts,
     upscale_masks,
 )
 from effsam_export.spec.prompts import Point, Prompt, Sample
@@ -134,7 +134,7 @@ def given(prompt: Prompt) -> tuple[object, ...]:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_a_prompt(code: ModuleType, model: ModelSpec, name: str) -> None:
     prompt = PROMPTS[name]
-    if beyond_model(prompt, model.prompts):
+    if unsupported_parts(prompt, model.prompts):
         with pytest.raises(ValueError, match="model"):
             code.prompt_tensors(SIZE, *given(prompt))
         return

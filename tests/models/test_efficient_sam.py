@@ -206,7 +206,7 @@ def test_coordinates_are_in_the_frame_that_is_named(
 @pytest.mark.parametrize(
     ("prompt", "reason"),
     [
-        (Prompt(points=(Point(x=1, y=1, label=0),)), "this model has no background points"),
+        (Prompt(points=(Point(x=1, y=1, label=0),)), "this model takes no background points"),
         (
             Prompt(points=tuple(Point(x=i, y=i) for i in range(8))),
             "this model takes 6 points, not 8",

@@ -235,6 +235,6 @@ def test_nothing_found_answers_with_an_empty_mask() -> None:
     found = instances.detect(made(), SQUARE)
     assert len(found) == 0
     for prompt in (Prompt(box=(1, 1, 9, 9)), Prompt(points=(Point(x=1, y=1),))):
-        mask, score = instances.answer(found, prompt)
+        mask, score = instances.mask_of(found, prompt)
         assert not mask.any()
         assert score == 0.0
