@@ -45,7 +45,7 @@ def differing(one: Path, other: Path) -> tuple[list[str], list[str]]:
         {e["path"]: e["sha256"] for e in read.read(p).manifest["files"]} for p in (one, other)
     )
     unequal = sorted(n for n in first.keys() | second.keys() if first.get(n) != second.get(n))
-    named = {entry["file"] for entry in read.read(one).manifest.get("varies", [])}
+    named = {entry["file"] for entry in read.read(one).manifest.get("nondeterministic_files", [])}
     return [n for n in unequal if n in named], [n for n in unequal if n not in named]
 
 

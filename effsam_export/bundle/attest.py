@@ -135,7 +135,7 @@ def claims(document: Mapping[str, Any], bundle: read.Bundle, sha256: str) -> lis
     """Where a result does not belong to this bundle."""
     problems = []
     # An attestation changes the manifest, and nothing that a device runs.
-    earlier = {a["manifest_sha256"] for a in bundle.manifest.get("attested", [])}
+    earlier = {a["manifest_sha256"] for a in bundle.manifest.get("attestations", [])}
     if document["manifest_sha256"] not in {sha256, *earlier}:
         problems.append(
             f"it is of the manifest {document['manifest_sha256'][:12]}, this one is {sha256[:12]}"
@@ -222,8 +222,10 @@ def rewritten(bundle: read.Bundle, found: Attestation, result: Path) -> None:
             "manifest_sha256": found.manifest_sha256,
             "file": file.relative_to(work).as_posix(),
         }
-        others = [a for a in manifest.get("attested", []) if a["file"] != entry["file"]]
-        manifest["attested"] = sorted([*others, entry], key=lambda a: a["file"])
+        # The manifest stays in the version it was written in.
+        key = "attested" if bundle.manifest_version == 3 else "attestations"
+        others = [a for a in manifest.get(key, []) if a["file"] != entry["file"]]
+        manifest[key] = sorted([*others, entry], key=lambda a: a["file"])
         if manifest["state"] == "simulated":
             manifest["state"] = ON_DEVICE
         manifest["files"] = [e for e in write.list_files(work) if e["path"] != MANIFEST]

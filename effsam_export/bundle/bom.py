@@ -70,9 +70,9 @@ def text(manifest: Mapping[str, Any]) -> str:
     facts = {
         "target": target["name"],
         "backend": target["backend"],
-        "precision": manifest["precision"]["asked"],
+        "precision": manifest["precision"]["requested"],
         "state": manifest["state"],
-        "stand_in": manifest["stand_in"],
+        "simulator": manifest["simulator"],
         "contract_version": manifest["contract_version"],
         "min_mask_iou": manifest["parity"]["min_mask_iou"],
     }

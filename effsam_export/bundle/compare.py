@@ -30,12 +30,12 @@ PARTS: dict[str, Part] = {
     "parity": "parity",
     "gates": "parity",
     "state": "parity",
-    "stand_in": "parity",
+    "simulator": "parity",
     "golden": "parity",
-    "attested": "parity",
+    "attestations": "parity",
     "tools": "tools",
     "files": "files",
-    "varies": "files",
+    "nondeterministic_files": "files",
     "manifest_version": "tools",
 }
 """First key of the manifest -> what it belongs to."""
@@ -60,7 +60,10 @@ class Difference:
 
 def differences(first: Bundle, second: Bundle) -> list[Difference]:
     """Everything that differs, by parts; files by what the manifests list, nothing is opened."""
-    before, after = flat(first.manifest), flat(second.manifest)
+    before, after = (
+        flat({**bundle.manifest, "manifest_version": bundle.manifest_version})
+        for bundle in (first, second)
+    )
     found = [
         Difference(part=part_of(what), what=what, before=before.get(what), after=after.get(what))
         for what in dict.fromkeys([*before, *after])

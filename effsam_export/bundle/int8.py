@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.config.int8_recipe import Int8Plan
@@ -12,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from effsam_export.calibration.samples import Calibration
+
+WORDS = {"w8": "weight_only", "float": "keep_float", "descent": "coordinate-descent"}
+"""Value of a recipe -> word of the manifest, where they differ."""
 
 
 def document(recipes: dict[str, Int8Recipe], calibration: Calibration) -> dict[str, Any]:
@@ -36,45 +38,68 @@ def document(recipes: dict[str, Int8Recipe], calibration: Calibration) -> dict[s
 
 
 def _recipe(recipe: Int8Recipe) -> dict[str, Any]:
+    rounding = WORDS.get(recipe.rounding, recipe.rounding)
     return {
-        "scheme": recipe.scheme,
+        "scheme": WORDS.get(recipe.scheme, recipe.scheme),
         "method": recipe.method,
-        "everything": recipe.everything,
-        **({"rounding": recipe.rounding} if recipe.rounding != "nearest" else {}),
-        **({"equalize": [_pair(e) for e in recipe.equalize]} if recipe.equalize else {}),
-        "exceptions": [
+        "quantize_activation_products": recipe.everything,
+        **({"rounding": rounding} if rounding != "nearest" else {}),
+        **({"equalize": [_equalize(e) for e in recipe.equalize]} if recipe.equalize else {}),
+        "overrides": [
             {
                 "modules": list(e.modules),
-                "treatment": e.treatment,
+                "treatment": WORDS.get(e.treatment, e.treatment),
                 "reason": e.reason,
                 "source": e.source,
-                **({"alone": True} if e.alone else {}),
+                **({"recursive": False} if e.alone else {}),
             }
             for e in recipe.exceptions
         ],
     }
 
 
-def _pair(entry: Equalization) -> dict[str, Any]:
-    return {k: v for k, v in asdict(entry).items() if v != ""}
+def _equalize(entry: Equalization) -> dict[str, Any]:
+    source = {"norm": entry.norm} if entry.norm else {"values": entry.values}
+    return {**source, "layer": entry.layer, "alpha": entry.strength}
 
 
 def plan(entry: Mapping[str, Any]) -> Int8Plan:
-    """The recipes of an `int8` entry, as they were when the bundle was made."""
+    """Return the recipes of an `int8` section, as they were when the bundle was made."""
     return Int8Plan(
         name="of a bundle",
         measured="",
         recipes={
-            (component, "default"): Int8Recipe(
-                scheme=found["scheme"],
-                method=found["method"],
-                everything=found["everything"],
-                rounding=found.get("rounding", "nearest"),
-                equalize=tuple(Equalization(**e) for e in found.get("equalize", ())),
-                exceptions=tuple(
-                    Exception8(**{**e, "modules": tuple(e["modules"])}) for e in found["exceptions"]
-                ),
-            )
-            for component, found in entry["components"].items()
+            (component, "default"): _from_document(recipe)
+            for component, recipe in entry["components"].items()
         },
+    )
+
+
+def _from_document(recipe: Mapping[str, Any]) -> Int8Recipe:
+    internal: Any = {new: old for old, new in WORDS.items()}
+    rounding = recipe.get("rounding", "nearest")
+    return Int8Recipe(
+        scheme=internal.get(recipe["scheme"], recipe["scheme"]),
+        method=recipe["method"],
+        everything=recipe["quantize_activation_products"],
+        rounding=internal.get(rounding, rounding),
+        equalize=tuple(
+            Equalization(
+                norm=e.get("norm", ""),
+                values=e.get("values", ""),
+                layer=e["layer"],
+                strength=e["alpha"],
+            )
+            for e in recipe.get("equalize", ())
+        ),
+        exceptions=tuple(
+            Exception8(
+                modules=tuple(e["modules"]),
+                treatment=internal.get(e["treatment"], e["treatment"]),
+                reason=e["reason"],
+                source=e["source"],
+                alone=not e.get("recursive", True),
+            )
+            for e in recipe["overrides"]
+        ),
     )

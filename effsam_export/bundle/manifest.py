@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effsam_export._version import __version__
-from effsam_export.bundle import contract, int8, runtime
+from effsam_export.bundle import contract, int8, runtime, v3
 from effsam_export.errors import BundleError
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from effsam_export.spec.tensors import TensorSpec
 
 MANIFEST = "manifest.json"
-MANIFEST_VERSION = 3
-"""Layout of the manifest; a reader refuses another one."""
+MANIFEST_VERSION = 4
+"""Layout of a manifest that is written. New optional keys do not change it."""
+READABLE_VERSIONS = (3, MANIFEST_VERSION)
 CONTRACT_VERSION = 3
-"""What a caller of the graphs has to do; another number means other code in the app."""
+"""Calling rules of the graphs; another number needs other code in the app."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,53 +42,71 @@ class Exported:
     artifact: Artifact
 
 
-def schema() -> dict[str, Any]:
-    """The published JSON Schema of the manifest."""
-    path = Path(__file__).resolve().parent.parent / "schemas" / "manifest-v3.schema.json"
-    loaded: dict[str, Any] = json.loads(path.read_text("utf-8"))
+def schema(version: int = MANIFEST_VERSION) -> dict[str, Any]:
+    """Return the published JSON Schema of a manifest version."""
+    folder = Path(__file__).resolve().parent.parent / "schemas"
+    loaded: dict[str, Any] = json.loads(
+        (folder / f"manifest-v{version}.schema.json").read_text("utf-8")
+    )
     return loaded
 
 
-def parse(content: bytes, name: str) -> dict[str, Any]:
-    """A manifest that follows the schema.
+def load(content: bytes, name: str) -> dict[str, Any]:
+    """Return a manifest as it was written, in any readable version.
 
     Args:
-        content: Of the file.
-        name: Of the file, for messages.
+        content: Bytes of the file.
+        name: Path of the file, for messages.
 
     Raises:
-        BundleError: It is not JSON, from a newer version, or breaks the schema.
+        BundleError: It is not JSON, has an unreadable version, or breaks its schema.
     """
     try:
         manifest = json.loads(content.decode("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"`{name}` is not valid JSON: {error}") from error
     validate(manifest)
-    found: dict[str, Any] = manifest
-    return found
+    document: dict[str, Any] = manifest
+    return document
+
+
+def parse(content: bytes, name: str) -> dict[str, Any]:
+    """Return a manifest in the current version, whatever readable version it was written in.
+
+    Args:
+        content: Bytes of the file.
+        name: Path of the file, for messages.
+
+    Raises:
+        BundleError: As `load`.
+    """
+    return current(load(content, name))
+
+
+def current(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a valid manifest in the current version."""
+    return v3.upgraded(manifest) if manifest["manifest_version"] == 3 else manifest
 
 
 def validate(manifest: Any) -> None:  # noqa: ANN401 - any JSON a stranger may have written
-    """Check a parsed manifest against the schema.
+    """Check a parsed manifest against the schema of its version.
 
     Raises:
-        BundleError: A newer version, or every place where the schema is broken (five at most).
+        BundleError: Its version is not readable, or it breaks the schema: the first five errors.
     """
     import jsonschema_rs
 
     version = manifest.get("manifest_version") if isinstance(manifest, dict) else None
-    if isinstance(version, int) and version > MANIFEST_VERSION:
+    if isinstance(version, int) and version not in READABLE_VERSIONS:
+        readable = " and ".join(str(v) for v in READABLE_VERSIONS)
         raise BundleError(
-            f"the bundle's manifest is version {version}, this effsam reads {MANIFEST_VERSION}",
-            hint="upgrade effsam-export",
+            f"the bundle's manifest is version {version}, this effsam reads {readable}",
+            hint="upgrade effsam-export" if version > MANIFEST_VERSION else "export it again",
         )
-    if isinstance(version, int) and version < MANIFEST_VERSION:
-        raise BundleError(
-            f"the bundle's manifest is version {version}, this effsam reads {MANIFEST_VERSION}",
-            hint="export it again",
-        )
+    # A document without a version is held against the current schema.
+    followed = version if version in READABLE_VERSIONS else MANIFEST_VERSION
     try:
-        faults = list(jsonschema_rs.Draft202012Validator(schema()).iter_errors(manifest))
+        faults = list(jsonschema_rs.Draft202012Validator(schema(followed)).iter_errors(manifest))
     except ValueError as error:
         # Text that is not Unicode, or lists nested too deeply.
         raise BundleError(f"`{MANIFEST}` cannot be checked: {error}") from error
@@ -123,7 +142,7 @@ def compose(
         "manifest_version": MANIFEST_VERSION,
         "contract_version": CONTRACT_VERSION,
         "state": report.state,
-        "stand_in": report.simulator,
+        "simulator": report.simulator,
         "model": {
             "name": model.name,
             "title": model.title,
@@ -151,11 +170,16 @@ def compose(
         },
         "runtime": runtime.document(target, versions),
         "precision": {
-            "asked": target.precision,
-            "found": {e.artifact.component: dict(e.artifact.tensors_by_dtype) for e in exported},
-            "ops": {e.artifact.component: dict(e.artifact.ops) for e in exported},
-            "kept_fp32": [
-                _kept(k) for e in exported if target.precision != "fp32" for k in e.graph.recipe
+            "requested": target.precision,
+            "elements_by_dtype": {
+                e.artifact.component: dict(e.artifact.tensors_by_dtype) for e in exported
+            },
+            "ops_by_type": {e.artifact.component: dict(e.artifact.ops) for e in exported},
+            "keep_fp32": [
+                _keep_fp32(k)
+                for e in exported
+                if target.precision != "fp32"
+                for k in e.graph.recipe
             ],
         },
         "components": [_component(e, directory) for e in exported],
@@ -172,10 +196,15 @@ def compose(
     }
 
 
-def _kept(entry: KeepFp32) -> dict[str, Any]:
-    found = {**asdict(entry), "modules": list(entry.modules), "ops": list(entry.ops)}
-    # Most keep all that is inside their modules, and say nothing of it.
-    return found if entry.alone else {k: v for k, v in found.items() if k != "alone"}
+def _keep_fp32(rule: KeepFp32) -> dict[str, Any]:
+    return {
+        "component": rule.component,
+        "modules": list(rule.modules),
+        "ops": list(rule.ops),
+        "reason": rule.reason,
+        "source": rule.source,
+        **({"recursive": False} if rule.alone else {}),
+    }
 
 
 def _component(exported: Exported, directory: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import backends, models
-from effsam_export.bundle.manifest import MANIFEST, parse
+from effsam_export.bundle.manifest import MANIFEST, MANIFEST_VERSION, current, load
 from effsam_export.errors import BundleError
 from effsam_export.models import fixed
 from effsam_export.spec.stages import Artifact
@@ -24,10 +24,16 @@ SIGNATURE = f"{MANIFEST}.sig"
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle on disk whose manifest follows the schema; its files are not yet checked."""
+    """A bundle on disk with a valid manifest; its files are not yet checked.
+
+    Attributes:
+        manifest: In the current version.
+        manifest_version: The version of the file on disk.
+    """
 
     path: Path
     manifest: dict[str, Any]
+    manifest_version: int = MANIFEST_VERSION
 
     @property
     def model(self) -> ModelSpec:
@@ -58,10 +64,10 @@ class Bundle:
                 return Artifact(
                     component=component,
                     backend=self.manifest["target"]["backend"],
-                    precision=self.manifest["precision"]["asked"],
+                    precision=self.manifest["precision"]["requested"],
                     files=tuple(self.path / f for f in entry["files"]),
-                    tensors_by_dtype=self.manifest["precision"]["found"][component],
-                    ops=self.manifest["precision"]["ops"][component],
+                    tensors_by_dtype=self.manifest["precision"]["elements_by_dtype"][component],
+                    ops=self.manifest["precision"]["ops_by_type"][component],
                     versions=self.manifest["tools"],
                     options=self.manifest["target"]["options"],
                 )
@@ -90,14 +96,15 @@ def read(path: Path) -> Bundle:
             else f"bundle `{path}` does not exist",
             hint="`effsam export MODEL --target TARGET` makes one",
         )
-    manifest = parse(file.read_bytes(), str(file))
+    written = load(file.read_bytes(), str(file))
+    manifest = current(written)
     if manifest["target"]["backend"] not in backends.BACKENDS:
         raise BundleError(
             f"bundle `{path}` is for backend `{manifest['target']['backend']}`, "
             "which this effsam does not know",
             hint="upgrade effsam-export",
         )
-    return Bundle(path=path, manifest=manifest)
+    return Bundle(path=path, manifest=manifest, manifest_version=int(written["manifest_version"]))
 
 
 def integrity(bundle: Bundle) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
     model, target, parity = manifest["model"], manifest["target"], manifest["parity"]
     pre, prompts, masks = manifest["preprocess"], manifest["prompts"], manifest["masks"]
     lines = [
-        f"# {model['title']} for {target['name']}, {manifest['precision']['asked']}",
+        f"# {model['title']} for {target['name']}, {manifest['precision']['requested']}",
         "",
         f"State: **{_state(manifest)}**. Licence of the weights: {model['licence']['spdx']} "
         f"(`{model['licence']['file']}`). Everything below is in `manifest.json` for programs.",
@@ -74,7 +74,7 @@ def shipped(files: list[str]) -> list[str]:
 
 
 def _state(manifest: dict[str, Any]) -> str:
-    simulator = manifest["stand_in"]
+    simulator = manifest["simulator"]
     return f"{manifest['state']}, by {simulator}" if simulator else str(manifest["state"])
 
 
@@ -100,7 +100,7 @@ def _instance_rules(masks: dict[str, Any]) -> list[str]:
 
 def _session_rules(manifest: dict[str, Any]) -> list[str]:
     """What a session has to be told so that it computes what was judged."""
-    if (manifest["target"]["backend"], manifest["precision"]["asked"]) != ("onnx", "int8"):
+    if (manifest["target"]["backend"], manifest["precision"]["requested"]) != ("onnx", "int8"):
         return []
     return [
         "",

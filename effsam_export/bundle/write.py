@@ -104,7 +104,9 @@ def write(
     (directory / "README.md").write_text(integrator_readme(manifest), "utf-8")
     different = varying(manifest, timed=timed)
     if different:
-        manifest["varies"] = [{"file": f, "reason": r} for f, r in sorted(different.items())]
+        manifest["nondeterministic_files"] = [
+            {"file": f, "reason": r} for f, r in sorted(different.items())
+        ]
     manifest["files"] = list_files(directory)
     (directory / BOM).write_text(bom.text(manifest), "utf-8")
     manifest["files"] = list_files(directory)

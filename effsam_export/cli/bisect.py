@@ -213,7 +213,7 @@ def of_bundle(path: Path) -> Start:
     return Start(
         spec=models.configured(models.get(entry["name"]), entry["options"]),
         target=manifest["target"]["name"],
-        precision=manifest["precision"]["asked"],
+        precision=manifest["precision"]["requested"],
         sha256=manifest["checkpoint"]["sha256"],
         plan=int8.plan(manifest["int8"]) if "int8" in manifest else None,
     )

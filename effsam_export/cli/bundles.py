@@ -29,7 +29,7 @@ def inspect(bundle: BundleOrFile, json: Json = False) -> None:
     with archive.opened(bundle) as path:
         found = read(path)
     if json:
-        console.document({"manifest": found.manifest})
+        console.document({"manifest": found.manifest, "manifest_version": found.manifest_version})
         return
     console.data(_describe(found))
 
@@ -164,8 +164,8 @@ def _describe(bundle: Bundle) -> str:
     sizes = {e["path"]: e["size"] for e in m["files"]}
     official = "official" if m["checkpoint"]["official"] else "not the pinned file"
     lines = [
-        f"{m['model']['name']} for {m['target']['name']}, {m['precision']['asked']}, "
-        + (f"{m['state']} by {m['stand_in']}" if m["stand_in"] else m["state"]),
+        f"{m['model']['name']} for {m['target']['name']}, {m['precision']['requested']}, "
+        + (f"{m['state']} by {m['simulator']}" if m["simulator"] else m["state"]),
         f"weights   {m['checkpoint']['file_name']}, sha256 {m['checkpoint']['sha256'][:12]}, "
         f"{official}, {m['model']['licence']['spdx']}",
         f"made by   {', '.join(f'{k} {v}' for k, v in sorted(m['tools'].items()))}",
@@ -173,7 +173,7 @@ def _describe(bundle: Bundle) -> str:
     lines += [
         f"on        {a['device']}, {a['runtime']} {a['version']}: mask IoU least "
         f"{a['min_mask_iou']:.4f}, {'signed' if a['signed'] else 'not signed'}"
-        for a in m.get("attested", [])
+        for a in m.get("attestations", [])
     ]
     if parity["cases"]:
         lines.append(
@@ -186,7 +186,7 @@ def _describe(bundle: Bundle) -> str:
     rows = []
     for component in m["components"]:
         size = sum(sizes[f] for f in component["files"])
-        kinds = m["precision"]["found"][component["name"]]
+        kinds = m["precision"]["elements_by_dtype"][component["name"]]
         rows.append(
             [
                 component["name"],

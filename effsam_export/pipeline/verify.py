@@ -265,7 +265,7 @@ def profile_of(bundle: Bundle) -> TargetProfile:
     """The target a bundle was made for, with the gates it was judged by."""
     from effsam_export.spec.targets import Gates, TargetProfile
 
-    target, asked = bundle.manifest["target"], bundle.manifest["precision"]["asked"]
+    target, asked = bundle.manifest["target"], bundle.manifest["precision"]["requested"]
     return TargetProfile(
         name=target["name"],
         description="",

@@ -259,7 +259,7 @@ def test_files_that_differ_are_told_apart_by_what_the_manifest_names(
     for entry in manifest["files"]:
         if entry["path"] in ("report.html", "parity.json"):
             entry["sha256"] = "0" * 64
-    manifest["varies"] = [{"file": "report.html", "reason": "times"}]
+    manifest["nondeterministic_files"] = [{"file": "report.html", "reason": "times"}]
     path.write_text(json.dumps(manifest), "utf-8")
     assert equal_builds.differing(other, exported_tiny) == (["report.html"], ["parity.json"])
     assert equal_builds.differing(exported_tiny, other) == ([], ["parity.json", "report.html"])

@@ -92,7 +92,7 @@ def test_what_is_found_is_what_an_export_keeps(tmp_path: Path, tiny_checkpoint: 
     how = ["-p", "fp16", "--keep-fp32", str(tmp_path / "keep.toml"), "-o", str(bundle)]
     assert invoke(tmp_path, tiny_checkpoint, "export", "tiny-sam", *how)[0] == 0
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
-    kept = manifest["precision"]["kept_fp32"]
+    kept = manifest["precision"]["keep_fp32"]
     assert sorted(k["modules"] for k in kept) == sorted(list(e.modules) for e in entries)
     assert all(k["alone"] for k in kept)
 

@@ -7,12 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-GOLDEN = Path(__file__).resolve().parent / "manifest-v3.json"
+FOLDER = Path(__file__).resolve().parent
+GOLDEN = FOLDER / "manifest-v4.json"
+"""The manifest of the tiny model's bundle in the current version."""
 
 
-def write(path: Path) -> Path:
-    """Every file that the golden manifest lists, its own name as contents."""
-    manifest = json.loads(GOLDEN.read_text("utf-8"))
+def write(path: Path, version: int = 4) -> Path:
+    """Write a bundle: every file that the golden manifest lists has its own name as contents.
+
+    Args:
+        path: Directory of the bundle.
+        version: Of the manifest.
+    """
+    manifest = json.loads((FOLDER / f"manifest-v{version}.json").read_text("utf-8"))
     for entry in manifest["files"]:
         file = path / entry["path"]
         file.parent.mkdir(parents=True, exist_ok=True)

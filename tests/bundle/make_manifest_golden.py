@@ -1,4 +1,4 @@
-"""Write `manifest-v3.json` anew: `python -m tests.bundle.make_manifest_golden BUNDLE`.
+"""Write `manifest-v4.json` anew: `python -m tests.bundle.make_manifest_golden BUNDLE`.
 
 Only for a change of the format that was meant; then it is a new version.
 """

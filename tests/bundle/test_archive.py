@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     Entry = tuple[zipfile.ZipInfo, bytes]
 
 LINK = 0o120777 << 16
-SHA256 = "a19e070d1cb0bfaa9cc0209f794885c88810684e1357826e08986bcfcf640c04"
+SHA256 = {
+    3: "a19e070d1cb0bfaa9cc0209f794885c88810684e1357826e08986bcfcf640c04",
+    4: "53848d255198c1936583204d740f5b1cdd4871ceecded843dbc9f0abd14956bb",
+}
+"""Of the archive, by version of the manifest."""
 
 
 @pytest.fixture
@@ -61,9 +65,12 @@ def test_equal_bundles_are_equal_bytes(bundle: Path, packed: Path, tmp_path: Pat
     assert (tmp_path / "again.zip").read_bytes() == packed.read_bytes()
 
 
-def test_the_bytes_of_the_format_have_not_changed(packed: Path) -> None:
+@pytest.mark.parametrize("version", [3, 4])
+def test_the_bytes_of_the_format_have_not_changed(tmp_path: Path, version: int) -> None:
     """A difference is a new version of the format (`docs/reference/bundle-format.md`), or a bug."""
-    assert hashlib.sha256(packed.read_bytes()).hexdigest() == SHA256
+    bundle, file = fake.write(tmp_path / "tiny", version), tmp_path / "tiny.effsam.zip"
+    archive.pack(bundle, file)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == SHA256[version]
 
 
 def test_each_byte_is_where_the_specification_puts_it(bundle: Path, packed: Path) -> None:

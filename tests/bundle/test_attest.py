@@ -63,7 +63,7 @@ def bundle(tmp_path: Path) -> Path:
         "cases": cases,
     }
     (path / "golden" / "golden.json").write_text(json.dumps(golden), "utf-8")
-    manifest["state"], manifest["stand_in"] = "simulated", "an evaluator"
+    manifest["state"], manifest["simulator"] = "simulated", "an evaluator"
     fake.save(path, manifest)
     return path
 
@@ -98,8 +98,8 @@ def test_a_device_that_does_it_right_raises_the_state(bundle: Path, result: dict
     assert read.integrity(after) == ()
     assert after.manifest["state"] == "verified on device"
     # What was judged where it was made is still said.
-    assert after.manifest["stand_in"] == "an evaluator"
-    (entry,) = after.manifest["attested"]
+    assert after.manifest["simulator"] == "an evaluator"
+    (entry,) = after.manifest["attestations"]
     assert entry["device"] == "Some Phone 9"
     assert json.loads((bundle / entry["file"]).read_text("utf-8")) == result
 
@@ -113,13 +113,13 @@ def test_a_second_device_may_have_the_bundle_as_it_was(
     again = {**result, "manifest_sha256": sha256_of(bundle / "manifest.json")}
     library.attest(bundle, sent(bundle, again))
     manifest = read.read(bundle).manifest
-    assert [a["device"] for a in manifest["attested"]] == ["Other Phone", "Some Phone 9"]
+    assert [a["device"] for a in manifest["attestations"]] == ["Other Phone", "Some Phone 9"]
     assert read.integrity(read.read(bundle)) == ()
 
 
 def test_a_verified_bundle_stays_what_it_was(bundle: Path, result: dict[str, Any]) -> None:
     manifest = fake.manifest_of(bundle)
-    manifest["state"], manifest["stand_in"] = "verified", ""
+    manifest["state"], manifest["simulator"] = "verified", ""
     fake.save(bundle, manifest)
     result["manifest_sha256"] = sha256_of(bundle / "manifest.json")
     library.attest(bundle, sent(bundle, result))
@@ -228,7 +228,7 @@ def test_a_result_is_signed_by_whom_a_team_trusts(bundle: Path, result: dict[str
         library.attest(bundle, file, public)
     sent(bundle, result)
     assert library.attest(bundle, file, public).signed
-    assert read.read(bundle).manifest["attested"][0]["signed"] is True
+    assert read.read(bundle).manifest["attestations"][0]["signed"] is True
 
 
 def test_a_signature_of_the_old_manifest_goes(bundle: Path, result: dict[str, Any]) -> None:

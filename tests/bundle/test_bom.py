@@ -44,7 +44,7 @@ def test_it_names_the_model_the_weights_and_the_tools(manifest: dict[str, Any]) 
     properties = {p["name"]: p["value"] for p in model["properties"]}
     assert properties["effsam:target"] == "onnx"
     assert properties["effsam:state"] == "verified"
-    assert "effsam:stand_in" not in properties
+    assert "effsam:simulator" not in properties
     hashes = {c["name"]: c["hashes"][0]["content"] for c in found["components"]}
     listed = {e["path"]: e["sha256"] for e in manifest["files"] if e["role"] in bom.SHIPPED}
     checkpoint = manifest["checkpoint"]

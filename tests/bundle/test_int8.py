@@ -50,15 +50,17 @@ def test_a_recipe_is_read_back_as_it_was() -> None:
     assert entry["components"]["encoder"]["equalize"][1] == {
         "values": "attn.qkv",
         "layer": "attn.proj",
-        "strength": 0.85,
+        "alpha": 0.85,
     }
+    (override,) = entry["components"]["encoder"]["overrides"]
+    assert (override["treatment"], override["recursive"]) == ("weight_only", False)
 
 
 @pytest.mark.parametrize(
     "pair",
     [
-        {"layer": "b", "strength": 0.5},
-        {"norm": "a", "values": "a", "layer": "b", "strength": 0.5},
+        {"layer": "b", "alpha": 0.5},
+        {"norm": "a", "values": "a", "layer": "b", "alpha": 0.5},
         {"norm": "a", "layer": "b"},
     ],
 )

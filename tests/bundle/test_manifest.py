@@ -1,4 +1,4 @@
-"""Manifest version 3: its schema, and the golden file that keeps it from changing by accident."""
+"""Manifest version 4: its schema, and the golden file that keeps it from changing by accident."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.tiny import TINY_SAM
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GOLDEN = Path(__file__).resolve().parent / "manifest-v3.json"
+GOLDEN = Path(__file__).resolve().parent / "manifest-v4.json"
 pytestmark = pytest.mark.backend
 
 
@@ -41,8 +41,8 @@ def stable(document: dict[str, Any]) -> dict[str, Any]:
         kept["parity"][figure] = 0.0
     for component in kept["components"]:
         component["rewrites"] = []
-        kept["precision"]["found"][component["name"]] = {}
-        kept["precision"]["ops"][component["name"]] = {}
+        kept["precision"]["elements_by_dtype"][component["name"]] = {}
+        kept["precision"]["ops_by_type"][component["name"]] = {}
     return kept
 
 
@@ -50,8 +50,25 @@ def test_the_schema_is_a_schema() -> None:
     jsonschema_rs.meta.validate(m.schema())
 
 
-def test_version_3_has_not_changed(manifest: dict[str, Any]) -> None:
-    """A difference here is a new manifest version, or a bug."""
+def undescribed(schema: dict[str, Any], path: str) -> list[str]:
+    """Paths of the keys, list items and map values that a schema does not describe."""
+    inner = [(f"{path}.{key}", value) for key, value in schema.get("properties", {}).items()]
+    for key, mark in (("items", "[]"), ("additionalProperties", ".*")):
+        if isinstance(schema.get(key), dict):
+            inner.append((path + mark, schema[key]))
+    missing = [p for p, value in inner if not value.get("description")]
+    missing += [m for p, value in inner for m in undescribed(value, p)]
+    return missing + [m for option in schema.get("anyOf", []) for m in undescribed(option, path)]
+
+
+def test_the_schema_describes_every_key() -> None:
+    """The reference page of the manifest is generated from these descriptions."""
+    assert undescribed(m.schema(), "$") == []
+    assert "$.precision.asked" in undescribed(m.schema(3), "$")
+
+
+def test_version_4_has_not_changed(manifest: dict[str, Any]) -> None:
+    """A difference here is a new optional key, a new manifest version, or a bug."""
     assert stable(manifest) == json.loads(GOLDEN.read_text("utf-8"))
 
 
@@ -112,10 +129,10 @@ def test_all_faults_are_named_together(manifest: dict[str, Any]) -> None:
 
 
 def test_a_newer_manifest_asks_for_a_newer_tool(manifest: dict[str, Any]) -> None:
-    manifest["manifest_version"] = 4
+    manifest["manifest_version"] = 5
     with pytest.raises(BundleError) as refused:
         m.validate(manifest)
-    assert refused.value.message == "the bundle's manifest is version 4, this effsam reads 3"
+    assert refused.value.message == "the bundle's manifest is version 5, this effsam reads 3 and 4"
     assert refused.value.hint == "upgrade effsam-export"
 
 
@@ -123,7 +140,7 @@ def test_an_older_manifest_asks_for_a_new_export(manifest: dict[str, Any]) -> No
     manifest["manifest_version"] = 1
     with pytest.raises(BundleError) as refused:
         m.validate(manifest)
-    assert refused.value.message == "the bundle's manifest is version 1, this effsam reads 3"
+    assert refused.value.message == "the bundle's manifest is version 1, this effsam reads 3 and 4"
     assert refused.value.hint == "export it again"
 
 
@@ -175,7 +192,7 @@ def test_a_package_folder_is_one_thing_to_ship(files: list[str], wanted: list[st
 
 def test_a_simulator_is_named_to_the_integrator(manifest: dict[str, Any]) -> None:
     assert "State: **verified**." in integrator_readme(manifest)
-    manifest.update(state="simulated", stand_in="a pocket calculator")
+    manifest.update(state="simulated", simulator="a pocket calculator")
     assert "State: **simulated, by a pocket calculator**." in integrator_readme(manifest)
 
 
@@ -188,7 +205,7 @@ def test_the_kit_is_shown_to_who_builds_an_engine(manifest: dict[str, Any]) -> N
 def test_an_int8_session_is_told_to_be_exact(manifest: dict[str, Any]) -> None:
     entry = "`session.x64quantprecision` = `1`"
     assert entry not in integrator_readme(manifest)
-    manifest["precision"]["asked"] = "int8"
+    manifest["precision"]["requested"] = "int8"
     assert entry in integrator_readme(manifest)
     manifest["target"]["backend"] = "openvino"
     assert entry not in integrator_readme(manifest)

@@ -82,7 +82,7 @@ def test_a_matrix_is_built_once_and_then_comes_from_the_cache(place: Path) -> No
     for name, cell in cells.items():
         bundle = read.read(place / "dist" / name)
         assert read.integrity(bundle) == ()
-        assert bundle.manifest["precision"]["asked"] == name[-4:]
+        assert bundle.manifest["precision"]["requested"] == name[-4:]
         assert cell["state"] == "verified"
         # A process with torch in it.
         assert cell["peak_mb"] > 100

@@ -54,9 +54,9 @@ def test_a_bundle_says_what_was_quantized_and_on_what(
     manifest = json.loads(
         (export(tmp_path, tiny_checkpoint, "a") / "manifest.json").read_text("utf-8")
     )
-    assert manifest["precision"]["asked"] == "int8"
-    assert manifest["precision"]["found"]["encoder"]["int8"] > 190_000
-    assert "int8" not in manifest["precision"]["found"]["decoder"]
+    assert manifest["precision"]["requested"] == "int8"
+    assert manifest["precision"]["elements_by_dtype"]["encoder"]["int8"] > 190_000
+    assert "int8" not in manifest["precision"]["elements_by_dtype"]["decoder"]
     assert manifest["int8"]["components"]["encoder"]["scheme"] == "w8a8"
     assert manifest["int8"]["components"]["decoder"]["scheme"] == "fp16"
     calibration = manifest["int8"]["calibration"]
@@ -76,7 +76,7 @@ def test_a_bundle_compares_int8_with_what_floats(
     assert "What INT8 gains" in page
     assert "of FP32&#x27;s size" in page
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text("utf-8"))
-    assert [v["file"] for v in manifest["varies"]] == ["report.html"]
+    assert [v["file"] for v in manifest["nondeterministic_files"]] == ["report.html"]
 
 
 def test_the_same_photographs_and_seed_give_the_same_bytes(
@@ -111,7 +111,7 @@ def test_weights_are_rounded_before_they_are_quantized(
     name = "source/encoder.onnx"
     assert sha256_of(first / name) == sha256_of(plain / name)
     manifest = json.loads((first / "manifest.json").read_text("utf-8"))
-    assert manifest["int8"]["components"]["encoder"]["rounding"] == "descent"
+    assert manifest["int8"]["components"]["encoder"]["rounding"] == "coordinate-descent"
     assert "rounding" not in json.loads((plain / "manifest.json").read_text("utf-8"))["int8"]
 
 
@@ -122,7 +122,7 @@ def test_a_decoder_is_calibrated_on_what_the_encoder_gives(
     recipe.write_text('[encoder.default]\nscheme = "w8"\n[decoder.default]\nscheme = "w8a8"\n')
     bundle = export(tmp_path, tiny_checkpoint, "a", "--int8-recipe", str(recipe))
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
-    assert manifest["precision"]["found"]["decoder"]["int8"] > 1_000_000
+    assert manifest["precision"]["elements_by_dtype"]["decoder"]["int8"] > 1_000_000
     assert manifest["int8"]["components"]["decoder"]["scheme"] == "w8a8"
     alone = arguments(
         tmp_path, tiny_checkpoint, "b", "--int8-recipe", str(recipe), "--component", "decoder"

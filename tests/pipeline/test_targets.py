@@ -66,7 +66,7 @@ def test_a_core_ml_package_with_two_numbers_of_slots(
     (decoder,) = (c for c in bundle.manifest["components"] if c["name"] == "decoder")
     assert {f.split("/")[0] for f in decoder["files"]} == {"decoder.mlpackage"}
     assert bundle.manifest["prompts"]["labels"]["empty"] == -2
-    assert bundle.manifest["stand_in"] == bundle.simulator
+    assert bundle.manifest["simulator"] == bundle.simulator
     assert bundle.manifest["state"] == ("simulated" if bundle.simulator else "verified")
     assert verify.verify(bundle.path, level="golden").passed
 

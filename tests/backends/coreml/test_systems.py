@@ -69,7 +69,7 @@ def test_manifest_lists_every_file_of_the_packages(
 
 def test_bundle_is_simulated_off_macos(tiny_bundle: tuple[Path, ParityReport]) -> None:
     manifest = json.loads((tiny_bundle[0] / "manifest.json").read_text("utf-8"))
-    assert (manifest["state"], manifest["stand_in"]) == (
+    assert (manifest["state"], manifest["simulator"]) == (
         "simulated",
         "an evaluator of the saved ML program",
     )
