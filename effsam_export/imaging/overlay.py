@@ -1,4 +1,4 @@
-"""Draw masks, points and boxes over an image. numpy and Pillow only.
+"""Draw masks, points and boxes over an image with Pillow.
 
 Line widths scale with the image. Lines and markers have a light and a dark part, to be visible on
 any background.
@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from effsam_export.errors import OutputError
 from effsam_export.util.files import write_whole
@@ -36,6 +36,8 @@ BLACK = (0, 0, 0)
 ONLY_REFERENCE = (255, 140, 0)
 ONLY_ARTIFACT = (0, 200, 255)
 GREY_STEP = 8
+SUPERSAMPLING = 8
+"""Pillow draws circles without antialiasing: they are drawn this many times larger."""
 
 
 def draw(
@@ -53,23 +55,24 @@ def draw(
         points: (x, y, label) in pixels of `image`; label 1 is drawn green, any other red.
         boxes: (x0, y0, x1, y1) in pixels of `image`; sides outside are drawn on its edge.
     """
-    canvas: NDArray[np.uint8] = image.copy()
+    canvas = Image.fromarray(image)
+    region = Image.fromarray(mask.astype(np.uint8) * 255)
     longest = max(mask.shape)
     line = math.ceil(longest / 350)
     halo = max(1, round(line / 3))
-    _paint(canvas, mask, BLUE, 0.40)
-    _paint(canvas, _grown(mask, halo) & ~mask, BLACK, 0.55)
-    _paint(canvas, mask & ~_shrunk(mask, line), WHITE, 1.0)
+    _paint(canvas, region, BLUE, 0.40)
+    _paint(canvas, ImageChops.subtract(_grown(region, halo), region), BLACK, 0.55)
+    _paint(canvas, ImageChops.subtract(region, _shrunk(region, line)), WHITE, 1.0)
     for box in boxes:
-        _outline_box(canvas, box, line + 2 * halo, BLACK, 0.55)
-        _outline_box(canvas, box, line, YELLOW, 1.0)
+        _paint(canvas, _box_outline(canvas.size, box, line + 2 * halo), BLACK, 0.55)
+        _paint(canvas, _box_outline(canvas.size, box, line), YELLOW, 1.0)
     radius = max(2.5, longest / 100)
     ring = max(1.5, radius / 3)
     for x, y, label in points:
         _disc(canvas, (x, y), radius + ring + halo, BLACK, 0.55)
         _disc(canvas, (x, y), radius + ring, WHITE, 1.0)
         _disc(canvas, (x, y), radius, GREEN if label == 1 else RED, 1.0)
-    return canvas
+    return np.array(canvas)
 
 
 def check_suffix(path: Path) -> str:
@@ -166,64 +169,65 @@ def _coverage(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.floa
 
 
 def _paint(
-    canvas: NDArray[np.uint8], where: NDArray[np.bool_], colour: Colour, alpha: float
-) -> None:
-    pixels = canvas[where].astype(np.float32)
-    canvas[where] = np.rint(
-        pixels + (np.asarray(colour, dtype=np.float32) - pixels) * alpha
-    ).astype(np.uint8)
-
-
-def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """Return the mask dilated by a square of `by` pixels in each direction."""
-    for _ in range(2):
-        grown = mask.copy()
-        for step in range(1, by + 1):
-            grown[step:] |= mask[:-step]
-            grown[:-step] |= mask[step:]
-        mask = grown.T
-    return mask
-
-
-def _shrunk(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """Return the mask eroded by `by` pixels; outside the image is background."""
-    return ~_grown(~np.pad(mask, 1), by)[1:-1, 1:-1]
-
-
-def _outline_box(
-    canvas: NDArray[np.uint8],
-    box: tuple[float, float, float, float],
-    line: int,
+    canvas: Image.Image,
+    cover: Image.Image,
     colour: Colour,
     alpha: float,
+    corner: tuple[int, int] = (0, 0),
 ) -> None:
-    height, width = canvas.shape[:2]
+    """Blend a colour into a canvas where `cover` (mode L, 0 to 255) is not black."""
+    canvas.paste(colour, corner, cover.point(lambda value: round(value * alpha)))
+
+
+def _grown(region: Image.Image, by: int) -> Image.Image:
+    """Return a black and white image whose white is dilated by a square of `by` pixels each way."""
+    # A box blur reaches as far as a dilation, in a time that does not depend on `by`. It runs along
+    # one axis at a time, because the share of one pixel in a whole square rounds to black.
+    for radius in ((by, 0), (0, by)):
+        region = region.filter(ImageFilter.BoxBlur(radius)).point(lambda value: 255 * (value > 0))
+    return region
+
+
+def _shrunk(region: Image.Image, by: int) -> Image.Image:
+    """Return a region eroded by `by` pixels; outside the image is background."""
+    outside = ImageOps.invert(ImageOps.expand(region, border=1))
+    return ImageOps.crop(ImageOps.invert(_grown(outside, by)), border=1)
+
+
+def _box_outline(
+    size: tuple[int, int], box: tuple[float, float, float, float], line: int
+) -> Image.Image:
+    """Return the outline of a box as white on black, in an image of (width, height)."""
+    width, height = size
     # Clipped before rounding, because a corner may be infinite.
     x0, x1 = (round(min(max(x, 0), width - 1)) - line // 2 for x in (box[0], box[2]))
     y0, y1 = (round(min(max(y, 0), height - 1)) - line // 2 for y in (box[1], box[3]))
-    where = np.zeros((height, width), dtype=np.bool_)
-    where[max(y0, 0) : y1 + line, max(x0, 0) : x1 + line] = True
-    where[max(y0 + line, 0) : max(y1, 0), max(x0 + line, 0) : max(x1, 0)] = False
-    _paint(canvas, where, colour, alpha)
+    cover = Image.new("L", size)
+    corners = (x0, y0, x1 + line - 1, y1 + line - 1)
+    ImageDraw.Draw(cover).rectangle(corners, outline=255, width=line)
+    return cover
 
 
 def _disc(
-    canvas: NDArray[np.uint8],
+    canvas: Image.Image,
     centre: tuple[float, float],
     radius: float,
     colour: Colour,
     alpha: float,
 ) -> None:
     """Paint a filled, antialiased circle; the pixel (x, y) has its centre at (x, y)."""
-    height, width = canvas.shape[:2]
     x, y = centre
     reach = radius + 1
-    left, right = (int(min(max(v, 0), width)) for v in (x - reach, x + reach + 1))
-    top, bottom = (int(min(max(v, 0), height)) for v in (y - reach, y + reach + 1))
-    rows, columns = np.ogrid[top:bottom, left:right]
-    distance = np.hypot(rows - y, columns - x).astype(np.float32)
-    cover = np.clip(radius + 0.5 - distance, 0, 1)[:, :, None] * alpha
-    region = canvas[top:bottom, left:right]
-    region[:] = np.rint(region + (np.asarray(colour, dtype=np.float32) - region) * cover).astype(
-        np.uint8
+    if not (-reach < x < canvas.width + reach and -reach < y < canvas.height + reach):
+        return
+    left, top = math.floor(x - reach), math.floor(y - reach)
+    side = math.ceil(2 * reach) + 2
+    cover = Image.new("L", (side * SUPERSAMPLING, side * SUPERSAMPLING))
+    # Pixel v reaches from v to v + 1 in this image; the last pixel of an ellipse belongs to it.
+    x0, y0, x1, y1 = (
+        round(SUPERSAMPLING * (v + 0.5 + sign * radius))
+        for sign in (-1, 1)
+        for v in (x - left, y - top)
     )
+    ImageDraw.Draw(cover).ellipse((x0, y0, x1 - 1, y1 - 1), fill=255)
+    _paint(canvas, cover.reduce(SUPERSAMPLING), colour, alpha, (left, top))

@@ -62,6 +62,28 @@ def test_mask_is_tinted_and_outlined(longest: int) -> None:
     assert (drawn[: near // 2] == GREY).all()
 
 
+def test_the_image_shows_through_the_mask() -> None:
+    image = grey(100, 100)
+    image[50, 50] = 0
+    image[50, 52] = 255
+    drawn = overlay.draw(image, ~empty(100, 100)).astype(int)
+    dark, light = drawn[50, 50], drawn[50, 52]
+    assert (dark < drawn[50, 51]).all()
+    assert (light > drawn[50, 51]).all()
+    # 60% of the image and 40% of the tint.
+    assert np.abs(dark - 0.4 * np.asarray(overlay.BLUE)).max() <= 1
+
+
+def test_the_outline_follows_single_pixels_and_thin_lines() -> None:
+    mask = empty(350, 700)
+    mask[100, 200] = True
+    mask[50, 10:90] = True
+    drawn = overlay.draw(grey(350, 700), mask)
+    white = (drawn == overlay.WHITE).all(axis=2)
+    assert (white == mask).all()
+    assert (drawn[99:102, 199].astype(int) < GREY).all()
+
+
 def test_a_mask_of_the_whole_picture_has_an_outline() -> None:
     drawn = overlay.draw(grey(50, 70), ~empty(50, 70))
     assert (drawn[0] == overlay.WHITE).all()
