@@ -1,1 +1,1 @@
-"""Real photographs and prompts for a quantizer: what they are, and what is refused."""
+"""Calibration images, prompts and samples for INT8 quantization."""

@@ -1,4 +1,4 @@
-"""The photographs of a recipe, checked, and the samples that are cut from them."""
+"""Load and check the images of a calibration recipe, and cut samples from them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
     from effsam_export.config.calibration import CalibrationRecipe
 
-LEAST_CORRELATION = 0.3
-"""Of neighbouring pixels. Photographs have over 0.8, white noise has 0."""
-SMALLEST_SIDE = 32
-"""A crop is never smaller, in pixels."""
+MIN_CORRELATION = 0.3
+"""Correlation of neighbouring pixels: over 0.8 in photographs, 0 in white noise."""
+MIN_SIDE = 32
+"""Minimum side of an image and of a crop, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationImages:
-    """What a calibration looks at, checked.
+    """The decoded images of a calibration recipe.
 
     Attributes:
-        sha256: Of each file, in the recipe's order.
-        pictures: uint8 HxWx3 RGB, in the same order.
+        sha256: SHA-256 of each file, in the recipe's order.
+        arrays: Each image as uint8 HxWx3 RGB, in the same order.
     """
 
     recipe: CalibrationRecipe
@@ -40,17 +40,18 @@ class CalibrationImages:
 
 
 def load(recipe: CalibrationRecipe, evaluation_images: Iterable[Path] = ()) -> CalibrationImages:
-    """Read the photographs of a recipe.
+    """Read and check the images of a recipe.
 
     Args:
-        recipe: What to read.
+        recipe: The recipe.
         evaluation_images: Images of the parity check, which must not be used for calibration.
 
     Raises:
-        UsageError: Every file that is unreadable, there twice, noise, or a judge, in one message.
+        UsageError: The message lists every file that is unreadable, too small, noise, a duplicate
+            or an evaluation image.
     """
-    found = hashes(recipe.images)
-    evaluating = {digest: path for path, digest in hashes(evaluation_images).items()}
+    digests = hashes(recipe.images)
+    evaluation = {digest: path for path, digest in hashes(evaluation_images).items()}
     seen: dict[str, Path] = {}
     problems, arrays = [], []
     for path in recipe.images:
@@ -59,32 +60,34 @@ def load(recipe: CalibrationRecipe, evaluation_images: Iterable[Path] = ()) -> C
         except ImageError as error:
             problems.append(error.message)
             continue
-        digest = found[path]
+        digest = digests[path]
         if digest in seen:
             problems.append(f"`{path.name}` is the same file as `{seen[digest].name}`")
-        elif digest in evaluating:
-            problems.append(f"`{path.name}` judges this export, and must not calibrate it")
-        elif min(image.shape[:2]) < SMALLEST_SIDE:
-            problems.append(f"`{path.name}` is under {SMALLEST_SIDE} pixels wide or high")
-        elif correlation(image) < LEAST_CORRELATION:
+        elif digest in evaluation:
             problems.append(
-                f"`{path.name}` is noise: neighbouring pixels correlate by "
-                f"{correlation(image):.2f}, in photographs by over {LEAST_CORRELATION}"
+                f"`{path.name}` is an evaluation image of this export and must not calibrate it"
+            )
+        elif min(image.shape[:2]) < MIN_SIDE:
+            problems.append(f"`{path.name}` is less than {MIN_SIDE} pixels wide or high")
+        elif correlation(image) < MIN_CORRELATION:
+            problems.append(
+                f"`{path.name}` is noise: its neighbouring pixels correlate by "
+                f"{correlation(image):.2f}, the minimum is {MIN_CORRELATION}"
             )
         seen.setdefault(digest, path)
         arrays.append(image)
     if problems:
         raise UsageError(
             f"cannot calibrate with `{recipe.name}`: {'; '.join(problems)}",
-            hint="calibrate with photographs like those the app will see, random data ruins INT8",
+            hint="use real images like those in the app: random data ruins INT8 accuracy",
         )
     return CalibrationImages(
-        recipe=recipe, sha256=tuple(found[p] for p in recipe.images), arrays=tuple(arrays)
+        recipe=recipe, sha256=tuple(digests[p] for p in recipe.images), arrays=tuple(arrays)
     )
 
 
 def correlation(image: NDArray[np.uint8]) -> float:
-    """Correlation of horizontally neighbouring pixels of a uint8 HxWx3 picture; 1 if it is flat."""
+    """Return the correlation of horizontally neighbouring pixels, uint8 HxWx3; 1 if uniform."""
     grey = image.astype(np.float64).mean(axis=2)
     left, right = grey[:, :-1].ravel(), grey[:, 1:].ravel()
     if left.std() == 0 or right.std() == 0:
@@ -93,9 +96,9 @@ def correlation(image: NDArray[np.uint8]) -> float:
 
 
 def samples(images: CalibrationImages) -> Iterator[NDArray[np.uint8]]:
-    """The recipe's number of pictures HxWx3: each photograph whole, then crops in turn.
+    """Yield `num_samples` images HxWx3: first each whole image, then crops of them in turn.
 
-    The same recipe and photographs give the same pictures, bit for bit.
+    The result is deterministic for a recipe and its images.
     """
     recipe, arrays = images.recipe, images.arrays
     generator = np.random.default_rng(recipe.seed)
@@ -106,7 +109,7 @@ def samples(images: CalibrationImages) -> Iterator[NDArray[np.uint8]]:
             continue
         height, width = image.shape[:2]
         share = generator.uniform(recipe.smallest, 1.0)
-        h, w = (max(SMALLEST_SIDE, int(side * share)) for side in (height, width))
+        h, w = (max(MIN_SIDE, int(side * share)) for side in (height, width))
         y, x = generator.integers(0, height - h + 1), generator.integers(0, width - w + 1)
         crop = image[y : y + h, x : x + w]
         if recipe.flip and generator.random() < 0.5:

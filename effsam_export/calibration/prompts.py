@@ -1,4 +1,4 @@
-"""Prompts for the calibration of a decoder: all the kinds a user gives, at random places."""
+"""Random prompts of every kind, to calibrate a decoder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ KINDS = ("point", "points", "box", "both")
 def sample(
     size: tuple[int, int], support: PromptSupport, count: int, generator: np.random.Generator
 ) -> Iterator[Prompt]:
-    """Prompts in pixels of a picture, of every kind in turn that the model takes.
+    """Yield prompts in pixels of an image, alternating between the supported kinds.
 
     Args:
-        size: Height and width of the picture.
-        support: What the model can honour.
-        count: How many.
-        generator: Where the places come from.
+        size: Height and width of the image.
+        support: The prompts that the model supports.
+        count: Number of prompts.
+        generator: Source of the random coordinates.
     """
     kinds = [
         k
@@ -41,7 +41,7 @@ def sample(
 def _box(
     size: tuple[int, int], generator: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """A box of a tenth to two thirds of each side."""
+    """Return a random box (x0, y0, x1, y1) of a tenth to two thirds of each side."""
     sides = []
     for whole in size:
         length = generator.uniform(0.1, 0.67) * whole
@@ -58,7 +58,7 @@ def _points(
     support: PromptSupport,
     generator: np.random.Generator,
 ) -> Iterator[Point]:
-    """The points of one prompt; a second and third one may lie off the object."""
+    """Yield the points of one prompt, inside `box` if there is one; a third point has label 0."""
     height, width = size
     x0, y0, x1, y1 = box or (0.0, 0.0, float(width), float(height))
     number = {"point": 1, "points": 3, "box": 0, "both": 1}[kind]

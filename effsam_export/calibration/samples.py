@@ -1,4 +1,4 @@
-"""Inputs of a component for its quantizer, made from photographs as the runner makes them."""
+"""Calibration samples: inputs of a component, computed in the same way as at inference."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The photographs of an INT8 export, and a folder for what is made of them.
+    """The calibration images of an INT8 export.
 
     Attributes:
-        threads: With which PyTorch computes: in another number sums have another order and other
-            last digits, by which a few weights are rounded otherwise.
+        folder: Existing folder for the samples.
+        threads: Number of PyTorch threads. It changes the order of sums and so the rounding of a
+            few weights; the manifest records it.
     """
 
     images: CalibrationImages
@@ -40,35 +41,35 @@ class Calibration:
         component: ComponentSpec,
         encoder: Callable[[], Session] | None = None,
     ) -> Path:
-        """Write the samples of a component; the folder of `0000.npz`, ....
+        """Write the samples of a component and return their folder, with `0000.npz` and so on.
 
         Args:
-            model: As the target gets it.
-            component: One of its components.
-            encoder: For a decoder: opens the encoder as deployed, whose embeddings it will get.
+            model: The model with the target's shapes.
+            component: The component to quantize.
+            encoder: For a decoder: opens the exported encoder, which computes its embeddings.
         """
         out = self.folder / component.name
         out.mkdir()
-        made = self._prompted(model, encoder()) if encoder else self._plain()
-        for i, sample in enumerate(made):
+        source = self._with_prompts(model, encoder()) if encoder else self._without_prompts()
+        for i, sample in enumerate(source):
             feeds: Mapping[str, Any] = component.feeds(model.preprocess, sample)
             np.savez(out / f"{i:04}.npz", **feeds)
         return out
 
-    def _plain(self) -> Iterator[Sample]:
-        for picture in calibration_images.samples(self.images):
-            yield Sample(image=picture)
+    def _without_prompts(self) -> Iterator[Sample]:
+        for image in calibration_images.samples(self.images):
+            yield Sample(image=image)
 
-    def _prompted(self, model: ModelSpec, encoder: Session) -> Iterator[Sample]:
+    def _with_prompts(self, model: ModelSpec, encoder: Session) -> Iterator[Sample]:
         recipe = self.images.recipe
         generator = np.random.default_rng(recipe.seed)
         spec = model.component("encoder")
-        for sample in self._plain():
+        for sample in self._without_prompts():
             height, width = sample.image.shape[:2]
             frame = frame_of((height, width), model.preprocess)
             embeddings = encoder.run(spec.feeds(model.preprocess, sample))["image_embeddings"]
-            asked = prompts.sample(
+            random_prompts = prompts.sample(
                 (height, width), model.prompts, recipe.prompts_per_sample, generator
             )
-            for prompt in asked:
+            for prompt in random_prompts:
                 yield replace(sample, embeddings=embeddings, prompt=prompt_to_model(prompt, frame))

@@ -1,4 +1,4 @@
-"""Evaluation images and prompts for parity, from a TOML file."""
+"""Evaluation images and prompts of the parity check, read from a TOML file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ IMAGE_KEYS = {"file": str, "prompts": list}
 
 @dataclass(frozen=True, kw_only=True)
 class ParityCase:
-    """One prompt on one photograph, in original-image pixels.
+    """One prompt on one evaluation image, in pixels of the original image.
 
     Attributes:
-        mask_from: Name of an earlier case on the same photograph whose best mask is fed back.
+        mask_from: Name of an earlier case on the same image. The logits of its best mask are this
+            prompt's mask input.
     """
 
     name: str
@@ -31,17 +32,17 @@ class ParityCase:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityImage:
-    """A photograph and the prompts it is judged with."""
+    """An evaluation image and its prompts."""
 
     path: Path
     cases: tuple[ParityCase, ...]
 
 
 def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
-    """The photographs and prompts parity is judged on: the shipped set, or a user's own file.
+    """Return the evaluation images and prompts of a parity file, or of the package's own.
 
     Raises:
-        UsageError: Every fault of the file in one message.
+        UsageError: The file does not exist, or the message lists all its faults.
     """
     path = path or data_dir("calibration") / "parity.toml"
     if not path.is_file():
@@ -74,25 +75,26 @@ def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
 
 
 def _case_fault(entry: object, seen: set[str]) -> str | None:
-    """What is wrong with one prompt of a parity file, or None."""
+    """Return what is wrong with one prompt of a parity file, or None."""
     name = entry.get("name") if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or not isinstance(name, str) or name in seen:
         return f"prompt name `{name}` is missing or used twice"
     if set(entry) - {"name", "points", "box", "mask_from"}:
         return f"prompt `{name}` has a key that is not `name`, `points`, `box` or `mask_from`"
     if "mask_from" in entry and entry["mask_from"] not in list(seen):
-        return f"prompt `{name}` feeds back `{entry['mask_from']}`, which is not above it"
+        source = entry["mask_from"]
+        return f"prompt `{name}` takes its mask from `{source}`, which is not an earlier prompt"
     points = entry.get("points", [])
     fine = isinstance(points, list) and all(is_number_list(p, 3) and p[2] in (0, 1) for p in points)
     if not fine or ("box" in entry and not is_number_list(entry["box"], 4)):
-        return f"prompt `{name}` wants points as [x, y, label] and a box as [x0, y0, x1, y1]"
+        return f"prompt `{name}` needs points as [x, y, label] and a box as [x0, y0, x1, y1]"
     if not points and "box" not in entry:
         return f"prompt `{name}` has no point and no box"
     return None
 
 
 def _case(entry: Mapping[str, Any]) -> ParityCase:
-    """One checked prompt of a parity file."""
+    """Return the case of one checked prompt."""
     box = entry.get("box")
     return ParityCase(
         name=entry["name"],

@@ -1,4 +1,4 @@
-"""Read TOML files and check their keys; find the data folders."""
+"""Read TOML files, check their keys, and locate the data folders."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 
 
 def data_dir(kind: str) -> Path:
-    """The folder `targets` or `calibration`: inside the package in a wheel, else beside it."""
+    """Return the folder `targets` or `calibration`: inside an installed package, or beside it."""
     package = Path(__file__).resolve().parents[1]
     packaged = package / "_data" / kind
     return packaged if packaged.is_dir() else package.parent / kind
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file, with its faults as a usage error."""
+    """Parse a TOML file.
+
+    Raises:
+        UsageError: The file is not valid TOML in UTF-8.
+    """
     try:
         table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -34,7 +38,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def faults(table: object, keys: Mapping[str, type], where: str) -> list[str]:
-    """Missing, unknown and wrongly typed keys of a table, as sentences."""
+    """Return the missing, unknown and wrongly typed keys of a table, as sentences."""
     if not isinstance(table, dict):
         return [f"`{where.removesuffix('.')}` is not a table"]
     problems = [f"`{where}{k}` is missing" for k in keys if k not in table]
@@ -47,17 +51,17 @@ def faults(table: object, keys: Mapping[str, type], where: str) -> list[str]:
 
 
 def is_of_type(value: object, kind: type) -> bool:
-    """Whether a TOML value is of a type; a whole number is a float too, a truth value is not."""
+    """Return whether a TOML value has a type. An integer is a valid float, a boolean is not."""
     return type(value) is kind or (kind is float and type(value) is int)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
-    """A name that is in no table, with the nearest ones."""
+    """Return a sentence about an unknown name, with similar known names."""
     return f"unknown {kind} `{where}{name}` ({UnknownNameError(kind, name, known).hint})"
 
 
 def is_number_list(value: object, count: int) -> bool:
-    """Whether a TOML value is a list of so many numbers."""
+    """Return whether a TOML value is a list of `count` numbers."""
     return (
         isinstance(value, list) and len(value) == count and all(is_of_type(v, float) for v in value)
     )

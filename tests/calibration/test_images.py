@@ -50,17 +50,17 @@ def test_everything_that_is_wrong_is_in_one_error(tmp_path: Path) -> None:
     static = saved(tmp_path, "static.png", noise)
     torn = tmp_path / "torn.png"
     torn.write_bytes(good.read_bytes()[:200])
-    judge = saved(tmp_path, "judge.png", smooth(1))
+    evaluation = saved(tmp_path, "evaluation.png", smooth(1))
     small = saved(tmp_path, "small.png", smooth(2, (16, 100)))
     with pytest.raises(UsageError) as caught:
-        calibration_images.load(of(good, twin, static, torn, judge, small), [judge])
+        calibration_images.load(of(good, twin, static, torn, evaluation, small), [evaluation])
     message = caught.value.message
     for part in (
         "`twin.png` is the same file as `good.png`",
-        "`static.png` is noise: neighbouring pixels correlate by",
+        "`static.png` is noise: its neighbouring pixels correlate by",
         "torn.png` cannot be read",
-        "`judge.png` judges this export, and must not calibrate it",
-        "`small.png` is under 32 pixels",
+        "`evaluation.png` is an evaluation image of this export and must not calibrate it",
+        "`small.png` is less than 32 pixels",
     ):
         assert part in message
     assert "good.png` is noise" not in message
@@ -84,7 +84,7 @@ def test_whole_photographs_come_first_and_crops_of_them_follow(tmp_path: Path) -
     assert np.array_equal(found[1], smooth(1))
     for i, crop in enumerate(found[2:], start=2):
         assert crop.flags.c_contiguous
-        assert min(crop.shape[:2]) >= calibration_images.SMALLEST_SIDE
+        assert min(crop.shape[:2]) >= calibration_images.MIN_SIDE
         assert is_part(crop, smooth(i % 2))
 
 

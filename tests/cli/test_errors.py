@@ -83,8 +83,8 @@ def effsam(
         ),
         pytest.param(
             ["export", "mobile-sam", "-t", "android-gpu", "--int8"],
-            "target `android-gpu` has no precision `int8`",
-            "it has `fp16`",
+            "target `android-gpu` does not support precision `int8`",
+            "it supports `fp16`",
             id="precision the target lacks",
         ),
         pytest.param(

@@ -70,7 +70,7 @@ def test_a_folder_gives_all_its_photographs_in_order(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no photograph in") as caught:
+    with pytest.raises(UsageError, match="no image in") as caught:
         recipe.load(str(tmp_path))
     assert ".jpg" in str(caught.value.hint)
 
@@ -78,14 +78,15 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 def test_the_number_of_samples_can_be_given_and_few_are_warned_about() -> None:
     (warning,) = recipe.load(num_samples=3).warnings
     assert warning == (
-        f"3 calibration samples are few: fewer than {recipe.FLOOR} were never judged"
+        f"INT8 accuracy with fewer than {recipe.MIN_SAMPLES} calibration samples is unmeasured: "
+        "3 given"
     )
-    assert not recipe.load(num_samples=recipe.FLOOR).warnings
+    assert not recipe.load(num_samples=recipe.MIN_SAMPLES).warnings
 
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_number_under_one_is_refused(count: int) -> None:
-    with pytest.raises(UsageError, match=f"--num-samples is {count}, want at least 1"):
+    with pytest.raises(UsageError, match=f"--num-samples is {count}, but has to be at least 1"):
         recipe.load(num_samples=count)
 
 
@@ -111,12 +112,12 @@ def test_all_faults_are_in_one_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ('["a.jpg"]', "[]", "`images` wants paths"),
-        ("num_samples = 20", "num_samples = 0", "`num_samples` is under 1"),
+        ('["a.jpg"]', "[]", "`images` has to be a list"),
+        ("num_samples = 20", "num_samples = 0", "`num_samples` is less than 1"),
         ("seed = 3", "seed = -1", "`seed` is negative"),
-        ("smallest = 0.5", "smallest = 1.5", "`crops.smallest` is not over 0"),
-        ("smallest = 0.5", "smallest = nan", "`crops.smallest` is not over 0"),
-        ("per_sample = 2", "per_sample = 0", "`prompts.per_sample` is under 1"),
+        ("smallest = 0.5", "smallest = 1.5", "`crops.smallest` is not greater than 0"),
+        ("smallest = 0.5", "smallest = nan", "`crops.smallest` is not greater than 0"),
+        ("per_sample = 2", "per_sample = 0", "`prompts.per_sample` is less than 1"),
     ],
 )
 def test_values_out_of_range_are_refused(tmp_path: Path, old: str, new: str, fault: str) -> None:

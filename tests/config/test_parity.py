@@ -12,7 +12,7 @@ from effsam_export.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-NUMBERS = "wants points as [x, y, label] and a box as [x0, y0, x1, y1]"
+NUMBERS = "needs points as [x, y, label] and a box as [x0, y0, x1, y1]"
 PROMPTS = {
     "no table": ("1", "prompt name `None` is missing or used twice"),
     "no name": ("{ box = [1, 2, 3, 4] }", "prompt name `None` is missing or used twice"),
@@ -26,11 +26,11 @@ PROMPTS = {
     ),
     "mask from below": (
         '{ name = "a", box = [1, 2, 3, 4], mask_from = "b" }, { name = "b", box = [1, 2, 3, 4] }',
-        "prompt `a` feeds back `b`, which is not above it",
+        "prompt `a` takes its mask from `b`, which is not an earlier prompt",
     ),
     "mask from a list": (
         '{ name = "a", box = [1, 2, 3, 4], mask_from = ["b"] }',
-        "prompt `a` feeds back `['b']`, which is not above it",
+        "prompt `a` takes its mask from `['b']`, which is not an earlier prompt",
     ),
     "nothing asked": ('{ name = "a" }', "prompt `a` has no point and no box"),
     "flat points": ('{ name = "a", points = [1, 2, 1] }', f"prompt `a` {NUMBERS}"),

@@ -106,8 +106,8 @@ def test_unknown_precision() -> None:
 def test_precision_that_the_target_lacks() -> None:
     with pytest.raises(UsageError) as caught:
         profiles.load_target("android-gpu", "int8")
-    assert caught.value.message == "target `android-gpu` has no precision `int8`"
-    assert caught.value.hint == "it has `fp16`"
+    assert caught.value.message == "target `android-gpu` does not support precision `int8`"
+    assert caught.value.hint == "it supports `fp16`"
 
 
 def test_an_option_takes_the_place_of_the_profiles_own() -> None:
@@ -137,8 +137,8 @@ def test_every_wrong_option_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         profiles.load_target("onnx", None, {"slot": "8", "slots": "many", "wide": "yes"})
     assert caught.value.message == (
         "unknown option of backend `onnx` `slot` (did you mean `slots`?); "
-        "option `slots` is `many`, want it of type int; "
-        "option `wide` is `yes`, want it true or false"
+        "option `slots` is `many`, but has to be of type int; "
+        "option `wide` is `yes`, but has to be true or false"
     )
 
 
@@ -307,4 +307,6 @@ def test_a_precision_that_the_backend_lacks(
     path.write_text(shipped.read_text("utf-8"), "utf-8")
     with pytest.raises(UsageError) as caught:
         profiles.load_target(str(path))
-    assert "backend `onnx` has no precision `int8` (it has fp32, fp16)" in caught.value.message
+    assert (
+        "backend `onnx` does not support precision `int8` (only fp32, fp16)" in caught.value.message
+    )
