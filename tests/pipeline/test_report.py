@@ -6,6 +6,8 @@ import base64
 import io
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -163,7 +165,7 @@ def test_the_gate_of_the_mean_is_shown_where_there_is_one() -> None:
         assert f"Mean of mask IoU | ≥ {gate} | {shown}" in text
 
 
-def test_seams_show_the_worst_of_all_cases() -> None:
+def test_comparison_points_show_the_worst_of_all_cases() -> None:
     page = Page(render(PASSED, []))
     assert "ONNX → artefact | low_res_masks | 0.007 | 0.9995000 | 45.5" in page.text
     assert "PyTorch → ONNX | image_embeddings | 0.001 | 0.9999900 | 61.2" in page.text
@@ -259,6 +261,15 @@ def test_hostile_names_are_only_text() -> None:
 
 def test_same_check_same_bytes() -> None:
     assert render(PASSED, [picture()]) == render(PASSED, [picture()])
+
+
+def test_report_needs_jinja_only_when_it_is_made() -> None:
+    code = "import sys, effsam_export.cli, effsam_export.pipeline.request; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "effsam_export.cli" in loaded
+    assert "jinja2" not in loaded
 
 
 def test_title() -> None:
