@@ -261,8 +261,10 @@ def _picture(picture: Picture) -> PictureView:
 
 def _panel(image: NDArray[np.uint8], kind: str, caption: str) -> Panel:
     data = io.BytesIO()
-    # Without subsampling, outlines one pixel wide keep their colour; PNG ignores both options.
-    Image.fromarray(image).save(data, kind, quality=JPEG_QUALITY, subsampling=0, optimize=True)
+    # Without subsampling, outlines one pixel wide keep their colour. Pillow cannot optimize a JPEG
+    # of more than one byte a pixel, which noise needs.
+    options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {"optimize": True}
+    Image.fromarray(image).save(data, kind, **options)
     encoded = base64.b64encode(data.getvalue()).decode()
     return Panel(source=f"data:image/{kind.lower()};base64,{encoded}", caption=caption)
 

@@ -296,6 +296,8 @@ def test_loads_nothing() -> None:
         (800, 1200, (360, 240)),
         (1200, 800, (320, 480)),
         (3, 1400, (360, 1)),
+        # Shown in full size, noise takes more than one byte a pixel.
+        (300, 350, (350, 300)),
         (1, 1, (1, 1)),
     ],
 )
