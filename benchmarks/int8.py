@@ -52,21 +52,21 @@ PRECISIONS = ("fp32", "fp16", "int8")
 def variants() -> dict[str, tuple[int, Int8Recipe]]:
     """Name -> samples and the encoder's recipe."""
     best = int8_recipe.load(MODEL).recipe("encoder", "onnx")
-    bare = replace(best, exceptions=())
+    bare = replace(best, overrides=())
     found = {f"recipe, {n} samples": (n, best) for n in (5, 12, 20, 40)}
     found["recipe, weights to the nearest"] = (20, replace(best, rounding="nearest"))
     found["recipe, nothing equalized"] = (20, replace(best, equalize=()))
     plain = replace(best, rounding="nearest", equalize=())
     found["recipe, neither"] = (20, plain)
-    found["recipe, weights only"] = (20, replace(best, scheme="w8"))
+    found["recipe, weights only"] = (20, replace(best, scheme="weight_only"))
     for method in ("percentile", "mse"):
         found[f"recipe, {method}"] = (20, replace(best, method=method))
     found["no exceptions"] = (20, bare)
-    found["no exceptions, neither"] = (20, replace(plain, exceptions=()))
-    for i, entry in enumerate(best.exceptions):
-        others = tuple(e for j, e in enumerate(best.exceptions) if j != i)
+    found["no exceptions, neither"] = (20, replace(plain, overrides=()))
+    for i, entry in enumerate(best.overrides):
+        others = tuple(e for j, e in enumerate(best.overrides) if j != i)
         name = f"recipe without {', '.join(entry.modules)} ({entry.treatment})"
-        found[name] = (20, replace(best, exceptions=others))
+        found[name] = (20, replace(best, overrides=others))
     return found
 
 

@@ -206,7 +206,7 @@ def make(prepared: Prepared, target: TargetProfile) -> Cell:
                 quantized = quantization(prepared, component, target)
                 graph = graph_of(prepared, component, target, quantized)
                 graphs[component.name] = graph
-                if quantized is not None and quantized.recipe.prepares:
+                if quantized is not None and quantized.recipe.prepares_weights:
                     ready = rounded(prepared, component, quantized)
                     graph = graph_of(prepared, ready, target, quantized, changed=True)
                 began = time.perf_counter()

@@ -160,7 +160,7 @@ def gates() -> str:
 
 def int8_schemes() -> str:
     """Return what the shipped INT8 recipe of each model does for each backend."""
-    names = {"w8a8": "`w8a8`", "w8": "`w8`"}
+    names = {"w8a8": "`w8a8`", "weight_only": "`weight_only`"}
     rows = []
     for model in models.names():
         component = models.get(model).components[0].name

@@ -87,16 +87,16 @@ def int8() -> str:
             "method": f"`{choices.METHODS[0]}`",
             "rounding": f"`{choices.ROUNDINGS[0]}`",
             "equalize": "none",
-            "everything": "false",
-            "exceptions": "none",
+            "quantize_activation_products": "false",
+            "overrides": "none",
         },
         {
             "scheme": f"what every layer gets: {words(choices.SCHEMES)}",
             "method": f"how an activation's range is measured: {words(choices.METHODS)}",
             "rounding": f"how weights are rounded: {words(choices.ROUNDINGS)}",
             "equalize": "outlier channels to move into weights, with the keys below",
-            "everything": "quantize products of two activations too",
-            "exceptions": "layers that get another treatment, with the keys below",
+            "quantize_activation_products": "quantize products of two activations too",
+            "overrides": "layers that get another treatment, with the keys below",
         },
     )
     equalize = key_table(
@@ -106,34 +106,34 @@ def int8() -> str:
             "norm": "path of the layer norm inside a block",
             "values": "path of the linear layer that computes query, key and value",
             "layer": "path of the linear layer that reads it",
-            "strength": "0 (equal ranges of weights) to 1 (equal ranges of activations)",
+            "alpha": "0 (equal ranges of weights) to 1 (equal ranges of activations)",
         },
     )
     other = key_table(
-        int8_recipe.EXCEPTION_KEYS,
-        {"source": "empty", "alone": "false"},
+        int8_recipe.OVERRIDE_KEYS,
+        {"source": "empty", "recursive": "true"},
         {
             "modules": "patterns of module paths",
             "treatment": f"what these layers get: {words(choices.TREATMENTS)}",
             "reason": "why, as a sentence",
             "source": "where that was measured or published",
-            "alone": "leave out the modules inside these",
+            "recursive": "false leaves out the modules inside these",
         },
     )
-    return f"{recipe}\nIn `equalize`:\n\n{equalize}\nIn `exceptions`:\n\n{other}"
+    return f"{recipe}\nIn `equalize`:\n\n{equalize}\nIn `overrides`:\n\n{other}"
 
 
 def fp16() -> str:
     """Return the keys of an FP16 recipe."""
     return key_table(
         fp16_recipe.KEYS,
-        {"ops": "all", "alone": "false", "source": "the file's name"},
+        {"ops": "all", "recursive": "true", "source": "the file's name"},
         {
             "component": "`encoder`, `decoder` or `segmenter`",
             "modules": "patterns of module paths",
             "reason": "why, as a sentence",
             "ops": "operator names, where not all of the modules' stay in FP32",
-            "alone": "leave out the modules inside these",
+            "recursive": "false leaves out the modules inside these",
             "source": "where that was measured or published",
         },
     )

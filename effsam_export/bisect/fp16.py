@@ -20,7 +20,7 @@ from effsam_export.parity.cached import CachedSession, cached_reference
 from effsam_export.parity.check import check
 from effsam_export.parity.comparison import Sides
 from effsam_export.pipeline.prove import evaluation_images
-from effsam_export.precision.select import fp32_nodes, onnx_place
+from effsam_export.precision.select import fp32_nodes, onnx_scope
 from effsam_export.spec.model import KeepFp32
 from effsam_export.util.progress import stage
 from effsam_export.weights import checkpoint
@@ -142,12 +142,12 @@ def entries(component: ComponentName, model: onnx.ModelProto) -> dict[str, KeepF
         component: Whose graph it is.
         model: With the exporter's notes.
     """
-    places = [place for node in model.graph.node if (place := onnx_place(node)) is not None]
+    places = [place for node in model.graph.node if (place := onnx_scope(node)) is not None]
     return {
         f"{component}{SEPARATOR}{path}": KeepFp32(
             component=component,
             modules=(path,),
-            alone=True,
+            recursive=False,
             reason="",
             source="effsam bisect",
         )

@@ -31,10 +31,10 @@ from effsam_export.parity.comparison import Sides
 from effsam_export.pipeline import int8, isolate
 from effsam_export.pipeline import run as pipeline
 from effsam_export.pipeline.prove import evaluation_images, prove
-from effsam_export.precision.select import onnx_place
+from effsam_export.precision.select import onnx_scope
 from effsam_export.quantize import prepare
 from effsam_export.quantize.treatments import WEIGHTED
-from effsam_export.spec.int8 import Exception8, Quantization, Treatment
+from effsam_export.spec.int8 import LayerOverride, Quantization, Treatment
 from effsam_export.util.progress import stage
 from effsam_export.weights import checkpoint
 
@@ -138,7 +138,7 @@ class Int8Evaluator:
         if quantized is None:
             return
         own: Mapping[str, onnx.TensorProto] = {}
-        if recipe.prepares:
+        if recipe.prepares_weights:
             # For a decoder the traced encoder is near enough to the one deployed.
             samples = self._samples(component.name, self._sources.get("encoder"))
             sampled = replace(quantized, samples=samples)
@@ -149,7 +149,7 @@ class Int8Evaluator:
                     own = {i.name: i for i in onnx.load(plain.path).graph.initializer}
                 noted, graph = self._changed(component, sampled, folder / "rounded")
         assert graph.quantization is not None
-        places = {n.name: p.modules for n in noted.graph.node if (p := onnx_place(n)) is not None}
+        places = {n.name: p.modules for n in noted.graph.node if (p := onnx_scope(n)) is not None}
         self._prepared[component.name] = Prepared(
             graph=graph,
             model=onnx.load(graph.path),
@@ -163,7 +163,7 @@ class Int8Evaluator:
     ) -> tuple[onnx.ModelProto, Graph]:
         """The component made ready as its recipe says, traced and rewritten."""
         changed = component
-        if quantized.recipe.prepares:
+        if quantized.recipe.prepares_weights:
             changed = prepare.prepared(component, self._module, quantized)
         return self._rewritten(self._traced(changed, folder), quantized, folder / "rewritten")
 
@@ -303,7 +303,7 @@ def with_own_weights(
     rounded: set[str] = set()
     for node in model.graph.node:
         if node.op_type in WEIGHTED:
-            found = floating if treatments.get(node.name) == "float" else rounded
+            found = floating if treatments.get(node.name) == "keep_float" else rounded
             found.add(node.input[1])
     # A weight that two layers share stays rounded while one of them is quantized.
     names = (floating - rounded) & own.keys()
@@ -349,9 +349,11 @@ def with_kept(recipe: Int8Recipe, component: str, kept: Mapping[str, Kept]) -> I
     for layer, treatment in kept.items():
         owner, _, path = layer.partition(SEPARATOR)
         if owner == component:
-            entry = Exception8(modules=(path,), treatment=treatment, reason="kept", alone=True)
+            entry = LayerOverride(
+                modules=(path,), treatment=treatment, reason="kept", recursive=False
+            )
             more.append(entry)
-    return replace(recipe, exceptions=(*more, *recipe.exceptions))
+    return replace(recipe, overrides=(*more, *recipe.overrides))
 
 
 def open_graph(path: Path) -> Session:

@@ -76,22 +76,22 @@ def written(
 def with_choices(recipe: Int8Recipe, component: str, outcome: Outcome) -> Int8Recipe:
     """A recipe with the choices of a search for its component, each with its reason."""
     from effsam_export.bisect.search import SEPARATOR
-    from effsam_export.spec.int8 import Exception8
+    from effsam_export.spec.int8 import LayerOverride
 
     more = []
     for choice in outcome.choices:
         owner, _, path = choice.layer.partition(SEPARATOR)
         if owner == component:
             more.append(
-                Exception8(
+                LayerOverride(
                     modules=(path,),
                     treatment=choice.kept,
                     reason=reason(choice.sensitivity, "quantized"),
                     source="effsam bisect",
-                    alone=True,
+                    recursive=False,
                 )
             )
-    return replace(recipe, exceptions=(*more, *recipe.exceptions))
+    return replace(recipe, overrides=(*more, *recipe.overrides))
 
 
 def reason(sensitivity: float, how: str) -> str:
@@ -106,7 +106,7 @@ def shown(kept: str, *, half: bool) -> str:
 
 def summary(outcome: Outcome, *, half: bool) -> str:
     """The answer in a line."""
-    floating = sum(c.kept == "float" for c in outcome.choices)
+    floating = sum(c.kept == "keep_float" for c in outcome.choices)
     weights = len(outcome.choices) - floating
     before, after = outcome.before, outcome.after
     kept = (

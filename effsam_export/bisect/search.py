@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
-Kept = Literal["float", "w8"]
+Kept = Literal["keep_float", "weight_only"]
 SEPARATOR = ":"
 """Between component and module path in the name of a layer."""
 PER_KEPT = 5
@@ -257,7 +257,7 @@ def component(
     log.expected = log.count + PER_KEPT * len(own)
     kept = relaxed(kept, None, own, cost, gate, log)
     own = [layer for layer in own if layer in kept and layer in weighted]
-    return relaxed(kept, "w8", own, cost, gate, log)
+    return relaxed(kept, "weight_only", own, cost, gate, log)
 
 
 def confirmed(
@@ -271,7 +271,7 @@ def confirmed(
     evaluation = log.evaluate_target(kept)
     if evaluation is None or gate.holds(evaluation):
         return kept
-    more = [layer for layer in ranked if kept.get(layer) != "float"]
+    more = [layer for layer in ranked if kept.get(layer) != "keep_float"]
 
     def with_head(size: int) -> tuple[dict[str, Kept], bool]:
         found = {**kept, **_kept(more[:size])}
@@ -390,7 +390,7 @@ def relaxed(
 
 
 def _kept(layers: Iterable[str]) -> dict[str, Kept]:
-    return dict.fromkeys(layers, "float")
+    return dict.fromkeys(layers, "keep_float")
 
 
 def likely_evaluations(layers: Sequence[str]) -> int:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.config.int8_recipe import Int8Plan
-from effsam_export.spec.int8 import Equalization, Exception8, Int8Recipe
+from effsam_export.spec.int8 import Equalization, Int8Recipe, LayerOverride
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from effsam_export.calibration.samples import Calibration
-
-WORDS = {"w8": "weight_only", "float": "keep_float", "descent": "coordinate-descent"}
-"""Value of a recipe -> word of the manifest, where they differ."""
 
 
 def document(recipes: dict[str, Int8Recipe], calibration: Calibration) -> dict[str, Any]:
@@ -38,29 +35,29 @@ def document(recipes: dict[str, Int8Recipe], calibration: Calibration) -> dict[s
 
 
 def _recipe(recipe: Int8Recipe) -> dict[str, Any]:
-    rounding = WORDS.get(recipe.rounding, recipe.rounding)
+    rounding = {} if recipe.rounding == "nearest" else {"rounding": recipe.rounding}
     return {
-        "scheme": WORDS.get(recipe.scheme, recipe.scheme),
+        "scheme": recipe.scheme,
         "method": recipe.method,
-        "quantize_activation_products": recipe.everything,
-        **({"rounding": rounding} if rounding != "nearest" else {}),
+        "quantize_activation_products": recipe.quantize_activation_products,
+        **rounding,
         **({"equalize": [_equalize(e) for e in recipe.equalize]} if recipe.equalize else {}),
         "overrides": [
             {
-                "modules": list(e.modules),
-                "treatment": WORDS.get(e.treatment, e.treatment),
-                "reason": e.reason,
-                "source": e.source,
-                **({"recursive": False} if e.alone else {}),
+                "modules": list(o.modules),
+                "treatment": o.treatment,
+                "reason": o.reason,
+                "source": o.source,
+                **({} if o.recursive else {"recursive": False}),
             }
-            for e in recipe.exceptions
+            for o in recipe.overrides
         ],
     }
 
 
 def _equalize(entry: Equalization) -> dict[str, Any]:
     source = {"norm": entry.norm} if entry.norm else {"values": entry.values}
-    return {**source, "layer": entry.layer, "alpha": entry.strength}
+    return {**source, "layer": entry.layer, "alpha": entry.alpha}
 
 
 def plan(entry: Mapping[str, Any]) -> Int8Plan:
@@ -76,30 +73,28 @@ def plan(entry: Mapping[str, Any]) -> Int8Plan:
 
 
 def _from_document(recipe: Mapping[str, Any]) -> Int8Recipe:
-    internal: Any = {new: old for old, new in WORDS.items()}
-    rounding = recipe.get("rounding", "nearest")
     return Int8Recipe(
-        scheme=internal.get(recipe["scheme"], recipe["scheme"]),
+        scheme=recipe["scheme"],
         method=recipe["method"],
-        everything=recipe["quantize_activation_products"],
-        rounding=internal.get(rounding, rounding),
+        quantize_activation_products=recipe["quantize_activation_products"],
+        rounding=recipe.get("rounding", "nearest"),
         equalize=tuple(
             Equalization(
                 norm=e.get("norm", ""),
                 values=e.get("values", ""),
                 layer=e["layer"],
-                strength=e["alpha"],
+                alpha=e["alpha"],
             )
             for e in recipe.get("equalize", ())
         ),
-        exceptions=tuple(
-            Exception8(
-                modules=tuple(e["modules"]),
-                treatment=internal.get(e["treatment"], e["treatment"]),
-                reason=e["reason"],
-                source=e["source"],
-                alone=not e.get("recursive", True),
+        overrides=tuple(
+            LayerOverride(
+                modules=tuple(o["modules"]),
+                treatment=o["treatment"],
+                reason=o["reason"],
+                source=o["source"],
+                recursive=o.get("recursive", True),
             )
-            for e in recipe["overrides"]
+            for o in recipe["overrides"]
         ),
     )

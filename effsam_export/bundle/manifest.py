@@ -203,7 +203,7 @@ def _keep_fp32(rule: KeepFp32) -> dict[str, Any]:
         "ops": list(rule.ops),
         "reason": rule.reason,
         "source": rule.source,
-        **({"recursive": False} if rule.alone else {}),
+        **({} if rule.recursive else {"recursive": False}),
     }
 
 

@@ -141,7 +141,7 @@ def in_words(
     """The recipe of each component in a line."""
     from effsam_export.config import int8_recipe as recipes
 
-    return {n: recipes.in_words(quantizing.plan.recipe(n, profile.backend)) for n in names}
+    return {n: recipes.describe(quantizing.plan.recipe(n, profile.backend)) for n in names}
 
 
 def _show_plan(

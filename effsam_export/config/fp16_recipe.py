@@ -1,35 +1,42 @@
-"""A precision recipe as a TOML file: what stays in FP32, in place of what a model's own says.
+"""FP16 recipes as TOML: the modules that stay in FP32, instead of those the model lists itself.
 
-A file holds `[[keep]]` tables with `component`, `modules`, `reason`, and at will `ops`,
-`alone` and `source`. `effsam bisect --precision fp16` writes such files.
+A file has `[[keep]]` tables with `component`, `modules` and `reason`; `ops`, `recursive` and
+`source` are optional. `effsam bisect --precision fp16` writes such files.
 """
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
+from effsam_export.config.module_rules import check_alone, module_faults, rule_document
 from effsam_export.config.toml import faults, read_toml
 from effsam_export.errors import UsageError
-from effsam_export.spec.model import ComponentName, KeepFp32
+from effsam_export.spec.model import KeepFp32
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-KEYS = {"component": str, "modules": list, "reason": str, "ops": list, "alone": bool, "source": str}
-OPTIONAL = ("ops", "alone", "source")
+KEYS = {
+    "component": str,
+    "modules": list,
+    "reason": str,
+    "ops": list,
+    "recursive": bool,
+    "source": str,
+}
+OPTIONAL = ("ops", "recursive", "source")
 
 
 def load(path: Path, components: Sequence[str]) -> tuple[KeepFp32, ...]:
-    """Read a file; one without entries keeps nothing.
+    """Read the `[[keep]]` tables of a file; without any, nothing stays in FP32.
 
     Args:
         path: The file.
-        components: Names of the model's.
+        components: Names of the model's components.
 
     Raises:
-        UsageError: It is not there, or every fault of it in one message.
+        UsageError: The file is missing, or every fault of it in one message.
     """
     if not path.is_file():
         raise UsageError(f"precision recipe `{path}` does not exist")
@@ -51,7 +58,7 @@ def load(path: Path, components: Sequence[str]) -> tuple[KeepFp32, ...]:
             component=row["component"],
             modules=tuple(row["modules"]),
             ops=tuple(row.get("ops", ())),
-            alone=row.get("alone", False),
+            recursive=row.get("recursive", True),
             reason=row["reason"],
             source=row.get("source", path.name),
         )
@@ -59,32 +66,29 @@ def load(path: Path, components: Sequence[str]) -> tuple[KeepFp32, ...]:
     )
 
 
-def _faults(row: Any, components: Sequence[str]) -> list[str]:  # noqa: ANN401 - any TOML
-    given = row if isinstance(row, dict) else {}
-    keys = {k: v for k, v in KEYS.items() if k not in OPTIONAL or k in given}
-    problems = faults(row, keys, "keep.")
-    if problems:
-        return problems
-    if row["component"] not in components:
+def _faults(row: object, components: Sequence[str]) -> list[str]:
+    if not isinstance(row, dict):
+        return ["`keep` is not a table"]
+    table, problems = check_alone(row, "keep.")
+    keys = {k: v for k, v in KEYS.items() if k not in OPTIONAL or k in table}
+    if key_problems := faults(table, keys, "keep."):
+        return problems + key_problems
+    if table["component"] not in components:
         problems.append(
-            f"`keep.component` is `{row['component']}`, the model has {', '.join(components)}"
+            f"`keep.component` is `{table['component']}`, the model has {', '.join(components)}"
         )
-    for key in ("modules", "ops"):
-        names = row.get(key, ["x"])
-        if not (names and all(isinstance(n, str) for n in names)):
-            problems.append(f"`keep.{key}` wants names, at least one")
-    return problems
+    problems += module_faults(table, "modules", "keep.")
+    return problems + (module_faults(table, "ops", "keep.") if "ops" in table else [])
 
 
-def to_toml(comment: str, entries: Iterable[KeepFp32]) -> str:
-    """Entries as a file that `load` reads, a comment before them."""
-    lines = [f"# {comment}"]
-    for entry in entries:
-        assert entry.component in get_args(ComponentName)
-        # A JSON string is a TOML string, and a list of them a TOML array.
-        lines += ["", "[[keep]]", f"component = {json.dumps(entry.component)}"]
-        lines += [f"modules = {json.dumps(list(entry.modules))}"]
-        lines += [f"ops = {json.dumps(list(entry.ops))}"] if entry.ops else []
-        lines += ["alone = true"] if entry.alone else []
-        lines += [f"reason = {json.dumps(entry.reason)}", f"source = {json.dumps(entry.source)}"]
-    return "\n".join(lines) + "\n"
+def to_toml(comment: str, rules: Iterable[KeepFp32]) -> str:
+    """Return the text of a file that `load` reads, with a comment in its first line."""
+    import tomli_w
+
+    tables = [_document(rule) for rule in rules]
+    return f"# {comment}\n" + (tomli_w.dumps({"keep": tables}) if tables else "")
+
+
+def _document(rule: KeepFp32) -> dict[str, Any]:
+    ops = {"ops": list(rule.ops)} if rule.ops else {}
+    return {"component": rule.component, **rule_document(rule), **ops}

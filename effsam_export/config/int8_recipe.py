@@ -1,16 +1,21 @@
-"""INT8 recipes: `calibration/int8/<model>.toml`, or the default for models without one.
+"""INT8 recipes as TOML: `calibration/int8/<model>.toml`, or `default.toml` for other models.
 
-A file has a table for each component, and in it one for each backend, or `default`. `effsam bisect`
-writes files of the same form.
+A file has a table for each component, which has a table for each backend, or `default`.
+`effsam bisect` writes files of the same form.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import backends
+from effsam_export.config.module_rules import (
+    check_alone,
+    check_renamed_keys,
+    module_faults,
+    rule_document,
+)
 from effsam_export.config.toml import data_dir, faults, read_toml
 from effsam_export.errors import UsageError
 from effsam_export.spec.int8 import (
@@ -19,12 +24,12 @@ from effsam_export.spec.int8 import (
     SCHEMES,
     TREATMENTS,
     Equalization,
-    Exception8,
     Int8Recipe,
+    LayerOverride,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 COMPONENTS = ("encoder", "decoder", "segmenter")
@@ -33,12 +38,20 @@ RECIPE_KEYS = {
     "method": str,
     "rounding": str,
     "equalize": list,
-    "everything": bool,
-    "exceptions": list,
+    "quantize_activation_products": bool,
+    "overrides": list,
 }
-EQUALIZE_KEYS = {"norm": str, "values": str, "layer": str, "strength": float}
-EXCEPTION_KEYS = {"modules": list, "treatment": str, "reason": str, "source": str, "alone": bool}
-OPTIONAL = ("source", "alone")
+EQUALIZE_KEYS = {"norm": str, "values": str, "layer": str, "alpha": float}
+OVERRIDE_KEYS = {
+    "modules": list,
+    "treatment": str,
+    "reason": str,
+    "source": str,
+    "recursive": bool,
+}
+OPTIONAL = ("source", "recursive")
+NEW_KEYS = {"exceptions": "overrides", "everything": "quantize_activation_products"}
+NEW_VALUES = {"w8": "weight_only", "float": "keep_float", "descent": "coordinate-descent"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +60,7 @@ class Int8Plan:
 
     Attributes:
         name: Of the file, without its suffix: a model, `default`, or a user's own.
-        measured: What is known of the result, as a sentence; empty where nothing was measured.
+        measured: The measured accuracy, as a sentence; empty where nothing was measured.
     """
 
     name: str
@@ -55,7 +68,7 @@ class Int8Plan:
     recipes: Mapping[tuple[str, str], Int8Recipe]
 
     def recipe(self, component: str, backend: str) -> Int8Recipe:
-        """The recipe of a component for a backend; one that is not named stays in FP16."""
+        """Return the recipe of a component for a backend: FP16 where the file has none."""
         for key in ((component, backend), (component, "default")):
             if key in self.recipes:
                 return self.recipes[key]
@@ -63,10 +76,10 @@ class Int8Plan:
 
 
 def load(model: str, path: Path | None = None) -> Int8Plan:
-    """The best recipes known for a model, or those of a user's file.
+    """Read the recipes that ship for a model, or those of a user's file.
 
     Raises:
-        UsageError: Every fault of the file in one message.
+        UsageError: The file is missing, or every fault of it in one message.
     """
     if path is None:
         folder = data_dir("calibration") / "int8"
@@ -88,9 +101,9 @@ def load(model: str, path: Path | None = None) -> Int8Plan:
             if backend != "default" and backend not in backends.BACKENDS:
                 problems.append(f"`{where}`: no backend is called `{backend}`")
                 continue
-            faults = _faults(row, where)
-            problems += faults
-            if not faults:
+            row_problems = _recipe_faults(row, where)
+            problems += row_problems
+            if not row_problems:
                 recipes[component, backend] = _recipe(row)
     if not recipes and not problems:
         problems.append("it quantizes nothing")
@@ -99,37 +112,51 @@ def load(model: str, path: Path | None = None) -> Int8Plan:
     return Int8Plan(name=path.stem, measured=str(table.get("measured", "")), recipes=recipes)
 
 
-def _faults(row: object, where: str) -> list[str]:
-    given = row if isinstance(row, dict) else {}
-    keys = {k: v for k, v in RECIPE_KEYS.items() if k == "scheme" or k in given}
-    problems = faults(row, keys, f"{where}.")
-    if problems:
-        return problems
+def _recipe_faults(row: object, where: str) -> list[str]:
+    if not isinstance(row, dict):
+        return [f"`{where}` is not a table"]
+    table, problems = check_renamed_keys(row, NEW_KEYS, f"{where}.")
+    keys = {k: v for k, v in RECIPE_KEYS.items() if k == "scheme" or k in table}
+    if key_problems := faults(table, keys, f"{where}."):
+        return problems + key_problems
     choices = (("scheme", SCHEMES), ("method", METHODS), ("rounding", ROUNDINGS))
     for key, known in choices:
-        if given.get(key, known[0]) not in known:
-            problems.append(f"`{where}.{key}` is `{given[key]}`, want one of {', '.join(known)}")
-    for entry in given.get("equalize", []):
-        other = "norm" if isinstance(entry, dict) and "values" in entry else "values"
-        wanted = {k: v for k, v in EQUALIZE_KEYS.items() if k != other}
-        found = faults(entry, wanted, f"{where}.equalize.")
-        if not found and not 0 <= entry["strength"] <= 1:
-            found.append(f"`{where}.equalize.strength` is {entry['strength']}, want 0 to 1")
-        problems += found
-    for entry in given.get("exceptions", []):
-        optional = {k: v for k, v in EXCEPTION_KEYS.items() if k in entry or k not in OPTIONAL}
-        found = faults(entry, optional, f"{where}.exceptions.")
-        if not found and entry["treatment"] not in TREATMENTS:
-            found.append(
-                f"`{where}.exceptions.treatment` is `{entry['treatment']}`, "
-                f"want one of {', '.join(TREATMENTS)}"
-            )
-        if not found and not (
-            entry["modules"] and all(isinstance(m, str) for m in entry["modules"])
-        ):
-            found.append(f"`{where}.exceptions.modules` wants names, at least one")
-        problems += found
+        problems += _value_faults(table.get(key, known[0]), known, f"{where}.{key}")
+    for entry in table.get("equalize", []):
+        problems += _equalize_faults(entry, f"{where}.equalize")
+    for entry in table.get("overrides", []):
+        problems += _override_faults(entry, f"{where}.overrides")
     return problems
+
+
+def _value_faults(value: str, known: Sequence[str], where: str) -> list[str]:
+    if value in known:
+        return []
+    if NEW_VALUES.get(value) in known:
+        return [f'`{where} = "{value}"` is now `"{NEW_VALUES[value]}"`']
+    return [f"`{where}` is `{value}`, want one of {', '.join(known)}"]
+
+
+def _equalize_faults(entry: object, where: str) -> list[str]:
+    if not isinstance(entry, dict):
+        return [f"`{where}` is not a table"]
+    table, problems = check_renamed_keys(entry, {"strength": "alpha"}, f"{where}.")
+    other = "norm" if "values" in table else "values"
+    problems += faults(table, {k: v for k, v in EQUALIZE_KEYS.items() if k != other}, f"{where}.")
+    if not problems and not 0 <= table["alpha"] <= 1:
+        problems.append(f"`{where}.alpha` is {table['alpha']}, want 0 to 1")
+    return problems
+
+
+def _override_faults(entry: object, where: str) -> list[str]:
+    if not isinstance(entry, dict):
+        return [f"`{where}` is not a table"]
+    table, problems = check_alone(entry, f"{where}.")
+    keys = {k: v for k, v in OVERRIDE_KEYS.items() if k in table or k not in OPTIONAL}
+    if key_problems := faults(table, keys, f"{where}."):
+        return problems + key_problems
+    problems += _value_faults(table["treatment"], TREATMENTS, f"{where}.treatment")
+    return problems + module_faults(table, "modules", f"{where}.")
 
 
 def _recipe(row: Mapping[str, Any]) -> Int8Recipe:
@@ -139,80 +166,73 @@ def _recipe(row: Mapping[str, Any]) -> Int8Recipe:
         rounding=row.get("rounding", "nearest"),
         equalize=tuple(
             Equalization(
-                norm=e.get("norm", ""),
-                values=e.get("values", ""),
-                layer=e["layer"],
-                strength=float(e["strength"]),
+                norm=entry.get("norm", ""),
+                values=entry.get("values", ""),
+                layer=entry["layer"],
+                alpha=float(entry["alpha"]),
             )
-            for e in row.get("equalize", [])
+            for entry in row.get("equalize", [])
         ),
-        everything=row.get("everything", False),
-        exceptions=tuple(
-            Exception8(
+        quantize_activation_products=row.get("quantize_activation_products", False),
+        overrides=tuple(
+            LayerOverride(
                 modules=tuple(entry["modules"]),
                 treatment=entry["treatment"],
                 reason=entry["reason"],
                 source=entry.get("source", ""),
-                alone=entry.get("alone", False),
+                recursive=entry.get("recursive", True),
             )
-            for entry in row.get("exceptions", [])
+            for entry in row.get("overrides", [])
         ),
     )
 
 
-def in_words(recipe: Int8Recipe) -> str:
-    """A recipe in a line, for a person who asked for `--int8`."""
+def describe(recipe: Int8Recipe) -> str:
+    """Describe a recipe in one line, for `--int8`."""
     if not recipe.quantizes:
         return f"stays in {recipe.scheme.upper()}"
-    what = "weights and activations" if recipe.scheme == "w8a8" else "weights only"
-    parts = [f"INT8 {what}"]
+    scope = "weights and activations" if recipe.scheme == "w8a8" else "weights only"
+    parts = [f"INT8 {scope}"]
     if recipe.scheme == "w8a8":
         parts.append(f"{recipe.method} ranges")
-    if recipe.rounding == "descent":
+    if recipe.rounding == "coordinate-descent":
         parts.append("weights rounded by coordinate descent")
     if recipe.equalize:
         parts.append(f"inputs of {', '.join(e.layer for e in recipe.equalize)} equalized")
     for treatment, words in (
-        ("w8", "weights only"),
-        ("float", "FP16"),
+        ("weight_only", "weights only"),
+        ("keep_float", "FP16"),
         ("w8a8", "activations too"),
     ):
-        modules = [m for e in recipe.exceptions if e.treatment == treatment for m in e.modules]
+        modules = [m for o in recipe.overrides if o.treatment == treatment for m in o.modules]
         if modules:
             parts.append(f"{words} in {', '.join(modules)}")
     return "; ".join(parts)
 
 
 def to_toml(measured: str, recipes: Mapping[str, Int8Recipe]) -> str:
-    """Recipes by component as a file that `load` reads."""
-    # A JSON string is a TOML string.
-    lines = [f"measured = {json.dumps(measured)}"]
-    for component, recipe in recipes.items():
-        lines += ["", f"[{component}.default]", f'scheme = "{recipe.scheme}"']
-        if recipe.quantizes:
-            lines += [f'method = "{recipe.method}"', f'rounding = "{recipe.rounding}"']
-            if recipe.equalize:
-                lines += ["equalize = [", *map(_pair, recipe.equalize), "]"]
-            lines += ["everything = true"] if recipe.everything else []
-        if recipe.exceptions:
-            lines.append("exceptions = [")
-            lines += [f"  {_entry(e)}," for e in recipe.exceptions]
-            lines.append("]")
-    return "\n".join(lines) + "\n"
+    """Return recipes by component as the text of a file that `load` reads."""
+    import tomli_w
+
+    document = {name: {"default": _document(recipe)} for name, recipe in recipes.items()}
+    return tomli_w.dumps({"measured": measured, **document})
 
 
-def _pair(entry: Equalization) -> str:
-    kind, source = ("norm", entry.norm) if entry.norm else ("values", entry.values)
-    source, layer = json.dumps(source), json.dumps(entry.layer)
-    return f"  {{ {kind} = {source}, layer = {layer}, strength = {entry.strength} }},"
+def _document(recipe: Int8Recipe) -> dict[str, Any]:
+    table: dict[str, Any] = {"scheme": recipe.scheme}
+    if recipe.quantizes:
+        table |= {"method": recipe.method, "rounding": recipe.rounding}
+        if recipe.equalize:
+            table["equalize"] = [_equalize_document(e) for e in recipe.equalize]
+        if recipe.quantize_activation_products:
+            table["quantize_activation_products"] = True
+    if recipe.overrides:
+        table["overrides"] = [
+            {**rule_document(o), "treatment": o.treatment} for o in recipe.overrides
+        ]
+    return table
 
 
-def _entry(entry: Exception8) -> str:
-    fields = {
-        "modules": json.dumps(list(entry.modules)),
-        **({"alone": "true"} if entry.alone else {}),
-        "treatment": json.dumps(entry.treatment),
-        "reason": json.dumps(entry.reason),
-        **({"source": json.dumps(entry.source)} if entry.source else {}),
-    }
-    return "{ " + ", ".join(f"{k} = {v}" for k, v in fields.items()) + " }"
+def _equalize_document(entry: Equalization) -> dict[str, Any]:
+    source = {"norm": entry.norm} if entry.norm else {"values": entry.values}
+    return {**source, "layer": entry.layer, "alpha": entry.alpha}

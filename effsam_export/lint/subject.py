@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from effsam_export.precision.select import fx_place, op_name
+from effsam_export.precision.select import fx_scope, op_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,7 +119,7 @@ def times(shape: tuple[Any, ...]) -> str:
 
 def module_of(node: Node) -> str:
     """Path of the innermost module a node was called in."""
-    paths = fx_place(node).modules
+    paths = fx_scope(node).modules
     return paths[-1] if paths else ""
 
 

@@ -51,7 +51,7 @@ def component(
         graph, known = traced(request, module, spec, sources, scratch, quantized)
         running.detail = from_cache(known, megabytes(graph.files))
     ready = graph
-    if quantized is not None and quantized.recipe.prepares:
+    if quantized is not None and quantized.recipe.prepares_weights:
         from effsam_export.quantize import prepare
 
         with stage(f"round {spec.name}", on_event) as running:

@@ -31,7 +31,7 @@ NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ModuleScope:
     """Where a node comes from.
 
     Attributes:
@@ -55,7 +55,7 @@ def fp32_nodes(model: onnx.ModelProto, recipe: Sequence[KeepFp32]) -> tuple[str,
     Raises:
         UsageError: Entries that select nothing, all of them in one message.
     """
-    places = {n.name: place for n in model.graph.node if (place := onnx_place(n)) is not None}
+    places = {n.name: place for n in model.graph.node if (place := onnx_scope(n)) is not None}
     chosen = _chosen(places, recipe)
     makers = {out: n.name for n in model.graph.node for out in n.output}
     users: dict[str, set[str]] = {}
@@ -78,24 +78,24 @@ def fp32_program_nodes(program: ExportedProgram, recipe: Sequence[KeepFp32]) -> 
         UsageError: Entries that select nothing, all of them in one message.
     """
     calls = (n for n in program.graph.nodes if n.op == "call_function")
-    return frozenset(_chosen({n.name: fx_place(n) for n in calls}, recipe))
+    return frozenset(_chosen({n.name: fx_scope(n) for n in calls}, recipe))
 
 
-def fx_place(node: Node) -> Place:
+def fx_scope(node: Node) -> ModuleScope:
     """Where a node of a traced program comes from."""
     stack = node.meta.get("nn_module_stack") or {}
     # `torch.nn.Module.__call__` a second time leaves `path@1`.
     paths = tuple(re.sub(r"@\d+$", "", path) for path, _ in stack.values())
-    return Place(modules=paths or ("",), op=op_name(str(node.target)))
+    return ModuleScope(modules=paths or ("",), op=op_name(str(node.target)))
 
 
-def onnx_place(node: onnx.NodeProto) -> Place | None:
+def onnx_scope(node: onnx.NodeProto) -> ModuleScope | None:
     """Where a node of an exported graph comes from; None where the exporter does not say."""
     notes = {p.key: p.value for p in node.metadata_props}
     if SCOPES not in notes or CLASSES not in notes:
         return None
     *paths, _ = ast.literal_eval(notes[SCOPES])
-    return Place(
+    return ModuleScope(
         modules=tuple("" if p == NOWHERE else re.sub(r"@\d+$", "", p) for p in paths) or ("",),
         op=op_name(ast.literal_eval(notes[CLASSES])[-1]),
     )
@@ -108,21 +108,21 @@ def op_name(target: str) -> str:
     return name.removeprefix("_").removeprefix("native_")
 
 
-def keeps(entry: KeepFp32, place: Place) -> bool:
+def keeps(entry: KeepFp32, place: ModuleScope) -> bool:
     """Whether an entry of a recipe keeps a node of this place in FP32."""
-    paths = place.modules[-1:] if entry.alone else place.modules
+    paths = place.modules if entry.recursive else place.modules[-1:]
     return (not entry.ops or place.op in entry.ops) and any(
         fnmatchcase(path, pattern) for path in paths for pattern in entry.modules
     )
 
 
-def _chosen(places: Mapping[str, Place], recipe: Iterable[KeepFp32]) -> set[str]:
+def _chosen(places: Mapping[str, ModuleScope], recipe: Iterable[KeepFp32]) -> set[str]:
     """The nodes a recipe selects; an entry that selects none has rotted, and is an error."""
     chosen, idle = set[str](), []
     for entry in recipe:
         found = {name for name, place in places.items() if keeps(entry, place)}
         if not found:
-            idle.append(in_words(entry))
+            idle.append(describe(entry))
         chosen |= found
     if idle:
         raise UsageError(
@@ -132,7 +132,7 @@ def _chosen(places: Mapping[str, Place], recipe: Iterable[KeepFp32]) -> set[str]
     return chosen
 
 
-def in_words(entry: KeepFp32) -> str:
+def describe(entry: KeepFp32) -> str:
     """An entry of a recipe for a message."""
     modules = " and ".join(f"`{m}`" for m in entry.modules)
     ops = " or ".join(f"`{o}`" for o in entry.ops)

@@ -44,7 +44,7 @@ class Pair:
 
     source: str
     layer: str
-    strength: float
+    alpha: float
     values: bool
 
 
@@ -74,7 +74,7 @@ def pairs(module: nn.Module, wanted: Iterable[Equalization]) -> list[Pair]:
                     Pair(
                         source=path,
                         layer=layer,
-                        strength=entry.strength,
+                        alpha=entry.alpha,
                         values=bool(entry.values),
                     )
                 )
@@ -174,8 +174,8 @@ def _move(module: nn.Module, pair: Pair, low: Tensor, high: Tensor) -> None:
     if isinstance(bias, Tensor) and isinstance(origin, Tensor):
         middle = (low + high) / 2
         _put(layer, "bias", bias + weight @ middle)
-    factor = torch.maximum(high - middle, middle - low).clamp_min(SMALLEST) ** pair.strength
-    factor = factor / weight.abs().amax(0).clamp_min(SMALLEST) ** (1 - pair.strength)
+    factor = torch.maximum(high - middle, middle - low).clamp_min(SMALLEST) ** pair.alpha
+    factor = factor / weight.abs().amax(0).clamp_min(SMALLEST) ** (1 - pair.alpha)
     # Around one: the source's weights keep their magnitude, which FP16 has to hold.
     factor = factor / factor.log().mean().exp()
     _put(layer, "weight", weight * factor)

@@ -40,7 +40,7 @@ def prepared(
     ]
     if recipe.equalize:
         equalize.apply(ready, recipe.equalize, samples)
-    if recipe.rounding == "descent":
+    if recipe.rounding == "coordinate-descent":
         moments = rounding.second_moments(ready, _rounded(ready, quantization), samples)
         for name, moment in moments.items():
             layer = ready.get_submodule(name)
@@ -60,6 +60,6 @@ def _rounded(module: nn.Module, quantization: Quantization) -> list[str]:
             continue
         parts = name.split(".")
         paths = ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]
-        if quantization.recipe.treatment(paths) != "float":
+        if quantization.recipe.treatment(paths) != "keep_float":
             found.append(name)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import UsageError
-from effsam_export.precision.select import onnx_place
+from effsam_export.precision.select import onnx_scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 WEIGHTED = ("Conv", "MatMul", "Gemm", "ConvTranspose")
 OTHERS = ("MatMul", "Add", "Mul", "Softmax", "Sigmoid", "Concat")
-"""Operators without weights that `everything` means: what ONNX Runtime has INT8 forms of."""
+"""Operators that `quantize_activation_products` adds: ONNX Runtime has INT8 versions of them."""
 
 
 def treatments(model: onnx.ModelProto, recipe: Int8Recipe) -> dict[str, Treatment]:
     """Treatment of every node with a constant weight, while the exporter's notes are there.
 
-    Under `everything` the nodes that have none, and that a quantizer could take, get one too.
+    With `quantize_activation_products`, nodes without a weight that can be quantized get one too.
 
     Raises:
         UsageError: Modules of the recipe that hold no such node, all in one message.
@@ -31,12 +31,12 @@ def treatments(model: onnx.ModelProto, recipe: Int8Recipe) -> dict[str, Treatmen
     places = {
         n.name: place.modules
         for n in model.graph.node
-        if takes(n, ranks, everything=recipe.everything)
-        and (place := onnx_place(n)) is not None
+        if takes(n, ranks, quantize_activation_products=recipe.quantize_activation_products)
+        and (place := onnx_scope(n)) is not None
         # Outside every module there is nothing but the normalisation of the image.
         and place.modules[-1]
     }
-    idle = recipe.idle_patterns(places.values())
+    idle = recipe.unmatched_patterns(places.values())
     if idle:
         raise UsageError(
             f"the INT8 recipe names modules that hold no layer with weights: {', '.join(idle)}",
@@ -51,13 +51,15 @@ def treatments(model: onnx.ModelProto, recipe: Int8Recipe) -> dict[str, Treatmen
     return found
 
 
-def takes(node: onnx.NodeProto, ranks: Mapping[str, int], *, everything: bool) -> bool:
+def takes(
+    node: onnx.NodeProto, ranks: Mapping[str, int], *, quantize_activation_products: bool
+) -> bool:
     """Whether a node has a treatment.
 
     Args:
         node: Any of the graph.
         ranks: Constant of the graph -> number of its dimensions.
-        everything: Nodes without weights have one too.
+        quantize_activation_products: Nodes without weights have one too.
     """
     rank = ranks.get(node.input[1]) if len(node.input) > 1 else None
     if node.op_type == "MatMul" and rank not in (None, 2):
@@ -66,4 +68,4 @@ def takes(node: onnx.NodeProto, ranks: Mapping[str, int], *, everything: bool) -
         return False
     if node.op_type in WEIGHTED and rank is not None:
         return True
-    return everything and node.op_type in OTHERS
+    return quantize_activation_products and node.op_type in OTHERS

@@ -1,13 +1,13 @@
-"""What an INT8 export does to each module of a component: plain data, readable without torch.
+"""INT8 recipes as data: how each layer of a component is quantized. Readable without torch.
 
-A recipe sorts the layers with weights (convolutions, linear layers) by the module they lie in. Each
-gets one treatment:
+A recipe gives each layer with weights (convolution, linear layer) a treatment by its module path:
 
 * `w8a8`: weights and input activations are INT8, and the product is computed in INT8;
-* `w8`: weights are stored in INT8, activations and arithmetic stay floating;
-* `float`: untouched; its weights are stored in FP16.
+* `weight_only`: weights are stored in INT8, activations and arithmetic are floating point;
+* `keep_float`: not quantized; the weights are stored in FP16.
 
-Products of two activations (attention) stay floating unless the recipe says `everything`.
+Products of two activations (attention) are not quantized unless the recipe sets
+`quantize_activation_products`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.tensors import Feeds
 
-Treatment = Literal["w8a8", "w8", "float"]
-Scheme = Literal["w8a8", "w8", "fp16", "fp32"]
+Treatment = Literal["w8a8", "weight_only", "keep_float"]
+Scheme = Literal["w8a8", "weight_only", "fp16", "fp32"]
 Method = Literal["minmax", "percentile", "mse"]
-Rounding = Literal["nearest", "descent"]
+Rounding = Literal["nearest", "coordinate-descent"]
 TREATMENTS: tuple[Treatment, ...] = get_args(Treatment)
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -33,44 +33,44 @@ ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exception8:
-    """Modules that are treated otherwise than the rest, and why.
+class LayerOverride:
+    """Modules with another treatment than the recipe's scheme, and the reason.
 
     Attributes:
-        modules: Patterns (`fnmatch`) of module paths of the export form; a module includes all
-            that is inside it.
-        alone: Without what lies in modules inside these.
-        treatment: What they get instead of the recipe's scheme.
-        reason: Why, as a sentence.
-        source: Where it was measured or published.
+        modules: Patterns (`fnmatch`) of module paths in the export form. A module includes the
+            modules inside it.
+        recursive: False: only layers called by these modules themselves, not by modules inside.
+        treatment: Replaces the recipe's scheme for these modules.
+        reason: One sentence.
+        source: A measurement or a publication.
     """
 
     modules: tuple[str, ...]
     treatment: Treatment
     reason: str
     source: str = ""
-    alone: bool = False
+    recursive: bool = True
 
-    def names(self, modules: Sequence[str]) -> bool:
-        """Whether a layer that was called in these modules, outermost first, is one of them."""
-        paths = modules[-1:] if self.alone else modules
+    def matches(self, modules: Sequence[str]) -> bool:
+        """Whether a layer is selected, by the modules it was called in, outermost first."""
+        paths = modules if self.recursive else modules[-1:]
         return any(fnmatchcase(path, p) for path in paths for p in self.modules)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Equalization:
-    """Channels whose outliers and one-sided ranges are moved into the layer that reads them.
+    """Layers whose input channels are scaled and shifted before quantization (SmoothQuant).
 
     Attributes:
-        norm, layer: Paths inside a block of a layer norm and a linear layer; every block that has
-            both takes part.
-        values: In place of `norm`: path of the linear layer that makes query, key and value of one
-            head after another, for an attention whose projection is `layer`.
-        strength: From 0 (the weights' ranges become equal) to 1 (the activations' do).
+        norm, layer: Paths inside a block: a layer norm, and the linear layer that reads its
+            output. Applies to every block that has both.
+        values: Instead of `norm`: path of the linear layer that computes query, key and value, head
+            after head, of an attention whose output projection is `layer`.
+        alpha: From 0 (equal ranges of the weights) to 1 (equal ranges of the activations).
     """
 
     layer: str
-    strength: float
+    alpha: float
     norm: str = ""
     values: str = ""
 
@@ -80,55 +80,55 @@ class Int8Recipe:
     """How one component is quantized for one backend.
 
     Attributes:
-        scheme: Treatment of every layer with weights that no exception names; `fp16` and `fp32`
-            do not quantize the component at all.
-        method: How the range of an activation is found from its values on the samples: their least
-            and largest, the 1e-5 quantiles, or the range with the least squared rounding error.
-        rounding: To the nearest INT8 weight, or to those that move the output least on the samples
-            (`quantize.rounding`).
-        equalize: What is equalized before anything is rounded (`quantize.equalize`).
-        everything: Quantize products of two activations too.
-        exceptions: The first that matches a module decides.
+        scheme: Treatment of every layer with weights that no override matches; `fp16` and `fp32`
+            do not quantize the component.
+        method: How the range of an activation is computed from its values on the samples: minimum
+            and maximum, the 1e-5 quantiles, or the range of the smallest squared rounding error.
+        rounding: To the nearest INT8 weight, or by coordinate descent on the output error over the
+            samples (`quantize.rounding`).
+        equalize: Channels that are equalized before rounding (`quantize.equalize`).
+        quantize_activation_products: Quantize products of two activations too.
+        overrides: The first that matches a layer decides.
     """
 
     scheme: Scheme
     method: Method = "minmax"
     rounding: Rounding = "nearest"
     equalize: tuple[Equalization, ...] = ()
-    everything: bool = False
-    exceptions: tuple[Exception8, ...] = ()
+    quantize_activation_products: bool = False
+    overrides: tuple[LayerOverride, ...] = ()
 
     @property
     def quantizes(self) -> bool:
         """Whether anything becomes INT8."""
-        return self.scheme in ("w8a8", "w8")
+        return self.scheme in ("w8a8", "weight_only")
 
     @property
-    def prepares(self) -> bool:
+    def prepares_weights(self) -> bool:
         """Whether weights change before the toolchain quantizes them."""
         return self.quantizes and (bool(self.equalize) or self.rounding != "nearest")
 
     def treatment(self, modules: Sequence[str]) -> Treatment:
-        """Treatment of a layer with weights.
+        """Return the treatment of a layer with weights.
 
         Args:
-            modules: Paths of the modules it was called in, as `precision.select.Place` has them.
+            modules: Paths of the modules it was called in, as in `precision.select.ModuleScope`.
         """
-        for entry in self.exceptions:
-            if entry.names(modules):
-                return entry.treatment
+        for override in self.overrides:
+            if override.matches(modules):
+                return override.treatment
         if self.scheme == "w8a8":
             return "w8a8"
-        return "w8" if self.scheme == "w8" else "float"
+        return "weight_only" if self.scheme == "weight_only" else "keep_float"
 
-    def idle_patterns(self, layers: Iterable[Sequence[str]]) -> list[str]:
-        """Patterns of the exceptions that match no layer: names that have rotted, or typos."""
-        places = list(layers)
+    def unmatched_patterns(self, layers: Iterable[Sequence[str]]) -> list[str]:
+        """Return the patterns of the overrides that match no layer: outdated names, or typos."""
+        scopes = list(layers)
         return [
             p
-            for entry in self.exceptions
-            for p in entry.modules
-            if not any(replace(entry, modules=(p,)).names(modules) for modules in places)
+            for override in self.overrides
+            for p in override.modules
+            if not any(replace(override, modules=(p,)).matches(modules) for modules in scopes)
         ]
 
 
@@ -147,7 +147,7 @@ class Quantization:
     treatments: Mapping[str, Treatment] = field(default_factory=dict)
 
     def feeds(self) -> Iterator[Feeds]:
-        """The calibration samples, one at a time, always in the same order."""
+        """Yield the calibration samples, one at a time, in the order of their file names."""
         import numpy as np
 
         for path in sorted(self.samples.glob("*.npz")):

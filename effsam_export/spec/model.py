@@ -49,7 +49,8 @@ class KeepFp32:
     Attributes:
         modules: Patterns (`fnmatch`) of module paths in the exported module.
         ops: Operator names without overload (`div`, `layer_norm`); empty means all operators.
-        alone: Without what lies in modules inside these.
+        recursive: False selects only operators called by these modules themselves, not by
+            modules inside them.
         reason: What goes wrong in FP16, as a sentence.
         source: Where this is documented: an issue, a paper or a measurement.
     """
@@ -57,7 +58,7 @@ class KeepFp32:
     component: ComponentName
     modules: tuple[str, ...]
     ops: tuple[str, ...] = ()
-    alone: bool = False
+    recursive: bool = True
     reason: str
     source: str
 

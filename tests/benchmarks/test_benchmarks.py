@@ -232,17 +232,17 @@ def test_the_curve_takes_the_shipped_recipe_apart() -> None:
     shorter = [
         recipe
         for name, (_, recipe) in variants.items()
-        if len(recipe.exceptions) == len(best.exceptions) - 1
+        if len(recipe.overrides) == len(best.overrides) - 1
     ]
-    assert len(shorter) == len(best.exceptions)
-    for entry in best.exceptions:
-        (without,) = [r for r in shorter if entry not in r.exceptions]
-        assert [e for e in best.exceptions if e != entry] == list(without.exceptions)
-    assert variants["no exceptions"][1].exceptions == ()
+    assert len(shorter) == len(best.overrides)
+    for entry in best.overrides:
+        (without,) = [r for r in shorter if entry not in r.overrides]
+        assert [e for e in best.overrides if e != entry] == list(without.overrides)
+    assert variants["no exceptions"][1].overrides == ()
     assert variants["recipe, weights to the nearest"][1].rounding == "nearest"
     assert variants["recipe, nothing equalized"][1].equalize == ()
-    assert not variants["recipe, neither"][1].prepares
-    assert variants["recipe, weights only"][1].scheme == "w8"
+    assert not variants["recipe, neither"][1].prepares_weights
+    assert variants["recipe, weights only"][1].scheme == "weight_only"
 
 
 # ------------------------------------------------------------------ builds

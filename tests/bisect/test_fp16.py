@@ -14,7 +14,7 @@ from effsam_export.cli.bisect import of_bundle, started
 from effsam_export.config import fp16_recipe
 from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import CheckFailed, UsageError
-from effsam_export.spec.int8 import Exception8, Int8Recipe
+from effsam_export.spec.int8 import Int8Recipe, LayerOverride
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +81,7 @@ def test_what_is_found_is_what_an_export_keeps(tmp_path: Path, tiny_checkpoint: 
     choices = outcome["choices"]
     assert isinstance(choices, list)
     assert 0 < len(choices) < int(str(outcome["layers"]))
-    assert {c["kept"] for c in choices} == {"float"}
+    assert {c["kept"] for c in choices} == {"keep_float"}
     after = outcome["after"]
     assert isinstance(after, dict)
     assert after["mean_iou"] >= asked > before["mean"]
@@ -94,7 +94,7 @@ def test_what_is_found_is_what_an_export_keeps(tmp_path: Path, tiny_checkpoint: 
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     kept = manifest["precision"]["keep_fp32"]
     assert sorted(k["modules"] for k in kept) == sorted(list(e.modules) for e in entries)
-    assert all(k["alone"] for k in kept)
+    assert all(k["recursive"] is False for k in kept)
 
 
 def test_a_gate_that_fp32_does_not_hold_is_refused(
@@ -155,8 +155,10 @@ def test_recipes_of_a_manifest_are_read_back() -> None:
     recipe = Int8Recipe(
         scheme="w8a8",
         method="mse",
-        everything=True,
-        exceptions=(Exception8(modules=("a", "b*"), treatment="w8", reason="r", source="s"),),
+        quantize_activation_products=True,
+        overrides=(
+            LayerOverride(modules=("a", "b*"), treatment="weight_only", reason="r", source="s"),
+        ),
     )
     entry = {"components": {"encoder": int8._recipe(recipe)}}
     assert int8.plan(entry).recipe("encoder", "openvino") == recipe

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.util.progress import StageEvent
 
-WHOLE = Int8Recipe(scheme="w8a8", everything=True)
+WHOLE = Int8Recipe(scheme="w8a8", quantize_activation_products=True)
 
 
 def evaluator(
@@ -63,19 +63,19 @@ def test_a_decoders_ranges_follow_its_encoder(
     assert encoder
     assert len(decoder) > 10
     # A decoder that floats needs no ranges; nor does it lose anything of its own.
-    floating = found.evaluate(dict.fromkeys(found.layers, "float"))
+    floating = found.evaluate(dict.fromkeys(found.layers, "keep_float"))
     assert not [e for e in events if e.startswith("ranges")]
     assert floating.mean_iou > 0.99
     assert floating.failed_gates == 0
-    found.evaluate(dict.fromkeys(decoder, "float"))
+    found.evaluate(dict.fromkeys(decoder, "keep_float"))
     assert events.count("ranges encoder") == 1
     assert events.count("ranges decoder") == 0
-    found.evaluate(dict.fromkeys(decoder[1:], "float"))
+    found.evaluate(dict.fromkeys(decoder[1:], "keep_float"))
     assert events.count("ranges decoder") == 1
     # Another choice in the decoder is no reason to measure again, another encoder is.
-    found.evaluate(dict.fromkeys(decoder[2:], "float"))
+    found.evaluate(dict.fromkeys(decoder[2:], "keep_float"))
     assert events.count("ranges decoder") == 1
-    found.evaluate(dict.fromkeys(encoder, "float"))
+    found.evaluate(dict.fromkeys(encoder, "keep_float"))
     assert events.count("ranges decoder") == 2
     assert events.count("ranges encoder") == 1
 
@@ -86,7 +86,7 @@ def test_the_targets_own_word_is_that_of_the_simulator_where_both_are_the_same(
 ) -> None:
     both = {"encoder": WHOLE, "decoder": WHOLE}
     found = evaluator(tmp_path, tiny_checkpoint, parity_file, both)
-    kept = dict.fromkeys([x for x in found.layers if x.startswith("decoder")][::3], "float")
+    kept = dict.fromkeys([x for x in found.layers if x.startswith("decoder")][::3], "keep_float")
     mine, own = found.evaluate(kept), found.evaluate_target(kept)  # type: ignore[arg-type]
     # The decoder is calibrated on the INT8 encoder in both, by the same quantizer.
     assert own == mine
@@ -99,7 +99,7 @@ def test_what_the_target_refuses_to_make_misses_a_gate(
 ) -> None:
     found = evaluator(tmp_path, tiny_checkpoint, parity_file, {"encoder": WHOLE, "decoder": WHOLE})
     # An encoder of one layer that floats is no INT8 file.
-    evaluation = found.evaluate_target(dict.fromkeys(found.layers, "float"))
+    evaluation = found.evaluate_target(dict.fromkeys(found.layers, "keep_float"))
     assert evaluation.failed_gates == 1
     assert evaluation.mean_iou == 0
 
@@ -108,7 +108,7 @@ def test_what_the_target_refuses_to_make_misses_a_gate(
 def test_a_layer_that_floats_has_its_own_weights_back(
     tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
-    rounded = Int8Recipe(scheme="w8", rounding="descent")
+    rounded = Int8Recipe(scheme="weight_only", rounding="coordinate-descent")
     found = evaluator(
         tmp_path,
         tiny_checkpoint,
@@ -116,7 +116,7 @@ def test_a_layer_that_floats_has_its_own_weights_back(
         {"encoder": rounded, "decoder": Int8Recipe(scheme="fp32")},
     )
     worse = found.evaluate({})
-    best = found.evaluate(dict.fromkeys(found.layers, "float"))
+    best = found.evaluate(dict.fromkeys(found.layers, "keep_float"))
     assert worse.mean_iou < best.mean_iou
     # Not 1: what stays is in FP16.
     assert best.mean_iou > 0.998
@@ -144,7 +144,7 @@ def full(value: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 def test_only_layers_that_float_get_weights_back() -> None:
     model = graph({"a": full(1), "b": full(2), "shared": full(3)})
     before = {n: numpy_helper.from_array(full(-v), n) for n, v in constants(model).items()}
-    kept = {"n0": "float", "n1": "w8", "n2": "float", "n3": "w8a8"}
+    kept = {"n0": "keep_float", "n1": "weight_only", "n2": "keep_float", "n3": "w8a8"}
     found = with_own_weights(model, before, kept)  # type: ignore[arg-type]
     # The last one is read by a layer that is quantized, too.
     assert constants(found) == {"a": -1.0, "b": 2.0, "shared": 3.0}
@@ -153,7 +153,7 @@ def test_only_layers_that_float_get_weights_back() -> None:
 
 def test_where_nothing_was_rounded_nothing_changes() -> None:
     model = graph({"a": full(1)})
-    assert with_own_weights(model, {}, {"n0": "float"}) is model
+    assert with_own_weights(model, {}, {"n0": "keep_float"}) is model
     rounded = {"a": numpy_helper.from_array(full(5), "a")}
     assert with_own_weights(model, rounded, {"n0": "w8a8"}) is model
-    assert replace(WHOLE, everything=False).prepares is False
+    assert replace(WHOLE, quantize_activation_products=False).prepares_weights is False

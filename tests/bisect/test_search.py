@@ -41,7 +41,7 @@ class Judge:
         lost = 0.0
         for layer, cost in self.costs.items():
             how = kept.get(layer)
-            if how is None or (how == "w8" and layer in self.weights):
+            if how is None or (how == "weight_only" and layer in self.weights):
                 lost += cost
         return Evaluation(
             mean_iou=1 - lost, min_iou=1 - 2 * lost, ranking_changes=0, failed_gates=int(lost > 0.5)
@@ -74,8 +74,8 @@ def test_weights_go_to_int8_where_only_the_activations_hurt(tmp_path: Path) -> N
     judge = Judge(bad, weights=frozenset({"encoder:layers.5.attn"}))
     outcome = searching.search(LAYERS, GATE, log(tmp_path, judge), weighted=LAYERS)
     assert {c.layer: c.kept for c in outcome.choices} == {
-        "encoder:layers.2.fc2": "w8",
-        "encoder:layers.5.attn": "float",
+        "encoder:layers.2.fc2": "weight_only",
+        "encoder:layers.5.attn": "keep_float",
     }
 
 
@@ -85,7 +85,7 @@ def test_only_layers_with_weights_go_to_int8(tmp_path: Path) -> None:
         LAYERS, GATE, log(tmp_path, Judge(bad)), weighted=["encoder:layers.2.fc2"]
     )
     kinds = {c.layer: c.kept for c in outcome.choices}
-    assert kinds == {"encoder:layers.2.fc2": "w8", "encoder:layers.5.norm": "float"}
+    assert kinds == {"encoder:layers.2.fc2": "weight_only", "encoder:layers.5.norm": "keep_float"}
 
 
 def test_no_layer_can_be_given_back(tmp_path: Path) -> None:

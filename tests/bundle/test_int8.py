@@ -12,17 +12,19 @@ from effsam_export.bundle import int8, manifest
 from effsam_export.calibration.images import CalibrationImages
 from effsam_export.calibration.samples import Calibration
 from effsam_export.config.calibration import CalibrationRecipe
-from effsam_export.spec.int8 import Equalization, Exception8, Int8Recipe
+from effsam_export.spec.int8 import Equalization, Int8Recipe, LayerOverride
 
 RECIPE = Int8Recipe(
     scheme="w8a8",
     method="percentile",
-    rounding="descent",
+    rounding="coordinate-descent",
     equalize=(
-        Equalization(norm="mlp.norm", layer="mlp.fc1", strength=0.0),
-        Equalization(values="attn.qkv", layer="attn.proj", strength=0.85),
+        Equalization(norm="mlp.norm", layer="mlp.fc1", alpha=0.0),
+        Equalization(values="attn.qkv", layer="attn.proj", alpha=0.85),
     ),
-    exceptions=(Exception8(modules=("a", "b.*"), treatment="w8", reason="why", alone=True),),
+    overrides=(
+        LayerOverride(modules=("a", "b.*"), treatment="weight_only", reason="why", recursive=False),
+    ),
 )
 CALIBRATION = Calibration(
     images=CalibrationImages(

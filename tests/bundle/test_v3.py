@@ -305,7 +305,7 @@ def test_a_recipe_is_the_same_under_its_new_names(document: dict[str, Any]) -> N
         "coordinate-descent",
     )
     assert entry["encoder"]["quantize_activation_products"] is True
-    assert encoder.equalize == (Equalization(norm="norm", layer="fc1", strength=0.5),)
+    assert encoder.equalize == (Equalization(norm="norm", layer="fc1", alpha=0.5),)
     found = [(o["treatment"], o.get("recursive", True)) for o in entry["encoder"]["overrides"]]
     assert found == [("weight_only", True), ("keep_float", False), ("w8a8", True)]
     assert plan.recipe("decoder", "onnx").quantizes

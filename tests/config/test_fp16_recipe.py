@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 ENTRIES = (
     KeepFp32(component="encoder", modules=("neck.*", "a"), reason='it "overflows"', source="seen"),
     KeepFp32(
-        component="decoder", modules=("up",), ops=("div", "add"), alone=True, reason="r", source="s"
+        component="decoder",
+        modules=("up",),
+        ops=("div", "add"),
+        recursive=False,
+        reason="r",
+        source="s",
     ),
 )
 BOTH = ("encoder", "decoder")
@@ -66,6 +71,12 @@ def test_every_fault_is_in_one_error(tmp_path: Path) -> None:
         assert part in said
     assert caught.value.hint is not None
     assert "[[keep]]" in caught.value.hint
+
+
+def test_the_old_key_is_named_with_the_new_one(tmp_path: Path) -> None:
+    text = '[[keep]]\ncomponent = "encoder"\nmodules = ["a"]\nreason = "r"\nalone = true\n'
+    with pytest.raises(UsageError, match=r"`keep\.alone = true` is now `recursive = false`"):
+        fp16_recipe.load(write(tmp_path, text), BOTH)
 
 
 @pytest.mark.parametrize("text", ["keep = 1\n", '[keep]\ncomponent = "encoder"\n'])

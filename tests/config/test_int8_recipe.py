@@ -12,7 +12,7 @@ from effsam_export.config import int8_recipe
 from effsam_export.errors import UsageError
 from effsam_export.precision.select import CLASSES, SCOPES
 from effsam_export.quantize.treatments import treatments
-from effsam_export.spec.int8 import Equalization, Exception8, Int8Recipe
+from effsam_export.spec.int8 import Equalization, Int8Recipe, LayerOverride
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,21 +20,23 @@ if TYPE_CHECKING:
     from effsam_export.spec.int8 import Treatment
 
 
-def entry(*modules: str, treatment: Treatment = "float") -> Exception8:
-    return Exception8(modules=modules, treatment=treatment, reason="measured")
+def entry(*modules: str, treatment: Treatment = "keep_float") -> LayerOverride:
+    return LayerOverride(modules=modules, treatment=treatment, reason="measured")
 
 
 def test_an_exception_holds_for_everything_inside_a_module() -> None:
-    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry("a.b"), entry("a.*", treatment="w8")))
-    assert recipe.treatment(["", "a", "a.b", "a.b.c"]) == "float"
-    assert recipe.treatment(["", "a", "a.d"]) == "w8"
+    recipe = Int8Recipe(
+        scheme="w8a8", overrides=(entry("a.b"), entry("a.*", treatment="weight_only"))
+    )
+    assert recipe.treatment(["", "a", "a.b", "a.b.c"]) == "keep_float"
+    assert recipe.treatment(["", "a", "a.d"]) == "weight_only"
     assert recipe.treatment(["", "x"]) == "w8a8"
 
 
 def test_a_scheme_that_does_not_quantize_leaves_everything() -> None:
-    assert Int8Recipe(scheme="fp16").treatment(["a"]) == "float"
+    assert Int8Recipe(scheme="fp16").treatment(["a"]) == "keep_float"
     assert not Int8Recipe(scheme="fp32").quantizes
-    assert Int8Recipe(scheme="w8").treatment(["a"]) == "w8"
+    assert Int8Recipe(scheme="weight_only").treatment(["a"]) == "weight_only"
 
 
 def noted(kind: str, name: str, module: str, weight: str) -> onnx.NodeProto:
@@ -56,25 +58,27 @@ def graph() -> onnx.ModelProto:
     return onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [], inits))
 
 
-@pytest.mark.parametrize("everything", [False, True])
-def test_a_product_with_a_matrix_for_each_row_is_no_layer(everything: bool) -> None:
+@pytest.mark.parametrize("products", [False, True])
+def test_a_product_with_a_matrix_for_each_row_is_no_layer(products: bool) -> None:
     model = graph()
     model.graph.initializer[0].CopyFrom(onnx.helper.make_tensor("w", 1, [2, 1, 1], [1.0, 2.0]))
-    assert "m1" not in treatments(model, Int8Recipe(scheme="w8a8", everything=everything))
+    assert "m1" not in treatments(
+        model, Int8Recipe(scheme="w8a8", quantize_activation_products=products)
+    )
 
 
 def test_nodes_with_weights_get_the_treatment_of_their_module() -> None:
-    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry("stem"),))
-    assert treatments(graph(), recipe) == {"m1": "w8a8", "c1": "float"}
+    recipe = Int8Recipe(scheme="w8a8", overrides=(entry("stem"),))
+    assert treatments(graph(), recipe) == {"m1": "w8a8", "c1": "keep_float"}
 
 
 def test_everything_takes_products_too() -> None:
-    found = treatments(graph(), Int8Recipe(scheme="w8a8", everything=True))
+    found = treatments(graph(), Int8Recipe(scheme="w8a8", quantize_activation_products=True))
     assert found == {"m1": "w8a8", "m2": "w8a8", "c1": "w8a8"}
 
 
 def test_patterns_that_match_nothing_are_refused_together() -> None:
-    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry("stem", "gone"), entry("blok.*")))
+    recipe = Int8Recipe(scheme="w8a8", overrides=(entry("stem", "gone"), entry("blok.*")))
     with pytest.raises(UsageError) as caught:
         treatments(graph(), recipe)
     assert caught.value.message.endswith("hold no layer with weights: gone, blok.*")
@@ -95,12 +99,12 @@ FILE = """
 measured = "here"
 [encoder.default]
 scheme = "w8a8"
-exceptions = [
-  { modules = ["a.*"], treatment = "w8", reason = "tails", source = "benchmarks" },
-  { modules = ["b"], treatment = "float", reason = "small" },
+overrides = [
+  { modules = ["a.*"], treatment = "weight_only", reason = "tails", source = "benchmarks" },
+  { modules = ["b"], treatment = "keep_float", reason = "small" },
 ]
 [encoder.coreml]
-scheme = "w8"
+scheme = "weight_only"
 method = "mse"
 """
 
@@ -113,10 +117,10 @@ def load(folder: Path, text: str) -> int8_recipe.Int8Plan:
 
 def test_a_file_gives_what_it_says_and_what_it_leaves_out_stays_fp16(tmp_path: Path) -> None:
     plan = load(tmp_path, FILE)
-    assert plan.recipe("encoder", "openvino").exceptions[0] == Exception8(
-        modules=("a.*",), treatment="w8", reason="tails", source="benchmarks"
+    assert plan.recipe("encoder", "openvino").overrides[0] == LayerOverride(
+        modules=("a.*",), treatment="weight_only", reason="tails", source="benchmarks"
     )
-    assert plan.recipe("encoder", "coreml") == Int8Recipe(scheme="w8", method="mse")
+    assert plan.recipe("encoder", "coreml") == Int8Recipe(scheme="weight_only", method="mse")
     assert plan.recipe("decoder", "openvino") == Int8Recipe(scheme="fp16")
 
 
@@ -124,11 +128,15 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     plan = load(tmp_path, FILE)
     wanted = {
         "encoder": plan.recipe("encoder", "openvino"),
-        "decoder": Int8Recipe(scheme="w8a8", method="percentile", everything=True),
+        "decoder": Int8Recipe(
+            scheme="w8a8", method="percentile", quantize_activation_products=True
+        ),
     }
-    pair = Equalization(norm="mlp.norm", layer="mlp.fc1", strength=0.5)
-    values = Equalization(values="attn.qkv", layer="attn.proj", strength=0.0)
-    wanted["segmenter"] = Int8Recipe(scheme="w8", rounding="descent", equalize=(pair, values))
+    pair = Equalization(norm="mlp.norm", layer="mlp.fc1", alpha=0.5)
+    values = Equalization(values="attn.qkv", layer="attn.proj", alpha=0.0)
+    wanted["segmenter"] = Int8Recipe(
+        scheme="weight_only", rounding="coordinate-descent", equalize=(pair, values)
+    )
     again = load(tmp_path, int8_recipe.to_toml('a "quoted" result', wanted))
     assert again.measured == 'a "quoted" result'
     for component, recipe in wanted.items():
@@ -138,18 +146,18 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 def test_all_faults_of_a_file_are_in_one_error(tmp_path: Path) -> None:
     text = """
 [encodr.default]
-scheme = "w8"
+scheme = "weight_only"
 [encoder.opnvino]
-scheme = "w8"
+scheme = "weight_only"
 [encoder.default]
 scheme = "w4"
 method = "best"
 rounding = "up"
-equalize = [{ norm = "a", layer = "b", strength = 2 }, { norm = "a", strength = 0.5 },
-  { norm = "a", values = "b", layer = "c", strength = 0.5 }]
-exceptions = [{ modules = [], treatment = "int4", reason = "x" }]
+equalize = [{ norm = "a", layer = "b", alpha = 2 }, { norm = "a", alpha = 0.5 },
+  { norm = "a", values = "b", layer = "c", alpha = 0.5 }]
+overrides = [{ modules = [], treatment = "int4", reason = "x" }]
 [decoder.default]
-schema = "w8"
+schema = "weight_only"
 """
     with pytest.raises(UsageError) as caught:
         load(tmp_path, text)
@@ -158,11 +166,11 @@ schema = "w8"
         "no backend is called `opnvino`",
         "`encoder.default.scheme` is `w4`",
         "`encoder.default.method` is `best`",
-        "`encoder.default.rounding` is `up`, want one of nearest, descent",
-        "`encoder.default.equalize.strength` is 2, want 0 to 1",
+        "`encoder.default.rounding` is `up`, want one of nearest, coordinate-descent",
+        "`encoder.default.equalize.alpha` is 2, want 0 to 1",
         "`encoder.default.equalize.layer` is missing",
         "unknown key `encoder.default.equalize.norm`",
-        "`encoder.default.exceptions.treatment` is `int4`",
+        "`encoder.default.overrides.treatment` is `int4`",
         "`decoder.default.scheme` is missing",
         "decoder.default.schema",
     ):
@@ -184,30 +192,60 @@ def test_an_empty_file_and_a_missing_one_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_told_in_words() -> None:
-    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry("a"), entry("b", treatment="w8")))
-    assert int8_recipe.in_words(recipe) == (
+    recipe = Int8Recipe(scheme="w8a8", overrides=(entry("a"), entry("b", treatment="weight_only")))
+    assert int8_recipe.describe(recipe) == (
         "INT8 weights and activations; minmax ranges; weights only in b; FP16 in a"
     )
-    pair = Equalization(norm="norm", layer="fc", strength=0.5)
-    assert int8_recipe.in_words(Int8Recipe(scheme="w8", rounding="descent", equalize=(pair,))) == (
-        "INT8 weights only; weights rounded by coordinate descent; inputs of fc equalized"
-    )
-    assert int8_recipe.in_words(Int8Recipe(scheme="w8")) == "INT8 weights only"
-    assert int8_recipe.in_words(Int8Recipe(scheme="fp16")) == "stays in FP16"
+    pair = Equalization(norm="norm", layer="fc", alpha=0.5)
+    assert int8_recipe.describe(
+        Int8Recipe(scheme="weight_only", rounding="coordinate-descent", equalize=(pair,))
+    ) == ("INT8 weights only; weights rounded by coordinate descent; inputs of fc equalized")
+    assert int8_recipe.describe(Int8Recipe(scheme="weight_only")) == "INT8 weights only"
+    assert int8_recipe.describe(Int8Recipe(scheme="fp16")) == "stays in FP16"
 
 
 def test_an_exception_for_modules_alone_leaves_what_is_inside_them() -> None:
-    entry = Exception8(modules=("a.b",), treatment="float", reason="r", alone=True)
-    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry,))
-    assert recipe.treatment(("", "a", "a.b")) == "float"
+    entry = LayerOverride(modules=("a.b",), treatment="keep_float", reason="r", recursive=False)
+    recipe = Int8Recipe(scheme="w8a8", overrides=(entry,))
+    assert recipe.treatment(("", "a", "a.b")) == "keep_float"
     assert recipe.treatment(("", "a", "a.b", "a.b.fc")) == "w8a8"
-    assert recipe.idle_patterns([("", "a", "a.b", "a.b.fc")]) == ["a.b"]
-    assert recipe.idle_patterns([("", "a", "a.b")]) == []
+    assert recipe.unmatched_patterns([("", "a", "a.b", "a.b.fc")]) == ["a.b"]
+    assert recipe.unmatched_patterns([("", "a", "a.b")]) == []
 
 
 def test_an_exception_alone_is_read_back_as_written(tmp_path: Path) -> None:
-    entry = Exception8(modules=("a",), treatment="w8", reason="r", source="s", alone=True)
-    recipe = Int8Recipe(scheme="w8a8", exceptions=(entry,))
+    entry = LayerOverride(
+        modules=("a",), treatment="weight_only", reason="r", source="s", recursive=False
+    )
+    recipe = Int8Recipe(scheme="w8a8", overrides=(entry,))
     path = tmp_path / "r.toml"
     path.write_text(int8_recipe.to_toml("m", {"encoder": recipe}), "utf-8")
     assert int8_recipe.load("x", path).recipe("encoder", "onnx") == recipe
+
+
+def test_keys_and_values_of_earlier_versions_are_named_with_the_new_ones(tmp_path: Path) -> None:
+    text = """
+[encoder.default]
+scheme = "w8"
+rounding = "descent"
+everything = true
+equalize = [{ norm = "a", layer = "b", strength = 0.5 }]
+exceptions = [
+  { modules = ["a"], treatment = "float", alone = true, reason = "x" },
+  { modules = ["b"], treatment = "w8", alone = false, reason = "x" },
+]
+"""
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, text)
+    where = "`encoder.default"
+    assert caught.value.message.removeprefix("INT8 recipe `mine.toml`: ").split("; ", 6) == [
+        f"{where}.exceptions` is now `overrides`",
+        f"{where}.everything` is now `quantize_activation_products`",
+        f'{where}.scheme = "w8"` is now `"weight_only"`',
+        f'{where}.rounding = "descent"` is now `"coordinate-descent"`',
+        f"{where}.equalize.strength` is now `alpha`",
+        f"{where}.overrides.alone = true` is now `recursive = false`",
+        f'{where}.overrides.treatment = "float"` is now `"keep_float"`; '
+        f"{where}.overrides.alone = false` is now the default; leave it out; "
+        f'{where}.overrides.treatment = "w8"` is now `"weight_only"`',
+    ]

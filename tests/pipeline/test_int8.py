@@ -92,11 +92,11 @@ def test_weights_are_rounded_before_they_are_quantized(
 ) -> None:
     recipe = tmp_path / "rounded.toml"
     recipe.write_text(
-        '[encoder.default]\nscheme = "w8"\nrounding = "descent"\n'
-        '[decoder.default]\nscheme = "w8"\nrounding = "descent"\n'
+        '[encoder.default]\nscheme = "weight_only"\nrounding = "coordinate-descent"\n'
+        '[decoder.default]\nscheme = "weight_only"\nrounding = "coordinate-descent"\n'
         "equalize = ["
-        '{ norm = "norm2", layer = "mlp.lin1", strength = 0.5 }, '
-        '{ norm = "nowhere", layer = "mlp.lin1", strength = 0.5 }]\n'
+        '{ norm = "norm2", layer = "mlp.lin1", alpha = 0.5 }, '
+        '{ norm = "nowhere", layer = "mlp.lin1", alpha = 0.5 }]\n'
     )
     asked = ("--int8-recipe", str(recipe))
     result = CliRunner().invoke(cli.app, arguments(tmp_path, tiny_checkpoint, "x", *asked))
@@ -119,7 +119,9 @@ def test_a_decoder_is_calibrated_on_what_the_encoder_gives(
     tmp_path: Path, tiny_checkpoint: Checkpoint
 ) -> None:
     recipe = tmp_path / "both.toml"
-    recipe.write_text('[encoder.default]\nscheme = "w8"\n[decoder.default]\nscheme = "w8a8"\n')
+    recipe.write_text(
+        '[encoder.default]\nscheme = "weight_only"\n[decoder.default]\nscheme = "w8a8"\n'
+    )
     bundle = export(tmp_path, tiny_checkpoint, "a", "--int8-recipe", str(recipe))
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     assert manifest["precision"]["elements_by_dtype"]["decoder"]["int8"] > 1_000_000
@@ -165,7 +167,8 @@ def test_a_recipe_for_modules_that_are_not_there_leaves_nothing_behind(
     recipe = tmp_path / "typo.toml"
     text = int8_recipe.to_toml("", {"encoder": Int8Recipe(scheme="w8a8")})
     recipe.write_text(
-        text + 'exceptions = [{ modules = ["imge_encoder"], treatment = "w8", reason = "x" }]\n'
+        text
+        + 'overrides = [{ modules = ["imge_encoder"], treatment = "weight_only", reason = "x" }]\n'
     )
     asked = arguments(tmp_path, tiny_checkpoint, "a", "--int8-recipe", str(recipe))
     result = CliRunner().invoke(cli.app, asked)
@@ -178,7 +181,7 @@ def test_a_search_writes_a_recipe_that_an_export_takes(
     tmp_path: Path, tiny_checkpoint: Checkpoint
 ) -> None:
     start = tmp_path / "bad.toml"
-    start.write_text('[encoder.default]\nscheme = "w8a8"\neverything = true\n')
+    start.write_text('[encoder.default]\nscheme = "w8a8"\nquantize_activation_products = true\n')
     found = tmp_path / "found.toml"
     place = ["--checkpoint", str(tiny_checkpoint.path), "-o", str(found)]
     how = ["--int8-recipe", str(start), "--min-iou", "0", "--mean-iou", "0", "--num-samples", "2"]
@@ -188,7 +191,7 @@ def test_a_search_writes_a_recipe_that_an_export_takes(
     outcome = json.loads(result.stdout)
     assert outcome["layers"] == 1
     plan = int8_recipe.load("tiny-sam", found)
-    assert plan.recipe("encoder", "onnx").everything
+    assert plan.recipe("encoder", "onnx").quantize_activation_products
     assert "in " in plan.measured
     assert (tmp_path / "found.toml.search.json").is_file()
 

@@ -11,7 +11,13 @@ import pytest
 
 from effsam_export.errors import UsageError
 from effsam_export.precision import select
-from effsam_export.precision.select import Place, fp32_nodes, fp32_program_nodes, keeps, op_name
+from effsam_export.precision.select import (
+    ModuleScope,
+    fp32_nodes,
+    fp32_program_nodes,
+    keeps,
+    op_name,
+)
 from effsam_export.spec.model import KeepFp32
 
 if TYPE_CHECKING:
@@ -76,7 +82,7 @@ def test_an_operation_has_one_name_before_and_after_decomposition(target: str, n
 def test_an_entry_keeps_a_node_by_any_module_around_it_and_by_its_operation(
     patterns: tuple[str, ...], ops: tuple[str, ...], kept: bool
 ) -> None:
-    place = Place(modules=("", "a", "a.b", "a.b.norm"), op="layer_norm")
+    place = ModuleScope(modules=("", "a", "a.b", "a.b.norm"), op="layer_norm")
 
     assert keeps(keep(*patterns, ops=ops), place) is kept
 
@@ -87,9 +93,9 @@ def test_an_entry_keeps_a_node_by_any_module_around_it_and_by_its_operation(
 def test_an_entry_that_keeps_modules_alone_leaves_what_is_inside_them(
     patterns: tuple[str, ...], kept: bool
 ) -> None:
-    place = Place(modules=("", "a", "a.b", "a.b.norm"), op="layer_norm")
+    place = ModuleScope(modules=("", "a", "a.b", "a.b.norm"), op="layer_norm")
 
-    assert keeps(replace(keep(*patterns), alone=True), place) is kept
+    assert keeps(replace(keep(*patterns), recursive=False), place) is kept
 
 
 def test_a_node_made_outside_every_module_is_the_components_own() -> None:
@@ -99,7 +105,7 @@ def test_a_node_made_outside_every_module_is_the_components_own() -> None:
         node("inner", "z", "w", path=("", "a")),
     )
 
-    assert fp32_nodes(graph, (replace(keep(""), alone=True),)) == ("own", "made")
+    assert fp32_nodes(graph, (replace(keep(""), recursive=False),)) == ("own", "made")
     assert fp32_nodes(graph, (keep(""),)) == ("own", "made", "inner")
 
 

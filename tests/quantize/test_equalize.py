@@ -55,8 +55,8 @@ def samples(count: int = 3) -> list[tuple[Tensor, ...]]:
     return [(torch.randn(1, 8, WIDTH, generator=generator),) for _ in range(count)]
 
 
-def pair(strength: float = 1.0, norm: str = "norm", layer: str = "fc1") -> Equalization:
-    return Equalization(norm=norm, layer=layer, strength=strength)
+def pair(alpha: float = 1.0, norm: str = "norm", layer: str = "fc1") -> Equalization:
+    return Equalization(norm=norm, layer=layer, alpha=alpha)
 
 
 class Attention(nn.Module):
@@ -109,14 +109,14 @@ def test_every_block_computes_the_same_and_its_channels_are_alike() -> None:
     ]
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.5])
-def test_strength_shares_between_activations_and_weights(strength: float) -> None:
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_strength_shares_between_activations_and_weights(alpha: float) -> None:
     module = Net().eval()
     with torch.no_grad():
-        equalize.apply(module, [pair(strength)], samples())
+        equalize.apply(module, [pair(alpha)], samples())
         columns = module.first.fc1.weight.abs().amax(0)
         rows = torch.cat([module.first.norm(x) for (x,) in samples()], 1).abs().amax((0, 1))
-    if strength == 0:
+    if alpha == 0:
         torch.testing.assert_close(columns / columns[0], torch.ones(WIDTH))
     else:
         torch.testing.assert_close(columns / columns[0], rows / rows[0], atol=1e-4, rtol=1e-3)
@@ -139,7 +139,7 @@ def test_the_middle_of_each_channel_goes_into_the_next_bias() -> None:
 def test_the_values_of_an_attention_are_alike_and_their_middles_zero() -> None:
     module, given = Attention().eval(), samples()
     seen = torch.cat([x for (x,) in given])
-    wanted = Equalization(values="qkv", layer="proj", strength=1.0)
+    wanted = Equalization(values="qkv", layer="proj", alpha=1.0)
     with torch.no_grad():
         before, loud = module(*given[0]), module.mixed(seen).abs().amax((0, 1))
         plain = module.qkv(seen)
@@ -171,7 +171,7 @@ def test_attentions_that_are_none_are_refused(
     module: nn.Module, values: str, layer: str, said: str
 ) -> None:
     with pytest.raises(CheckFailed) as raised:
-        equalize.pairs(module, [Equalization(values=values, layer=layer, strength=0.5)])
+        equalize.pairs(module, [Equalization(values=values, layer=layer, alpha=0.5)])
     assert said in raised.value.message
 
 
@@ -182,7 +182,7 @@ def test_values_that_something_else_reads_are_refused() -> None:
 
     with pytest.raises(CheckFailed, match="changes what the module computes"):
         equalize.apply(
-            Leaky().eval(), [Equalization(values="qkv", layer="proj", strength=1.0)], samples()
+            Leaky().eval(), [Equalization(values="qkv", layer="proj", alpha=1.0)], samples()
         )
 
 

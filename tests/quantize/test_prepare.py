@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from effsam_export.errors import CheckFailed
 from effsam_export.quantize import prepare
-from effsam_export.spec.int8 import Equalization, Exception8, Int8Recipe, Quantization
+from effsam_export.spec.int8 import Equalization, Int8Recipe, LayerOverride, Quantization
 from effsam_export.spec.model import ComponentSpec
 from effsam_export.spec.tensors import TensorSpec
 
@@ -62,9 +62,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def recipe(*floating: str, **more: object) -> Int8Recipe:
-    kept = Exception8(modules=floating, treatment="float", reason="a test")
-    start = Int8Recipe(scheme="w8a8", exceptions=(kept,) if floating else ())
-    return replace(start, **{"rounding": "descent", **more})  # type: ignore[arg-type]
+    kept = LayerOverride(modules=floating, treatment="keep_float", reason="a test")
+    start = Int8Recipe(scheme="w8a8", overrides=(kept,) if floating else ())
+    return replace(start, **{"rounding": "coordinate-descent", **more})  # type: ignore[arg-type]
 
 
 def changed(module: nn.Module, ready: nn.Module) -> set[str]:
@@ -99,7 +99,7 @@ def test_layers_that_float_are_not_rounded(folder: Path) -> None:
 
 def test_equalizing_alone_changes_no_output(folder: Path) -> None:
     module = Net().eval()
-    pair = Equalization(norm="norm", layer="fc", strength=0.7)
+    pair = Equalization(norm="norm", layer="fc", alpha=0.7)
     ready = made(recipe(rounding="nearest", equalize=(pair,)), folder, module)
     of_both = {f"block.{layer}.{what}" for layer in ("norm", "fc") for what in ("weight", "bias")}
     assert changed(module, ready) == of_both
@@ -109,28 +109,28 @@ def test_equalizing_alone_changes_no_output(folder: Path) -> None:
 
 
 def test_it_repeats_to_the_bit(folder: Path) -> None:
-    pair = Equalization(norm="norm", layer="fc", strength=0.7)
+    pair = Equalization(norm="norm", layer="fc", alpha=0.7)
     first, again = (made(recipe(equalize=(pair,)), folder, Net().eval()) for _ in range(2))
     assert not changed(first, again)
 
 
 def test_pairs_that_the_model_lacks_are_refused(folder: Path) -> None:
-    pair = Equalization(norm="norm", layer="fc7", strength=0.7)
+    pair = Equalization(norm="norm", layer="fc7", alpha=0.7)
     with pytest.raises(CheckFailed, match="no block has `norm` and `fc7`"):
         made(recipe(equalize=(pair,)), folder, Net().eval())
 
 
 @pytest.mark.parametrize(
-    ("asked", "prepares"),
+    ("asked", "prepares_weights"),
     [
         (Int8Recipe(scheme="w8a8"), False),
-        (Int8Recipe(scheme="w8", rounding="descent"), True),
-        (Int8Recipe(scheme="fp16", rounding="descent"), False),
+        (Int8Recipe(scheme="weight_only", rounding="coordinate-descent"), True),
+        (Int8Recipe(scheme="fp16", rounding="coordinate-descent"), False),
         (
-            Int8Recipe(scheme="w8a8", equalize=(Equalization(norm="a", layer="b", strength=0),)),
+            Int8Recipe(scheme="w8a8", equalize=(Equalization(norm="a", layer="b", alpha=0),)),
             True,
         ),
     ],
 )
-def test_only_some_recipes_prepare_anything(asked: Int8Recipe, prepares: bool) -> None:
-    assert asked.prepares is prepares
+def test_only_some_recipes_prepare_anything(asked: Int8Recipe, prepares_weights: bool) -> None:
+    assert asked.prepares_weights is prepares_weights

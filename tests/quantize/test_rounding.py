@@ -205,7 +205,7 @@ def same_as_any(values: NDArray[np.float32], stored: Sequence[NDArray[np.float32
     )
 
 
-@pytest.mark.parametrize("treatment", ["w8a8", "w8"])
+@pytest.mark.parametrize("treatment", ["w8a8", "weight_only"])
 def test_onnx_finds_the_same_weights_again(tmp_path: Path, treatment: str) -> None:
     model, rounded = toy_on_grid()
     asked = toy.quantization(tmp_path / "s", dict.fromkeys(toy.ALL, treatment))  # type: ignore[arg-type]
@@ -227,7 +227,7 @@ def test_onnx_finds_the_same_weights_again(tmp_path: Path, treatment: str) -> No
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("treatment", ["w8a8", "w8"])
+@pytest.mark.parametrize("treatment", ["w8a8", "weight_only"])
 def test_openvino_finds_the_same_weights_again(tmp_path: Path, treatment: str) -> None:
     openvino = pytest.importorskip("openvino")
     pytest.importorskip("nncf")
@@ -268,7 +268,7 @@ def round_weights(
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("scheme", ["w8a8", "w8"])
+@pytest.mark.parametrize("scheme", ["w8a8", "weight_only"])
 def test_tflite_finds_the_same_weights_again(tmp_path: Path, scheme: Scheme) -> None:
     for package in ("litert_torch", "ai_edge_litert", "ai_edge_quantizer"):
         pytest.importorskip(package)

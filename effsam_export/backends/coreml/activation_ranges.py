@@ -153,5 +153,5 @@ def _check(ranges: Ranges) -> None:
         low, high = ranges[wide[0]]
         raise UsageError(
             f"`{wide[0]}` runs from {low:.4g} to {high:.4g}, too far for coremltools to quantize",
-            hint="give the modules it goes into the treatment `w8`",
+            hint="give the modules it goes into the treatment `weight_only`",
         )

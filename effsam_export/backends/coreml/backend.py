@@ -17,7 +17,7 @@ from effsam_export.backends.coreml import sdk as coreml_sdk
 from effsam_export.backends.coreml import session as coreml_session
 from effsam_export.backends.coreml.convert import MAIN, Conversion
 from effsam_export.errors import UnknownNameError, UsageError
-from effsam_export.precision.select import in_words
+from effsam_export.precision.select import describe
 from effsam_export.spec.stages import Artifact
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def about(graph: Graph, target: TargetProfile) -> dict[str, str]:
         "version": __version__,
         "component": graph.component.name,
         "precision": target.precision,
-        "kept_fp32": "; ".join(in_words(k) for k in kept),
+        "kept_fp32": "; ".join(describe(k) for k in kept),
         "target": target.name,
     }
 

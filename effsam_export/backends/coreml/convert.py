@@ -17,14 +17,14 @@ from effsam_export.backends.coreml.package import DEBUG_HANDLES
 from effsam_export.backends.coreml.precision import HANDLE, Kept, kept, number_nodes
 from effsam_export.backends.coreml.quantize import Quantizer
 from effsam_export.errors import UsageError
-from effsam_export.precision.select import fx_place
+from effsam_export.precision.select import fx_scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch.export import ExportedProgram
 
-    from effsam_export.precision.select import Place
+    from effsam_export.precision.select import ModuleScope
     from effsam_export.spec.int8 import Quantization
     from effsam_export.spec.model import ComponentSpec, KeepFp32
     from effsam_export.spec.targets import Precision
@@ -164,12 +164,12 @@ def _noted(package: Path) -> dict[int, tuple[str, ...]]:
 
 def _places(
     program: ExportedProgram, noted: Mapping[int, tuple[str, ...]]
-) -> dict[str, list[Place]]:
+) -> dict[str, list[ModuleScope]]:
     """Operation by its first output -> where the FX nodes it came of are, in their order."""
-    places: dict[str, list[Place]] = {}
+    places: dict[str, list[ModuleScope]] = {}
     for node in program.graph.nodes:
         for output in noted.get(node.meta.get(HANDLE, -1), ()):
-            places.setdefault(output, []).append(fx_place(node))
+            places.setdefault(output, []).append(fx_scope(node))
     return places
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from effsam_export.backends.coreml.activation_ranges import Ranges
     from effsam_export.backends.coreml.mil.program import Operation, Program
-    from effsam_export.precision.select import Place
+    from effsam_export.precision.select import ModuleScope
     from effsam_export.spec.int8 import Quantization
 
 OPSETS_BEFORE_PAIRS = ("CoreML5", "CoreML6")
@@ -56,7 +56,7 @@ class Quantizer:
     quantization: Quantization
     ranges: Ranges = field(default_factory=dict)
 
-    def quantize(self, package: Path, places: Mapping[str, Sequence[Place]]) -> None:
+    def quantize(self, package: Path, places: Mapping[str, Sequence[ModuleScope]]) -> None:
         """Replace a saved package of one function, in FP16, by the same in INT8.
 
         coremltools has been imported, and the caller keeps it from writing to the terminal.
@@ -70,7 +70,7 @@ class Quantizer:
             CheckFailed: The weights found in the new package are not those of the recipe.
         """
         recipe = self.quantization.recipe
-        if recipe.everything:
+        if recipe.quantize_activation_products:
             raise UsageError(
                 "products of two activations cannot be INT8 in Core ML: coremltools quantizes the "
                 "inputs of layers with weights only"
@@ -89,7 +89,7 @@ class Quantizer:
         if program.opset in OPSETS_BEFORE_PAIRS:
             raise UsageError(
                 "INT8 activations need iOS 17, and the target profile is for an older system",
-                hint='give its options `deployment_target = "iOS17"`, or choose the scheme "w8"',
+                hint='set the option `deployment_target = "iOS17"`, or the scheme "weight_only"',
             )
         if not self.ranges:
             self.ranges.update(
@@ -102,7 +102,7 @@ class Quantizer:
             raise UsageError(
                 f"a further function has INT8 inputs of its own, such as `{lost[0]}`, and the "
                 "samples fit the first function only",
-                hint='give the component the scheme "w8", or leave `functions` out of the options',
+                hint='set the scheme "weight_only", or leave out the option `functions`',
             )
 
 
@@ -126,7 +126,8 @@ def _rewrite(package: Path, found: Sequence[Layer], ranges: Ranges) -> None:
         passes.append(pairs)
     weights = PASS_REGISTRY[WEIGHTS_PASS]
     weights.config = _config(
-        (layer.weight for layer in found if layer.treatment != "float"), mode="linear_symmetric"
+        (layer.weight for layer in found if layer.treatment != "keep_float"),
+        mode="linear_symmetric",
     )
     passes.append(weights)
     model = ct.models.MLModel(str(package), skip_model_load=True)
@@ -189,7 +190,7 @@ def check(program: Program, found: Sequence[Layer]) -> None:
     Raises:
         CheckFailed: They differ.
     """
-    wanted = sum({y.weight: y.elements for y in found if y.treatment != "float"}.values())
+    wanted = sum({y.weight: y.elements for y in found if y.treatment != "keep_float"}.values())
     stored = weights_in_int8(program)
     if not wanted:
         raise CheckFailed("the INT8 recipe leaves every layer floating")

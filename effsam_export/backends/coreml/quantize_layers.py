@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from effsam_export.backends.coreml.mil.program import Operation, Program
-    from effsam_export.precision.select import Place
+    from effsam_export.precision.select import ModuleScope
     from effsam_export.spec.int8 import Int8Recipe, Treatment
     from effsam_export.spec.tensors import Array
 
@@ -58,7 +58,7 @@ class Layer:
         weight: Name of the constant.
         elements: Of the weight.
         fed: Name of the value that goes in.
-        treatment: What becomes of it; a table is never a product, so `w8` at most.
+        treatment: What becomes of it; a table is never a product, so `weight_only` at most.
     """
 
     operation: str
@@ -75,7 +75,7 @@ class Layer:
 
 
 def layers(
-    program: Program, places: Mapping[str, Sequence[Place]], recipe: Int8Recipe
+    program: Program, places: Mapping[str, Sequence[ModuleScope]], recipe: Int8Recipe
 ) -> tuple[Layer, ...]:
     """Every layer of a program, in its order, with its treatment.
 
@@ -132,7 +132,7 @@ def _layer(op: Operation, weight: Operation, treatment: Treatment) -> Layer:
         weight=weight.name,
         elements=_data(weight).size,
         fed=_name(op, "x"),
-        treatment="w8" if op.kind == TABLE and treatment == "w8a8" else treatment,
+        treatment="weight_only" if op.kind == TABLE and treatment == "w8a8" else treatment,
     )
 
 
@@ -151,7 +151,8 @@ def _data(const: Operation) -> Array:
 
 def _agreed(found: Sequence[Layer]) -> tuple[Layer, ...]:
     """The same with one treatment for each weight, and none for those coremltools passes over."""
-    floating = {y.weight for y in found if y.treatment == "float" or y.elements < FEWEST}
+    floating = {y.weight for y in found if y.treatment == "keep_float" or y.elements < FEWEST}
     return tuple(
-        replace(layer, treatment="float") if layer.weight in floating else layer for layer in found
+        replace(layer, treatment="keep_float") if layer.weight in floating else layer
+        for layer in found
     )

@@ -3,8 +3,8 @@
 Given: Conv / MatMul / Gemm with constant weights, in FP32.
 Result: for `w8a8`, DequantizeLinear on INT8 weights (one scale a channel, symmetric) and a Quantize
 and Dequantize pair on the input (and, for a convolution, the output: ONNX Runtime computes it in
-INT8 only so); for `w8`, INT8 weights that a Cast and a Mul make floats; constants that stay are in
-FP16 behind a Cast. For TensorRT: `w8` is DequantizeLinear on the weights alone, activations are
+INT8 only so); for `weight_only`, INT8 weights behind a Cast and a Mul; other constants are in FP16
+behind a Cast. For TensorRT: `weight_only` is DequantizeLinear on the weights, activations are
 symmetric, outputs have no pairs (a layer writes what the next one reads), and constants stay in
 FP32, for the cast of the whole graph that follows.
 """
@@ -66,7 +66,7 @@ def wanted_tensors(model: onnx.ModelProto, quantization: Quantization) -> list[s
     if "w8a8" not in quantization.treatments.values():
         return []
     constants = {i.name for i in model.graph.initializer}
-    if quantization.recipe.everything:
+    if quantization.recipe.quantize_activation_products:
         inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
         constants |= {v.name for v in inferred if v.type.tensor_type.elem_type != TensorProto.FLOAT}
     found: dict[str, None] = {}
@@ -88,16 +88,17 @@ def insert(
     """The graph with Q/DQ pairs for ranges that were measured before."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    if ranges and not (for_tensorrt or quantization.recipe.everything):
-        # Under `everything` sums are quantized by themselves.
+    if ranges and not (for_tensorrt or quantization.recipe.quantize_activation_products):
+        # With `quantize_activation_products` sums are quantized by themselves.
         layers = {n for n, treatment in quantization.treatments.items() if treatment == "w8a8"}
         out, ranges = gemm.apply(out, layers, ranges)
     out = _with_pairs(out, quantization, ranges, for_tensorrt=for_tensorrt) if ranges else out
     scales = {n for node in out.graph.node if node.op_type in PAIRS for n in node.input[1:]}
     for node in list(out.graph.node):
-        # Under `everything` sums and products have a treatment too, and no weights to store.
+        # With `quantize_activation_products` sums and products have a treatment
+        # too, and no weights to store.
         weighted = node.op_type in WEIGHTED
-        if weighted and quantization.treatments.get(node.name) == "w8":
+        if weighted and quantization.treatments.get(node.name) == "weight_only":
             scales.add(_store_in_int8(out.graph, node, dequantize=for_tensorrt))
     if not for_tensorrt:
         _halve(out.graph, besides=scales)
@@ -120,8 +121,8 @@ def _with_pairs(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     constants = {i.name for i in model.graph.initializer}
-    everything = quantization.recipe.everything
-    kinds = {*QUANTIZABLE, *(OTHERS if everything else ())}
+    with_products = quantization.recipe.quantize_activation_products
+    kinds = {*QUANTIZABLE, *(OTHERS if with_products else ())}
     floating = ["Conv", "MatMul", "Gemm"] if for_tensorrt else ["MatMul", "Gemm"]
     chosen: list[str] = []
     kept: list[str] = []
@@ -149,7 +150,7 @@ def _with_pairs(
             # TensorRT dequantizes nothing but INT8, and a bias would be INT32.
             "QuantizeBias": not for_tensorrt,
             # Its result is wanted in floating point: a norm, GELU or a residual comes next.
-            "OpTypesToExcludeOutputQuantization": [] if everything else floating,
+            "OpTypesToExcludeOutputQuantization": [] if with_products else floating,
         },
     )
     quantizer.quantize_model()

@@ -35,9 +35,9 @@ def apply(model: openvino.Model, quantization: Quantization) -> openvino.Model:
         quantization: Recipe, samples, and the treatment of each node of the ONNX graph.
     """
     found = layers(model, quantization)
-    if "w8a8" in found.values() or quantization.recipe.everything:
+    if "w8a8" in found.values() or quantization.recipe.quantize_activation_products:
         model = _with_activations(model, quantization, found)
-    store_in_int8(model, {n for n, treatment in found.items() if treatment == "w8"})
+    store_in_int8(model, {n for n, treatment in found.items() if treatment == "weight_only"})
     store_small(model)
     for key in ("nncf", "conversion_parameters"):
         # What the tool notes there are paths and options, in an order of its own.
@@ -52,7 +52,8 @@ def apply(model: openvino.Model, quantization: Quantization) -> openvino.Model:
 def layers(model: openvino.Model, quantization: Quantization) -> dict[str, Treatment]:
     """Treatment of every convolution and product of a model, by its own name.
 
-    Products of two activations are `float`, unless everything is quantized; then the other
+    Products of two activations are `keep_float`, unless the recipe
+    sets `quantize_activation_products`; then the other
     operators that have a treatment are here too.
     """
     found: dict[str, Treatment] = {}
@@ -60,8 +61,8 @@ def layers(model: openvino.Model, quantization: Quantization) -> dict[str, Treat
         name = op.get_friendly_name()
         treatment = quantization.treatments.get(name.removesuffix(WITHOUT_BIASES))
         if op.get_type_name() in LAYERS:
-            found[name] = treatment or "float"
-        elif treatment is not None and quantization.recipe.everything:
+            found[name] = treatment or "keep_float"
+        elif treatment is not None and quantization.recipe.quantize_activation_products:
             found[name] = treatment
     return found
 
@@ -99,7 +100,7 @@ def _with_activations(
         )
     feeds = list(quantization.feeds())
     ignored = nncf.IgnoredScope()
-    if not quantization.recipe.everything:
+    if not quantization.recipe.quantize_activation_products:
         others = {o.get_type_name() for o in model.get_ops()} - {*LAYERS, "Constant", "Parameter"}
         ignored = nncf.IgnoredScope(
             names=[n for n, treatment in found.items() if treatment != "w8a8"],
@@ -131,7 +132,8 @@ def store_in_int8(model: openvino.Model, names: Collection[str]) -> None:
     """
     stored: dict[tuple[str, tuple[int, ...]], openvino.Output] = {}
     for op in model.get_ordered_ops():
-        # Under `everything` sums and norms have a treatment too, and no weights to store.
+        # With `quantize_activation_products` sums and norms have a treatment too, and
+        # no weights to store.
         if op.get_type_name() not in LAYERS or op.get_friendly_name() not in names:
             continue
         weight = op.input_value(1).get_node()

@@ -97,7 +97,10 @@ def expected_document(graph: Graph, target: TargetProfile, typed: TypedOnnx) -> 
 
 def without_default(rule: KeepFp32) -> dict[str, Any]:
     """An entry of a recipe; most keep all that is inside their modules, and say nothing of it."""
-    return {k: v for k, v in asdict(rule).items() if k != "alone" or v}
+    document = asdict(rule)
+    if document.pop("recursive"):
+        return document
+    return {**document, "recursive": False}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

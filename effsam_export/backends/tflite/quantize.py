@@ -5,11 +5,12 @@ What a treatment means here:
 * `w8a8`: INT8 weights with a scale for each output channel. The file's activations are FP32, and
   XNNPACK rounds each row of a layer's input (a pixel, a token) to INT8 with a range of its own
   while it computes. That is as fast as ranges fixed beforehand, much nearer to FP32, and needs no
-  samples. XNNPACK has no such depthwise convolution: that one gets `w8`.
-* `w8`: the same weights behind a DEQUANTIZE, which the runtime computes once when it loads them.
-* `float`: FP16 behind a DEQUANTIZE, as in an FP16 file, and so are all other constants but biases.
+  samples. XNNPACK has no such depthwise convolution: that one gets `weight_only`.
+* `weight_only`: the same weights behind a DEQUANTIZE, which the runtime computes once, at load.
+* `keep_float`: FP16 behind a DEQUANTIZE, as in an FP16 file; so are all other constants but biases.
 
-`everything` is the library's static INT8 for all it can, with ranges from the samples; the file's
+`quantize_activation_products` is the library's static INT8 for all it can, with
+ranges from the samples; the file's
 inputs and outputs are FP32 all the same.
 """
 
@@ -49,14 +50,15 @@ def quantize(
     Args:
         model: The file in FP32, one graph with one signature.
         program: The traced program it was made of.
-        quantization: The recipe, and samples for `everything`.
+        quantization: The recipe, and samples for `quantize_activation_products`.
         component: Its name is the signature's.
 
     Returns:
         The file with the same signature, its inputs and outputs FP32 as before.
 
     Raises:
-        UsageError: `everything` with another method than `minmax`, or without samples.
+        UsageError: `quantize_activation_products` with another method than `minmax`, or without
+            samples.
         CheckFailed: A layer of the program is not in the file, or the library left one in FP32.
     """
     recipe = quantization.recipe
@@ -64,11 +66,11 @@ def quantize(
     if recipe.quantizes:
         layers = quantize_layers.find(records, quantize_layers.of_program(program))
         plan = {i: treatment_of(records, i, recipe.treatment(x.modules)) for i, x in layers.items()}
-        rounded = {i: x for i, x in layers.items() if plan[i] != "float"}
+        rounded = {i: x for i, x in layers.items() if plan[i] != "keep_float"}
         entries = [(_name(records, i), _kind(records, i), t) for i, t in plan.items()]
         wanted = _elements(records, list(rounded))
         quantize_layers.unfold(records, rounded)
-        if rounded or recipe.everything:
+        if rounded or recipe.quantize_activation_products:
             records = _quantized(records, entries, quantization, component)
         found = tflite_file.count_constants(records).get("int8", 0)
         if found < wanted:
@@ -86,7 +88,7 @@ def quantize(
 def treatment_of(model: schema.ModelT, index: int, asked: Treatment) -> Treatment:
     """What an operator gets of what the recipe asks for its layer."""
     kind = tflite_file.operator_name(model, model.subgraphs[0].operators[index])
-    return "w8" if asked == "w8a8" and kind == "DEPTHWISE_CONV_2D" else asked
+    return "weight_only" if asked == "w8a8" and kind == "DEPTHWISE_CONV_2D" else asked
 
 
 def biases(model: schema.ModelT) -> frozenset[int]:
@@ -138,17 +140,18 @@ def _quantized(
     Args:
         model: The file in FP32; left in another form.
         entries: Name, kind and treatment of each operator with a layer's weights.
-        quantization: Whether everything else is quantized, and by which samples.
+        quantization: Whether products of activations are quantized too, and by which samples.
         component: Whose signature the samples are for.
     """
     from ai_edge_quantizer import quantizer
 
-    everything, content = quantization.recipe.everything, tflite_file.serialise(model)
+    with_products = quantization.recipe.quantize_activation_products
+    content = tflite_file.serialise(model)
     with quiet_runtime(), warnings.catch_warnings():
         # The library's advice on its own calibration, and its bars.
         warnings.simplefilter("ignore")
-        asked = _asked(entries, everything=everything)
-        ranges = _ranges(content, asked, quantization, component) if everything else None
+        asked = _asked(entries, with_products=with_products)
+        ranges = _ranges(content, asked, quantization, component) if with_products else None
         if shapes := quantize_large.flatten(model):
             content = tflite_file.serialise(model)
         tool = quantizer.Quantizer(content, asked.get_quantization_recipe())
@@ -163,24 +166,24 @@ def _quantized(
     return records
 
 
-def _asked(entries: Sequence[tuple[str, str, Treatment]], *, everything: bool) -> RecipeManager:
+def _asked(entries: Sequence[tuple[str, str, Treatment]], *, with_products: bool) -> RecipeManager:
     """A recipe in the library's own terms; a later entry overrules an earlier one."""
     from ai_edge_quantizer.qtyping import TFLOperationName as Kind
     from ai_edge_quantizer.recipe_manager import AlgorithmName, RecipeManager
 
     asked = RecipeManager()
-    if everything:
+    if with_products:
         asked.add_static_config(".*", Kind.ALL_SUPPORTED, BITS, BITS)
         for ends in (Kind.INPUT, Kind.OUTPUT):
             asked.add_quantization_config(".*", ends, None, AlgorithmName.NO_QUANTIZE)
     for name, kind, treatment in entries:
         # The library closes each name with a semicolon.
         one = f"^{re.escape(name)};?$"
-        if treatment == "w8":
+        if treatment == "weight_only":
             asked.add_weight_only_config(one, Kind(kind), BITS)
-        elif treatment == "float":
+        elif treatment == "keep_float":
             asked.add_quantization_config(one, Kind(kind), None, AlgorithmName.NO_QUANTIZE)
-        elif not everything:
+        elif not with_products:
             asked.add_dynamic_config(one, Kind(kind), BITS)
     return asked
 

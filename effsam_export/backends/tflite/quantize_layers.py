@@ -18,7 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from effsam_export.backends.tflite import file as tflite_file
 from effsam_export.errors import CheckFailed
-from effsam_export.precision.select import fx_place
+from effsam_export.precision.select import fx_scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ def of_program(program: Path) -> tuple[Layer, ...]:
     traced = torch.export.load(program)
     layers = []
     for node in traced.graph.nodes:
-        if node.op != "call_function" or (place := fx_place(node)).op not in LAYERS:
+        if node.op != "call_function" or (place := fx_scope(node)).op not in LAYERS:
             continue
         weight = _value(traced, node.args[1])
         if weight is None:

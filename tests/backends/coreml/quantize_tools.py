@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from effsam_export.backends.coreml import backend as coreml
 from effsam_export.backends.coreml import package as coreml_package
 from effsam_export.backends.coreml.mil import read
-from effsam_export.spec.int8 import Exception8, Int8Recipe, Quantization
+from effsam_export.spec.int8 import Int8Recipe, LayerOverride, Quantization
 from effsam_export.spec.model import ComponentSpec
 from effsam_export.spec.stages import Graph
 from effsam_export.spec.tensors import TensorSpec
@@ -125,13 +125,15 @@ def graph(folder: Path, module: nn.Module | None = None) -> Graph:
     return Graph(component=SPEC, path=folder / "absent.onnx", opset=18, program=program)
 
 
-def recipe(scheme: str = "w8", method: str = "minmax", **treatments: Treatment) -> Int8Recipe:
+def recipe(
+    scheme: str = "weight_only", method: str = "minmax", **treatments: Treatment
+) -> Int8Recipe:
     """A scheme, and modules that are treated otherwise; `mlp_0` is `mlp.0`."""
     return Int8Recipe(
         scheme=scheme,  # type: ignore[arg-type]
         method=method,  # type: ignore[arg-type]
-        exceptions=tuple(
-            Exception8(modules=(name.replace("_", "."),), treatment=t, reason="For a test.")
+        overrides=tuple(
+            LayerOverride(modules=(name.replace("_", "."),), treatment=t, reason="For a test.")
             for name, t in treatments.items()
         ),
     )

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.backend
 
 SIZES = {"stem": 432, "depth": 144, "mlp.0": 512, "mlp.2": 512, "up": 256}
 """Elements of the weights of `Net`."""
-MIXED: dict[str, Treatment] = {"depth": "float", "mlp_2": "w8"}
+MIXED: dict[str, Treatment] = {"depth": "keep_float", "mlp_2": "weight_only"}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def light(graph: Graph, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Every weight in INT8, nothing else."""
-    return tools.lower(graph, tmp_path_factory.mktemp("w8") / "out", tools.recipe(), samples)
+    return tools.lower(
+        graph, tmp_path_factory.mktemp("weight_only") / "out", tools.recipe(), samples
+    )
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +222,7 @@ def test_weights_need_none(graph: Graph, tmp_path: Path) -> None:
 def test_products_of_two_activations_are_refused(
     graph: Graph, samples: Path, tmp_path: Path
 ) -> None:
-    chosen = replace(tools.recipe("w8a8"), everything=True)
+    chosen = replace(tools.recipe("w8a8"), quantize_activation_products=True)
     with pytest.raises(UsageError, match="products of two activations cannot be INT8"):
         tools.lower(graph, tmp_path / "out", chosen, samples)
 
@@ -261,7 +263,7 @@ def test_a_recipe_is_needed(graph: Graph, tmp_path: Path) -> None:
 def test_a_recipe_that_quantizes_nothing_is_refused(
     graph: Graph, samples: Path, tmp_path: Path
 ) -> None:
-    floating: dict[str, Treatment] = {m.replace(".", "_"): "float" for m in SIZES}
+    floating: dict[str, Treatment] = {m.replace(".", "_"): "keep_float" for m in SIZES}
     with pytest.raises(CheckFailed, match="the INT8 recipe leaves every layer floating"):
         tools.lower(graph, tmp_path / "out", tools.recipe("w8a8", **floating), samples)
 
@@ -308,7 +310,7 @@ def layer(name: str, elements: int, treatment: Treatment) -> Layer:
 
 
 def test_weights_that_are_not_int8_are_found(light: Artifact) -> None:
-    wanted = layer("other", sum(SIZES.values()) + 9, "w8")
+    wanted = layer("other", sum(SIZES.values()) + 9, "weight_only")
     with pytest.raises(CheckFailed) as raised:
         coreml_ptq.check(tools.opened(light), [wanted])
     assert raised.value.message == (
@@ -326,7 +328,7 @@ def test_inputs_that_are_not_int8_are_found(light: Artifact) -> None:
 
 
 def test_inputs_that_are_int8_and_should_not_be_are_found(mixed: Artifact) -> None:
-    wanted = layer("other", sum(SIZES.values()) - SIZES["depth"], "w8")
+    wanted = layer("other", sum(SIZES.values()) - SIZES["depth"], "weight_only")
     with pytest.raises(CheckFailed, match="is INT8 in the saved package"):
         coreml_ptq.check(tools.opened(mixed), [wanted])
 

@@ -15,7 +15,7 @@ from effsam_export.backends.coreml import backend as coreml
 from effsam_export.backends.coreml import quantize as coreml_ptq
 from effsam_export.backends.coreml.mil import read
 from effsam_export.errors import CheckFailed
-from effsam_export.spec.int8 import Exception8, Int8Recipe
+from effsam_export.spec.int8 import Int8Recipe, LayerOverride
 from tests.backends.coreml import quantize_tools as tools
 from tests.backends.coreml import tools as coreml_tools
 
@@ -38,13 +38,13 @@ def test_layers_of_one_weight_share_its_treatment(samples: Path, tmp_path: Path)
     # 81 once, and the nine of the last layer stay as they are.
     assert coreml_ptq.weights_in_int8(tools.opened(found)) == 81
     with pytest.raises(CheckFailed, match="leaves every layer floating"):
-        tools.lower(shared, tmp_path / "float", tools.recipe(two="float"), samples)
+        tools.lower(shared, tmp_path / "keep_float", tools.recipe(two="keep_float"), samples)
 
 
 TABLE = 3 * 64 * 64
 
 
-@pytest.mark.parametrize("scheme", ["w8", "w8a8"])
+@pytest.mark.parametrize("scheme", ["weight_only", "w8a8"])
 def test_a_table_of_attention_biases_is_a_weight(
     samples: Path, scheme: str, tmp_path: Path
 ) -> None:
@@ -72,10 +72,10 @@ def test_a_table_of_attention_biases_is_a_weight(
 def test_a_table_stays_floating_where_its_module_does(samples: Path, tmp_path: Path) -> None:
     graph = tools.graph(tmp_path, tools.Attention())
     chosen = Int8Recipe(
-        scheme="w8",
-        exceptions=(
-            Exception8(modules=("mix",), treatment="w8", reason="For a test."),
-            Exception8(modules=("",), treatment="float", reason="For a test."),
+        scheme="weight_only",
+        overrides=(
+            LayerOverride(modules=("mix",), treatment="weight_only", reason="For a test."),
+            LayerOverride(modules=("",), treatment="keep_float", reason="For a test."),
         ),
     )
     found = tools.lower(graph, tmp_path / "out", chosen, samples)
@@ -96,7 +96,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tools.write(tmp_path_factory.mktemp("prompts"), [dict(feeds)])
 
 
-@pytest.mark.parametrize("scheme", ["w8", "w8a8"])
+@pytest.mark.parametrize("scheme", ["weight_only", "w8a8"])
 def test_functions_share_weights_and_ranges(
     decoder: Graph, prompts: Path, scheme: str, tmp_path: Path
 ) -> None:

@@ -69,8 +69,8 @@ def test_w8a8_is_near_and_its_weights_are_int8(tmp_path: Path) -> None:
 
 
 def test_w8_stores_weights_in_int8_and_leaves_activations(tmp_path: Path) -> None:
-    treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, "w8")
-    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="w8"))
+    treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, "weight_only")
+    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="weight_only"))
     model = onnx_qdq.apply(toy.network(), asked, tmp_path)
     kinds = Counter(n.op_type for n in model.graph.node)
     assert kinds["Mul"] == kinds["Cast"] == 4
@@ -87,8 +87,8 @@ def test_w8_stores_weights_in_int8_and_leaves_activations(tmp_path: Path) -> Non
 
 
 def test_w8_for_tensorrt_is_dequantized(tmp_path: Path) -> None:
-    treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, "w8")
-    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="w8"))
+    treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, "weight_only")
+    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="weight_only"))
     model = onnx_qdq.apply(toy.network(), asked, tmp_path, for_tensorrt=True)
     kinds = Counter(n.op_type for n in model.graph.node)
     assert kinds["DequantizeLinear"] == 4
@@ -98,7 +98,7 @@ def test_w8_for_tensorrt_is_dequantized(tmp_path: Path) -> None:
 
 def test_scales_stay_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_qdq, "SMALLEST_HALVED", 1)
-    treatments: dict[str, Treatment] = {**toy.ALL, "fc1": "w8", "deep": "float"}
+    treatments: dict[str, Treatment] = {**toy.ALL, "fc1": "weight_only", "deep": "keep_float"}
     found = constants(
         onnx_qdq.apply(toy.network(), toy.quantization(tmp_path, treatments), tmp_path)
     )
@@ -109,8 +109,8 @@ def test_scales_stay_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_layer_of_a_weights_only_recipe_may_be_quantized_whole(tmp_path: Path) -> None:
-    treatments: dict[str, Treatment] = {**dict.fromkeys(toy.ALL, "w8"), "fc1": "w8a8"}
-    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="w8"))
+    treatments: dict[str, Treatment] = {**dict.fromkeys(toy.ALL, "weight_only"), "fc1": "w8a8"}
+    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="weight_only"))
     model = onnx_qdq.apply(toy.network(), asked, tmp_path)
     makers = {o: n.op_type for n in model.graph.node for o in n.output}
     (node,) = [n for n in model.graph.node if n.name == "fc1"]
@@ -123,16 +123,19 @@ def test_a_product_by_a_constant_has_no_weights_to_store(tmp_path: Path) -> None
     model.graph.initializer.append(numpy_helper.from_array(np.array(2, np.float32), "two"))
     model.graph.output[0].name = "twice"
     model.graph.node.append(onnx.helper.make_node("Mul", ["out", "two"], ["twice"], name="mul"))
-    everything = Int8Recipe(scheme="w8a8", everything=True)
-    treatments: dict[str, Treatment] = {**dict.fromkeys(toy.ALL, "w8"), "mul": "w8"}
-    asked = toy.quantization(tmp_path / "s", treatments, everything)
+    recipe = Int8Recipe(scheme="w8a8", quantize_activation_products=True)
+    treatments: dict[str, Treatment] = {
+        **dict.fromkeys(toy.ALL, "weight_only"),
+        "mul": "weight_only",
+    }
+    asked = toy.quantization(tmp_path / "s", treatments, recipe)
     found = onnx_qdq.apply(model, asked, tmp_path)
     assert constants(found)["two"].dtype == np.float32
     assert answer(found, asked).shape == answer(toy.network(), asked).shape
 
 
 def test_what_floats_is_stored_in_fp16(tmp_path: Path) -> None:
-    treatments: dict[str, Treatment] = {**toy.ALL, "stem": "float", "fc1": "w8"}
+    treatments: dict[str, Treatment] = {**toy.ALL, "stem": "keep_float", "fc1": "weight_only"}
     asked = toy.quantization(tmp_path / "s", treatments)
     model = onnx_qdq.apply(toy.network(), asked, tmp_path)
     found = constants(model)
@@ -151,11 +154,11 @@ def test_a_product_of_activations_floats_unless_everything_is_asked(tmp_path: Pa
         return [makers[i] for i in node.input]
 
     assert "DequantizeLinear" not in inputs_of_product(Int8Recipe(scheme="w8a8"), toy.ALL)
-    everything = Int8Recipe(scheme="w8a8", everything=True)
-    both = inputs_of_product(everything, {**toy.ALL, "product": "w8a8"})
+    recipe = Int8Recipe(scheme="w8a8", quantize_activation_products=True)
+    both = inputs_of_product(recipe, {**toy.ALL, "product": "w8a8"})
     assert both == ["DequantizeLinear", "DequantizeLinear"]
     # An exception leaves a product alone even then; what feeds it has its own treatment.
-    left = inputs_of_product(everything, {**toy.ALL, "product": "float"})
+    left = inputs_of_product(recipe, {**toy.ALL, "product": "keep_float"})
     assert left == ["Reshape", "DequantizeLinear"]
 
 
@@ -198,9 +201,9 @@ def test_what_is_measured_does_not_follow_from_what_floats(tmp_path: Path) -> No
     whole = onnx_qdq.wanted_tensors(toy.network(), asked)
     assert len(asked.treatments) > 1
     for name in asked.treatments:
-        fewer = replace(asked, treatments={**asked.treatments, name: "float"})
+        fewer = replace(asked, treatments={**asked.treatments, name: "keep_float"})
         assert onnx_qdq.wanted_tensors(toy.network(), fewer) == whole
-    for treatment in ("float", "w8"):
+    for treatment in ("keep_float", "weight_only"):
         nothing = replace(asked, treatments=dict.fromkeys(asked.treatments, treatment))
         assert onnx_qdq.wanted_tensors(toy.network(), nothing) == []
 
@@ -265,11 +268,11 @@ def exact_answer(
 
 
 @pytest.mark.parametrize("for_tensorrt", [False, True])
-@pytest.mark.parametrize("treatment", ["w8", "w8a8"])
+@pytest.mark.parametrize("treatment", ["weight_only", "w8a8"])
 def test_without_vnni_sums_do_not_saturate(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    treatment: Literal["w8", "w8a8"],
+    treatment: Literal["weight_only", "w8a8"],
     for_tensorrt: bool,
 ) -> None:
     treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, treatment)

@@ -76,20 +76,20 @@ def test_w8a8_is_near(tmp_path: Path) -> None:
 def test_layers_are_found_by_the_names_of_the_onnx_graph(tmp_path: Path) -> None:
     from effsam_export.backends.openvino import quantize as nncf_ptq
 
-    treatments: dict[str, Treatment] = {**toy.ALL, "stem": "float", "fc2": "w8"}
+    treatments: dict[str, Treatment] = {**toy.ALL, "stem": "keep_float", "fc2": "weight_only"}
     found = nncf_ptq.layers(converted(tmp_path), toy.quantization(tmp_path / "s", treatments))
     # What gives an output of the graph is called by its name.
     assert found == {
-        "stem/WithoutBiases": "float",
+        "stem/WithoutBiases": "keep_float",
         "deep": "w8a8",
         "fc1": "w8a8",
-        "fc2": "w8",
-        "out": "float",
+        "fc2": "weight_only",
+        "out": "keep_float",
     }
 
 
 def test_each_treatment_does_what_it_says(tmp_path: Path) -> None:
-    treatments: dict[str, Treatment] = {**toy.ALL, "stem": "float", "fc2": "w8"}
+    treatments: dict[str, Treatment] = {**toy.ALL, "stem": "keep_float", "fc2": "weight_only"}
     model = quantized(tmp_path, toy.quantization(tmp_path / "s", treatments))
     found = dtypes(model)
     sizes = {k: v.size for k, v in toy.weights().items()}
@@ -101,7 +101,7 @@ def test_each_treatment_does_what_it_says(tmp_path: Path) -> None:
 
 
 def test_w8_alone_needs_no_activations(tmp_path: Path) -> None:
-    treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, "w8")
+    treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, "weight_only")
     asked = toy.quantization(tmp_path / "s", treatments)
     model = quantized(tmp_path, asked)
     assert "FakeQuantize" not in {o.get_type_name() for o in model.get_ops()}
@@ -111,7 +111,9 @@ def test_w8_alone_needs_no_activations(tmp_path: Path) -> None:
 def test_the_file_says_that_activations_of_w8_layers_float(tmp_path: Path) -> None:
     import openvino
 
-    model = quantized(tmp_path, toy.quantization(tmp_path / "s", dict.fromkeys(toy.ALL, "w8")))
+    model = quantized(
+        tmp_path, toy.quantization(tmp_path / "s", dict.fromkeys(toy.ALL, "weight_only"))
+    )
     openvino.save_model(model, tmp_path / "m.xml", compress_to_fp16=False)
     compiled = openvino.Core().compile_model(str(tmp_path / "m.xml"), "CPU")
     assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
@@ -122,7 +124,7 @@ def test_the_same_samples_give_the_same_file(tmp_path: Path) -> None:
 
     from effsam_export.backends.openvino.backend import number_names
 
-    asked = toy.quantization(tmp_path / "s", {**toy.ALL, "fc2": "w8"})
+    asked = toy.quantization(tmp_path / "s", {**toy.ALL, "fc2": "weight_only"})
     files = []
     for name in ("a", "b"):
         model = quantized(tmp_path, asked)

@@ -99,7 +99,7 @@ def test_the_simulator_runs_it_near_the_original(tmp_path: Path) -> None:
 
 
 def test_weights_alone_leave_activations(tmp_path: Path) -> None:
-    typed = typed_of(tmp_path, "w8")
+    typed = typed_of(tmp_path, "weight_only")
     # With a zero point for each channel.
     assert typed.constants["int8"] == WEIGHT.size + len(WEIGHT)
     assert typed.ops["DequantizeLinear"] == 1
@@ -108,7 +108,7 @@ def test_weights_alone_leave_activations(tmp_path: Path) -> None:
 
 def test_a_recipe_that_leaves_everything_is_no_int8_file(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match="asked for int8, but the file holds"):
-        typed_of(tmp_path, "float")
+        typed_of(tmp_path, "keep_float")
 
 
 def test_nodes_that_a_precision_recipe_keeps_stay_in_fp32(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_an_engine_computes_in_int8(tmp_path: Path) -> None:
 
 
 def test_an_engine_holds_int8_weights_alone(tmp_path: Path) -> None:
-    compile_rtx(tmp_path, "w8")
+    compile_rtx(tmp_path, "weight_only")
     document = json.loads((tmp_path / "out" / "decoder.layers.json").read_text("utf-8"))
     engine = document["decoder.engine"]
     assert engine["constants_by_dtype"]["int8"] == WEIGHT.size

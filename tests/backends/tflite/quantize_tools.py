@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from effsam_export.backends.tflite import convert as tflite_convert
 from effsam_export.backends.tflite.session import InterpreterSession
-from effsam_export.spec.int8 import Exception8, Int8Recipe
+from effsam_export.spec.int8 import Int8Recipe, LayerOverride
 from tests.backends.tflite.tools import component, save_program
 
 if TYPE_CHECKING:
@@ -92,12 +92,12 @@ def converted(folder: Path) -> tuple[Graph, bytes]:
 
 
 def recipe(scheme: Scheme = "w8a8", **treated: str) -> Int8Recipe:
-    """A recipe; `w8="deep stem"` treats these modules so. Keys are `w8` and `float`."""
-    asked: dict[str, Treatment] = {"w8": "w8", "float": "float"}
+    """A recipe; `weight_only="deep stem"` is an override, and so is `keep_float`."""
+    asked: dict[str, Treatment] = {"weight_only": "weight_only", "keep_float": "keep_float"}
     return Int8Recipe(
         scheme=scheme,
-        exceptions=tuple(
-            Exception8(modules=tuple(v.split()), treatment=asked[k], reason="a test")
+        overrides=tuple(
+            LayerOverride(modules=tuple(v.split()), treatment=asked[k], reason="a test")
             for k, v in treated.items()
         ),
     )

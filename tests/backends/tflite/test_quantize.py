@@ -114,7 +114,7 @@ def weights(model: schema.ModelT) -> Counter[tuple[str, str, bool]]:
             sum(SIZES.values()) + TABLE,
         ),
         (
-            recipe("w8"),
+            recipe("weight_only"),
             {
                 ("CONV_2D", "int8", True): 1,
                 ("DEPTHWISE_CONV_2D", "int8", True): 1,
@@ -123,7 +123,7 @@ def weights(model: schema.ModelT) -> Counter[tuple[str, str, bool]]:
             sum(SIZES.values()) + TABLE,
         ),
         (
-            recipe(float="deep", w8="stem block.fc"),
+            recipe(keep_float="deep", weight_only="stem block.fc"),
             {
                 ("CONV_2D", "int8", True): 1,
                 ("DEPTHWISE_CONV_2D", "float16", True): 1,
@@ -133,7 +133,7 @@ def weights(model: schema.ModelT) -> Counter[tuple[str, str, bool]]:
             sum(SIZES.values()) - SIZES["deep"] + TABLE,
         ),
         (
-            recipe(float="*"),
+            recipe(keep_float="*"),
             {
                 ("CONV_2D", "float16", True): 1,
                 ("DEPTHWISE_CONV_2D", "float16", True): 1,
@@ -151,7 +151,7 @@ def weights(model: schema.ModelT) -> Counter[tuple[str, str, bool]]:
             0,
         ),
     ],
-    ids=["w8a8", "w8", "mixed", "float", "fp32"],
+    ids=["w8a8", "weight_only", "mixed", "keep_float", "fp32"],
 )
 def test_treatments(
     content: bytes,
@@ -190,7 +190,7 @@ def test_products_of_activations_stay_floating(
 def test_weights_have_a_scale_for_each_channel_and_no_zero(
     content: bytes, graph: Graph, tmp_path: Path
 ) -> None:
-    _, model = quantized(content, graph, tmp_path, recipe(float="deep"))
+    _, model = quantized(content, graph, tmp_path, recipe(keep_float="deep"))
     for operator in model.subgraphs[0].operators:
         if tflite_file.operator_name(model, operator) in ("CONV_2D", "FULLY_CONNECTED"):
             weight = model.subgraphs[0].tensors[operator.inputs[1]]
@@ -199,7 +199,7 @@ def test_weights_have_a_scale_for_each_channel_and_no_zero(
 
 
 def test_equal_arguments_give_equal_bytes(content: bytes, graph: Graph, samples: Path) -> None:
-    for asked in (recipe(w8="stem"), replace(recipe(), everything=True)):
+    for asked in (recipe(weight_only="stem"), replace(recipe(), quantize_activation_products=True)):
         first, second = (quantized(content, graph, samples, asked)[0] for _ in range(2))
         assert first == second
 
@@ -210,7 +210,7 @@ def test_equal_arguments_give_equal_bytes(content: bytes, graph: Graph, samples:
 def test_everything_is_int8_but_the_ends(
     content: bytes, graph: Graph, samples: Path, tmp_path: Path
 ) -> None:
-    asked = replace(recipe(float="deep"), everything=True)
+    asked = replace(recipe(keep_float="deep"), quantize_activation_products=True)
     result, model = quantized(content, graph, samples, asked)
     assert not tflite_file.signature_faults(model, "encoder", SPEC.inputs, SPEC.outputs)
     (subgraph,) = model.subgraphs
@@ -224,13 +224,13 @@ def test_everything_is_int8_but_the_ends(
 
 def test_everything_needs_samples(content: bytes, graph: Graph, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="static INT8 needs samples"):
-        quantized(content, graph, tmp_path, replace(recipe(), everything=True))
+        quantized(content, graph, tmp_path, replace(recipe(), quantize_activation_products=True))
 
 
 def test_everything_takes_only_least_and_largest(
     content: bytes, graph: Graph, samples: Path
 ) -> None:
-    asked = replace(recipe(), everything=True, method="mse")
+    asked = replace(recipe(), quantize_activation_products=True, method="mse")
     with pytest.raises(UsageError, match="by `minmax`, not `mse`"):
         quantized(content, graph, samples, asked)
 
@@ -240,7 +240,7 @@ def test_everything_takes_only_least_and_largest(
 
 def test_the_backend_quantizes_what_is_asked(graph: Graph, tmp_path: Path) -> None:
     profile = replace(target("tflite", "fp32"), precision="int8")
-    plan = Quantization(recipe=recipe(w8="stem", float="deep"), samples=tmp_path)
+    plan = Quantization(recipe=recipe(weight_only="stem", keep_float="deep"), samples=tmp_path)
     artifact = tflite.lower(replace(graph, quantization=plan), profile, tmp_path)
     assert artifact.precision == "int8"
     expected = sum(SIZES.values()) - SIZES["deep"] + TABLE
@@ -261,4 +261,4 @@ def test_weights_that_the_library_left_alone_are_refused(
 ) -> None:
     monkeypatch.setattr(tflite_ptq, "_quantized", lambda *_: tflite_file.parse(content))
     with pytest.raises(CheckFailed, match=r"asks for \d+ weights in INT8, and .* file has 0"):
-        quantized(content, graph, tmp_path, recipe(float="block.qkv"))
+        quantized(content, graph, tmp_path, recipe(keep_float="block.qkv"))

@@ -61,13 +61,13 @@ def test_there_and_back(made: tuple[Graph, bytes], monkeypatch: pytest.MonkeyPat
     assert tflite_file.serialise(model) == tflite_file.serialise(tflite_file.parse(made[1]))
 
 
-@pytest.mark.parametrize("scheme", ["w8a8", "w8"])
+@pytest.mark.parametrize("scheme", ["w8a8", "weight_only"])
 def test_the_file_is_the_same_either_way(
     made: tuple[Graph, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scheme: str
 ) -> None:
     graph, content = made
     assert graph.program is not None
-    asked = recipe() if scheme == "w8a8" else recipe(w8="stem deep block")
+    asked = recipe() if scheme == "w8a8" else recipe(weight_only="stem deep block")
     plan = Quantization(recipe=asked, samples=tmp_path)
     whole = tflite_ptq.quantize(content, graph.program, plan, SPEC)
     monkeypatch.setattr(quantize_large, "LIMIT", 0)
