@@ -1,20 +1,41 @@
-"""Parameters and MACs counted from our export forms, beside the authors' figures.
+"""Count parameters and multiply-accumulates (MACs) of the export forms, and print a table.
 
-`python -m benchmarks.costs` prints the table in Markdown; it computes nothing, so it takes
-seconds. The authors' figures are from their papers and repositories, as the last column says.
+`python -m benchmarks.costs` prints the counts in Markdown beside the authors' figures, which are
+from their papers and repositories, as the last column says.
+
+PyTorch's own counter watches a forward pass on the meta device, where tensors have shapes and no
+values. It counts convolutions and matrix products, as the literature does. Additions, norms,
+activations, softmax and resizing are not counted. "FLOPs" in the literature are MACs, or two per
+MAC.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from benchmarks import counting
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from effsam_export import models
+from effsam_export.spec.model import Cost
+
+if TYPE_CHECKING:
+    from effsam_export.spec.model import ComponentSpec, ModelSpec
+
+DYNAMIC: dict[str, int] = {"prompts": 1, "points": 2}
+"""Size of each dynamic dimension in the count: one prompt of one point and its padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stated:
-    """What the authors, or where they say nothing others, state: millions, and 1e9 MACs."""
+    """Figures of the authors, or of others where they state none.
+
+    Attributes:
+        parameters: In millions.
+        macs: Of the encoder, in 1e9.
+        remark: Source and differences.
+    """
 
     parameters: float | None
     macs: float | None
@@ -79,14 +100,40 @@ STATED: dict[str, Stated] = {
 }
 
 
+def count(model: ModelSpec) -> Cost:
+    """Count the parameters of the authors' model and the MACs of its export forms."""
+    with torch.device("meta"):
+        module = model.build()
+        macs = {c.name: component_macs(module, c) for c in model.components}
+    return Cost(
+        parameters=sum(p.numel() for p in module.parameters()),
+        encoder_macs=macs.get("encoder", macs.get("segmenter", 0)),
+        decoder_macs=macs.get("decoder", 0),
+    )
+
+
+def component_macs(module: torch.nn.Module, component: ComponentSpec) -> int:
+    """Count the MACs of one component's export form, for one prompt of two points."""
+    form = component.wrap(module).eval()
+    inputs = [
+        torch.zeros([DYNAMIC[d] if isinstance(d, str) else d for d in spec.shape], device="meta")
+        for spec in component.inputs
+    ]
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), counter:
+        form.to("meta")(*inputs)
+    # The counter gives floating-point operations: two for each multiply-accumulate.
+    return int(counter.get_total_flops()) // 2
+
+
 def table() -> str:
-    """All models as Markdown."""
+    """Return the counts of all models as a Markdown table."""
     lines = [
         "| model | parameters, M | stated | encoder, GMACs | stated | decoder | remark |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for name in models.names():
-        ours, stated = counting.count(models.get(name)), STATED[name]
+        ours, stated = count(models.get(name)), STATED[name]
         lines.append(
             f"| `{name}` | {ours.parameters / 1e6:.2f} | {_number(stated.parameters)} "
             f"| {ours.encoder_macs / 1e9:.1f} | {_number(stated.macs)} "

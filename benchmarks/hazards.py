@@ -1,7 +1,7 @@
 """What FP16 does to a model, with and without each fold and each entry of its precision recipe.
 
 `python -m benchmarks.hazards MODEL CHECKPOINT [--images N]` prints a table in Markdown. FP16 is
-simulated (`benchmarks/precision_simulate.py`), once as it is and once on an accelerator that
+simulated (`benchmarks/fp16_simulation.py`), once as it is and once on an accelerator that
 takes numbers below 6.1e-5 for zero. Every row takes one measure back and leaves the others.
 Figures are against the untouched reference in FP32, on the photographs and prompts that ship.
 For models whose weights cannot be had, `benchmarks.golden_checkpoints` makes a checkpoint: its
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.precision_simulate import Arithmetic, simulate
+from benchmarks.fp16_simulation import Arithmetic, simulate
 from effsam_export import models
 from effsam_export.config.parity import load_parity_images
 from effsam_export.graph import trace

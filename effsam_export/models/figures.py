@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of every model, as `costs.count` counts them.
+"""Parameters and multiply-accumulates of every model, as `benchmarks/costs.py` counts them.
 
 Kept as data so that `effsam info` needs no torch; a test holds them to the count.
 """

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 MARK = "vision_encoder.pos_embed"
 """A name that only the transformers naming has."""
 
-TWIN = "shared_image_embedding.positional_embedding"
-"""The Fourier matrix a second time; some files hold only this one."""
-
 MATRIX = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 
 RULES: tuple[tuple[str, str], ...] = (

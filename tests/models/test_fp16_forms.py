@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 import torch
 from torch import Tensor, nn
 
-from benchmarks.precision_simulate import Arithmetic, simulate
+from benchmarks.fp16_simulation import Arithmetic, simulate
 from effsam_export.models.efficientvit import HEAD_DIM, LiteMLA
 from effsam_export.models.efficientvit_export import ExportLiteMLA
 from effsam_export.models.expedit import (

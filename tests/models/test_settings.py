@@ -11,7 +11,6 @@ from effsam_export import models
 from effsam_export.cli.options import to_model_options
 from effsam_export.errors import UsageError
 from effsam_export.models.expedit_sam import DEFAULTS
-from effsam_export.models.figures import COSTS
 from effsam_export.models.slim_sam import with_fused_qkv
 from effsam_export.weights.hub_names import author_name, from_hub
 
@@ -124,15 +123,3 @@ def test_parts_of_different_widths_are_left() -> None:
     torch = pytest.importorskip("torch")
     state = {f"b.attn.{x}.bias": torch.zeros(i + 1) for i, x in enumerate("qkv")}
     assert with_fused_qkv(state) == state
-
-
-# ------------------------------------------------------------------ costs
-
-
-@pytest.mark.backend
-@pytest.mark.parametrize("name", models.MODELS)
-def test_costs_are_what_is_counted(name: str) -> None:
-    pytest.importorskip("torch")
-    from benchmarks import counting
-
-    assert counting.count(models.get(name)) == COSTS[name]

@@ -14,15 +14,11 @@ if TYPE_CHECKING:
 
     Options = Mapping[str, str | int | float | bool]
 
-OPTIONS: dict[str, type] = {
-    "max_prompts": int,
-    "opt_prompts": int,
-    "max_points": int,
-    "opt_points": int,
-}
-"""Options of a target that set the ranges; `points` are slots: clicks, box corners, padding."""
 DEFAULTS = {"max_prompts": 64, "opt_prompts": 1, "max_points": 16, "opt_points": 2}
-"""64 prompts are one call of the everything mode; one click and its padding are the common case."""
+"""Options of a target that set the ranges; points are clicks, box corners and padding.
+
+64 prompts are one call of automatic mask generation; one click with its padding is most common.
+"""
 LIMIT = 1024
 """Upper bound the graphs were traced with (`trace.MAX_DYNAMIC`)."""
 DIMENSIONS = ("prompts", "points")
@@ -40,12 +36,6 @@ class Range:
     def dynamic(self) -> bool:
         """Whether the shape may change from call to call."""
         return self.least != self.greatest
-
-    def covers(self, shape: tuple[int, ...]) -> bool:
-        """Whether an input of this shape may be given."""
-        return len(shape) == len(self.least) and all(
-            low <= n <= high for low, n, high in zip(self.least, shape, self.greatest, strict=True)
-        )
 
 
 def sizes(options: Options) -> dict[str, tuple[int, int, int]]:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     Value = Tensor | Constant
 
-SUB_BYTE = ("uint1", "uint2", "uint3", "uint4", "uint6", "int4")
-
 
 class Arguments:
     """Operands by parameter.

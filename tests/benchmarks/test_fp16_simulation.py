@@ -11,8 +11,8 @@ pytest.importorskip("torch")
 import torch
 from torch import Tensor, nn
 
-from benchmarks.precision_simulate import Arithmetic, simulate
-from benchmarks.precision_steps import Rounding, gelu, layer_norm, softmax, vector_norm
+from benchmarks.fp16_operators import Rounding, gelu, layer_norm, softmax, vector_norm
+from benchmarks.fp16_simulation import Arithmetic, simulate
 from effsam_export.models.sam.layers import LayerNorm2d
 from tests.precision.tools import traced
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from benchmarks import precision_steps
+from benchmarks import fp16_operators
 from effsam_export.precision.interpret import run
 from effsam_export.precision.select import op_name
 
@@ -62,7 +62,7 @@ def simulate(program: ExportedProgram, feeds: Mapping[str, Any], arithmetic: Ari
         feeds: The contract's inputs by name, in its order.
         arithmetic: How.
     """
-    rounding = precision_steps.Rounding(flush=arithmetic.flush)
+    rounding = fp16_operators.Rounding(flush=arithmetic.flush)
 
     def visit(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         assert callable(node.target)
@@ -73,7 +73,7 @@ def simulate(program: ExportedProgram, feeds: Mapping[str, Any], arithmetic: Ari
             # Constants and inputs come in FP32, so also what is only moved is rounded.
             return _rounded(node.target(*_rounded(args, rounding), **kwargs), rounding)
         args, kwargs = _rounded(args, rounding), _rounded(kwargs, rounding)
-        taken_apart = precision_steps.STEPS.get(op)
+        taken_apart = fp16_operators.STEPS.get(op)
         if taken_apart is not None:
             return taken_apart(rounding, *args, **kwargs)
         return _rounded(node.target(*args, **kwargs), rounding)
@@ -81,7 +81,7 @@ def simulate(program: ExportedProgram, feeds: Mapping[str, Any], arithmetic: Ari
     return run(program, feeds, visit)
 
 
-def _rounded(value: Any, rounding: precision_steps.Rounding) -> Any:  # noqa: ANN401
+def _rounded(value: Any, rounding: fp16_operators.Rounding) -> Any:  # noqa: ANN401
     """Floats of any nesting, rounded to FP16; whole numbers and truth values as they are."""
     if isinstance(value, Tensor):
         return rounding(value) if value.is_floating_point() else value
