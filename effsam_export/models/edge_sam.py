@@ -53,6 +53,17 @@ def stability_reference(module: nn.Module, sample: Sample) -> Feeds:
     return {**outputs, STABILITY.name: scores}
 
 
+def wrap_encoder(module: nn.Module) -> nn.Module:
+    """Return the encoder for export, with the normalisation of the image."""
+    from effsam_export.models.repvit import export_form
+    from effsam_export.models.sam.export import ExportEncoder
+
+    return ExportEncoder(as_sam(module), export_form)
+
+
+ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
+
+
 def wrap_decoder(module: nn.Module) -> nn.Module:
     """Export form of the decoder, with the stability of each mask."""
     from effsam_export.models.sam.export import ExportDecoder, WithStability
@@ -110,7 +121,7 @@ def _spec(name: str, title: str, file_name: str, sha256: str) -> ModelSpec:
         preprocess=SAM_PREPROCESS,
         prompts=SAM_PROMPTS,
         masks=replace(SAM_MASKS, score=STABILITY.name),
-        components=(SAM_ENCODER, DECODER),
+        components=(ENCODER, DECODER),
         build=build,
     )
 

@@ -334,9 +334,3 @@ class EfficientViTEncoder(nn.Module):
         maps = self.backbone(x)
         out: Tensor = self.norm(self.neck(maps[:-4:-1]))
         return out
-
-    def export_form(self) -> nn.Module:
-        """A twin without batch norms, whose attention and last norm hold in FP16."""
-        from effsam_export.models.efficientvit_export import export_form
-
-        return export_form(self)

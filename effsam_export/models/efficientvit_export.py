@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from effsam_export.models.efficientvit import ATTENTION_EPS, HEAD_DIM, LinearAttention, LiteMLA
+from effsam_export.models.efficientvit import (
+    ATTENTION_EPS,
+    HEAD_DIM,
+    EfficientViTEncoder,
+    LinearAttention,
+    LiteMLA,
+)
 from effsam_export.models.folding import fold_batch_norms
 from effsam_export.models.sam.norm_folds import NECK_FOLD, scaled
-
-if TYPE_CHECKING:
-    from effsam_export.models.efficientvit import EfficientViTEncoder
 
 ATTENTION_FOLD = 2.0**6
 """Power of two taken out of queries and of keys in the export form.
@@ -66,7 +68,7 @@ class ExportLiteMLA(LiteMLA):
         )
 
 
-def export_form(encoder: EfficientViTEncoder) -> nn.Module:
+def export_form(encoder: nn.Module) -> nn.Module:
     """A twin for export that shares all weights it does not fold; the encoder stays as it is.
 
     Given: ``y = conv(x)`` at the end of the neck, ``norm(y)`` with eps
@@ -75,6 +77,7 @@ def export_form(encoder: EfficientViTEncoder) -> nn.Module:
     The authors put FP16's empty masks down to layer norms (mit-han-lab/efficientvit#142), and this
     is the encoder's only one. A power of two, so FP32 results do not change.
     """
+    assert isinstance(encoder, EfficientViTEncoder)
     twin = fold_batch_norms(encoder)
     conv = twin.get_submodule(LAST_CONV)
     assert isinstance(conv, nn.Conv2d)

@@ -13,6 +13,7 @@ from effsam_export.models.sam.components import (
     SAM_MASKS,
     SAM_PREPROCESS,
     SAM_PROMPTS,
+    as_sam,
 )
 from effsam_export.spec.model import KeepFp32, Licence, ModelSpec, UrlSource, WeightFile
 
@@ -70,7 +71,17 @@ def large_example() -> Mapping[str, Any]:
     return {"image": torch.zeros(1, 3, LARGE_SIDE, LARGE_SIDE)}
 
 
-LARGE_ENCODER = replace(SAM_ENCODER, inputs=(LARGE_IMAGE,), example=large_example)
+def wrap_encoder(module: nn.Module) -> nn.Module:
+    """Return the encoder for export, with the normalisation of the image."""
+    from effsam_export.models.efficientvit_export import export_form
+    from effsam_export.models.sam.export import ExportEncoder
+
+    return ExportEncoder(as_sam(module), export_form)
+
+
+ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
+
+LARGE_ENCODER = replace(ENCODER, inputs=(LARGE_IMAGE,), example=large_example)
 
 
 def build(size: str) -> nn.Module:
@@ -120,7 +131,7 @@ def _spec(size: str, sha256: str) -> ModelSpec:
         preprocess=LARGE_PREPROCESS if large else SAM_PREPROCESS,
         prompts=SAM_PROMPTS,
         masks=SAM_MASKS,
-        components=(LARGE_ENCODER if large else SAM_ENCODER, SAM_DECODER),
+        components=(LARGE_ENCODER if large else ENCODER, SAM_DECODER),
         build=partial(build, size),
         refused=DISTILLED_ONLY,
         precision=PRECISION,

@@ -214,22 +214,29 @@ class ExpeditEncoder(ImageEncoderViT):
         out: Tensor = self.neck(x.permute(0, 3, 1, 2))
         return out
 
-    def export_form(self) -> nn.Module:
-        """A twin with the positions baked for the size each block sees, and matrix means."""
-        grid = self.pos_embed.shape[1]
-        clustered = -(-grid // WINDOW) * self.rule.side
-        blocks = nn.ModuleList()
-        for i, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
-            assert isinstance(block.attn, Attention)
-            twin = copy(block)
-            size = block.window or (grid if i < self.rule.location else clustered)
-            twin._modules = {**block._modules, "attn": ExportAttention(block.attn, size)}
-            blocks.append(twin)
-        form = copy(self)
-        form._modules = {
-            **self._modules,
-            "blocks": blocks,
-            "clustering": ExportTokenClustering(self.rule),
-        }
-        return form
+
+def export_form(encoder: nn.Module) -> nn.Module:
+    """Return a copy for export that shares all weights.
+
+    Relative positions are constants for the size of map that each block gets, and the first
+    cluster centres are one matrix product.
+    """
+    assert isinstance(encoder, ExpeditEncoder)
+    rule = encoder.rule
+    grid = encoder.pos_embed.shape[1]
+    clustered = -(-grid // WINDOW) * rule.side
+    blocks = nn.ModuleList()
+    for i, block in enumerate(encoder.blocks):
+        assert isinstance(block, Block)
+        assert isinstance(block.attn, Attention)
+        twin = copy(block)
+        size = block.window or (grid if i < rule.location else clustered)
+        twin._modules = {**block._modules, "attn": ExportAttention(block.attn, size)}
+        blocks.append(twin)
+    form = copy(encoder)
+    form._modules = {
+        **encoder._modules,
+        "blocks": blocks,
+        "clustering": ExportTokenClustering(rule),
+    }
+    return form

@@ -14,6 +14,7 @@ from effsam_export.models.sam.components import (
     SAM_MASKS,
     SAM_PREPROCESS,
     SAM_PROMPTS,
+    as_sam,
 )
 from effsam_export.models.sam_vit import (
     SAM_LICENCE,
@@ -51,6 +52,17 @@ PRECISION = (
         "3 rebuilt tokens are off by 7 % of the largest, and by less than 0.1 % with this in FP32",
     ),
 )
+
+
+def wrap_encoder(module: nn.Module) -> nn.Module:
+    """Return the encoder for export, with the normalisation of the image."""
+    from effsam_export.models.expedit import export_form
+    from effsam_export.models.sam.export import ExportEncoder
+
+    return ExportEncoder(as_sam(module), export_form)
+
+
+ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
 
 
 def build(size: str, options: Mapping[str, float]) -> nn.Module:
@@ -135,7 +147,7 @@ def _spec(size: str, weights: WeightFile) -> ModelSpec:
         preprocess=SAM_PREPROCESS,
         prompts=SAM_PROMPTS,
         masks=SAM_MASKS,
-        components=(SAM_ENCODER, SAM_DECODER),
+        components=(ENCODER, SAM_DECODER),
         build=partial(build, size, DEFAULTS),
         options=DEFAULTS,
         with_options=partial(with_options, size, weights),

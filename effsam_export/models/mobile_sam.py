@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from effsam_export.models.sam.components import (
@@ -10,11 +11,23 @@ from effsam_export.models.sam.components import (
     SAM_MASKS,
     SAM_PREPROCESS,
     SAM_PROMPTS,
+    as_sam,
 )
 from effsam_export.spec.model import Licence, ModelSpec, PackageSource, UrlSource, WeightFile
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def wrap_encoder(module: nn.Module) -> nn.Module:
+    """Return the encoder for export, with the normalisation of the image."""
+    from effsam_export.models.sam.export import ExportEncoder
+    from effsam_export.models.tiny_vit_export import export_form
+
+    return ExportEncoder(as_sam(module), export_form)
+
+
+ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
 
 
 def build() -> nn.Module:
@@ -59,6 +72,6 @@ MOBILE_SAM = ModelSpec(
     preprocess=SAM_PREPROCESS,
     prompts=SAM_PROMPTS,
     masks=SAM_MASKS,
-    components=(SAM_ENCODER, SAM_DECODER),
+    components=(ENCODER, SAM_DECODER),
     build=build,
 )

@@ -244,18 +244,22 @@ class RepViT(nn.Module):
         out: Tensor = self.neck(x)
         return out
 
-    def export_form(self) -> nn.Module:
-        """A twin with every depthwise block as one convolution, and no batch norm."""
-        return fold_batch_norms(_in_export_form(self))
+
+def export_form(encoder: nn.Module) -> nn.Module:
+    """Return a copy for export: one convolution for each depthwise block, and no batch norm.
+
+    It shares all weights that are not folded.
+    """
+    assert isinstance(encoder, RepViT)
+    return fold_batch_norms(_with_merged_branches(encoder))
 
 
-def _in_export_form(module: nn.Module) -> nn.Module:
-    """A twin with depthwise blocks and squeeze-excite in another form; it shares all else."""
+def _with_merged_branches(module: nn.Module) -> nn.Module:
     if isinstance(module, RepVGGDW):
         return module.merged()
     if isinstance(module, SqueezeExcite):
         return SqueezeExciteByRows(module)
     twin = copy(module)
-    children = {name: _in_export_form(child) for name, child in module.named_children()}
+    children = {name: _with_merged_branches(child) for name, child in module.named_children()}
     twin._modules = {**module._modules, **children}
     return twin

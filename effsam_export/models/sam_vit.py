@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from effsam_export.models.sam.components import (
     SAM_MASKS,
     SAM_PREPROCESS,
     SAM_PROMPTS,
+    as_sam,
 )
 from effsam_export.spec.model import KeepFp32, Licence, ModelSpec, UrlSource, WeightFile
 
@@ -58,6 +60,17 @@ VIT_H_WEIGHTS = WeightFile(
 )
 
 
+def wrap_encoder(module: nn.Module) -> nn.Module:
+    """Return the encoder for export, with the normalisation of the image."""
+    from effsam_export.models.sam.export import ExportEncoder
+    from effsam_export.models.vit import export_form
+
+    return ExportEncoder(as_sam(module), export_form)
+
+
+VIT_ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
+
+
 def build(size: str) -> nn.Module:
     """SAM of one size with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.sam.module import Sam
@@ -80,7 +93,7 @@ def _spec(size: str, weights: WeightFile) -> ModelSpec:
         preprocess=SAM_PREPROCESS,
         prompts=SAM_PROMPTS,
         masks=SAM_MASKS,
-        components=(SAM_ENCODER, SAM_DECODER),
+        components=(VIT_ENCODER, SAM_DECODER),
         build=partial(build, size),
         precision=(VIT_NORMS,),
     )

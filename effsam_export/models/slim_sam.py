@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from effsam_export.models.sam.components import (
     SAM_DECODER,
-    SAM_ENCODER,
     SAM_MASKS,
     SAM_PREPROCESS,
     SAM_PROMPTS,
 )
-from effsam_export.models.sam_vit import VIT_NORMS
+from effsam_export.models.sam_vit import VIT_ENCODER, VIT_NORMS
 from effsam_export.spec.model import Licence, ModelSpec, UrlSource, WeightFile
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def _spec(pruned: int, dim: int, mlp_dim: int, sha256: str) -> ModelSpec:
         preprocess=SAM_PREPROCESS,
         prompts=SAM_PROMPTS,
         masks=SAM_MASKS,
-        components=(SAM_ENCODER, SAM_DECODER),
+        components=(VIT_ENCODER, SAM_DECODER),
         build=partial(build, dim, mlp_dim),
         build_like=partial(build_like, (dim, mlp_dim)),
         rename=rename,

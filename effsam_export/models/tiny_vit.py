@@ -237,9 +237,3 @@ class TinyViT(nn.Module):
             x = layer(x)
         out: Tensor = self.neck(x)
         return out
-
-    def export_form(self) -> nn.Module:
-        """A twin without batch norms, whose layer norms hold in FP16."""
-        from effsam_export.models.tiny_vit_export import export_form
-
-        return export_form(self)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from effsam_export.models.folding import fold_batch_norms
-from effsam_export.models.tiny_vit import Attention, BasicLayer, TinyViTBlock
-
-if TYPE_CHECKING:
-    from effsam_export.models.tiny_vit import TinyViT
+from effsam_export.models.tiny_vit import Attention, BasicLayer, TinyViT, TinyViTBlock
 
 LOUD_STAGE = 3
 """The stage whose tokens are large: on photographs their squares reach 62,701 and the sums of those
@@ -102,8 +97,9 @@ def folded(attention: Attention) -> nn.Linear:
     return found
 
 
-def export_form(encoder: TinyViT) -> nn.Module:
+def export_form(encoder: nn.Module) -> nn.Module:
     """A twin for export that shares all weights it does not fold; the encoder stays as it is."""
+    assert isinstance(encoder, TinyViT)
     twin = fold_batch_norms(encoder)
     layers = twin.get_submodule("layers")
     assert isinstance(layers, nn.ModuleList)

@@ -231,17 +231,18 @@ class ImageEncoderViT(nn.Module):
         out: Tensor = self.neck(x.permute(0, 3, 1, 2))
         return out
 
-    def export_form(self) -> nn.Module:
-        """A twin that shares all weights, with the relative positions of every block baked."""
-        grid = self.pos_embed.shape[1]
-        twin = copy(self)
-        blocks = nn.ModuleList(baked(block, grid) for block in self.blocks)
-        twin._modules = {**self._modules, "blocks": blocks}
-        return twin
+
+def export_form(encoder: nn.Module) -> nn.Module:
+    """Return a copy for export that shares all weights, with constant relative positions."""
+    assert isinstance(encoder, ImageEncoderViT)
+    grid = encoder.pos_embed.shape[1]
+    twin = copy(encoder)
+    blocks = nn.ModuleList(_export_block(block, grid) for block in encoder.blocks)
+    twin._modules = {**encoder._modules, "blocks": blocks}
+    return twin
 
 
-def baked(block: nn.Module, grid: int) -> nn.Module:
-    """A twin of a block whose attention is for one size of map."""
+def _export_block(block: nn.Module, grid: int) -> nn.Module:
     assert isinstance(block, Block)
     assert isinstance(block.attn, Attention)
     twin = copy(block)

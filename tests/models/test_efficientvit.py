@@ -33,7 +33,7 @@ from effsam_export.models.efficientvit import (
     first_block,
     large,
 )
-from effsam_export.models.efficientvit_export import LAST_CONV
+from effsam_export.models.efficientvit_export import LAST_CONV, export_form
 from effsam_export.models.efficientvit_sam import (
     DISTILLED_ONLY,
     LARGE_ENCODER,
@@ -304,7 +304,7 @@ def test_export_form_has_no_batch_norm_and_leaves_the_encoder_alone(
     encoder: EfficientViTEncoder,
 ) -> None:
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    form = encoder.export_form()
+    form = export_form(encoder)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in form.modules())
     assert list(encoder.state_dict()) == list(before)
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
@@ -312,7 +312,7 @@ def test_export_form_has_no_batch_norm_and_leaves_the_encoder_alone(
 
 
 def test_last_norm_is_given_a_64th(encoder: EfficientViTEncoder) -> None:
-    form = encoder.export_form()
+    form = export_form(encoder)
     x = noise(1, 256, 8, 8)
     with torch.inference_mode():
         plain = encoder.get_submodule(LAST_CONV)(x)

@@ -11,9 +11,9 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
+from effsam_export.models.mobile_sam import ENCODER
 from effsam_export.models.sam.components import (
     SAM_DECODER,
-    SAM_ENCODER,
     SAM_PREPROCESS,
     stack_decoder_feeds,
 )
@@ -81,10 +81,10 @@ def test_decoder_with_two_prompts(sam: Sam, decoded: Answers, names: tuple[str, 
 def test_encoder(sam: Sam) -> None:
     pixels = golden_weights.generator(5).integers(0, 256, (683, 1024, 3), dtype=np.uint8)
     given = Sample(image=pixels)
-    wanted = SAM_ENCODER.reference(sam, given)["image_embeddings"]
-    feeds = SAM_ENCODER.feeds(SAM_PREPROCESS, given)
+    wanted = ENCODER.reference(sam, given)["image_embeddings"]
+    feeds = ENCODER.feeds(SAM_PREPROCESS, given)
     with torch.inference_mode():
-        found = SAM_ENCODER.wrap(sam)(torch.from_numpy(feeds["image"])).numpy()
+        found = ENCODER.wrap(sam)(torch.from_numpy(feeds["image"])).numpy()
     assert_near(found, wanted)
 
 

@@ -22,7 +22,6 @@ import torch
 from effsam_export import models
 from effsam_export.imaging.images import frame_of, load_image, prompt_to_model, upscale_masks
 from effsam_export.models.sam.components import as_sam
-from effsam_export.models.sam.export import export_form
 from effsam_export.spec.prompts import Sample
 from effsam_export.weights.checkpoint import settle_vector_maths
 from tests import golden_weights
@@ -134,7 +133,8 @@ def test_embedding_of_noise(golden: Golden, embedding: Floats) -> None:
 def test_export_form_gives_the_same_embedding(
     variant: str, golden: Golden, sam: Sam, embedding: Floats
 ) -> None:
-    form = export_form(sam.image_encoder)
+    encoder = spec_of(variant, golden.manifest).component("encoder")
+    form = encoder.wrap(sam).get_submodule("image_encoder")
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in form.modules())
     with torch.inference_mode():
         found = form(noise_of(spec_of(variant, golden.manifest))).numpy()

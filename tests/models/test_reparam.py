@@ -15,6 +15,7 @@ from effsam_export.models.repvit import (
     RepViTSize,
     SqueezeExcite,
     SqueezeExciteByRows,
+    export_form,
 )
 from tests.golden_weights import fill, generator
 
@@ -168,14 +169,14 @@ def test_sums_by_rows_fit_into_fp16() -> None:
 def test_export_form_gives_the_same_numbers(name: str) -> None:
     module, x = encoder(name), noise(1, 3, 64, 96)
     with torch.inference_mode():
-        wanted, found = module(x), module.export_form().eval()(x)
+        wanted, found = module(x), export_form(module).eval()(x)
     assert wanted.shape == (1, 256, 4, 6)
     assert (found - wanted).abs().max() < 1e3 * EXACT
 
 
 @both
 def test_export_form_has_no_norm_branch_or_long_sum(name: str) -> None:
-    form = encoder(name).export_form()
+    form = export_form(encoder(name))
     left = (nn.BatchNorm2d, RepVGGDW, SqueezeExcite)
     assert not [type(m) for m in form.modules() if isinstance(m, left)]
 
@@ -184,7 +185,7 @@ def test_export_form_has_no_norm_branch_or_long_sum(name: str) -> None:
 def test_export_form_leaves_the_encoder_alone(name: str) -> None:
     module = encoder(name)
     before, kinds = copied(module), [type(m) for m in module.modules()]
-    form = module.export_form()
+    form = export_form(module)
     assert_unchanged(module, before)
     assert [type(m) for m in module.modules()] == kinds
     assert form is not module
@@ -196,9 +197,9 @@ def test_export_form_leaves_the_encoder_alone(name: str) -> None:
 def test_export_form_follows_weights_loaded_later(name: str) -> None:
     """Nothing of an earlier export form is kept by the encoder."""
     module, x = encoder(name), noise(1, 3, 32, 32)
-    module.export_form()
+    export_form(module)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(1.01)
     with torch.inference_mode():
-        assert (module.export_form().eval()(x) - module(x)).abs().max() < 1e3 * EXACT
+        assert (export_form(module).eval()(x) - module(x)).abs().max() < 1e3 * EXACT

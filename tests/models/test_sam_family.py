@@ -18,7 +18,6 @@ import torch
 from effsam_export import models
 from effsam_export.imaging.images import frame_of, load_image, upscale_masks
 from effsam_export.models.sam.components import SAM_MASKS, SAM_PREPROCESS, as_sam
-from effsam_export.models.sam.export import export_form
 from effsam_export.spec.prompts import Sample
 from effsam_export.weights.checkpoint import settle_vector_maths
 from tests import golden_weights
@@ -118,8 +117,11 @@ def test_embedding_of_noise(variant: str, noise_embedding: Floats) -> None:
 
 
 @every
-def test_export_form_gives_the_same_embedding(sam: Sam, noise_embedding: Floats) -> None:
-    form = export_form(sam.image_encoder)
+def test_export_form_gives_the_same_embedding(
+    variant: str, sam: Sam, noise_embedding: Floats
+) -> None:
+    encoder = models.get(MODELS[variant]).component("encoder")
+    form = encoder.wrap(sam).get_submodule("image_encoder")
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in form.modules())
     with torch.inference_mode():
         found = form(torch.from_numpy(golden_weights.noise_image())).numpy()

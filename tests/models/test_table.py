@@ -10,6 +10,7 @@ import pytest
 import effsam_export
 from effsam_export import models
 from effsam_export.errors import UnknownNameError
+from effsam_export.models.sam.components import wrap_encoder
 from effsam_export.spec.model import PackageSource, UrlSource
 
 LICENCES = Path(effsam_export.__file__).parent / "licenses"
@@ -121,3 +122,11 @@ def test_unknown_name_near_to_nothing_lists_all() -> None:
     with pytest.raises(UnknownNameError) as caught:
         models.get("xyz")
     assert caught.value.hint == f"known: {', '.join(sorted(models.MODELS))}"
+
+
+@every_model
+def test_every_encoder_with_parts_to_rewrite_has_its_own_export_form(name: str) -> None:
+    spec = models.get(name)
+    if not spec.finds_instances:
+        only_folded = spec.component("encoder").wrap is wrap_encoder
+        assert only_folded == (name == "sam-lightening")

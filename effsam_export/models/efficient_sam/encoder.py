@@ -144,10 +144,6 @@ class ImageEncoderViT(nn.Module):
         out: Tensor = self.neck(tokens.transpose(1, 2).reshape(b, c, GRID, GRID))
         return out
 
-    def export_form(self) -> nn.Module:
-        """The encoder for tracing: shares all weights, with its positions baked."""
-        return ExportImageEncoder(self)
-
 
 class ExportImageEncoder(nn.Module):
     """The same encoder with its positions in a table: bicubic resizing is in few runtimes."""

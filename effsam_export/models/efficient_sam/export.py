@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from effsam_export.models.sam.export import DensePositions, export_form
+from effsam_export.models.efficient_sam.encoder import ExportImageEncoder
+from effsam_export.models.sam.export import DensePositions
 from effsam_export.models.sam.norm_folds import with_folded_neck
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class ExportEncoder(nn.Module):
         super().__init__()
         for name, value in (("pixel_mean", sam.pixel_mean), ("pixel_std", sam.pixel_std)):
             self.register_buffer(name, value * SCALE, persistent=False)
-        self.image_encoder = with_folded_neck(export_form(sam.image_encoder))
+        self.image_encoder = with_folded_neck(ExportImageEncoder(sam.image_encoder).eval())
 
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.image_encoder((image - self.pixel_mean) / self.pixel_std)

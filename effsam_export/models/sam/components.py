@@ -153,7 +153,7 @@ def as_sam(module: nn.Module) -> Sam:
 
 
 def wrap_encoder(module: nn.Module) -> nn.Module:
-    """Export form of the encoder: normalisation inside."""
+    """Return the encoder for export: normalisation inside, batch norms folded."""
     from effsam_export.models.sam.export import ExportEncoder
 
     return ExportEncoder(as_sam(module))

@@ -5,6 +5,7 @@ The plain modules stay the reference; parity judges these against them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,30 +18,28 @@ if TYPE_CHECKING:
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.sam.prompt_encoder import PositionEmbeddingRandom
 
+ExportForm = Callable[[nn.Module], nn.Module]
+"""Encoder -> a module with the same inputs and outputs, within FP32 rounding. It may share weights
+with the encoder, which it leaves unchanged."""
+
 
 class ExportEncoder(nn.Module):
-    """`image` 1x3xSxS (RGB, 0-255, padded with the pixel mean) to `image_embeddings`."""
+    """`image` 1x3xSxS (RGB, 0-255, padded with the pixel mean) to `image_embeddings`.
 
-    def __init__(self, sam: Sam) -> None:
+    Args:
+        sam: The loaded model.
+        export_form: Makes the image encoder ready for export.
+    """
+
+    def __init__(self, sam: Sam, export_form: ExportForm = fold_batch_norms) -> None:
         super().__init__()
         self.pixel_mean = sam.pixel_mean
         self.pixel_std = sam.pixel_std
-        self.image_encoder = with_folded_neck(export_form(sam.image_encoder))
+        self.image_encoder = with_folded_neck(export_form(sam.image_encoder).eval())
 
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.image_encoder((image - self.pixel_mean) / self.pixel_std)
         return out
-
-
-def export_form(encoder: nn.Module) -> nn.Module:
-    """The encoder as it says it should be exported; where it says nothing, without its batch norms.
-
-    An `export_form()` of an encoder takes and gives the same tensors within FP32 noise, and leaves
-    the encoder as it is.
-    """
-    own = getattr(encoder, "export_form", None)
-    form: nn.Module = own() if own is not None else fold_batch_norms(encoder)
-    return form.eval()
 
 
 class DensePositions(nn.Module):
