@@ -29,7 +29,7 @@ SUFFIX = ".effsam.zip"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The first moment that a zip file can hold."""
 REGULAR = stat.S_IFREG | 0o644
-LARGEST_MANIFEST = 16_000_000
+MAX_MANIFEST_BYTES = 16_000_000
 """Bytes; a manifest is read before anything says how large it may be. Ours have some 20 000."""
 ENCRYPTED = 0x1
 
@@ -82,7 +82,7 @@ def unpack(archive: Path, output: Path, *, key: Path | None = None, force: bool 
         CheckFailed: It is not signed with the key.
         OutputError: The place is taken, or cannot be written.
     """
-    staging.check_free(output, force=force)
+    staging.check_output_free(output, force=force)
     if not archive.is_file():
         raise BundleError(f"`{archive}` does not exist")
     try:
@@ -155,7 +155,7 @@ def listed_sizes(archive: Path, opened: zipfile.ZipFile) -> dict[str, int]:
         entry = opened.getinfo(MANIFEST)
     except KeyError:
         raise BundleError(f"`{archive}` is not a bundle: there is no `{MANIFEST}` in it") from None
-    if entry.file_size > LARGEST_MANIFEST:
+    if entry.file_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"`{archive}` is refused: its manifest has {entry.file_size} bytes")
     manifest: dict[str, Any] = parse(opened.read(entry), f"{archive}/{MANIFEST}")
     return {e["path"]: e["size"] for e in manifest["files"]}

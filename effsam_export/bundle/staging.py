@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def check_free(output: Path, *, force: bool) -> None:
+def check_output_free(output: Path, *, force: bool) -> None:
     """Refuse a place that is taken, before any work is done.
 
     With `force` a bundle, or an empty directory, may be replaced; anything else never is.

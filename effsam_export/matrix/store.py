@@ -151,7 +151,7 @@ def deliver(bundle: Path, output: Path) -> None:
     Raises:
         OutputError: Something that is no bundle is there, or it cannot be written.
     """
-    staging.check_free(output, force=True)
+    staging.check_output_free(output, force=True)
     if (output / MANIFEST).is_file() and _same(bundle, output):
         return
     with staging.staged(output) as work:

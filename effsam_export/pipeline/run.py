@@ -68,7 +68,7 @@ def check_request(request: ExportRequest) -> None:
             f"model `{request.model.name}` has no component `{unknown[0]}`",
             hint=f"it has {', '.join(sorted(known))}",
         )
-    staging.check_free(request.output, force=request.force)
+    staging.check_output_free(request.output, force=request.force)
     photographs = load_parity_images(request.parity_file)
     absent = [f"`{i.path}`" for i in photographs if not i.path.is_file()]
     if absent:

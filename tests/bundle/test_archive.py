@@ -177,7 +177,7 @@ def test_a_size_that_lies(packed: Path, tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_is_a_bomb(packed: Path, tmp_path: Path) -> None:
-    large = b" " * (archive.LARGEST_MANIFEST + 1)
+    large = b" " * (archive.MAX_MANIFEST_BYTES + 1)
     path = rewritten(
         packed,
         lambda entries: [(e, large if e.filename == "manifest.json" else d) for e, d in entries],

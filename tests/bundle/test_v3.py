@@ -28,6 +28,7 @@ FOLDER = Path(__file__).resolve().parent / "v3"
 PACKED = {
     "tiny-instances-onnx": "187fa90c3da6fdf00fc52528c0efe12f1472791cbbdb90cf2d9701f82049cdcb",
     "tiny-sam-coreml": "e935f59eda3abf4ce26b780109efab5222d3a99b492e02624693c3ec1a48dc05",
+    "tiny-sam-int8": "2375c2bef1933f6bdd8a5b6b6ce5cc04f9a434a05325789df26c4174815d1da5",
     "tiny-sam-onnx": "05f3cb37ee135de2bccb11828f799e82a8b1e2a13b71b8d470f90795ccdda9ae",
 }
 """Bundle -> SHA-256 of the file that `effsam pack` of that release wrote."""
