@@ -1,1 +1,1 @@
-"""Bundles: a directory with everything an app needs to run a model without this package."""
+"""Bundles: directories with everything an app needs to run a model without this package."""

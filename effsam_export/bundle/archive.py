@@ -1,7 +1,7 @@
-"""A bundle as one file, `NAME.effsam.zip`: equal bundles are equal bytes, nothing else gets in.
+"""Pack a bundle into one file, `NAME.effsam.zip`, and unpack it. Equal bundles give equal bytes.
 
-Entries are stored, not deflated: what deflating gives depends on the library, and weights hardly
-shrink. The manifest comes first, the other files follow by their path.
+Entries are stored, not deflated: deflated bytes depend on the library, and weights hardly shrink.
+The manifest comes first, the other files follow in the order of their paths.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 SUFFIX = ".effsam.zip"
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The first moment that a zip file can hold."""
-REGULAR = stat.S_IFREG | 0o644
+"""Time of every entry: the earliest a zip file can hold."""
+REGULAR_FILE = stat.S_IFREG | 0o644
 MAX_MANIFEST_BYTES = 16_000_000
-"""Bytes; a manifest is read before anything says how large it may be. Ours have some 20 000."""
+"""A manifest is read before its hash is known; real ones have about 20 000 bytes."""
 ENCRYPTED = 0x1
 
 
@@ -38,8 +38,8 @@ def pack(path: Path, output: Path) -> None:
     """Write a bundle as one file.
 
     Args:
-        path: A bundle's directory.
-        output: The file, replaced where it is there already.
+        path: Directory of the bundle.
+        output: The file; replaced if it exists.
 
     Raises:
         BundleError: The bundle is not intact.
@@ -59,28 +59,29 @@ def pack(path: Path, output: Path) -> None:
         for name in (MANIFEST, *names):
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.create_system = 3
-            entry.external_attr = REGULAR << 16
+            entry.external_attr = REGULAR_FILE << 16
             entry.file_size = (path / name).stat().st_size
             with (path / name).open("rb") as source, archive.open(entry, "w") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
 
 
 def unpack(archive: Path, output: Path, *, key: Path | None = None, force: bool = False) -> None:
-    """Make a bundle's directory of its file; nothing is at `output` unless all of it is right.
+    """Write the directory of a packed bundle, after every entry was checked.
 
-    Refused are: entries that are not files, leave the bundle, come twice, are encrypted or
-    deflated, are not in the manifest, are missing, or have another size or sha256 than it says.
+    An entry is refused if it is not a regular file, lies outside the bundle, occurs twice, is
+    encrypted or compressed, is not in the manifest, or has another size or sha256 there. A listed
+    file that is missing is refused too.
 
     Args:
-        archive: As `pack` writes it.
-        output: The directory.
-        key: The public key that has to have signed it.
-        force: Replace a bundle that is there.
+        archive: File written by `pack`.
+        output: The directory; unchanged after an error.
+        key: Public key that must have signed the bundle.
+        force: Replace a bundle at `output`.
 
     Raises:
-        BundleError: Everything that is wrong with the file.
+        BundleError: The file is refused; the message names every problem.
         CheckFailed: It is not signed with the key.
-        OutputError: The place is taken, or cannot be written.
+        OutputError: `output` exists, or cannot be written.
     """
     staging.check_output_free(output, force=force)
     if not archive.is_file():
@@ -90,7 +91,7 @@ def unpack(archive: Path, output: Path, *, key: Path | None = None, force: bool 
             _extract(archive, opened, work)
             if key is not None and (fault := signature.problem(work, key)):
                 raise CheckFailed(f"`{archive}` is refused: {fault}")
-    # The last three are what the reader says of damaged fields, as a name that is no UTF-8.
+    # zipfile raises the last three on damaged fields, for example a name that is not UTF-8.
     except (
         zipfile.BadZipFile,
         EOFError,
@@ -99,7 +100,7 @@ def unpack(archive: Path, output: Path, *, key: Path | None = None, force: bool 
         OverflowError,
         UnicodeDecodeError,
     ) as error:
-        raise BundleError(f"`{archive}` is not a whole zip file: {error}") from error
+        raise BundleError(f"`{archive}` is not a complete zip file: {error}") from error
 
 
 def _extract(archive: Path, opened: zipfile.ZipFile, work: Path) -> None:
@@ -121,66 +122,71 @@ def _extract(archive: Path, opened: zipfile.ZipFile, work: Path) -> None:
 
 
 def entry_problems(entries: list[zipfile.ZipInfo]) -> list[str]:
-    """What no bundle's file has, as sentences; nothing is opened for it."""
+    """Return a sentence for each entry that no packed bundle contains; opens nothing."""
     problems = []
     seen: set[str] = set()
     for entry in entries:
         name = entry.filename
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-            problems.append(f"`{name}` leaves the bundle")
+            problems.append(f"`{name}` lies outside the bundle")
         elif path.as_posix() != name:
-            problems.append(f"`{name}` is not a plain path of a file")
+            problems.append(f"`{name}` is not a normalized path")
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
-            problems.append(f"`{name}` is a link or another thing that is no file")
+            problems.append(f"`{name}` is a link or not a regular file")
         if entry.flag_bits & ENCRYPTED:
             problems.append(f"`{name}` is encrypted")
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             problems.append(f"`{name}` is compressed")
-        # Two names that differ in case are one file on a Mac and on Windows.
+        # Names that differ only in case are one file on macOS and Windows.
         if name.casefold() in seen:
-            problems.append(f"`{name}` is there twice")
+            problems.append(f"`{name}` occurs twice")
         seen.add(name.casefold())
     return problems
 
 
 def listed_sizes(archive: Path, opened: zipfile.ZipFile) -> dict[str, int]:
-    """Size by path of every file that the manifest lists.
+    """Return the size of every file in the manifest, by path.
 
     Raises:
-        BundleError: The manifest is missing, too large, or breaks its schema.
+        BundleError: The manifest is missing, larger than 16 MB, or breaks its schema.
     """
     try:
         entry = opened.getinfo(MANIFEST)
     except KeyError:
-        raise BundleError(f"`{archive}` is not a bundle: there is no `{MANIFEST}` in it") from None
+        raise BundleError(f"`{archive}` is not a bundle: it has no `{MANIFEST}`") from None
     if entry.file_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"`{archive}` is refused: its manifest has {entry.file_size} bytes")
     manifest: dict[str, Any] = parse(opened.read(entry), f"{archive}/{MANIFEST}")
     return {e["path"]: e["size"] for e in manifest["files"]}
 
 
-def content_problems(found: dict[str, int], listed: dict[str, int]) -> list[str]:
-    """Where sizes by path differ from what a manifest lists, as sentences."""
-    free = {MANIFEST, SIGNATURE}
+def content_problems(actual: dict[str, int], listed: dict[str, int]) -> list[str]:
+    """Return a sentence for each difference between an archive and its manifest.
+
+    Args:
+        actual: Path -> size in bytes of the entries.
+        listed: The same of the manifest.
+    """
+    unlisted = {MANIFEST, SIGNATURE}
     problems = [
-        f"`{name}` is not in the manifest" for name in found if name not in {*listed, *free}
+        f"`{name}` is not in the manifest" for name in actual if name not in {*listed, *unlisted}
     ]
     for name, size in listed.items():
-        if name not in found:
+        if name not in actual:
             problems.append(f"`{name}` is missing")
-        elif found[name] != size:
-            problems.append(f"`{name}` has {found[name]} bytes, want {size}")
+        elif actual[name] != size:
+            problems.append(f"`{name}` has {actual[name]} bytes, want {size}")
     return problems
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Path]:
-    """A bundle's directory: the one given, or a file's contents for as long as the block runs.
+    """Yield the directory of a bundle; of a packed one, a temporary directory.
 
     Raises:
-        BundleError: What is wrong with the file.
+        BundleError: The packed file is refused.
     """
     if not path.is_file():
         yield path

@@ -1,9 +1,9 @@
-"""A device's self-test raises a bundle from `simulated` to `verified` on that device.
+"""Attest a device: add the result of its self-test to a bundle.
 
-The device sends the masks and scores that it found for the golden prompts, not a judgement: they
-are judged here, against the bundle's own vectors and tolerances, as `effsam verify` does. A result
-for another bundle, another runtime, or with a mask missing is refused. Who made the result, a
-signature beside it tells; without one, the attestation says that nobody vouched for it.
+The device sends the masks and scores of the golden prompts. They are compared with the bundle's
+golden vectors here, as in `effsam verify`. A result of another bundle or runtime, or with a mask
+missing, is refused. A signature beside the result proves who made it; the attestation records
+whether there was one.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ if TYPE_CHECKING:
 
 FOLDER = "attestations"
 ON_DEVICE = "verified on device"
-"""State of a bundle that was judged by a simulator where it was made, and by a device since."""
-LARGEST = 64_000_000
-"""Bytes of a result; run lengths of some masks take a few hundred thousand."""
-TEXTS = ("manifest_sha256", "language", "runtime", "version", "device")
+"""State of a bundle that was simulated when exported, and passed on a device since."""
+MAX_RESULT_BYTES = 64_000_000
+"""A mask's run lengths take a few hundred thousand bytes."""
+TEXT_KEYS = ("manifest_sha256", "language", "runtime", "version", "device")
+"""Keys of a result whose values are non-empty strings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attestation:
-    """What a device was found to do.
+    """A device that passed the self-test.
 
     Attributes:
-        device, runtime, version, language: As it says itself.
-        signed: A key that was given vouches for it.
-        min_iou, score_error: Least mask IoU of all answers, and largest error of a score.
-        manifest_sha256: Of the manifest that the device had.
+        device, runtime, version, language: As the device reported them.
+        signed: Whether the result was signed with the given key.
+        min_iou, score_error: Minimum mask IoU of the masks a user gets, and maximum score error.
+        manifest_sha256: Hash of the manifest on the device.
     """
 
     device: str
@@ -60,20 +61,19 @@ class Attestation:
 
 
 def attest(path: Path, result: Path, key: Path | None = None) -> Attestation:
-    """Judge a device's result, and write the bundle anew with it.
+    """Check a device's result, and add it to the bundle.
 
-    The manifest becomes another one: a signature that the bundle had is taken away.
+    The manifest changes, so a signature of the bundle is removed.
 
     Args:
-        path: A bundle's directory.
-        result: What the self-test wrote with `--json`.
-        key: A public key that has to have signed the result, in `<result>.sig`.
+        path: Directory of the bundle.
+        result: File written by the self-test with `--json`.
+        key: Public key that must have signed the result, in `<result>.sig`.
 
     Raises:
         BundleError: The bundle is not intact, or has no golden vectors.
         UsageError: The result cannot be read.
-        CheckFailed: It is of another bundle or runtime, it misses a tolerance, or nobody with the
-            key signed it.
+        CheckFailed: The result is refused; the message names every problem.
     """
     bundle = read.read(path)
     broken = read.integrity(bundle)
@@ -83,89 +83,106 @@ def attest(path: Path, result: Path, key: Path | None = None) -> Attestation:
     if vectors is None:
         raise BundleError(f"bundle `{path}` has no golden vectors: it holds one component")
     document = load(result)
-    problems = claims(document, bundle, sha256_of(path / MANIFEST))
-    if key is not None and (fault := unsigned(result, key)):
+    problems = origin_problems(document, bundle, sha256_of(path / MANIFEST))
+    if key is not None and (fault := signature_problem(result, key)):
         problems.append(fault)
-    least, error = 1.0, 0.0
+    min_iou, score_error = 1.0, 0.0
     if not problems:
-        found, least, error = judged(document["cases"], vectors)
-        problems += found
+        failures, min_iou, score_error = compare(document["cases"], vectors)
+        problems += failures
     if problems:
         raise CheckFailed(f"`{result}` is refused: {'; '.join(problems)}")
-    found_by = Attestation(
+    attestation = Attestation(
         device=document["device"],
         runtime=document["runtime"],
         version=document["version"],
         language=document["language"],
         signed=key is not None,
-        min_iou=least,
-        score_error=error,
+        min_iou=min_iou,
+        score_error=score_error,
         manifest_sha256=document["manifest_sha256"],
     )
-    rewritten(bundle, found_by, result)
-    return found_by
+    add(bundle, attestation, result)
+    return attestation
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A result as JSON; nothing in it is taken on trust."""
+    """Return the JSON document of a result, with all keys present and of the right type.
+
+    Raises:
+        UsageError: The file cannot be read, or is not a result.
+    """
     try:
-        if path.stat().st_size > LARGEST:
-            raise UsageError(f"`{path}` has {path.stat().st_size} bytes: no self-test writes that")
+        if path.stat().st_size > MAX_RESULT_BYTES:
+            raise UsageError(
+                f"`{path}` has {path.stat().st_size} bytes, more than the result of a self-test"
+            )
         document = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"`{path}` cannot be read: {reason_of(error)}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"`{path}` is not JSON: {error}") from error
-    right = (
+    is_result = (
         isinstance(document, dict)
-        and all(isinstance(document.get(k), str) and document[k] for k in TEXTS)
+        and all(isinstance(document.get(k), str) and document[k] for k in TEXT_KEYS)
         and isinstance(document.get("cases"), list)
         and all(isinstance(c, dict) for c in document["cases"])
     )
-    if not right:
+    if not is_result:
         raise UsageError(
             f"`{path}` is not the result of a self-test",
-            hint=f"it wants texts {', '.join(TEXTS)}, and a list `cases`",
+            hint=f"it needs the strings {', '.join(TEXT_KEYS)}, and a list `cases`",
         )
-    found: dict[str, Any] = document
-    return found
+    checked: dict[str, Any] = document
+    return checked
 
 
-def claims(document: Mapping[str, Any], bundle: read.Bundle, sha256: str) -> list[str]:
-    """Where a result does not belong to this bundle."""
+def origin_problems(document: Mapping[str, Any], bundle: read.Bundle, sha256: str) -> list[str]:
+    """Return a sentence for each sign that a result does not belong to a bundle.
+
+    Args:
+        document: The result.
+        bundle: The bundle on disk.
+        sha256: Hash of its manifest.
+    """
     problems = []
-    # An attestation changes the manifest, and nothing that a device runs.
+    # An attestation changes the manifest, but nothing that a device runs.
     earlier = {a["manifest_sha256"] for a in bundle.manifest.get("attestations", [])}
     if document["manifest_sha256"] not in {sha256, *earlier}:
         problems.append(
-            f"it is of the manifest {document['manifest_sha256'][:12]}, this one is {sha256[:12]}"
+            f"it is for the manifest {document['manifest_sha256'][:12]}, "
+            f"this bundle has {sha256[:12]}"
         )
     if document.get("passed") is not True:
-        problems.append("the device itself says that it failed")
-    wanted = bundle.manifest.get("runtime", {}).get("name")
-    if wanted is not None and not same_runtime(document["runtime"], wanted):
-        problems.append(f"it ran in {document['runtime']}, the bundle is for {wanted}")
+        problems.append("the device reports that the self-test failed")
+    expected = bundle.manifest.get("runtime", {}).get("name")
+    if expected is not None and not same_runtime(document["runtime"], expected):
+        problems.append(f"it ran in {document['runtime']}, the bundle is for {expected}")
     return problems
 
 
-def same_runtime(found: str, wanted: str) -> bool:
-    """Whether two names mean one runtime: ONNX Runtime has a package for each language."""
-    plain = re.sub(r"[^a-z]", "", found.lower())
-    return plain.removesuffix("web").removesuffix("node") == re.sub(r"[^a-z]", "", wanted.lower())
+def same_runtime(reported: str, expected: str) -> bool:
+    """Return whether two names mean one runtime; ONNX Runtime has a package per language."""
+    plain = re.sub(r"[^a-z]", "", reported.lower())
+    return plain.removesuffix("web").removesuffix("node") == re.sub(r"[^a-z]", "", expected.lower())
 
 
-def judged(cases: list[dict[str, Any]], vectors: Golden) -> tuple[list[str], float, float]:
-    """What is wrong with a device's answers; their min mask IoU, and largest score error."""
+def compare(cases: list[dict[str, Any]], vectors: Golden) -> tuple[list[str], float, float]:
+    """Compare a device's masks and scores with the golden vectors.
+
+    Returns:
+        A sentence for each failure, the minimum mask IoU, and the maximum score error.
+    """
     given = {c.get("name"): c for c in cases}
     problems = [f"prompt `{c.name}` is missing" for c in vectors.cases if c.name not in given]
     if len(given) != len(cases) or len(cases) > len(vectors.cases):
-        problems.append("it has prompts that the bundle has not, or one twice")
-    least, largest = 1.0, 0.0
+        problems.append("it has a prompt that the bundle lacks, or one prompt twice")
+    min_iou, max_error = 1.0, 0.0
     for case in vectors.cases:
         if case.name not in given:
             continue
         try:
-            iou, error = compared(given[case.name], case)
+            iou, error = compare_case(given[case.name], case)
         except (BundleError, KeyError, TypeError, ValueError) as fault:
             problems.append(f"prompt `{case.name}`: {fault}")
             continue
@@ -173,14 +190,18 @@ def judged(cases: list[dict[str, Any]], vectors: Golden) -> tuple[list[str], flo
             problems.append(f"prompt `{case.name}`: mask IoU {iou:.6f}, want {vectors.mask_iou:g}")
         if not error <= vectors.score_error:
             problems.append(
-                f"prompt `{case.name}`: score off by {error:.2e}, want {vectors.score_error:g}"
+                f"prompt `{case.name}`: score error {error:.2e}, want {vectors.score_error:g}"
             )
-        least, largest = min(least, iou), max(largest, error)
-    return problems, least, largest
+        min_iou, max_error = min(min_iou, iou), max(max_error, error)
+    return problems, min_iou, max_error
 
 
-def compared(answer: Mapping[str, Any], case: GoldenCase) -> tuple[float, float]:
-    """Least mask IoU of the answers a user is given, and largest error of a score."""
+def compare_case(answer: Mapping[str, Any], case: GoldenCase) -> tuple[float, float]:
+    """Return the minimum IoU of the masks a user gets, and the maximum score error, of a prompt.
+
+    Raises:
+        ValueError: The number or the size of the masks differs.
+    """
     from effsam_export.parity.metrics import mask_iou
 
     masks = [rle.decode(m) for m in answer["masks"]]
@@ -193,33 +214,34 @@ def compared(answer: Mapping[str, Any], case: GoldenCase) -> tuple[float, float]
     return iou, float(np.abs(scores - case.scores).max())
 
 
-def unsigned(result: Path, key: Path) -> str | None:
-    """Why a result is not signed with a key; None where it is."""
+def signature_problem(result: Path, key: Path) -> str | None:
+    """Return why a result is not signed with a key; None if it is."""
     from effsam_export.bundle import signature
 
     return signature.fault(result, result.with_name(f"{result.name}.sig"), key)
 
 
-def rewritten(bundle: read.Bundle, found: Attestation, result: Path) -> None:
-    """The bundle with an attestation more, in the place of the one it was."""
+def add(bundle: read.Bundle, attestation: Attestation, result: Path) -> None:
+    """Write an attestation into a bundle; it replaces one of the same device and runtime."""
     with staging.staged(bundle.path) as work:
         shutil.copytree(bundle.path, work, dirs_exist_ok=True)
         (work / SIGNATURE).unlink(missing_ok=True)
         folder = work / FOLDER
         folder.mkdir(exist_ok=True)
-        name = re.sub(r"[^a-z0-9]+", "-", f"{found.device} {found.runtime}".lower()).strip("-")
-        file = folder / f"{name[:80]}.json"
+        name = f"{attestation.device} {attestation.runtime}".lower()
+        slug = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+        file = folder / f"{slug[:80]}.json"
         shutil.copyfile(result, file)
         manifest = json.loads((work / MANIFEST).read_text("utf-8"))
         entry = {
-            "device": found.device,
-            "runtime": found.runtime,
-            "version": found.version,
-            "language": found.language,
-            "signed": found.signed,
-            "min_mask_iou": found.min_iou,
-            "max_score_error": found.score_error,
-            "manifest_sha256": found.manifest_sha256,
+            "device": attestation.device,
+            "runtime": attestation.runtime,
+            "version": attestation.version,
+            "language": attestation.language,
+            "signed": attestation.signed,
+            "min_mask_iou": attestation.min_iou,
+            "max_score_error": attestation.score_error,
+            "manifest_sha256": attestation.manifest_sha256,
             "file": file.relative_to(work).as_posix(),
         }
         # The manifest stays in the version it was written in.

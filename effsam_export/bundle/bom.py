@@ -1,8 +1,7 @@
-"""A CycloneDX 1.6 bill of materials of a bundle: its weights, files, and the tools that made them.
+"""Write a CycloneDX 1.6 bill of materials of a bundle: weights, files, licence and tools.
 
-It says of a model what scanners look for: where it comes from, under which licence, and the hash of
-each file. Nothing in it is random or a time, so that equal bundles have equal ones. Model cards,
-which the standard has, the library cannot write: what one would say is in properties.
+It contains no time and no random number, so equal bundles have equal ones. The library cannot write
+the standard's model cards, so facts about the model are `effsam:` properties.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ if TYPE_CHECKING:
 
 BOM = "bom.cdx.json"
 NAMESPACE = uuid.UUID("8a7c0d0e-5d0f-5b5e-9a5b-3f1a3c0f7d11")
-"""Ours, for serial numbers that follow from what they number (RFC 9562, version 5)."""
+"""Namespace of the serial numbers, which are hashes of the contents (RFC 9562, version 5)."""
 SHIPPED = ("artifact", "source")
-"""Roles of the files that hold weights."""
+"""Roles of files that hold weights; only these are listed."""
 
 
 def text(manifest: Mapping[str, Any]) -> str:
-    """The bill of materials as JSON.
+    """Return the bill of materials as JSON.
 
     Args:
-        manifest: With its `files`; those with weights are listed.
+        manifest: A manifest with its `files`.
 
     Raises:
         ToolchainMissing: `cyclonedx-python-lib` is not installed.
@@ -102,7 +101,7 @@ def text(manifest: Mapping[str, Any]) -> str:
         )
         for name, version in sorted(manifest["tools"].items())
     ]
-    # Not all files: a report that holds times is another one each time.
+    # Not of all files: a report with latencies differs in every export.
     hashes = [c.hashes[0].content for c in files]
     contents = json.dumps([facts, weights, hashes, manifest["tools"]], sort_keys=True)
     metadata = BomMetaData(component=whole, tools=ToolRepository(components=tools))
@@ -123,7 +122,7 @@ def _dependencies(
     checkpoint: Component,
     files: list[Component],
 ) -> list[Any]:
-    """The model is its files, and each file was made of the checkpoint."""
+    """Return the dependencies: the model consists of its files, each made from the checkpoint."""
     of_files = [kind(ref=f.bom_ref, dependencies=[kind(ref=checkpoint.bom_ref)]) for f in files]
     return [
         kind(ref=checkpoint.bom_ref),

@@ -1,7 +1,7 @@
-"""What differs between two bundles, and whom it concerns.
+"""Compare two bundles by their manifests.
 
-The contract is what an app was written for; the weights are pinned by their bytes, the tools by
-their versions: a new version of a tool may give other bytes of the same model.
+Each difference belongs to a part, which tells who is affected: a difference of the contract needs
+other code in the app; new versions of tools may give other bytes of the same model.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ PARTS: dict[str, Part] = {
     "nondeterministic_files": "files",
     "manifest_version": "tools",
 }
-"""First key of the manifest -> what it belongs to."""
+"""Top-level key of the manifest -> part."""
 NOT_CONTRACT = ("rewrites", "source", "files")
-"""Of a component: how it was made, and the names of its files, which an app reads here."""
+"""Keys of a component that do not change the code of an app."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One thing that is not the same.
+    """One value that differs.
 
     Attributes:
-        what: Where it is in the manifest, or the path of a file.
-        before, after: Of the first and the second bundle; None where it has none.
+        what: Dotted path in the manifest, or `files.` and the path of a file.
+        before, after: Value in the first and the second bundle; None if absent.
     """
 
     part: Part
@@ -59,7 +59,7 @@ class Difference:
 
 
 def differences(first: Bundle, second: Bundle) -> list[Difference]:
-    """Everything that differs, by parts; files by what the manifests list, nothing is opened."""
+    """Return all differences, sorted by part; files are compared by the hashes in the manifests."""
     before, after = (
         flat({**bundle.manifest, "manifest_version": bundle.manifest_version})
         for bundle in (first, second)
@@ -74,16 +74,16 @@ def differences(first: Bundle, second: Bundle) -> list[Difference]:
 
 
 def part_of(what: str) -> Part:
-    """The part that a place in the manifest belongs to."""
+    """Return the part that a dotted path in the manifest belongs to."""
     first, *rest = what.split(".")
-    # `components.encoder.files`: after the name of the component.
+    # The path is `components.NAME.KEY`, as in `components.encoder.files`.
     if first == "components" and rest[1] in NOT_CONTRACT:
         return "files"
     return PARTS[first]
 
 
 def flat(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest as values by dotted path; components, tensors and files by their names."""
+    """Return a manifest as dotted path -> value; list items with a name are found by it."""
     return dict(_flat(manifest, ""))
 
 

@@ -1,4 +1,8 @@
-"""What a caller of the graphs has to do, by family, as the manifest states it."""
+"""The calling rules in the manifest: `preprocess`, `prompts` and `masks`.
+
+The sentences are part of the contract: generated code is written for exactly these words
+(`integrate/rules.py`). Another wording needs another `CONTRACT_VERSION`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ LETTERBOX_GREY = 114
 
 
 def preprocess(model: ModelSpec) -> dict[str, Any]:
-    """From a photograph to `image`."""
+    """Return the rules from an image file to the `image` input."""
     p = model.preprocess
     return {
         "family": p.family,
@@ -70,7 +74,7 @@ def _pad(p: Preprocess) -> dict[str, Any] | None:
 
 
 def prompts(model: ModelSpec) -> dict[str, Any]:
-    """How points, boxes and masks are handed over."""
+    """Return the rules for points, boxes and masks."""
     return {
         "coordinates": {
             "order": "xy",
@@ -160,11 +164,11 @@ INSTANCE_RULES = (
     "the sides of a box prompt are rounded by round() and cut to the photograph; of equal IoUs the "
     "greatest score wins; without instances the answer is an empty mask with score 0",
 )
-"""What the shorter sentences of resize, masks and prompts leave open."""
+"""Details that the shorter sentences of `resize`, `masks` and `prompts` leave out."""
 
 
 def masks(model: ModelSpec) -> dict[str, Any]:
-    """Which masks are the answer, and how logits become masks."""
+    """Return which masks are the answer, and how logits become masks."""
     m = model.masks
     instances = {"instances": _instances()} if model.finds_instances else {}
     choice = f"of the multimask set, the mask with the greatest {m.score}"
@@ -182,7 +186,7 @@ def masks(model: ModelSpec) -> dict[str, Any]:
 
 
 def _instances() -> dict[str, Any]:
-    """The numbers by which instances are found, and what is to be known to find the same ones."""
+    """Return the constants and exact rules for turning outputs into instances."""
     from effsam_export.imaging import instances, letterbox
 
     return {

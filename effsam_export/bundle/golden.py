@@ -1,4 +1,4 @@
-"""The golden vectors of a bundle: a photograph, prompts, and the masks PyTorch gave."""
+"""Read the golden vectors of a bundle: an image, prompts, and the masks of PyTorch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenCase:
-    """One prompt with the answer PyTorch gave, all masks in graph order."""
+    """One prompt with the output of PyTorch.
+
+    Attributes:
+        answers: Indices of the masks a user gets.
+        masks: N x height x width, all masks in the order of the graph's output.
+        scores: N predicted scores.
+    """
 
     name: str
     prompt: Prompt
@@ -34,7 +40,12 @@ class GoldenCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """The golden vectors of a bundle."""
+    """The golden vectors of a bundle.
+
+    Attributes:
+        image: Height x width x 3, RGB.
+        mask_iou, score_error: Tolerances: minimum IoU of a mask, maximum error of a score.
+    """
 
     image: NDArray[np.uint8]
     cases: tuple[GoldenCase, ...]
@@ -43,10 +54,10 @@ class Golden:
 
 
 def read_golden(bundle: Bundle) -> Golden | None:
-    """The golden vectors, or None for a bundle of one component.
+    """Return the golden vectors; None if the bundle holds one component of two.
 
     Raises:
-        BundleError: They are there and broken.
+        BundleError: Their files cannot be read.
     """
     name = bundle.manifest["golden"]
     if name is None:

@@ -1,4 +1,4 @@
-"""What a manifest says of an INT8 export: what was quantized how, and what it was calibrated on."""
+"""The `int8` section of a manifest: quantization recipes and the calibration."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 def document(recipes: dict[str, Int8Recipe], calibration: Calibration) -> dict[str, Any]:
-    """The `int8` entry: recipes by component, and everything that makes the scales repeatable."""
+    """Return the `int8` section: recipes by component, and all inputs of the calibration."""
     images = calibration.images
-    found = images.recipe
+    recipe = images.recipe
     return {
-        "components": {name: _recipe(recipe) for name, recipe in recipes.items()},
+        "components": {name: _recipe(r) for name, r in recipes.items()},
         "calibration": {
-            "recipe": found.name,
-            "num_samples": found.num_samples,
-            "seed": found.seed,
-            "smallest_crop": found.smallest,
-            "flip": found.flip,
+            "recipe": recipe.name,
+            "num_samples": recipe.num_samples,
+            "seed": recipe.seed,
+            "smallest_crop": recipe.smallest,
+            "flip": recipe.flip,
             "threads": calibration.threads,
             "images": [
                 {"file": path.name, "sha256": digest}
-                for path, digest in zip(found.images, images.sha256, strict=True)
+                for path, digest in zip(recipe.images, images.sha256, strict=True)
             ],
         },
     }

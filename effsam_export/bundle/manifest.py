@@ -1,7 +1,7 @@
-"""The manifest: what a bundle holds and how to use it, as JSON with a published schema.
+"""The manifest of a bundle: JSON with a published schema.
 
-Everything a caller must know to run the model without this package is in it: tensors, resize and
-pad rule, prompt and coordinate rules, which mask to take, threshold.
+It holds everything an app needs to run the graphs without this package: tensors, resizing and
+padding, prompts and their coordinates, the choice of the mask, and the threshold.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CONTRACT_VERSION = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """One component on its way into a bundle."""
+    """One component of an export: its traced graph and the artefact made from it."""
 
     graph: Graph
     artifact: Artifact
@@ -117,7 +117,7 @@ def validate(manifest: Any) -> None:  # noqa: ANN401 - any JSON a stranger may h
 
 
 def _json_path(keys: Iterable[str | int]) -> str:
-    """The JSON path of a value: `$.files[0].path`."""
+    """Return the JSON path of a value, as in `$.files[0].path`."""
     return "$" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
 
 
@@ -134,7 +134,20 @@ def compose(
     directory: Path,
     calibration: Calibration | None = None,
 ) -> dict[str, Any]:
-    """Put a manifest together; `files` are the entries of every file but the manifest itself."""
+    """Return the manifest of an export.
+
+    Args:
+        model: The exported model.
+        target: The target of the export.
+        checkpoint: The exported weights.
+        exported: The components.
+        report: The parity check.
+        versions: Package -> version of the tools of the export.
+        files: Entries of all files but the manifest.
+        golden: Path of the golden vectors in the bundle; None if there are none.
+        directory: Directory of the artefacts.
+        calibration: The calibration of an INT8 export.
+    """
     recipes = {
         e.artifact.component: e.graph.quantization.recipe for e in exported if e.graph.quantization
     }
@@ -186,9 +199,9 @@ def compose(
         "preprocess": contract.preprocess(model),
         "prompts": contract.prompts(model),
         "masks": contract.masks(model),
-        # A mean is asked for in INT8 only.
+        # Only INT8 has a gate for the mean IoU.
         "gates": {k: v for k, v in asdict(target.gates).items() if k != "mean_iou" or v},
-        "parity": {"file": "parity.json", "passed": report.passed, **_least(report)},
+        "parity": {"file": "parity.json", "passed": report.passed, **_parity_summary(report)},
         "golden": golden,
         "tools": {"effsam-export": __version__, **versions},
         "files": files,
@@ -214,7 +227,9 @@ def _component(exported: Exported, directory: Path) -> dict[str, Any]:
         "files": [p.relative_to(directory).as_posix() for p in artifact.files],
         "source": f"source/{graph.path.name}",
         "inputs": [
-            _picture(t) if t.name == "image" and artifact.options.get("image_input") else _tensor(t)
+            _image_input(t)
+            if t.name == "image" and artifact.options.get("image_input")
+            else _tensor(t)
             for t in graph.component.inputs
         ],
         "outputs": [_tensor(t) for t in graph.component.outputs],
@@ -231,8 +246,8 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
     }
 
 
-def _picture(spec: TensorSpec) -> dict[str, Any]:
-    """An input that Core ML takes as a picture: no padding value but a whole number fits in it."""
+def _image_input(spec: TensorSpec) -> dict[str, Any]:
+    """Return an input that Core ML takes as an image; its pixels are whole numbers, padding too."""
     _, channels, height, width = spec.shape
     return {
         "name": spec.name,
@@ -242,8 +257,8 @@ def _picture(spec: TensorSpec) -> dict[str, Any]:
     }
 
 
-def _least(report: ParityReport) -> dict[str, Any]:
-    """The figures of a report that a reader asks for first; null where nothing ran end to end."""
+def _parity_summary(report: ParityReport) -> dict[str, Any]:
+    """Return the summary of a parity check; figures are None if nothing ran end to end."""
     cases = report.cases
     return {
         "min_mask_iou": min((c.min_iou for c in cases), default=None),

@@ -1,4 +1,4 @@
-"""Read a bundle, and check that it is what its manifest says."""
+"""Read a bundle, check its files against its manifest, and open its graphs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.model import ModelSpec
 
 SIGNATURE = f"{MANIFEST}.sig"
-"""Beside the manifest, where the bundle is signed."""
+"""File of the signature, in a signed bundle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,27 +37,27 @@ class Bundle:
 
     @property
     def model(self) -> ModelSpec:
-        """The model it was made from."""
+        """The model it was exported from, with its options and fixed shapes."""
         entry = self.manifest["model"]
         model = models.configured(models.get(entry["name"]), entry["options"])
         return fixed.for_options(model, self.manifest["target"]["options"])
 
     @property
     def simulator(self) -> str:
-        """What runs it on this machine in the place of its own runtime; empty where that does."""
+        """What replaces the bundle's runtime on this machine; empty if that runtime is here."""
         target = self.manifest["target"]
         return backends.load(target["backend"]).simulator(target["options"])
 
     @property
     def components(self) -> tuple[str, ...]:
-        """Names of the components it holds."""
+        """Names of its components."""
         return tuple(c["name"] for c in self.manifest["components"])
 
     def artifact(self, component: str) -> Artifact:
-        """The artefact of one component.
+        """Return the artefact of a component.
 
         Raises:
-            BundleError: The bundle does not hold it.
+            BundleError: The bundle does not hold the component.
         """
         for entry in self.manifest["components"]:
             if entry["name"] == component:
@@ -77,16 +77,16 @@ class Bundle:
         )
 
     def source(self, component: str) -> Path:
-        """The FP32 ONNX file a component was lowered from."""
+        """Return the FP32 ONNX file that a component was converted from."""
         entry = next(c for c in self.manifest["components"] if c["name"] == component)
         return self.path / str(entry["source"])
 
 
 def read(path: Path) -> Bundle:
-    """Read and validate the manifest of a bundle.
+    """Read and validate the manifest of a bundle; its files are not checked.
 
     Raises:
-        BundleError: There is no bundle, or its manifest is broken or from a newer version.
+        BundleError: There is no bundle, or its manifest is broken or has an unreadable version.
     """
     file = path / MANIFEST
     if not path.is_dir() or not file.is_file():
@@ -94,7 +94,7 @@ def read(path: Path) -> Bundle:
             f"`{path}` is not a bundle: there is no `{MANIFEST}`"
             if path.is_dir()
             else f"bundle `{path}` does not exist",
-            hint="`effsam export MODEL --target TARGET` makes one",
+            hint="`effsam export MODEL --target TARGET` writes one",
         )
     written = load(file.read_bytes(), str(file))
     manifest = current(written)
@@ -108,7 +108,7 @@ def read(path: Path) -> Bundle:
 
 
 def integrity(bundle: Bundle) -> tuple[str, ...]:
-    """Every file that is missing, a link, not listed or not the bytes listed, as sentences."""
+    """Return a sentence for each file that is missing, a link, not listed, or has other bytes."""
     problems = []
     listed = {e["path"] for e in bundle.manifest["files"]}
     needed = {f for c in bundle.manifest["components"] for f in [*c["files"], c["source"]]}
@@ -123,7 +123,7 @@ def integrity(bundle: Bundle) -> tuple[str, ...]:
             )
         elif sha256_of(path) != entry["sha256"]:
             problems.append(f"`{entry['path']}` has another sha256 than the manifest")
-    # A runtime would load what somebody put beside a graph under the right name.
+    # A runtime loads files beside a graph by name, for example `encoder.onnx.data`.
     there = {
         p.relative_to(bundle.path).as_posix()
         for p in bundle.path.rglob("*")
@@ -138,7 +138,7 @@ def open_session(bundle: Bundle, component: str) -> Session:
     """Open one component in the runtime of the bundle's backend.
 
     Raises:
-        BundleError: It is not in the bundle, or its files are missing.
+        BundleError: The bundle does not hold the component, or its files are missing.
         ToolchainMissing: The runtime is not installed.
     """
     artifact = bundle.artifact(component)

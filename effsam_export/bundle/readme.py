@@ -1,15 +1,15 @@
-"""The page an integrator reads first, written from the manifest so that it cannot disagree."""
+"""Write the `README.md` of a bundle from its manifest."""
 
 from __future__ import annotations
 
 from typing import Any
 
 PACKAGE = ".mlpackage"
-"""A folder that Core ML and a Mac's Finder take for one file."""
+"""A folder that Core ML and macOS treat as one file."""
 
 
-def integrator_readme(manifest: dict[str, Any]) -> str:
-    """Markdown that says what is in the bundle and how to call it."""
+def readme_text(manifest: dict[str, Any]) -> str:
+    """Return Markdown about the files of a bundle and how an app calls them."""
     model, target, parity = manifest["model"], manifest["target"], manifest["parity"]
     pre, prompts, masks = manifest["preprocess"], manifest["prompts"], manifest["masks"]
     lines = [
@@ -22,7 +22,7 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
         "",
     ]
     for component in manifest["components"]:
-        names = ", ".join(f"`{f}`" for f in shipped(component["files"]))
+        names = ", ".join(f"`{f}`" for f in shipped_paths(component["files"]))
         lines.append(f"* {component['name']}: {names}")
         for kind in ("inputs", "outputs"):
             for t in component[kind]:
@@ -34,29 +34,29 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
         "",
         "## How to call them",
         "",
-        f"1. Turn the photograph as its EXIF data says; {pre['colour']}, values 0 to 255.",
+        f"1. Apply the EXIF rotation of the image; {pre['colour']}, values 0 to 255.",
         f"2. Resize: {_resize_rule(pre)}; {pre['resize']['filter']}.",
-        f"3. {_pad_rule(pre)} Do not normalise: the graph does.",
+        f"3. {_pad_rule(pre)} Do not normalise: the graph does it.",
         f"4. Prompts are in pixels (x, y) of the {prompts['coordinates']['frame']}.",
         *_prompt_rules(prompts, masks),
-        f"7. Bring the logits back: {'; '.join(masks['resize'])}. "
-        f"In the mask: logit > {masks['threshold']:g}.",
+        f"7. Resize the logits: {'; '.join(masks['resize'])}. "
+        f"A pixel is in the mask if its logit > {masks['threshold']:g}.",
         *_instance_rules(masks),
         *_session_rules(manifest),
         "",
-        "## Proof",
+        "## Parity with PyTorch",
         "",
     ]
     if parity["cases"]:
         lines.append(
             f"Against PyTorch on {parity['cases']} prompts: min mask IoU "
-            f"{parity['min_mask_iou']:.4f}, greatest score error {parity['max_score_error']:.1e} "
+            f"{parity['min_mask_iou']:.4f}, maximum score error {parity['max_score_error']:.1e} "
             "(`parity.json`, `report.html`)."
         )
-        lines.append("`golden/golden.json` holds prompts and expected masks for your own test.")
+        lines.append("`golden/golden.json` holds prompts and expected masks for your own tests.")
     else:
-        lines.append("One component only: judged tensor by tensor (`parity.json`).")
-    lines += ["", "`effsam verify .` checks the files and repeats the proof.", ""]
+        lines.append("One component only: compared tensor by tensor (`parity.json`).")
+    lines += ["", "`effsam verify .` checks the files and repeats the comparison.", ""]
     if target["backend"] == "tensorrt":
         lines += [
             "## On the device",
@@ -67,8 +67,8 @@ def integrator_readme(manifest: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def shipped(files: list[str]) -> list[str]:
-    """What an app takes: files, and package folders as the one thing they are."""
+def shipped_paths(files: list[str]) -> list[str]:
+    """Return the paths an app ships; a package folder counts as one path."""
     found = (f"{f.split(PACKAGE)[0]}{PACKAGE}" if PACKAGE in f else f for f in files)
     return list(dict.fromkeys(found))
 
@@ -91,28 +91,31 @@ def _pad_rule(pre: dict[str, Any]) -> str:
 
 
 def _instance_rules(masks: dict[str, Any]) -> list[str]:
-    """What has to be known to the pixel, of a model that finds instances."""
+    """Return the exact rules of a model that finds instances; none for other models."""
     if "instances" not in masks:
         return []
     rules = "".join(f"\n   * {rule}" for rule in masks["instances"]["rules"])
-    return [f"8. To the pixel, with stride {masks['instances']['stride']}:{rules}"]
+    return [f"8. Exact rules, with stride {masks['instances']['stride']}:{rules}"]
 
 
 def _session_rules(manifest: dict[str, Any]) -> list[str]:
-    """What a session has to be told so that it computes what was judged."""
+    """Return the session options without which the masks differ from the parity check."""
     if (manifest["target"]["backend"], manifest["precision"]["requested"]) != ("onnx", "int8"):
         return []
     return [
         "",
-        "On x64 CPUs without VNNI give each session the entry `session.x64quantprecision` = `1`: "
-        "ONNX Runtime saturates sums of INT8 products there. (Elsewhere it only costs time.)",
+        "On x64 CPUs without VNNI set the session option `session.x64quantprecision` = `1`: "
+        "ONNX Runtime saturates sums of INT8 products there. (On other CPUs it only costs time.)",
     ]
 
 
 def _prompt_rules(prompts: dict[str, Any], masks: dict[str, Any]) -> list[str]:
     if prompts["host_rules"]:
         rules = "; ".join(prompts["host_rules"])
-        return ["5. The graph takes no prompts: it finds instances.", f"6. Choose: {rules}."]
+        return [
+            "5. The graph takes no prompts: it finds all instances.",
+            f"6. Select instances by prompts: {rules}.",
+        ]
     padding = prompts["padding"]
     single = "".join(f", or mask {i} for one answer without choosing" for i in masks["single"])
     return [

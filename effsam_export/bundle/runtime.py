@@ -1,4 +1,4 @@
-"""Which versions of a runtime a bundle is for."""
+"""The runtime of a bundle and its allowed versions."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ RANGES = {
     "openvino": ("openvino", ">=2025.2"),
     "tflite": ("ai-edge-litert", ">=2.1"),
 }
-"""Backend -> package of the runtime, and its versions that this project's extras allow."""
+"""Backend -> package of the runtime, and the versions that this project's extras allow."""
 
 
 def document(target: TargetProfile, versions: Mapping[str, str]) -> dict[str, str]:
-    """The manifest's `runtime`: a name, and a range of versions (PEP 440; of Core ML a system).
+    """Return the manifest's `runtime`: name and allowed versions.
+
+    Versions are a PEP 440 range; for Core ML the oldest operating system.
 
     Args:
-        target: What was exported for.
-        versions: Package -> version of the tools that took part.
+        target: The target of the export.
+        versions: Package -> version of the tools of the export.
     """
     options = target.options
     match target.backend:
@@ -33,7 +35,7 @@ def document(target: TargetProfile, versions: Mapping[str, str]) -> dict[str, st
         case "tensorrt":
             return {"name": "tensorrt", "versions": f">={options['tensorrt']}"}
         case "tensorrt-rtx":
-            # An engine is opened by the version that compiled it, and by no other.
+            # An engine opens only in the version that compiled it.
             return {"name": "tensorrt-rtx", "versions": f"=={versions['tensorrt_rtx_bindings']}"}
         case backend:
             name, allowed = RANGES[backend]

@@ -1,7 +1,7 @@
-"""A detached signature of a bundle: Ed25519 (RFC 8032) over the bytes of its manifest.
+"""Sign a bundle and check its signature: Ed25519 (RFC 8032) over the bytes of the manifest.
 
-The manifest holds the sha256 of every other file, so that its signature covers them all. It is 64
-raw bytes beside the manifest; `openssl pkeyutl -verify -rawin -pubin -inkey KEY.pem -in
+The manifest holds the sha256 of every other file, so the signature covers all files. It is a file
+of 64 bytes beside the manifest; `openssl pkeyutl -verify -rawin -pubin -inkey KEY.pem -in
 manifest.json -sigfile manifest.json.sig` checks it without this package.
 """
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 def sign(path: Path, key: Path) -> None:
-    """Sign a bundle, in the place of a signature it has.
+    """Sign a bundle; a signature it has is replaced.
 
     Args:
-        path: A bundle's directory.
+        path: Directory of the bundle.
         key: A private Ed25519 key in PEM (PKCS 8), without a password.
 
     Raises:
-        BundleError: The bundle is not intact: nobody should put a name to it.
+        BundleError: The bundle is not intact.
         UsageError: The key cannot be read.
         ToolchainMissing: `cryptography` is not installed.
     """
@@ -46,10 +46,10 @@ def sign(path: Path, key: Path) -> None:
 
 
 def problem(path: Path, key: Path) -> str | None:
-    """Why a bundle is not signed with this key, as a sentence; None where it is.
+    """Return why a bundle is not signed with a key; None if it is.
 
     Args:
-        path: A bundle's directory.
+        path: Directory of the bundle.
         key: The public Ed25519 key in PEM.
 
     Raises:
@@ -60,11 +60,11 @@ def problem(path: Path, key: Path) -> str | None:
 
 
 def fault(file: Path, signature: Path, key: Path) -> str | None:
-    """Why a file is not signed with a key, as a sentence; None where it is.
+    """Return why a file is not signed with a key; None if it is.
 
     Args:
-        file: Any.
-        signature: 64 bytes.
+        file: The signed file.
+        signature: File with the 64 bytes of the signature.
         key: The public Ed25519 key in PEM.
     """
     public = public_key(key)
@@ -80,7 +80,12 @@ def fault(file: Path, signature: Path, key: Path) -> str | None:
 
 
 def private_key(path: Path) -> Ed25519PrivateKey:
-    """Read the key that signs."""
+    """Return a private key for signing.
+
+    Raises:
+        UsageError: The file cannot be read, or holds another kind of key.
+        ToolchainMissing: `cryptography` is not installed.
+    """
     _require()
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -94,7 +99,12 @@ def private_key(path: Path) -> Ed25519PrivateKey:
 
 
 def public_key(path: Path) -> Ed25519PublicKey:
-    """Read the key that checks."""
+    """Return a public key for checking.
+
+    Raises:
+        UsageError: The file cannot be read, or holds another kind of key.
+        ToolchainMissing: `cryptography` is not installed.
+    """
     _require()
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -116,9 +126,9 @@ def _read(path: Path, load: Callable[[bytes], Any]) -> Any:  # noqa: ANN401 - an
     except OSError as error:
         raise UsageError(f"key `{path}` cannot be read: {reason_of(error)}") from error
     except (TypeError, ValueError) as error:
-        # A key with a password is a TypeError there, one of the other kind a ValueError.
+        # `load` raises TypeError for a key with a password, ValueError for another kind of key.
         raise UsageError(
-            f"key `{path}` cannot be read: it is no PEM key of this kind, or has a password",
-            hint="to sign, a private key; to check, the public one: "
+            f"key `{path}` cannot be read: it is not a PEM key of this kind, or has a password",
+            hint="signing needs the private key, checking the public one: "
             "openssl pkey -in key.pem -pubout -out public.pem",
         ) from error

@@ -1,4 +1,4 @@
-"""A directory that appears whole or not at all."""
+"""A directory that is replaced as a whole: complete, or unchanged."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 
 def check_output_free(output: Path, *, force: bool) -> None:
-    """Refuse a place that is taken, before any work is done.
+    """Refuse an output path that exists, before any work is done.
 
-    With `force` a bundle, or an empty directory, may be replaced; anything else never is.
+    Args:
+        output: The directory to write.
+        force: Allow a bundle at this path. An empty directory is always allowed, and anything else
+            never.
 
     Raises:
-        OutputError: Something is there.
+        OutputError: The path is not free.
     """
     if not output.exists() and not output.is_symlink():
         return
@@ -46,41 +49,41 @@ def check_output_free(output: Path, *, force: bool) -> None:
 
 @contextmanager
 def staged(output: Path) -> Iterator[Path]:
-    """A scratch directory beside `output` that takes its place when the block ends well.
+    """Yield a staging directory that replaces `output` when the block ends without an error.
 
-    Whatever happens, no scratch directory is left, and what was at `output` stays until the new
-    directory is complete.
+    After an error `output` is unchanged. The staging directory lies beside `output`, and is always
+    removed.
 
     Raises:
-        OutputError: The place cannot be written (rights, a full disk).
+        OutputError: The directory cannot be written (permissions, a full disk).
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(
+        staging = Path(
             tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent)
         )
     except OSError as error:
         raise _cannot_write(output, error) from error
     try:
-        yield scratch
-        scratch.chmod(0o755)  # mkdtemp makes it private
-        _swap(scratch, output)
+        yield staging
+        staging.chmod(0o755)  # mkdtemp makes it private
+        _swap(staging, output)
     except OSError as error:
-        # What is written inside the block goes to the same disk.
+        # The block writes to the same disk, so its errors are those of the output too.
         raise _cannot_write(output, error) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def _swap(scratch: Path, output: Path) -> None:
-    """Put `scratch` at `output`; the directory that was there is only removed afterwards."""
+def _swap(staging: Path, output: Path) -> None:
+    """Move `staging` to `output`, and remove the old directory afterwards."""
     if not output.exists():
-        scratch.replace(output)
+        staging.replace(output)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".old", dir=output.parent))
     output.replace(old)
     try:
-        scratch.replace(output)
+        staging.replace(output)
     except OSError:
         old.replace(output)
         raise
@@ -90,5 +93,5 @@ def _swap(scratch: Path, output: Path) -> None:
 def _cannot_write(output: Path, error: OSError) -> OutputError:
     return OutputError(
         f"`{output}` cannot be written: {reason_of(error)}",
-        hint="choose an --output on a disk with room and with the right to write",
+        hint="choose an --output on a disk with free space and write permission",
     )

@@ -1,4 +1,4 @@
-"""Complete a staged directory to a bundle; the manifest goes in last."""
+"""Complete a staging directory to a bundle; the manifest is written last."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from effsam_export.bundle import bom
 from effsam_export.bundle.bom import BOM
 from effsam_export.bundle.manifest import MANIFEST, Exported, compose, validate
-from effsam_export.bundle.readme import integrator_readme
+from effsam_export.bundle.readme import readme_text
 from effsam_export.imaging import rle
 from effsam_export.util.files import sha256_of
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LICENSES = Path(__file__).resolve().parent.parent / "licenses"
 ROLES = {
-    # First part of a file's path -> role; anything else at the top is an artefact.
+    # First part of a file's path -> role; every other file is an artefact.
     "source": "source",
     "golden": "golden",
     "parity.json": "parity",
@@ -45,9 +45,8 @@ ROLES = {
     BOM: "bom",
     "attestations": "attestation",
 }
-ENGINES = "TensorRT's compiler chooses anew each time: of two decoders' engines the bytes differed"
-"""Measured with TensorRT for RTX 1.7.1 on the tiny model; its encoder's were equal."""
-TIMES = "holds the times of calls that were measured while the bundle was made"
+ENGINE_REASON = "TensorRT's compiler times its choices, so two builds can give different engines"
+TIMES_REASON = "holds latencies that were measured during the export"
 
 
 def write(
@@ -57,42 +56,42 @@ def write(
     target: TargetProfile,
     checkpoint: Checkpoint,
     exported: list[Exported],
-    findings: ParityResult,
+    parity: ParityResult,
     html: str,
     versions: Mapping[str, str],
     calibration: Calibration | None = None,
     timed: bool = False,
 ) -> dict[str, Any]:
-    """Add everything but the graphs, which are there already, and return the manifest.
+    """Write all files of a bundle but the graphs, and return the manifest.
 
     Args:
-        directory: Holds the artefacts, and the ONNX they were lowered from in `source/`.
-        model: What was exported.
-        target: For what.
-        checkpoint: From which weights.
+        directory: Holds the artefacts, and in `source/` the ONNX they were converted from.
+        model: The exported model.
+        target: The target of the export.
+        checkpoint: The exported weights.
         exported: The components.
-        findings: A parity check that passed.
+        parity: A parity check that passed.
         html: The report page.
-        versions: Package -> version of the tools that took part.
-        calibration: What an INT8 export was calibrated on.
-        timed: The report page holds times, which no second export will repeat.
+        versions: Package -> version of the tools of the export.
+        calibration: The calibration of an INT8 export.
+        timed: Whether the report page holds latencies.
     """
-    write_json(directory / "parity.json", parity_document(findings.report))
+    write_json(directory / "parity.json", parity_document(parity.report))
     (directory / "report.html").write_text(html, "utf-8")
     licences = directory / "licenses"
     licences.mkdir()
     text = (LICENSES / model.licence.text_file).read_text("utf-8")
     (licences / model.licence.text_file).write_text(text, "utf-8")
     golden = None
-    if findings.report.cases:
+    if parity.report.cases:
         golden = "golden/golden.json"
-        _write_golden(directory / "golden", model, target, findings.expected[0])
+        _write_golden(directory / "golden", model, target, parity.expected[0])
     manifest = compose(
         model=model,
         target=target,
         checkpoint=checkpoint,
         exported=exported,
-        report=findings.report,
+        report=parity.report,
         versions=versions,
         files=[],
         golden=golden,
@@ -101,11 +100,11 @@ def write(
     )
     for component in manifest["components"]:
         _share_source(directory, component)
-    (directory / "README.md").write_text(integrator_readme(manifest), "utf-8")
-    different = varying(manifest, timed=timed)
-    if different:
+    (directory / "README.md").write_text(readme_text(manifest), "utf-8")
+    reasons = nondeterministic_files(manifest, timed=timed)
+    if reasons:
         manifest["nondeterministic_files"] = [
-            {"file": f, "reason": r} for f, r in sorted(different.items())
+            {"file": f, "reason": r} for f, r in sorted(reasons.items())
         ]
     manifest["files"] = list_files(directory)
     (directory / BOM).write_text(bom.text(manifest), "utf-8")
@@ -115,28 +114,28 @@ def write(
     return manifest
 
 
-def varying(manifest: Mapping[str, Any], *, timed: bool) -> dict[str, str]:
-    """Files that a second export from equal inputs does not repeat, and why.
+def nondeterministic_files(manifest: Mapping[str, Any], *, timed: bool) -> dict[str, str]:
+    """Return path -> reason of the files that differ in a second export from equal inputs.
 
     Args:
-        manifest: With its components.
-        timed: The report page holds times.
+        manifest: A manifest with its components.
+        timed: Whether the report page holds latencies.
     """
-    found = {"report.html": TIMES} if timed else {}
+    found = {"report.html": TIMES_REASON} if timed else {}
     engines = [f for c in manifest["components"] for f in c["files"] if f.endswith(".engine")]
     if engines:
-        found |= {BOM: "holds the hash of the engines", **dict.fromkeys(engines, ENGINES)}
+        found |= {BOM: "holds the hash of the engines", **dict.fromkeys(engines, ENGINE_REASON)}
     return found
 
 
 def write_json(path: Path, document: Any) -> None:  # noqa: ANN401 - any JSON
-    """Write JSON with sorted keys, so that equal contents are equal bytes."""
+    """Write JSON with sorted keys, so that equal documents are equal bytes."""
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", "utf-8")
 
 
 def parity_document(report: ParityReport) -> dict[str, Any]:
-    """A report as JSON; NaN and infinity, which JSON lacks, become the strings "nan" and "inf"."""
+    """Return a report as a JSON document; NaN and infinity become the strings "nan" and "inf"."""
     document: dict[str, Any] = _plain({**asdict(report), "passed": report.passed})
     return document
 
@@ -154,7 +153,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
 def _write_golden(
     directory: Path, model: ModelSpec, target: TargetProfile, expected: ExpectedImage
 ) -> None:
-    """Photograph (PNG, so that every decoder gives the same pixels), prompts, masks and scores."""
+    """Write image, prompts, masks and scores; PNG, because every decoder gives its exact pixels."""
     directory.mkdir()
     Image.fromarray(expected.image).save(directory / "image.png", optimize=True)
     cases = []
@@ -163,7 +162,7 @@ def _write_golden(
         if prompt.mask_input is not None:
             mask_file = f"{case.name}.mask_input.npy"
             np.save(directory / mask_file, prompt.mask_input)
-        answers = answers_of(model, case.scores)
+        answers = user_mask_indices(model, case.scores)
         cases.append(
             {
                 "name": case.name,
@@ -190,19 +189,19 @@ def _write_golden(
     )
 
 
-def answers_of(model: ModelSpec, scores: Float32) -> list[int]:
-    """Indices of the masks a user is given: the single mask, and the best of the multimask set."""
+def user_mask_indices(model: ModelSpec, scores: Float32) -> list[int]:
+    """Return the indices of the masks a user gets: the single mask, and the best-scoring other."""
     if model.finds_instances:
         return [0]
     return [*model.masks.single, max(model.masks.multimask, key=lambda i: float(scores[i]))]
 
 
 def _share_source(directory: Path, component: dict[str, Any]) -> None:
-    """Drop the source ONNX where the artefact is the same file (the `onnx` target in FP32)."""
+    """Remove the source ONNX if the artefact is the same file (the `onnx` target in FP32)."""
     source, artifact = directory / component["source"], directory / component["files"][0]
     if source.suffix == artifact.suffix and filecmp.cmp(source, artifact, shallow=False):
         source.unlink()
-        # Weights outside the file belong to it.
+        # External weights of the source are not needed either.
         source.with_name(f"{source.name}.data").unlink(missing_ok=True)
         component["source"] = component["files"][0]
         if not any(source.parent.iterdir()):
@@ -210,7 +209,7 @@ def _share_source(directory: Path, component: dict[str, Any]) -> None:
 
 
 def list_files(directory: Path) -> list[dict[str, Any]]:
-    """Path, sha256, size and role of every file, sorted by path."""
+    """Return path, sha256, size and role of every file, sorted by path."""
     entries = []
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
         relative = path.relative_to(directory)
@@ -226,7 +225,7 @@ def list_files(directory: Path) -> list[dict[str, Any]]:
 
 
 def versions(exported: list[Exported]) -> dict[str, str]:
-    """Version of Python and of every package that took part."""
+    """Return the versions of Python and of every package that took part in an export."""
     found = {name: metadata.version(name) for name in TRACING_TOOLS}
     for entry in exported:
         found.update(entry.artifact.versions)

@@ -157,7 +157,7 @@ def _in_words(found: list[Difference]) -> str:
 
 def _describe(bundle: Bundle) -> str:
     """A bundle on one screen."""
-    from effsam_export.bundle.readme import shipped
+    from effsam_export.bundle.readme import shipped_paths
 
     m: dict[str, Any] = bundle.manifest
     parity = m["parity"]
@@ -190,7 +190,7 @@ def _describe(bundle: Bundle) -> str:
         rows.append(
             [
                 component["name"],
-                " ".join(shipped(component["files"])),
+                " ".join(shipped_paths(component["files"])),
                 f"{size / 1e6:.1f} MB",
                 ", ".join(f"{n} {k}" for k, n in sorted(kinds.items())),
             ]

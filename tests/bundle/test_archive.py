@@ -119,7 +119,7 @@ def rewritten(packed: Path, change: Callable[[list[Entry]], Iterable[Entry]]) ->
     return path
 
 
-def entry(name: str, *, mode: int = archive.REGULAR << 16, method: int = 0) -> zipfile.ZipInfo:
+def entry(name: str, *, mode: int = archive.REGULAR_FILE << 16, method: int = 0) -> zipfile.ZipInfo:
     made = zipfile.ZipInfo(name, archive.EPOCH)
     made.external_attr, made.compress_type = mode, method
     return made
@@ -139,14 +139,14 @@ def refused(path: Path, tmp_path: Path) -> str:
 )
 def test_a_name_that_leaves_the_bundle(packed: Path, tmp_path: Path, name: str) -> None:
     path = rewritten(packed, lambda entries: [*entries, (entry(name), b"x")])
-    assert f"`{name}` leaves the bundle" in refused(path, tmp_path)
+    assert f"`{name}` lies outside the bundle" in refused(path, tmp_path)
     assert not (tmp_path / "evil").exists()
 
 
 @pytest.mark.parametrize("name", ["golden//x", "./x", "x/"])
 def test_a_name_that_is_not_plain(packed: Path, tmp_path: Path, name: str) -> None:
     path = rewritten(packed, lambda entries: [*entries, (entry(name), b"")])
-    assert f"`{name}` is not a plain path" in refused(path, tmp_path)
+    assert f"`{name}` is not a normalized path" in refused(path, tmp_path)
 
 
 def test_a_link(packed: Path, tmp_path: Path) -> None:
@@ -215,9 +215,9 @@ def test_everything_that_is_wrong_is_said_at_once(packed: Path, tmp_path: Path) 
 def test_the_same_name_twice(packed: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Duplicate name"):
         path = rewritten(packed, lambda entries: [*entries, (entry("README.md"), b"x")])
-    assert "`README.md` is there twice" in refused(path, tmp_path)
+    assert "`README.md` occurs twice" in refused(path, tmp_path)
     shout = rewritten(packed, lambda entries: [*entries, (entry("readme.MD"), b"x")])
-    assert "`readme.MD` is there twice" in refused(shout, tmp_path)
+    assert "`readme.MD` occurs twice" in refused(shout, tmp_path)
 
 
 def test_an_encrypted_entry(packed: Path, tmp_path: Path) -> None:
@@ -237,14 +237,14 @@ def test_a_name_that_is_no_text(packed: Path, tmp_path: Path) -> None:
     data[place + 46] = 0x89
     bad = packed.with_name("bad.zip")
     bad.write_bytes(data)
-    assert "is not a whole zip file" in refused(bad, tmp_path)
+    assert "is not a complete zip file" in refused(bad, tmp_path)
 
 
 def test_a_file_without_a_manifest(tmp_path: Path) -> None:
     path = tmp_path / "other.zip"
     with zipfile.ZipFile(path, "w") as sink:
         sink.writestr("hello.txt", "hello")
-    assert "is not a bundle: there is no `manifest.json` in it" in refused(path, tmp_path)
+    assert "is not a bundle: it has no `manifest.json`" in refused(path, tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.999])
@@ -252,7 +252,7 @@ def test_half_a_file(packed: Path, tmp_path: Path, keep: float) -> None:
     data = packed.read_bytes()
     half = tmp_path / "half.zip"
     half.write_bytes(data[: int(keep * len(data)) if keep < 1 else int(keep)])
-    assert "is not a whole zip file" in refused(half, tmp_path)
+    assert "is not a complete zip file" in refused(half, tmp_path)
 
 
 def test_a_file_that_does_not_exist(tmp_path: Path) -> None:

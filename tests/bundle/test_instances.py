@@ -9,7 +9,7 @@ import pytest
 from effsam_export import models
 from effsam_export.bundle import contract
 from effsam_export.bundle import manifest as m
-from effsam_export.bundle.readme import integrator_readme
+from effsam_export.bundle.readme import readme_text
 from effsam_export.errors import BundleError
 from tests.integrate.tools import manifest_for
 
@@ -64,7 +64,7 @@ def test_only_a_segmenter_has_them(name: str) -> None:
 def test_the_page_of_a_bundle_has_the_rules() -> None:
     """What the numbers alone do not say stands there too."""
     manifest = manifest_for(FAST_SAM)
-    page = integrator_readme(manifest)
+    page = readme_text(manifest)
     assert "with stride 32" in page
     for rule in manifest["masks"]["instances"]["rules"]:
         assert rule in page

@@ -12,7 +12,7 @@ import pytest
 
 from effsam_export.bundle import manifest as m
 from effsam_export.bundle import read
-from effsam_export.bundle.readme import integrator_readme, shipped
+from effsam_export.bundle.readme import readme_text, shipped_paths
 from effsam_export.errors import BundleError
 from tests.tiny import TINY_SAM
 
@@ -159,7 +159,7 @@ def test_json_that_is_no_manifest(document: object) -> None:
 
 
 def test_the_integrators_page_says_what_the_manifest_says(manifest: dict[str, Any]) -> None:
-    page = integrator_readme(manifest)
+    page = readme_text(manifest)
     for component in manifest["components"]:
         for tensor in [*component["inputs"], *component["outputs"]]:
             assert f"`{tensor['name']}` {tensor['dtype']}" in page
@@ -187,34 +187,34 @@ def test_artifact_and_source_are_one_file_where_they_are_equal(exported_tiny: Pa
     ],
 )
 def test_a_package_folder_is_one_thing_to_ship(files: list[str], wanted: list[str]) -> None:
-    assert shipped(files) == wanted
+    assert shipped_paths(files) == wanted
 
 
 def test_a_simulator_is_named_to_the_integrator(manifest: dict[str, Any]) -> None:
-    assert "State: **verified**." in integrator_readme(manifest)
+    assert "State: **verified**." in readme_text(manifest)
     manifest.update(state="simulated", simulator="a pocket calculator")
-    assert "State: **simulated, by a pocket calculator**." in integrator_readme(manifest)
+    assert "State: **simulated, by a pocket calculator**." in readme_text(manifest)
 
 
 def test_the_kit_is_shown_to_who_builds_an_engine(manifest: dict[str, Any]) -> None:
-    assert "kit/build_engine.py" not in integrator_readme(manifest)
+    assert "kit/build_engine.py" not in readme_text(manifest)
     manifest["target"]["backend"] = "tensorrt"
-    assert "`python3 kit/build_engine.py`" in integrator_readme(manifest)
+    assert "`python3 kit/build_engine.py`" in readme_text(manifest)
 
 
 def test_an_int8_session_is_told_to_be_exact(manifest: dict[str, Any]) -> None:
     entry = "`session.x64quantprecision` = `1`"
-    assert entry not in integrator_readme(manifest)
+    assert entry not in readme_text(manifest)
     manifest["precision"]["requested"] = "int8"
-    assert entry in integrator_readme(manifest)
+    assert entry in readme_text(manifest)
     manifest["target"]["backend"] = "openvino"
-    assert entry not in integrator_readme(manifest)
+    assert entry not in readme_text(manifest)
 
 
 def test_a_picture_is_said_to_be_one() -> None:
     """Core ML rounds what it gets, so the contract is not that of a float tensor."""
     (image,) = TINY_SAM.component("encoder").inputs
-    assert m._picture(image) == {
+    assert m._image_input(image) == {
         "name": "image",
         "dtype": "uint8",
         "shape": [1024, 1024, 3],
@@ -223,14 +223,14 @@ def test_a_picture_is_said_to_be_one() -> None:
 
 
 def test_files_that_no_second_export_repeats_are_named() -> None:
-    from effsam_export.bundle.write import ENGINES, TIMES, varying
+    from effsam_export.bundle.write import ENGINE_REASON, TIMES_REASON, nondeterministic_files
 
     graphs = {"components": [{"files": ["encoder.onnx"]}, {"files": ["decoder.onnx"]}]}
-    assert varying(graphs, timed=False) == {}
-    assert varying(graphs, timed=True) == {"report.html": TIMES}
+    assert nondeterministic_files(graphs, timed=False) == {}
+    assert nondeterministic_files(graphs, timed=True) == {"report.html": TIMES_REASON}
     engines = {"components": [{"files": ["encoder.engine", "encoder.layers.json"]}]}
-    assert varying(engines, timed=True) == {
-        "report.html": TIMES,
+    assert nondeterministic_files(engines, timed=True) == {
+        "report.html": TIMES_REASON,
         "bom.cdx.json": "holds the hash of the engines",
-        "encoder.engine": ENGINES,
+        "encoder.engine": ENGINE_REASON,
     }

@@ -103,13 +103,13 @@ def test_keys_that_are_none(bundle: Path, ours: tuple[Path, Path], tmp_path: Pat
     for key, message in [
         (locked, "has a password"),
         (curve, "is not Ed25519"),
-        (text, "it is no PEM key"),
-        (ours[1], "it is no PEM key"),
+        (text, "it is not a PEM key"),
+        (ours[1], "it is not a PEM key"),
         (tmp_path / "absent.pem", "no such file"),
     ]:
         with pytest.raises(UsageError, match=message):
             signature.sign(bundle, key)
-    for key, message in [(curve_public, "is not Ed25519"), (ours[0], "it is no PEM key")]:
+    for key, message in [(curve_public, "is not Ed25519"), (ours[0], "it is not a PEM key")]:
         with pytest.raises(UsageError, match=message):
             signature.problem(bundle, key)
 

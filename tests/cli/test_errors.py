@@ -114,19 +114,19 @@ def effsam(
         pytest.param(
             ["run", "nothing", str(COFFEE), "--point", "1,1"],
             "bundle `nothing` does not exist",
-            "`effsam export MODEL --target TARGET` makes one",
+            "`effsam export MODEL --target TARGET` writes one",
             id="missing bundle",
         ),
         pytest.param(
             ["run", str(REPOSITORY / "targets"), str(COFFEE), "--point", "1,1"],
             f"`{REPOSITORY / 'targets'}` is not a bundle: there is no `manifest.json`",
-            "`effsam export MODEL --target TARGET` makes one",
+            "`effsam export MODEL --target TARGET` writes one",
             id="directory that is no bundle",
         ),
         pytest.param(
             ["verify", "nothing"],
             "bundle `nothing` does not exist",
-            "`effsam export MODEL --target TARGET` makes one",
+            "`effsam export MODEL --target TARGET` writes one",
             id="verify of nothing",
         ),
         pytest.param(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from effsam_export.bundle.attest import TEXTS, same_runtime
+from effsam_export.bundle.attest import TEXT_KEYS, same_runtime
 from effsam_export.errors import UsageError
 from effsam_export.integrate import fingerprint, render, swift
 from effsam_export.integrate.contract import EMBEDDINGS, Contract, contract_of
@@ -244,7 +244,7 @@ def test_the_report_is_what_attest_takes() -> None:
     root = swift_tree.parse(files_for(manifest_of_kind())["SelfTest.swift"])
     case, report = keys_of(root, "document")
     assert case == {"name", "mask_iou", "score_error", "masks", "scores"}
-    assert report == {*TEXTS, "contract", "cases", "problems", "passed"}
+    assert report == {*TEXT_KEYS, "contract", "cases", "problems", "passed"}
     texts = {
         swift_tree.literal(n) for n in swift_tree.walk(root) if n.type == "line_string_literal"
     }

@@ -174,7 +174,7 @@ def become(bundle: Path, model: ModelSpec) -> None:
     The graphs stay: what they make of such inputs means nothing, and is the same for everybody.
     """
     from effsam_export.bundle import golden, read
-    from effsam_export.bundle.write import answers_of
+    from effsam_export.bundle.write import user_mask_indices
     from effsam_export.imaging.images import upscale_masks
     from effsam_export.inference import runner
 
@@ -190,7 +190,7 @@ def become(bundle: Path, model: ModelSpec) -> None:
         scores = outputs[model.masks.score][0]
         entry["masks"] = [rle.encode(m) for m in found > model.masks.threshold]
         entry["scores"] = [float(s) for s in scores]
-        entry["answers"] = answers_of(model, scores)
+        entry["answers"] = user_mask_indices(model, scores)
     manifest = manifest_of(bundle)
     for part in ("preprocess", "prompts", "masks"):
         manifest[part] = getattr(written, part)(model)
