@@ -12,12 +12,17 @@ import pytest
 from effsam_export import models
 from effsam_export.config import targets as profiles
 from effsam_export.weights import fetch
+from tests import small as small_sam
 from tests.paths import SHARED
+from tests.stages import export, sharing
 from tests.tiny import TINY_SAM, write_checkpoint
 
 if TYPE_CHECKING:
+    from effsam_export.parity.results import ParityReport
+    from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import TargetProfile
+    from effsam_export.util.progress import OnEvent
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many workers as cores: each computes in one thread. Set before torch is imported.
@@ -76,6 +81,45 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return fetch.checkpoint_from_file(path, None)
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the small model into the table of models."""
+    monkeypatch.setitem(models.MODELS, small_sam.SMALL_SAM.name, ("tests.small", "SMALL_SAM"))
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Weights of the small model."""
+    path = small_sam.write_checkpoint(tmp_path_factory.mktemp("weights") / "small.pt")
+    return fetch.checkpoint_from_file(path, None)
+
+
+@pytest.fixture(scope="session")
+def stage_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the stage cache in which all workers of a session share what they export."""
+    base = tmp_path_factory.getbasetemp()
+    # A worker's own folder lies in the session's.
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "stages"
+
+
+@pytest.fixture
+def shared_stages(monkeypatch: pytest.MonkeyPatch, stage_root: Path) -> None:
+    """Let exports take traces, artefacts and PyTorch's answers that other tests left.
+
+    For models as they stand in the table: a test that changes one under its name may not use it.
+    """
+    from effsam_export.pipeline import run
+
+    unshared = run.export
+
+    def with_stages(request: ExportRequest, *on_event: OnEvent) -> ParityReport:
+        if request.stage_cache is None:
+            request = sharing(request, stage_root)
+        return unshared(request, *on_event)
+
+    monkeypatch.setattr(run, "export", with_stages)
+
+
 @pytest.fixture(scope="session")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small picture with an edge in it, 120x80."""
@@ -109,9 +153,9 @@ def exported_tiny(
     tiny_checkpoint: Checkpoint,
     parity_file: Path,
     onnx_target: TargetProfile,
+    stage_root: Path,
 ) -> Path:
     """A bundle of the tiny model, made once; tests that change it take `bundle`."""
-    from effsam_export.pipeline import run as pipeline
     from effsam_export.pipeline.request import ExportRequest
 
     output = tmp_path_factory.mktemp("bundles") / "tiny"
@@ -122,7 +166,7 @@ def exported_tiny(
         output=output,
         parity_file=parity_file,
     )
-    pipeline.export(request)
+    export(request, stage_root)
     return output
 
 

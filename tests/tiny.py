@@ -51,11 +51,16 @@ TINY_SAM = ModelSpec(
 
 def write_checkpoint(path: Path) -> Path:
     """Save a state dict of the tiny model, the same numbers at every call."""
+    return save_deterministic(build(), path)
+
+
+def save_deterministic(module: nn.Module, path: Path) -> Path:
+    """Save a state dict for a module, drawn from one seed; activations stay of order 1."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     state = {}
-    for name, value in build().state_dict().items():
+    for name, value in module.state_dict().items():
         noise = torch.randn(value.shape, generator=generator)
         fan_in = value[0].numel() if value.ndim > 1 else 1
         if value.ndim > 1:
@@ -64,6 +69,5 @@ def write_checkpoint(path: Path) -> Path:
             state[name] = 1 + 0.1 * noise
         else:
             state[name] = 0.1 * noise
-    # Photographs run from -2 to 2 after normalisation; keep embeddings of that order.
     torch.save(state, path)
     return path

@@ -1,4 +1,4 @@
-"""The matrix of models and targets, on the tiny model: cells, memory of answers, the file of it."""
+"""The matrix of models and targets, on the small model: cells, cached answers, the file of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from effsam_export.config.parity import load_parity_images
 from effsam_export.parity.cached import CachedSession, cached_reference, key_of
 from effsam_export.spec.prompts import Point, Prompt, Sample
 from effsam_export.spec.targets import Gates
-from tests.tiny import TINY_SAM, build
+from tests.small import SMALL_SAM, build
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,10 +44,10 @@ CELL = matrix.Cell(
 
 @pytest.fixture
 def prepared(
-    tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
+    small: None, small_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
 ) -> matrix.Prepared:
     images = load_parity_images(parity_file)
-    return matrix.prepare(TINY_SAM.name, tiny_checkpoint.path, images, tmp_path)
+    return matrix.prepare(SMALL_SAM.name, small_checkpoint.path, images, tmp_path)
 
 
 def test_a_cell_is_what_an_export_would_find(prepared: matrix.Prepared) -> None:
@@ -98,21 +98,21 @@ def test_the_reference_answers_a_question_once() -> None:
 
     def reference(module: object, sample: Sample) -> Feeds:
         asked.append(repr(sample.prompt))
-        return TINY_SAM.component("decoder").reference(build(), sample)
+        return SMALL_SAM.component("decoder").reference(build(), sample)
 
-    component = cached_reference(replace(TINY_SAM.component("decoder"), reference=reference))
+    component = cached_reference(replace(SMALL_SAM.component("decoder"), reference=reference))
     sample = Sample(
         image=np.zeros((4, 4, 3), dtype=np.uint8),
-        embeddings=np.zeros((1, 256, 64, 64), dtype=np.float32),
+        embeddings=np.zeros((1, 256, 16, 16), dtype=np.float32),
         prompt=Prompt(points=(Point(x=1, y=2),)),
     )
     first = component.reference(build(), sample)
     assert component.reference(build(), sample) is first
-    logits = np.ones((256, 256), dtype=np.float32)
+    logits = np.ones((64, 64), dtype=np.float32)
     others = [
         replace(sample, prompt=Prompt(points=(Point(x=2, y=2),))),
         replace(sample, prompt=Prompt(points=(Point(x=1, y=2),), mask_input=logits)),
-        replace(sample, embeddings=np.ones((1, 256, 64, 64), dtype=np.float32)),
+        replace(sample, embeddings=np.ones((1, 256, 16, 16), dtype=np.float32)),
     ]
     for other in others:
         assert component.reference(build(), other) is not first

@@ -1,18 +1,18 @@
-"""The search in FP16: on the tiny model, through the command line, and from a bundle."""
+"""The search in FP16: on the small model, through the command line, and from a bundle."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner
 
-from effsam_export import cli
+from effsam_export import cli, models
 from effsam_export.bundle import int8
 from effsam_export.cli.bisect import of_bundle, started
 from effsam_export.config import fp16_recipe
-from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.spec.int8 import Int8Recipe, LayerOverride
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.stages import Checkpoint
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("small", "shared_stages")
 
 TARGET = """
 description = "ONNX, judged by nothing but structure"
@@ -46,51 +46,66 @@ def invoke(folder: Path, checkpoint: Checkpoint, command: str, *more: str) -> tu
     return result.exit_code, result.stdout, result.stderr
 
 
-def one_prompt(folder: Path) -> Path:
-    """One photograph and one prompt: there are as many judgements as layers."""
-    photograph = load_parity_images()[0].path
+def one_prompt(folder: Path, image: Path) -> Path:
+    """One small image and one prompt: there are as many evaluations as layers."""
     path = folder / "parity.toml"
-    point = '{ name = "point", points = [[280, 140, 1]] }'
-    path.write_text(f'[[images]]\nfile = "{photograph}"\nprompts = [{point}]\n', "utf-8")
+    point = '{ name = "point", points = [[60, 40, 1]] }'
+    path.write_text(f'[[images]]\nfile = "{image}"\nprompts = [{point}]\n', "utf-8")
     return path
 
 
-def search(folder: Path, checkpoint: Checkpoint, *gate: str) -> dict[str, object]:
-    found = folder / "keep.toml"
-    how = ["-p", "fp16", *gate, "--parity", str(one_prompt(folder)), "-o", str(found), "--json"]
-    code, out, _ = invoke(folder, checkpoint, "bisect", "tiny-sam", *how)
+def search(folder: Path, checkpoint: Checkpoint, image: Path, *gate: str) -> dict[str, Any]:
+    how = ["-p", "fp16", *gate, "--parity", str(one_prompt(folder, image))]
+    output = ["-o", str(folder / "keep.toml"), "--json"]
+    code, out, _ = invoke(folder, checkpoint, "bisect", "small-sam", *how, *output)
     assert code == 0
-    outcome: dict[str, object] = json.loads(out)
+    outcome: dict[str, Any] = json.loads(out)
     return outcome
 
 
-def test_nothing_is_kept_where_fp16_holds(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
-    outcome = search(tmp_path, tiny_checkpoint, "--min-iou", "0", "--mean-iou", "0")
-    assert outcome["choices"] == []
-    assert outcome["evaluations"] == 1
-    assert fp16_recipe.load(tmp_path / "keep.toml", ("encoder", "decoder")) == ()
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """A search whose gate the whole model holds in FP16."""
+
+    folder: Path
+    outcome: dict[str, Any]
 
 
-def test_what_is_found_is_what_an_export_keeps(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
-    whole = search(tmp_path, tiny_checkpoint, "--min-iou", "0", "--mean-iou", "0")
-    before = whole["before"]
-    assert isinstance(before, dict)
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Checkpoint, photo: Path
+) -> Searched:
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "small-sam", ("tests.small", "SMALL_SAM"))
+        outcome = search(folder, small_checkpoint, photo, "--min-iou", "0", "--mean-iou", "0")
+    return Searched(folder=folder, outcome=outcome)
+
+
+def test_nothing_is_kept_where_fp16_holds(whole: Searched) -> None:
+    assert whole.outcome["choices"] == []
+    assert whole.outcome["evaluations"] == 1
+    assert fp16_recipe.load(whole.folder / "keep.toml", ("encoder", "decoder")) == ()
+
+
+def test_what_is_found_is_what_an_export_keeps(
+    tmp_path: Path, small_checkpoint: Checkpoint, photo: Path, whole: Searched
+) -> None:
+    before = whole.outcome["before"]
     # Just above what all of FP16 reaches, so that something has to be kept.
-    asked = (float(before["mean_iou"]) + 1) / 2
-    outcome = search(tmp_path, tiny_checkpoint, "--min-iou", "0", "--mean-iou", str(asked))
+    asked = (before["mean_iou"] + 1) / 2
+    gate = ("--min-iou", "0", "--mean-iou", str(asked))
+    outcome = search(tmp_path, small_checkpoint, photo, *gate)
     choices = outcome["choices"]
-    assert isinstance(choices, list)
-    assert 0 < len(choices) < int(str(outcome["layers"]))
+    assert 0 < len(choices) < outcome["layers"]
     assert {c["kept"] for c in choices} == {"keep_float"}
-    after = outcome["after"]
-    assert isinstance(after, dict)
-    assert after["mean_iou"] >= asked > before["mean"]
+    assert outcome["after"]["mean_iou"] >= asked > before["mean_iou"]
     entries = fp16_recipe.load(tmp_path / "keep.toml", ("encoder", "decoder"))
     assert [f"{e.component}:{e.modules[0]}" for e in entries] == [c["layer"] for c in choices]
     assert all("in FP16 alone it costs" in e.reason for e in entries)
     bundle = tmp_path / "bundle"
     how = ["-p", "fp16", "--keep-fp32", str(tmp_path / "keep.toml"), "-o", str(bundle)]
-    assert invoke(tmp_path, tiny_checkpoint, "export", "tiny-sam", *how)[0] == 0
+    assert invoke(tmp_path, small_checkpoint, "export", "small-sam", *how)[0] == 0
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     kept = manifest["precision"]["keep_fp32"]
     assert sorted(k["modules"] for k in kept) == sorted(list(e.modules) for e in entries)
@@ -98,10 +113,10 @@ def test_what_is_found_is_what_an_export_keeps(tmp_path: Path, tiny_checkpoint: 
 
 
 def test_a_gate_that_fp32_does_not_hold_is_refused(
-    tmp_path: Path, tiny_checkpoint: Checkpoint
+    tmp_path: Path, small_checkpoint: Checkpoint, photo: Path
 ) -> None:
     with pytest.raises(CheckFailed, match="no choice of modules holds the gate"):
-        search(tmp_path, tiny_checkpoint, "--min-iou", "1.1")
+        search(tmp_path, small_checkpoint, photo, "--min-iou", "1.1")
     assert not (tmp_path / "keep.toml").exists()
 
 
@@ -110,45 +125,45 @@ def test_a_gate_that_fp32_does_not_hold_is_refused(
 
 def test_a_model_needs_a_target() -> None:
     with pytest.raises(UsageError, match=r"for which target\?"):
-        started("tiny-sam", None, None, None)
+        started("small-sam", None, None, None)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
 def test_other_precisions_have_nothing_to_search_for(precision: str) -> None:
     with pytest.raises(UsageError, match=f"nothing has to be kept out of {precision}"):
-        started("tiny-sam", "onnx", precision, None)
+        started("small-sam", "onnx", precision, None)
 
 
-def test_a_search_goes_on_from_a_bundle(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+def test_a_search_goes_on_from_a_bundle(tmp_path: Path, small_checkpoint: Checkpoint) -> None:
     bundle = tmp_path / "bundle"
     how = ["-p", "int8", "--num-samples", "2", "-o", str(bundle)]
-    assert invoke(tmp_path, tiny_checkpoint, "export", "tiny-sam", *how)[0] == 0
+    assert invoke(tmp_path, small_checkpoint, "export", "small-sam", *how)[0] == 0
     start = of_bundle(bundle)
-    assert (start.spec.name, start.precision) == ("tiny-sam", "int8")
-    assert start.sha256 == tiny_checkpoint.sha256
+    assert (start.spec.name, start.precision) == ("small-sam", "int8")
+    assert start.sha256 == small_checkpoint.sha256
     assert start.plan is not None
     assert start.plan.recipe("encoder", "onnx").scheme == "w8a8"
     found = tmp_path / "found.toml"
     gate = ["--min-iou", "0", "--mean-iou", "0", "--num-samples", "2"]
     code, out, _ = invoke(
-        tmp_path, tiny_checkpoint, "bisect", str(bundle), *gate, "-o", str(found), "--json"
+        tmp_path, small_checkpoint, "bisect", str(bundle), *gate, "-o", str(found), "--json"
     )
     assert code == 0
     assert json.loads(out)["choices"] == []
 
 
 def test_a_bundle_is_searched_with_the_weights_it_was_made_from(
-    tmp_path: Path, tiny_checkpoint: Checkpoint
+    tmp_path: Path, small_checkpoint: Checkpoint
 ) -> None:
     bundle = tmp_path / "bundle"
     how = ["-p", "fp16", "-o", str(bundle)]
-    assert invoke(tmp_path, tiny_checkpoint, "export", "tiny-sam", *how)[0] == 0
+    assert invoke(tmp_path, small_checkpoint, "export", "small-sam", *how)[0] == 0
     path = bundle / "manifest.json"
     manifest = json.loads(path.read_text("utf-8"))
     manifest["checkpoint"]["sha256"] = "0" * 64
     path.write_text(json.dumps(manifest), "utf-8")
     with pytest.raises(UsageError, match="the bundle was made from weights 000000000000"):
-        invoke(tmp_path, tiny_checkpoint, "bisect", str(bundle), "-o", str(tmp_path / "f.toml"))
+        invoke(tmp_path, small_checkpoint, "bisect", str(bundle), "-o", str(tmp_path / "f.toml"))
 
 
 def test_recipes_of_a_manifest_are_read_back() -> None:

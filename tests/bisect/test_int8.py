@@ -1,4 +1,4 @@
-"""The judge of a search on the tiny model: what it measures anew, and what it leaves alone."""
+"""The judge of a search on the small model: what it measures anew, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from effsam_export.config import targets as profiles
 from effsam_export.config.int8_recipe import Int8Plan
 from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.spec.int8 import Int8Recipe
-from tests.tiny import TINY_SAM
+from tests.small import SMALL_SAM
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ def evaluator(
 ) -> Int8Evaluator:
     plan = Int8Plan(name="x", measured="", recipes={(c, "default"): r for c, r in recipes.items()})
     request = ExportRequest(
-        model=TINY_SAM,
+        model=SMALL_SAM,
         target=profiles.load_target("onnx", "int8"),
         checkpoint=checkpoint,
         output=folder / "unused",
@@ -53,11 +53,11 @@ def evaluator(
 
 @pytest.mark.backend
 def test_a_decoders_ranges_follow_its_encoder(
-    tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
+    tmp_path: Path, small: None, small_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
     events: list[str] = []
     both = {"encoder": WHOLE, "decoder": WHOLE}
-    found = evaluator(tmp_path, tiny_checkpoint, parity_file, both, events)
+    found = evaluator(tmp_path, small_checkpoint, parity_file, both, events)
     encoder = [x for x in found.layers if x.startswith("encoder")]
     decoder = [x for x in found.layers if x.startswith("decoder")]
     assert encoder
@@ -82,10 +82,10 @@ def test_a_decoders_ranges_follow_its_encoder(
 
 @pytest.mark.backend
 def test_the_targets_own_word_is_that_of_the_simulator_where_both_are_the_same(
-    tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
+    tmp_path: Path, small: None, small_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
     both = {"encoder": WHOLE, "decoder": WHOLE}
-    found = evaluator(tmp_path, tiny_checkpoint, parity_file, both)
+    found = evaluator(tmp_path, small_checkpoint, parity_file, both)
     kept = dict.fromkeys([x for x in found.layers if x.startswith("decoder")][::3], "keep_float")
     mine, own = found.evaluate(kept), found.evaluate_target(kept)  # type: ignore[arg-type]
     # The decoder is calibrated on the INT8 encoder in both, by the same quantizer.
@@ -95,9 +95,9 @@ def test_the_targets_own_word_is_that_of_the_simulator_where_both_are_the_same(
 
 @pytest.mark.backend
 def test_what_the_target_refuses_to_make_misses_a_gate(
-    tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
+    tmp_path: Path, small: None, small_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
-    found = evaluator(tmp_path, tiny_checkpoint, parity_file, {"encoder": WHOLE, "decoder": WHOLE})
+    found = evaluator(tmp_path, small_checkpoint, parity_file, {"encoder": WHOLE, "decoder": WHOLE})
     # An encoder of one layer that floats is no INT8 file.
     evaluation = found.evaluate_target(dict.fromkeys(found.layers, "keep_float"))
     assert evaluation.failed_gates == 1
@@ -106,12 +106,12 @@ def test_what_the_target_refuses_to_make_misses_a_gate(
 
 @pytest.mark.backend
 def test_a_layer_that_floats_has_its_own_weights_back(
-    tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
+    tmp_path: Path, small: None, small_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
     rounded = Int8Recipe(scheme="weight_only", rounding="coordinate-descent")
     found = evaluator(
         tmp_path,
-        tiny_checkpoint,
+        small_checkpoint,
         parity_file,
         {"encoder": rounded, "decoder": Int8Recipe(scheme="fp32")},
     )

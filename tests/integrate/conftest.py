@@ -16,6 +16,7 @@ from tests.bundle.fake import manifest_of
 from tests.integrate import native
 from tests.integrate.jvm import Kotlin
 from tests.integrate.tools import generate, run
+from tests.stages import export
 from tests.tiny import TINY_SAM
 from tests.tiny_instances import TINY_INSTANCES, write_checkpoint
 
@@ -43,10 +44,10 @@ def exported(
     output: Path,
     checkpoint: Checkpoint,
     parity_file: Path,
+    stage_root: Path,
     model: ModelSpec = TINY_SAM,
 ) -> Path:
     """A bundle of a tiny model in FP32."""
-    from effsam_export.pipeline import run as pipeline
     from effsam_export.pipeline.request import ExportRequest
 
     request = ExportRequest(
@@ -56,18 +57,21 @@ def exported(
         output=output,
         parity_file=parity_file,
     )
-    pipeline.export(request)
+    export(request, stage_root)
     return output
 
 
 @pytest.fixture(scope="session")
 def exported_openvino(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint, parity_file: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Checkpoint,
+    parity_file: Path,
+    stage_root: Path,
 ) -> Path:
     """The tiny model for OpenVINO, made once; tests that change it take `openvino_bundle`."""
     pytest.importorskip("openvino")
     output = tmp_path_factory.mktemp("bundles") / "tiny-openvino"
-    return exported("openvino", output, tiny_checkpoint, parity_file)
+    return exported("openvino", output, tiny_checkpoint, parity_file, stage_root)
 
 
 @pytest.fixture
@@ -129,12 +133,15 @@ def cpp_tflite() -> native.Runtime:
 
 @pytest.fixture(scope="session")
 def exported_tflite(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint, parity_file: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Checkpoint,
+    parity_file: Path,
+    stage_root: Path,
 ) -> Path:
     """The tiny model for LiteRT, made once; tests that change it take `tflite_bundle`."""
     pytest.importorskip("litert_torch")
     output = tmp_path_factory.mktemp("bundles") / "tiny-tflite"
-    return exported("tflite", output, tiny_checkpoint, parity_file)
+    return exported("tflite", output, tiny_checkpoint, parity_file, stage_root)
 
 
 @pytest.fixture
@@ -180,10 +187,13 @@ def exported_instances(
     tmp_path_factory: pytest.TempPathFactory,
     weights_of_instances: Checkpoint,
     instance_prompts: Path,
+    stage_root: Path,
 ) -> Path:
     """For ONNX Runtime, made once; tests that change it take `instance_bundle`."""
     output = tmp_path_factory.mktemp("bundles") / "instances"
-    return exported("onnx", output, weights_of_instances, instance_prompts, TINY_INSTANCES)
+    return exported(
+        "onnx", output, weights_of_instances, instance_prompts, stage_root, TINY_INSTANCES
+    )
 
 
 @pytest.fixture(scope="session")
@@ -191,11 +201,14 @@ def exported_instances_openvino(
     tmp_path_factory: pytest.TempPathFactory,
     weights_of_instances: Checkpoint,
     instance_prompts: Path,
+    stage_root: Path,
 ) -> Path:
     """The same for OpenVINO; tests that change it take a copy."""
     pytest.importorskip("openvino")
     output = tmp_path_factory.mktemp("bundles") / "instances-openvino"
-    return exported("openvino", output, weights_of_instances, instance_prompts, TINY_INSTANCES)
+    return exported(
+        "openvino", output, weights_of_instances, instance_prompts, stage_root, TINY_INSTANCES
+    )
 
 
 @pytest.fixture(scope="session")
@@ -203,11 +216,14 @@ def exported_instances_tflite(
     tmp_path_factory: pytest.TempPathFactory,
     weights_of_instances: Checkpoint,
     instance_prompts: Path,
+    stage_root: Path,
 ) -> Path:
     """The same for LiteRT; tests that change it take a copy."""
     pytest.importorskip("litert_torch")
     output = tmp_path_factory.mktemp("bundles") / "instances-tflite"
-    return exported("tflite", output, weights_of_instances, instance_prompts, TINY_INSTANCES)
+    return exported(
+        "tflite", output, weights_of_instances, instance_prompts, stage_root, TINY_INSTANCES
+    )
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.tensors import Float32
 
+QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""A compiler that runs once is done before the JVM's best machine code pays off."""
 SOURCES = Path(__file__).parent / "kotlin"
 STUBS = sorted(SOURCES.rglob("*.java"))
 
@@ -36,7 +38,7 @@ class Kotlin:
         Android has most of Java 8 and not all of later ones. Java files are read for their
         signatures alone.
         """
-        command = [self.java, "-cp", os.pathsep.join(map(str, self.jars))]
+        command = [self.java, *QUICK, "-cp", os.pathsep.join(map(str, self.jars))]
         command += ["org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-Werror"]
         command += ["-no-stdlib", "-no-reflect", "-Xjdk-release=8", "-jvm-target", "1.8"]
         command += ["-cp", str(self.library), "-d", str(output), *map(str, sources)]

@@ -29,14 +29,12 @@ from tests.integrate.tools import (
     save,
     spoil,
 )
-from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
     from effsam_export.spec.model import ModelSpec
-    from effsam_export.spec.stages import Checkpoint
 
 pytest.importorskip("onnxruntime")
 
@@ -106,28 +104,11 @@ def test_golden_vectors_in_openvino(openvino_bundle: Path, tmp_path: Path) -> No
     assert done.returncode == 0
 
 
-@pytest.mark.slow
-def test_golden_vectors_in_litert(
-    tiny_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
-) -> None:
+def test_golden_vectors_in_litert(tflite_bundle: Path, tmp_path: Path) -> None:
     """A decoder of fixed shapes: what has no point is an empty slot."""
-    pytest.importorskip("litert_torch")
-    from effsam_export.config import targets as profiles
-    from effsam_export.pipeline import run as pipeline
-    from effsam_export.pipeline.request import ExportRequest
-
-    bundle = tmp_path / "bundle"
-    request = ExportRequest(
-        model=TINY_SAM,
-        target=profiles.load_target("tflite", "fp32"),
-        checkpoint=tiny_checkpoint,
-        output=bundle,
-        parity_file=parity_file,
-    )
-    pipeline.export(request)
-    folder = generate(manifest_of(bundle), "python", tmp_path / "code")
+    folder = generate(manifest_of(tflite_bundle), "python", tmp_path / "code")
     assert "EMPTY_LABEL = -2" in (folder / "segmenter.py").read_text()
-    done = selftest(folder, bundle, runtime="ai_edge_litert")
+    done = selftest(folder, tflite_bundle, runtime="ai_edge_litert")
     assert done.stdout.endswith("PASSED\n"), done.stdout + done.stderr
 
 

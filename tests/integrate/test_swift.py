@@ -16,6 +16,8 @@ from tests.bundle.fake import manifest_of
 from tests.integrate import swift_tree
 from tests.integrate.swift_code import FIXED, files_for, manifest_of_kind, trees, values
 from tests.integrate.tools import changed, manifest_for
+from tests.small import SMALL_SAM
+from tests.stages import export
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
@@ -267,22 +269,22 @@ def test_the_fingerprint_is_of_the_same_parts() -> None:
 
 
 @pytest.mark.backend
-@pytest.mark.slow
-def test_a_real_bundle(tiny_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path) -> None:
+def test_a_real_bundle(
+    small_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path, stage_root: Path
+) -> None:
     pytest.importorskip("coremltools")
     from effsam_export.config import targets as profiles
-    from effsam_export.pipeline import run as pipeline
     from effsam_export.pipeline.request import ExportRequest
 
     bundle = tmp_path / "bundle"
     request = ExportRequest(
-        model=TINY_SAM,
+        model=SMALL_SAM,
         target=profiles.load_target("coreml", "fp16"),
-        checkpoint=tiny_checkpoint,
+        checkpoint=small_checkpoint,
         output=bundle,
         parity_file=parity_file,
     )
-    pipeline.export(request)
+    export(request, stage_root)
     manifest = manifest_of(bundle)
     files = files_for(manifest)
     found = values(files)

@@ -21,14 +21,14 @@ import yaml
 
 from effsam_export.bundle import read
 from effsam_export.config.toml import read_toml
-from tests.matrix.test_whole import place
+from tests.matrix.test_whole import place, startup
 from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # A fixture: used by its name.
-__all__ = ["place"]
+__all__ = ["place", "startup"]
 
 WORKFLOW = REPOSITORY / ".github" / "workflows" / "bundles.yml"
 ACTION = REPOSITORY / ".github" / "actions" / "build" / "action.yml"
@@ -156,7 +156,7 @@ def test_a_plan_and_a_cell_in_a_job_of_its_own(place: Path) -> None:
     found = planned(place)
     assert found["any"] == "true"
     cells = [cell["name"] for cell in json.loads(found["matrix"])["include"]]
-    assert cells == ["tiny-sam-onnx-fp32", "tiny-sam-onnx-fp16"]
+    assert cells == ["small-sam-onnx-fp32", "small-sam-onnx-fp16"]
     done = act(place, only=cells[1])
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (place / "dist").iterdir()] == cells[1:]
@@ -180,7 +180,7 @@ def test_a_cell_that_fails_fails_the_job_with_a_summary(place: Path) -> None:
 
 
 def test_a_name_that_no_cell_has_fails_the_job(place: Path) -> None:
-    done = act(place, only="tiny-sam-onnx-fp32 tiny-sam-onnx-int9")
+    done = act(place, only="small-sam-onnx-fp32 small-sam-onnx-int9")
     assert done.returncode == 2
-    assert "tiny-sam-onnx-int9" in done.stderr
+    assert "small-sam-onnx-int9" in done.stderr
     assert not (place / "dist").exists()

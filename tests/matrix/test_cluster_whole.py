@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from effsam_export.bundle import read
-from tests.matrix.test_whole import build, children_of, place
+from tests.matrix.test_whole import build, children_of, place, startup
 from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.backend
-__all__ = ["place"]
+__all__ = ["place", "startup"]
 
 
 class Farm:
@@ -108,7 +108,7 @@ def test_a_cluster_makes_the_same_bytes_as_this_machine(place: Path, farm: Farm)
     code, found, messages = build(place, "--scheduler", farm.address)
     assert code == 0, messages
     assert found["converted"] == 2
-    names = ("tiny-sam-onnx-fp32", "tiny-sam-onnx-fp16")
+    names = ("small-sam-onnx-fp32", "small-sam-onnx-fp16")
     far = {n: (place / "dist" / n / "manifest.json").read_bytes() for n in names}
     # What the cluster made is what this machine would make: nothing is left to do.
     code, found, _ = build(place)
@@ -138,7 +138,7 @@ def test_a_lost_worker_is_made_up_for(place: Path, farm: Farm) -> None:
     assert first.wait() == -signal.SIGKILL
     assert code == 0, messages
     assert found["converted"] == 2
-    for name in ("tiny-sam-onnx-fp32", "tiny-sam-onnx-fp16"):
+    for name in ("small-sam-onnx-fp32", "small-sam-onnx-fp16"):
         assert read.integrity(read.read(place / "dist" / name)) == ()
 
 

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from effsam_export.bundle import read
-from tests.matrix.test_whole import place
+from tests.matrix.test_whole import startup, write_build
 from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from effsam_export.spec.stages import Checkpoint
+
 pytestmark = pytest.mark.backend
-__all__ = ["place"]
+__all__ = ["startup"]
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 """Where a file system may be mounted without rights, seen by nobody else and gone at the end."""
 SCRIPT = """
@@ -31,6 +33,12 @@ mount -o remount,size=1g "$DISK"
 find "$DISK" > second.files
 cp -r "$DISK"/dist "$KEEP" 2> /dev/null || true
 """
+
+
+@pytest.fixture
+def place(tmp_path: Path, startup: None, tiny_checkpoint: Checkpoint, parity_file: Path) -> Path:
+    """A build of the tiny model, by whose size the disks are chosen."""
+    return write_build(tmp_path, "tiny-sam", tiny_checkpoint, parity_file)
 
 
 def may_mount() -> bool:

@@ -1,4 +1,4 @@
-"""`effsam build` with real workers, on the tiny model: made, cached, killed, gone on with."""
+"""`effsam build` with real workers, on the small model: made, cached, killed, gone on with."""
 
 from __future__ import annotations
 
@@ -31,36 +31,41 @@ pytestmark = pytest.mark.backend
 REGISTER = """
 from effsam_export import models
 models.MODELS["tiny-sam"] = ("tests.tiny", "TINY_SAM")
+models.MODELS["small-sam"] = ("tests.small", "SMALL_SAM")
 """
 FILE = """
-models = ["tiny-sam"]
+models = ["{model}"]
 targets = ["onnx"]
 precisions = ["fp32", "fp16"]
 parity = "parity.toml"
-checkpoints = {{ tiny-sam = "{weights}" }}
+checkpoints = {{ {model} = "{weights}" }}
 """
 
 
 @pytest.fixture
-def place(
-    tmp_path: Path,
-    tiny: None,
-    tiny_checkpoint: Checkpoint,
-    parity_file: Path,
-    photo: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    """A folder with a build file; processes that are started know the tiny model too."""
-    startup = tmp_path / "startup"
-    startup.mkdir()
+def startup(tmp_path: Path, tiny: None, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are started know the models of the tests, and have a cache of their own."""
+    folder = tmp_path / "startup"
+    folder.mkdir()
     # Python imports it by itself when it starts.
-    (startup / "sitecustomize.py").write_text(REGISTER, "utf-8")
-    monkeypatch.syspath_prepend(str(startup))
+    (folder / "sitecustomize.py").write_text(REGISTER, "utf-8")
+    monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("EFFSAM_CACHE_DIR", str(tmp_path / "cache"))
-    (tmp_path / photo.name).write_bytes(photo.read_bytes())
-    (tmp_path / "parity.toml").write_text(parity_file.read_text("utf-8"), "utf-8")
-    (tmp_path / "effsam.toml").write_text(FILE.format(weights=tiny_checkpoint.path), "utf-8")
-    return tmp_path
+
+
+def write_build(folder: Path, model: str, checkpoint: Checkpoint, parity_file: Path) -> Path:
+    """A folder with a build file for one model, and its photograph and prompts."""
+    for file in (parity_file, parity_file.with_name("photo.png")):
+        (folder / file.name).write_bytes(file.read_bytes())
+    text = FILE.format(model=model, weights=checkpoint.path)
+    (folder / "effsam.toml").write_text(text, "utf-8")
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, startup: None, small_checkpoint: Checkpoint, parity_file: Path) -> Path:
+    """A build of the small model: what matters is the flow, not what is exported."""
+    return write_build(tmp_path, "small-sam", small_checkpoint, parity_file)
 
 
 def build(place: Path, *more: str) -> tuple[int, dict[str, Any], str]:
@@ -78,7 +83,7 @@ def test_a_matrix_is_built_once_and_then_comes_from_the_cache(place: Path) -> No
     assert code == 0, messages
     assert found["converted"] == 2
     cells = {c["name"]: c for c in found["cells"]}
-    assert set(cells) == {"tiny-sam-onnx-fp32", "tiny-sam-onnx-fp16"}
+    assert set(cells) == {"small-sam-onnx-fp32", "small-sam-onnx-fp16"}
     for name, cell in cells.items():
         bundle = read.read(place / "dist" / name)
         assert read.integrity(bundle) == ()
@@ -113,8 +118,8 @@ def test_a_plan_says_what_would_be_built(place: Path) -> None:
     matrix = found["matrix"]
     assert matrix == {
         "include": [
-            {"name": n, "model": "tiny-sam", "target": "onnx", "precision": n[-4:]}
-            for n in ("tiny-sam-onnx-fp32", "tiny-sam-onnx-fp16")
+            {"name": n, "model": "small-sam", "target": "onnx", "precision": n[-4:]}
+            for n in ("small-sam-onnx-fp32", "small-sam-onnx-fp16")
         ]
     }
     assert not (place / "dist").exists()
@@ -136,7 +141,7 @@ def test_a_missed_gate_is_one_failed_cell_with_its_evidence(place: Path) -> None
     assert "want 1 (" in bad["message"]
     evidence = Path(bad["evidence"])
     assert {"log.txt", "parity.json", "report.html"} <= {p.name for p in evidence.iterdir()}
-    assert not (place / "dist" / "tiny-sam-strict-fp16").exists()
+    assert not (place / "dist" / "small-sam-strict-fp16").exists()
     assert "2 cells: 1 built, 0 from the cache, 1 failed" in messages
 
 
@@ -174,7 +179,7 @@ def test_a_worker_that_is_killed_leaves_nothing_and_the_build_goes_on(
     first, second = found["cells"]
     assert (first["state"], second["state"]) == ("failed", "verified")
     assert "the worker was killed" in first["message"]
-    assert not (place / "dist" / "tiny-sam-onnx-fp32").exists()
+    assert not (place / "dist" / "small-sam-onnx-fp32").exists()
     assert list((place / "cache" / "build" / "work").iterdir()) == []
     code, found, _ = build(place)
     assert (code, found["converted"]) == (0, 1)
@@ -218,7 +223,7 @@ def test_a_build_that_is_killed_is_gone_on_with(place: Path) -> None:
     code, found, _ = build(place)
     assert code == 0
     assert found["converted"] == 1
-    for name in ("tiny-sam-onnx-fp32", "tiny-sam-onnx-fp16"):
+    for name in ("small-sam-onnx-fp32", "small-sam-onnx-fp16"):
         assert read.integrity(read.read(place / "dist" / name)) == ()
     assert list((place / "cache" / "build" / "work").iterdir()) == []
     assert [p for p in (place / "dist").iterdir() if p.name.startswith(".")] == []

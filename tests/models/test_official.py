@@ -1,6 +1,6 @@
 """The official MobileSAM checkpoint against the authors' code, on two photographs, on every route.
 
-FP16 is held to the gates of the shipped targets; INT8 is in `test_official_int8.py`.
+FP16 is held to the gates of the shipped targets; INT8 is in `test_official_int8_*.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from effsam_export.bundle import read
 from effsam_export.config import targets as profiles
 from effsam_export.inference.segment import bounding_box, segment
 from effsam_export.parity.metrics import mask_iou
-from effsam_export.pipeline import run as pipeline
 from effsam_export.pipeline.request import ExportRequest
 from effsam_export.spec.stages import Graph
 from tests.models.official import (
@@ -34,6 +33,7 @@ from tests.models.official import (
     reference,
     through,
 )
+from tests.stages import export
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,10 @@ def case_of(shared: Path) -> Callable[[str], Case]:
 
 @pytest.fixture(scope="module")
 def exported(
-    tmp_path_factory: pytest.TempPathFactory, official: Checkpoint, shared: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    official: Checkpoint,
+    shared: Path,
+    stage_root: Path,
 ) -> read.Bundle:
     """A bundle for OpenVINO in FP32, made once; its source graphs serve the other routes."""
     folder = tmp_path_factory.mktemp("official")
@@ -78,7 +81,7 @@ def exported(
         output=folder / "bundle",
         parity_file=folder / "parity.toml",
     )
-    pipeline.export(request)
+    export(request, stage_root)
     return read.read(request.output)
 
 

@@ -1,15 +1,16 @@
-"""INT8 through the command line on the tiny model: bundle, receipt, repeatability, refusals."""
+"""INT8 through the command line on the small model: bundle, receipt, repeatability, refusals."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from effsam_export import cli
+from effsam_export import cli, models
 from effsam_export.backends.receipt import check_int8
 from effsam_export.config import int8_recipe
 from effsam_export.errors import CheckFailed, EffsamError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.stages import Checkpoint
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("small")
 
 LOOSE = """
 description = "ONNX, judged by nothing but structure"
@@ -39,7 +40,7 @@ def arguments(folder: Path, checkpoint: Checkpoint, out: str, *more: str) -> lis
     target = folder / "loose.toml"
     target.write_text(LOOSE, "utf-8")
     place = ["--checkpoint", str(checkpoint.path), "-o", str(folder / out)]
-    return ["export", "tiny-sam", "-t", str(target), "--num-samples", "4", *place, *more]
+    return ["export", "small-sam", "-t", str(target), "--num-samples", "4", *place, *more]
 
 
 def export(folder: Path, checkpoint: Checkpoint, out: str, *more: str) -> Path:
@@ -48,12 +49,32 @@ def export(folder: Path, checkpoint: Checkpoint, out: str, *more: str) -> Path:
     return folder / out
 
 
-def test_a_bundle_says_what_was_quantized_and_on_what(
-    tmp_path: Path, tiny_checkpoint: Checkpoint
-) -> None:
-    manifest = json.loads(
-        (export(tmp_path, tiny_checkpoint, "a") / "manifest.json").read_text("utf-8")
-    )
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A bundle with the shipped recipe, and what the command printed besides."""
+
+    bundle: Path
+    messages: str
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.bundle / "manifest.json").read_text("utf-8"))
+        return document
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Checkpoint) -> Exported:
+    """Made once; tests read it."""
+    folder = tmp_path_factory.mktemp("int8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "small-sam", ("tests.small", "SMALL_SAM"))
+        result = CliRunner().invoke(cli.app, arguments(folder, small_checkpoint, "bundle"))
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return Exported(bundle=folder / "bundle", messages=result.stderr)
+
+
+def test_a_bundle_says_what_was_quantized_and_on_what(exported: Exported) -> None:
+    manifest = exported.manifest
     assert manifest["precision"]["requested"] == "int8"
     assert manifest["precision"]["elements_by_dtype"]["encoder"]["int8"] > 190_000
     assert "int8" not in manifest["precision"]["elements_by_dtype"]["decoder"]
@@ -66,29 +87,25 @@ def test_a_bundle_says_what_was_quantized_and_on_what(
     assert all(len(i["sha256"]) == 64 for i in calibration["images"])
 
 
-def test_a_bundle_compares_int8_with_what_floats(
-    tmp_path: Path, tiny_checkpoint: Checkpoint
-) -> None:
-    result = CliRunner().invoke(cli.app, arguments(tmp_path, tiny_checkpoint, "a"))
-    assert "compare encoder" in result.stderr
-    assert "compare decoder" not in result.stderr
-    page = (tmp_path / "a" / "report.html").read_text("utf-8")
+def test_a_bundle_compares_int8_with_what_floats(exported: Exported) -> None:
+    assert "compare encoder" in exported.messages
+    assert "compare decoder" not in exported.messages
+    page = (exported.bundle / "report.html").read_text("utf-8")
     assert "What INT8 gains" in page
     assert "of FP32&#x27;s size" in page
-    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text("utf-8"))
-    assert [v["file"] for v in manifest["nondeterministic_files"]] == ["report.html"]
+    assert [v["file"] for v in exported.manifest["nondeterministic_files"]] == ["report.html"]
 
 
 def test_the_same_photographs_and_seed_give_the_same_bytes(
-    tmp_path: Path, tiny_checkpoint: Checkpoint
+    exported: Exported, tmp_path: Path, small_checkpoint: Checkpoint
 ) -> None:
-    first, again = (export(tmp_path, tiny_checkpoint, name) for name in ("a", "b"))
+    again = export(tmp_path, small_checkpoint, "again")
     for name in ("encoder.onnx", "decoder.onnx"):
-        assert sha256_of(first / name) == sha256_of(again / name)
+        assert sha256_of(exported.bundle / name) == sha256_of(again / name)
 
 
 def test_weights_are_rounded_before_they_are_quantized(
-    tmp_path: Path, tiny_checkpoint: Checkpoint
+    exported: Exported, tmp_path: Path, small_checkpoint: Checkpoint
 ) -> None:
     recipe = tmp_path / "rounded.toml"
     recipe.write_text(
@@ -99,35 +116,34 @@ def test_weights_are_rounded_before_they_are_quantized(
         '{ norm = "nowhere", layer = "mlp.lin1", alpha = 0.5 }]\n'
     )
     asked = ("--int8-recipe", str(recipe))
-    result = CliRunner().invoke(cli.app, arguments(tmp_path, tiny_checkpoint, "x", *asked))
+    result = CliRunner().invoke(cli.app, arguments(tmp_path, small_checkpoint, "x", *asked))
     assert isinstance(result.exception, EffsamError)
     assert "no block has `nowhere` and `mlp.lin1`" in result.exception.message
     recipe.write_text(recipe.read_text("utf-8").split("equalize")[0])
-    first, again = (export(tmp_path, tiny_checkpoint, n, *asked) for n in ("a", "b"))
+    first, again = (export(tmp_path, small_checkpoint, n, *asked) for n in ("a", "b"))
     for name in ("encoder.onnx", "decoder.onnx"):
         assert sha256_of(first / name) == sha256_of(again / name)
-    plain = export(tmp_path, tiny_checkpoint, "c")
     # What it is judged by has the weights as they were.
     name = "source/encoder.onnx"
-    assert sha256_of(first / name) == sha256_of(plain / name)
+    assert sha256_of(first / name) == sha256_of(exported.bundle / name)
     manifest = json.loads((first / "manifest.json").read_text("utf-8"))
     assert manifest["int8"]["components"]["encoder"]["rounding"] == "coordinate-descent"
-    assert "rounding" not in json.loads((plain / "manifest.json").read_text("utf-8"))["int8"]
+    assert "rounding" not in exported.manifest["int8"]
 
 
 def test_a_decoder_is_calibrated_on_what_the_encoder_gives(
-    tmp_path: Path, tiny_checkpoint: Checkpoint
+    tmp_path: Path, small_checkpoint: Checkpoint
 ) -> None:
     recipe = tmp_path / "both.toml"
     recipe.write_text(
         '[encoder.default]\nscheme = "weight_only"\n[decoder.default]\nscheme = "w8a8"\n'
     )
-    bundle = export(tmp_path, tiny_checkpoint, "a", "--int8-recipe", str(recipe))
+    bundle = export(tmp_path, small_checkpoint, "a", "--int8-recipe", str(recipe))
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     assert manifest["precision"]["elements_by_dtype"]["decoder"]["int8"] > 1_000_000
     assert manifest["int8"]["components"]["decoder"]["scheme"] == "w8a8"
     alone = arguments(
-        tmp_path, tiny_checkpoint, "b", "--int8-recipe", str(recipe), "--component", "decoder"
+        tmp_path, small_checkpoint, "b", "--int8-recipe", str(recipe), "--component", "decoder"
     )
     result = CliRunner().invoke(cli.app, alone)
     assert isinstance(result.exception, EffsamError)
@@ -135,19 +151,16 @@ def test_a_decoder_is_calibrated_on_what_the_encoder_gives(
     assert not (tmp_path / "b").exists()
 
 
-def test_what_int8_means_is_printed_and_what_is_not_known(
-    tmp_path: Path, tiny_checkpoint: Checkpoint
-) -> None:
-    result = CliRunner().invoke(cli.app, arguments(tmp_path, tiny_checkpoint, "a"))
-    said = result.stderr
+def test_what_int8_means_is_printed_and_what_is_not_known(exported: Exported) -> None:
+    said = exported.messages
     assert "int8 encoder: INT8 weights and activations; minmax ranges" in said
     assert "int8 decoder: stays in FP16" in said
     assert "warning: INT8 accuracy of this model's trained weights is unmeasured" in said
     assert "warning: 4 calibration samples are few" in said
 
 
-def test_the_plan_shows_the_recipe(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
-    asked = arguments(tmp_path, tiny_checkpoint, "a", "--dry-run", "--json")
+def test_the_plan_shows_the_recipe(tmp_path: Path, small_checkpoint: Checkpoint) -> None:
+    asked = arguments(tmp_path, small_checkpoint, "a", "--dry-run", "--json")
     plan = json.loads(CliRunner().invoke(cli.app, asked).stdout)["plan"]
     assert plan["int8"]["decoder"] == "stays in FP16"
     assert not (tmp_path / "a").exists()
@@ -155,14 +168,14 @@ def test_the_plan_shows_the_recipe(tmp_path: Path, tiny_checkpoint: Checkpoint) 
 
 @pytest.mark.parametrize("flag", [("--calib", "default"), ("--num-samples", "9")])
 def test_options_of_int8_are_refused_elsewhere(flag: tuple[str, str]) -> None:
-    result = CliRunner().invoke(cli.app, ["export", "tiny-sam", "-t", "onnx", *flag])
+    result = CliRunner().invoke(cli.app, ["export", "small-sam", "-t", "onnx", *flag])
     assert isinstance(result.exception, EffsamError)
     assert result.exception.message == f"{flag[0]}: nothing is calibrated in fp32"
     assert result.exception.hint == "add --int8"
 
 
 def test_a_recipe_for_modules_that_are_not_there_leaves_nothing_behind(
-    tmp_path: Path, tiny_checkpoint: Checkpoint
+    tmp_path: Path, small_checkpoint: Checkpoint
 ) -> None:
     recipe = tmp_path / "typo.toml"
     text = int8_recipe.to_toml("", {"encoder": Int8Recipe(scheme="w8a8")})
@@ -170,7 +183,7 @@ def test_a_recipe_for_modules_that_are_not_there_leaves_nothing_behind(
         text
         + 'overrides = [{ modules = ["imge_encoder"], treatment = "weight_only", reason = "x" }]\n'
     )
-    asked = arguments(tmp_path, tiny_checkpoint, "a", "--int8-recipe", str(recipe))
+    asked = arguments(tmp_path, small_checkpoint, "a", "--int8-recipe", str(recipe))
     result = CliRunner().invoke(cli.app, asked)
     assert isinstance(result.exception, EffsamError)
     assert result.exception.message.endswith("hold no layer with weights: imge_encoder")
@@ -178,19 +191,19 @@ def test_a_recipe_for_modules_that_are_not_there_leaves_nothing_behind(
 
 
 def test_a_search_writes_a_recipe_that_an_export_takes(
-    tmp_path: Path, tiny_checkpoint: Checkpoint
+    tmp_path: Path, small_checkpoint: Checkpoint
 ) -> None:
     start = tmp_path / "bad.toml"
     start.write_text('[encoder.default]\nscheme = "w8a8"\nquantize_activation_products = true\n')
     found = tmp_path / "found.toml"
-    place = ["--checkpoint", str(tiny_checkpoint.path), "-o", str(found)]
+    place = ["--checkpoint", str(small_checkpoint.path), "-o", str(found)]
     how = ["--int8-recipe", str(start), "--min-iou", "0", "--mean-iou", "0", "--num-samples", "2"]
-    asked = ["bisect", "tiny-sam", "-t", "onnx", *how, *place, "--json"]
+    asked = ["bisect", "small-sam", "-t", "onnx", *how, *place, "--json"]
     result = CliRunner().invoke(cli.app, asked)
     assert result.exit_code == 0, result.output + str(result.exception)
     outcome = json.loads(result.stdout)
     assert outcome["layers"] == 1
-    plan = int8_recipe.load("tiny-sam", found)
+    plan = int8_recipe.load("small-sam", found)
     assert plan.recipe("encoder", "onnx").quantize_activation_products
     assert "in " in plan.measured
     assert (tmp_path / "found.toml.search.json").is_file()

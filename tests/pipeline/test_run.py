@@ -1,4 +1,4 @@
-"""The whole flow on the tiny model: what is written when it passes, and when it does not."""
+"""The whole flow on the small model: what is written when it passes, and when it does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from effsam_export.pipeline.request import ExportRequest
 from effsam_export.pipeline.stage_cache import StageCache
 from effsam_export.spec.stages import Checkpoint
 from effsam_export.spec.targets import Gates
-from tests.tiny import TINY_SAM
+from tests.small import SMALL_SAM
+from tests.stages import sharing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,17 +31,22 @@ pytestmark = pytest.mark.backend
 
 @pytest.fixture
 def request_(
-    tmp_path: Path, tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path
+    tmp_path: Path,
+    small: None,
+    small_checkpoint: Checkpoint,
+    parity_file: Path,
+    stage_root: Path,
 ) -> ExportRequest:
-    """An export of the tiny encoder alone, which takes a second or two."""
-    return ExportRequest(
-        model=TINY_SAM,
+    """An export of the small encoder alone, its trace from the session's cache."""
+    request = ExportRequest(
+        model=SMALL_SAM,
         target=profiles.load_target("onnx", "fp32"),
-        checkpoint=tiny_checkpoint,
+        checkpoint=small_checkpoint,
         output=tmp_path / "out",
         components=("encoder",),
         parity_file=parity_file,
     )
+    return sharing(request, stage_root)
 
 
 def with_gates(target: TargetProfile, gates: Gates) -> TargetProfile:
@@ -66,10 +72,11 @@ def test_a_bundle_of_one_component(request_: ExportRequest) -> None:
 
 
 def test_two_exports_are_equal_to_the_byte(request_: ExportRequest, tmp_path: Path) -> None:
-    second = replace(request_, output=tmp_path / "second")
-    for each in (request_, second):
-        pipeline.export(each)
-    assert write.list_files(request_.output) == write.list_files(second.output)
+    outputs = (tmp_path / "first", tmp_path / "second")
+    for output in outputs:
+        pipeline.export(replace(request_, output=output, stage_cache=None))
+    first, second = map(write.list_files, outputs)
+    assert first == second
 
 
 def shared(events: list[StageEvent]) -> dict[str, bool]:
@@ -84,12 +91,12 @@ def shared(events: list[StageEvent]) -> dict[str, bool]:
 def test_exports_that_share_stages_are_equal_to_those_that_do_not(
     request_: ExportRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = replace(request_, components=())
+    whole = replace(request_, components=(), stage_cache=None)
     pipeline.export(whole)
-    sharing = replace(
+    cached = replace(
         whole, stage_cache=StageCache(root=tmp_path / "stages", parts={"weights": "1"})
     )
-    first, second = (replace(sharing, output=tmp_path / name) for name in ("first", "second"))
+    first, second = (replace(cached, output=tmp_path / name) for name in ("first", "second"))
     events: list[StageEvent] = []
     pipeline.export(first, events.append)
     assert set(shared(events).values()) == {False}
@@ -169,7 +176,7 @@ def test_a_converter_that_dies_leaves_its_log_and_nothing_else(
     crash = "import os; print('something odd', flush=True); os.kill(os.getpid(), 11)"
     monkeypatch.setattr(isolate, "OTHER_SIDE", crash)
     with pytest.raises(isolate.ConversionFailed) as failed:
-        pipeline.export(request_)
+        pipeline.export(replace(request_, stage_cache=None))
     evidence = request_.output.with_name("out.failed")
     log = evidence / "lower-encoder.log"
     assert failed.value.message == (

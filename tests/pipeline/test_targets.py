@@ -1,4 +1,4 @@
-"""Whole exports of the tiny model for targets that change how components are lowered."""
+"""Whole exports of the small model for targets that change how components are lowered."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from effsam_export.config import targets as profiles
 from effsam_export.pipeline import run as pipeline
 from effsam_export.pipeline import verify
 from effsam_export.pipeline.request import ExportRequest
-from tests.tiny import TINY_SAM
+from tests.small import SMALL_SAM
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.spec.stages import Checkpoint
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("shared_stages")]
 
 
 def export(
@@ -30,10 +30,10 @@ def export(
     output: Path,
     components: tuple[str, ...] = (),
 ) -> read.Bundle:
-    """A bundle of the tiny model in FP16."""
+    """A bundle of the small model in FP16."""
     pipeline.export(
         ExportRequest(
-            model=TINY_SAM,
+            model=SMALL_SAM,
             target=profiles.load_target(name, "fp16", options),
             checkpoint=checkpoint,
             output=output,
@@ -45,11 +45,11 @@ def export(
 
 
 def test_both_components_in_one_tflite_file(
-    tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
+    small: None, small_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("litert_torch")
     options = {"single_file": "true", "slots": "4"}
-    bundle = export("tflite", options, tiny_checkpoint, parity_file, tmp_path / "out")
+    bundle = export("tflite", options, small_checkpoint, parity_file, tmp_path / "out")
     assert bundle.manifest["state"] == "verified"
     assert [c["files"] for c in bundle.manifest["components"]] == [["model.tflite"]] * 2
     assert [p.name for p in bundle.path.glob("*.tflite")] == ["model.tflite"]
@@ -58,11 +58,11 @@ def test_both_components_in_one_tflite_file(
 
 
 def test_a_core_ml_package_with_two_numbers_of_slots(
-    tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
+    small: None, small_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("coremltools")
     options = {"functions": "2", "deployment_target": "iOS18", "slots": "4"}
-    bundle = export("coreml", options, tiny_checkpoint, parity_file, tmp_path / "out")
+    bundle = export("coreml", options, small_checkpoint, parity_file, tmp_path / "out")
     (decoder,) = (c for c in bundle.manifest["components"] if c["name"] == "decoder")
     assert {f.split("/")[0] for f in decoder["files"]} == {"decoder.mlpackage"}
     assert bundle.manifest["prompts"]["labels"]["empty"] == -2
@@ -72,11 +72,11 @@ def test_a_core_ml_package_with_two_numbers_of_slots(
 
 
 def test_a_core_ml_encoder_that_takes_pictures(
-    tiny: None, tiny_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
+    small: None, small_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("coremltools")
     options = {"image_input": "true"}
     output = tmp_path / "out"
-    bundle = export("coreml", options, tiny_checkpoint, parity_file, output, ("encoder",))
+    bundle = export("coreml", options, small_checkpoint, parity_file, output, ("encoder",))
     (image,) = bundle.manifest["components"][0]["inputs"]
-    assert (image["dtype"], image["shape"]) == ("uint8", [1024, 1024, 3])
+    assert (image["dtype"], image["shape"]) == ("uint8", [256, 256, 3])

@@ -14,9 +14,9 @@ pytest.importorskip("torch")
 from effsam_export import models
 from effsam_export.bundle import read
 from effsam_export.config import targets as profiles
-from effsam_export.pipeline import run as pipeline
 from effsam_export.pipeline import verify
 from effsam_export.pipeline.request import ExportRequest
+from tests.stages import export
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ pytestmark = pytest.mark.backend
 
 @pytest.fixture(scope="module")
 def tiny_bundle(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint, parity_file: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Checkpoint,
+    parity_file: Path,
+    stage_root: Path,
 ) -> tuple[Path, ParityReport]:
     """The tiny model for iPhones, with two functions in its decoder."""
     shipped = profiles.load_target("iphone-ane")
@@ -42,7 +45,7 @@ def tiny_bundle(
         output=tmp_path_factory.mktemp("bundles") / "tiny",
         parity_file=parity_file,
     )
-    return request.output, pipeline.export(request)
+    return request.output, export(request, stage_root)
 
 
 def test_tiny_sam_in_fp16(tiny_bundle: tuple[Path, ParityReport]) -> None:
@@ -104,14 +107,16 @@ def test_no_path_of_this_machine_is_in_a_package(tiny_bundle: tuple[Path, Parity
 
 
 @pytest.mark.weights
-def test_official_mobile_sam_on_photographs(official: Checkpoint, tmp_path: Path) -> None:
+def test_official_mobile_sam_on_photographs(
+    official: Checkpoint, tmp_path: Path, stage_root: Path
+) -> None:
     request = ExportRequest(
         model=models.get("mobile-sam"),
         target=profiles.load_target("coreml"),
         checkpoint=official,
         output=tmp_path / "out",
     )
-    report = pipeline.export(request)
+    report = export(request, stage_root)
     assert report.precision == "fp16"
     assert min(c.min_iou for c in report.cases) >= 0.99
     assert all(c.best == c.artifact_best for c in report.cases)

@@ -15,9 +15,9 @@ from effsam_export import backends, models
 from effsam_export.bundle import read
 from effsam_export.config import targets as profiles
 from effsam_export.models import fixed
-from effsam_export.pipeline import run as pipeline
 from effsam_export.pipeline.request import ExportRequest
 from effsam_export.spec.stages import Artifact
+from tests import stages
 from tests.paths import REPOSITORY
 from tests.tiny import TINY_SAM
 
@@ -50,25 +50,30 @@ def export(
     parity_file: Path,
     name: str,
     precision: Precision,
+    stage_root: Path,
 ) -> ParityReport:
-    return pipeline.export(
+    return stages.export(
         ExportRequest(
             model=model,
             target=profiles.load_target(name, precision),
             checkpoint=checkpoint,
             output=output,
             parity_file=parity_file,
-        )
+        ),
+        stage_root,
     )
 
 
 @pytest.fixture(scope="module")
 def tiny_bundle(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint, parity_file: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Checkpoint,
+    parity_file: Path,
+    stage_root: Path,
 ) -> read.Bundle:
     """The tiny SAM for Android's GPU."""
     output = tmp_path_factory.mktemp("tflite") / "tiny"
-    export(TINY_SAM, tiny_checkpoint, output, parity_file, "android-gpu", "fp16")
+    export(TINY_SAM, tiny_checkpoint, output, parity_file, "android-gpu", "fp16", stage_root)
     return read.read(output)
 
 
@@ -125,12 +130,12 @@ def test_what_lies_in_empty_slots_changes_nothing(tiny_bundle: read.Bundle) -> N
     [("android-cpu", "fp32"), ("android-cpu", "fp16"), ("android-gpu", "fp16")],
 )
 def test_official_mobile_sam(
-    official: Checkpoint, name: str, precision: Precision, tmp_path: Path
+    official: Checkpoint, name: str, precision: Precision, tmp_path: Path, stage_root: Path
 ) -> None:
     parity_file = tmp_path / "parity.toml"
     parity_file.write_text(ONE_PHOTOGRAPH, "utf-8")
     model = models.get("mobile-sam")
-    report = export(model, official, tmp_path / "out", parity_file, name, precision)
+    report = export(model, official, tmp_path / "out", parity_file, name, precision, stage_root)
     assert len(report.cases) == 3
     assert min(c.min_iou for c in report.cases) >= LEAST[precision]
     assert report.gates.mask_iou >= LEAST[precision]

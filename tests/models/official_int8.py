@@ -1,4 +1,4 @@
-"""The official MobileSAM in INT8 against the authors' code: the same mask of the set wins.
+"""The official MobileSAM in INT8 against the authors' code, for one target.
 
 Two photographs and nine prompts that we did not choose and that calibrate nothing. Exported as a
 user does, with the recipe, samples and gates that ship; Core ML runs in the evaluator.
@@ -6,24 +6,16 @@ user does, with the recipe, samples and gates that ship; Core ML runs in the eva
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
-
-pytest.importorskip("torch")
-
-import torch
 
 from effsam_export.bundle import read
 from effsam_export.config import calibration, int8_recipe
 from effsam_export.config import targets as profiles
-from effsam_export.matrix import keys
 from effsam_export.parity.metrics import mask_iou
-from effsam_export.pipeline import run as pipeline
 from effsam_export.pipeline.request import ExportRequest, Int8Request
-from effsam_export.pipeline.stage_cache import StageCache
 from tests.models.official import (
     MODEL,
     PROMPTS,
@@ -34,13 +26,12 @@ from tests.models.official import (
     reference,
     through,
 )
+from tests.stages import export
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.spec.stages import Checkpoint
-
-pytestmark = [pytest.mark.backend, pytest.mark.shared, pytest.mark.weights]
 
 MEAN_IOU = 0.975
 LEAST_IOU = 0.92
@@ -55,42 +46,31 @@ class Asked:
     found: Outcome
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the targets leave each other traces, rounded weights and PyTorch's answers."""
-    return tmp_path_factory.mktemp("stages")
-
-
-@pytest.fixture(scope="module", params=["onnx", "openvino", "tflite", "coreml"])
-def asked(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    official: Checkpoint,
-    shared: Path,
-    kept: Path,
+def answers(
+    target: str, checkpoint: Checkpoint, shared: Path, output: Path, stage_root: Path
 ) -> dict[str, Asked]:
-    """By photograph, for one target."""
-    export = ExportRequest(
+    """By photograph, for one target; the bundle goes to `output`."""
+    request = ExportRequest(
         model=MODEL,
-        target=profiles.load_target(request.param, "int8"),
-        checkpoint=official,
-        output=tmp_path_factory.mktemp("int8") / request.param,
+        target=profiles.load_target(target, "int8"),
+        checkpoint=checkpoint,
+        output=output,
         int8=Int8Request(calibration=calibration.load(), plan=int8_recipe.load(MODEL.name)),
     )
-    stages = StageCache(root=kept, parts=keys.shared(export, torch.get_num_threads()))
-    pipeline.export(replace(export, stage_cache=stages))
-    bundle = read.read(export.output)
+    export(request, stage_root)
+    bundle = read.read(output)
     sessions = [read.open_session(bundle, c.name) for c in MODEL.components]
-    routes = reference(official), through(*sessions, model=bundle.model)
-    answers = {}
+    routes = reference(checkpoint), through(*sessions, model=bundle.model)
+    found = {}
     for photo in PROMPTS:
         case = read_case(shared, photo)
-        wanted, found = (ask(case, *route) for route in routes)
-        answers[photo] = Asked(case=case, wanted=wanted, found=found)
-    return answers
+        wanted, exported = (ask(case, *route) for route in routes)
+        found[photo] = Asked(case=case, wanted=wanted, found=exported)
+    return found
 
 
-def test_the_mask_that_wins_is_the_one_that_wins_in_pytorch(asked: dict[str, Asked]) -> None:
+def assert_winners_are_pytorchs(asked: dict[str, Asked]) -> None:
+    """The mask of the set that wins is the one that wins in PyTorch."""
     winners = {
         f"{photo}/{name}": tuple(o.answers[name, "multi"].indices[0] for o in (a.wanted, a.found))
         for photo, a in asked.items()
@@ -100,9 +80,8 @@ def test_the_mask_that_wins_is_the_one_that_wins_in_pytorch(asked: dict[str, Ask
     assert {n: pair for n, pair in winners.items() if pair[0] != pair[1]} == {}
 
 
-@pytest.mark.parametrize("modes", [("multi",), ("multi", "single")])
-def test_masks_are_the_authors(asked: dict[str, Asked], modes: tuple[str, ...]) -> None:
-    """The mask that wins, alone and with the single mask beside it."""
+def assert_masks_are_the_authors(asked: dict[str, Asked], modes: tuple[str, ...]) -> None:
+    """The masks that win in these modes overlap the authors'."""
     ious = {
         f"{photo}/{name}/{mode}": mask_iou(
             a.found.answers[name, mode].masks[0], a.case.masks(name, mode)[0]

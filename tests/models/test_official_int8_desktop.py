@@ -1,0 +1,45 @@
+"""The official MobileSAM in INT8 for ONNX Runtime and OpenVINO: the same mask of the set wins.
+
+In a file of its own beside `test_official_int8_mobile.py`, so that two workers share the work.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.models import official_int8
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.spec.stages import Checkpoint
+    from tests.models.official_int8 import Asked
+
+pytestmark = [pytest.mark.backend, pytest.mark.shared, pytest.mark.weights]
+
+
+@pytest.fixture(scope="module", params=["onnx", "openvino"])
+def asked(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    official: Checkpoint,
+    shared: Path,
+    stage_root: Path,
+) -> dict[str, Asked]:
+    """By photograph, for one target."""
+    output = tmp_path_factory.mktemp("int8") / request.param
+    return official_int8.answers(request.param, official, shared, output, stage_root)
+
+
+def test_the_mask_that_wins_is_the_one_that_wins_in_pytorch(asked: dict[str, Asked]) -> None:
+    official_int8.assert_winners_are_pytorchs(asked)
+
+
+@pytest.mark.parametrize("modes", [("multi",), ("multi", "single")])
+def test_masks_are_the_authors(asked: dict[str, Asked], modes: tuple[str, ...]) -> None:
+    """The mask that wins, alone and with the single mask beside it."""
+    official_int8.assert_masks_are_the_authors(asked, modes)
