@@ -9,7 +9,7 @@ from effsam_export import backends, models
 from effsam_export.backends import messages
 from effsam_export.config import int8_recipe
 from effsam_export.config import targets as target_files
-from effsam_export.models.figures import COSTS
+from effsam_export.models.costs import COSTS
 
 if TYPE_CHECKING:
     from effsam_export.spec.targets import TargetProfile

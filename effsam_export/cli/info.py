@@ -33,7 +33,7 @@ def info(model: ModelName, json: Json = False) -> None:
 
 def facts_of(spec: ModelSpec) -> dict[str, Any]:
     """The facts, ready for JSON."""
-    from effsam_export.models.figures import COSTS
+    from effsam_export.models.costs import COSTS
 
     licence, weights, cost = spec.licence, spec.weights, COSTS.get(spec.name)
     return {

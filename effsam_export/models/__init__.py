@@ -1,4 +1,4 @@
-"""Every model, by name. A new one is a file beside this one and a line in the table."""
+"""The table of models. A new model is a file in this package and a line in the table."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ MODELS: dict[str, tuple[str, str]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Names of all models, in the order `effsam list` shows them."""
+    """Return the names of all models, in the order of `effsam list`."""
     return tuple(MODELS)
 
 
 def get(name: str) -> ModelSpec:
-    """The model called `name`.
+    """Return the model called `name`.
 
     Raises:
-        UnknownNameError: There is none; the nearest names are suggested.
+        UnknownNameError: No model has this name; the hint lists the nearest names.
     """
     if name not in MODELS:
         raise UnknownNameError("model", name, MODELS)
@@ -60,13 +60,13 @@ def get(name: str) -> ModelSpec:
 
 
 def configured(spec: ModelSpec, options: Mapping[str, float]) -> ModelSpec:
-    """The model with other settings than its default ones.
+    """Return the model with other model options (`--set`) than its defaults.
 
     Raises:
-        UsageError: It has no such settings, or refuses the values.
+        UsageError: The model has no such options, or a value is out of range.
     """
     if not options or options == spec.options:
         return spec
     if spec.with_options is None:
-        raise UsageError(f"`{spec.name}` has no settings", hint="leave --set out")
+        raise UsageError(f"`{spec.name}` has no model options", hint="leave out --set")
     return spec.with_options({**spec.options, **options})

@@ -1,12 +1,11 @@
-"""EdgeSAM and EdgeSAM-3x: RepViT-M1 in front of a fine-tuned SAM decoder.
+"""EdgeSAM and EdgeSAM-3x: a RepViT-M1 encoder with a fine-tuned SAM decoder.
 
 The IoU head was not distilled. The authors rank masks by their stability instead, so the decoder
-has one output more than SAM's (`predictor.py`, `utils/amg.py` of chongzhou96/EdgeSAM, b53372c).
+has one more output than SAM's (`predictor.py`, `utils/amg.py` of chongzhou96/EdgeSAM, b53372c).
 
-Their predictor gives 1, 3 or 4 masks: the first, the other three, or all. Its default and their
-generator of all masks take three, as SAM does, and so do we; their web demo takes the best of all
-four for points, and the first for a box. Prompts are SAM's, with a padding point where there is no
-box. Their export scripts leave the mask prompt out and interpolate another way; ours do neither.
+Their predictor returns 1, 3 or 4 masks: the first, the other three, or all. Three are its default,
+and here too. Prompts are SAM's, with a padding point if there is no box. Unlike the authors' export
+scripts, this export has the mask prompt and bicubic interpolation, as their predictor has.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ OFFSET = 1.0
 
 
 def stability_reference(module: nn.Module, sample: Sample) -> Feeds:
-    """SAM's two outputs, and the stability of each mask as the authors count it."""
+    """Return SAM's two outputs and the stability of each mask, as the authors compute it."""
     import numpy as np
 
     outputs = decoder_reference(module, sample)
     low_res = outputs["low_res_masks"]
     inside = (low_res > OFFSET).sum((2, 3), dtype=np.int32)
     around = (low_res > -OFFSET).sum((2, 3), dtype=np.int32)
-    # An empty mask is 0, where the authors have 0 / 0: NaN would stand first in any ranking.
+    # An empty mask gets 0 instead of the authors' 0 / 0: NaN would come first in a ranking.
     scores = (inside / np.maximum(around, 1)).astype(np.float32)
     return {**outputs, STABILITY.name: scores}
 
@@ -65,7 +64,7 @@ ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
 
 
 def wrap_decoder(module: nn.Module) -> nn.Module:
-    """Export form of the decoder, with the stability of each mask."""
+    """Return the decoder for export, with the stability of each mask."""
     from effsam_export.models.sam.export import ExportDecoder, WithStability
 
     return WithStability(ExportDecoder(as_sam(module)), OFFSET)
@@ -80,7 +79,7 @@ DECODER = replace(
 
 
 def build() -> nn.Module:
-    """EdgeSAM with the authors' state-dict names, weights not loaded."""
+    """Return EdgeSAM with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.repvit import M1_FUSED, RepViT
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.sam.transformer import Attention
@@ -88,7 +87,7 @@ def build() -> nn.Module:
     sam = Sam(RepViT(M1_FUSED), SAM_PREPROCESS)
     for module in sam.modules():
         if isinstance(module, Attention):
-            # EdgeSAM registers the values' projection before the keys', SAM after them.
+            # EdgeSAM registers the projection of values before that of keys, unlike SAM.
             for name in ("k_proj", "out_proj"):
                 module.add_module(name, module._modules.pop(name))
     return sam.eval()

@@ -1,8 +1,8 @@
 """EfficientViT-SAM's image encoder, with the authors' parameter names.
 
 Source: mit-han-lab/efficientvit (commit de7d773), `models/efficientvit/{backbone,sam}.py` and
-`models/nn/ops.py`. A backbone of convolutions and linear attention; its last three stages are
-added at 64x64 and go through a neck of fused inverted bottlenecks.
+`models/nn/ops.py`. The backbone consists of convolutions and linear attention. The outputs of its
+last three stages are resized to 64x64, added, and refined by fused inverted bottlenecks.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ BlockKind = Literal["res", "fmb", "mb", "att5", "att3"]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage: its first block changes width and halves the resolution, `depth` more follow.
+    """A stage: a first block that changes the width and halves the resolution, then `depth` blocks.
 
     Attributes:
-        expand: Expansion of the blocks; the first block expands four times as much.
-        fewer_norms: Only the last convolution of a block is normalised, the others have a bias.
+        expand: Expansion factor of the blocks; four times as large in the first block.
+        fewer_norms: Only the last convolution of a block has a norm; the others have a bias.
     """
 
     width: int
@@ -42,7 +42,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientViTSize:
-    """One EfficientViT-SAM; the first stage is the stem. The neck reads the last three stages."""
+    """Sizes of one EfficientViT-SAM. The first stage is the stem; the neck reads the last three."""
 
     stages: tuple[Stage, ...]
     neck_depth: int
@@ -50,7 +50,7 @@ class EfficientViTSize:
 
 
 def large(depths: tuple[int, int, int, int, int], neck_depth: int) -> EfficientViTSize:
-    """L0, L1 and L2: five stages, 512 pixels."""
+    """Return the size of L0, L1 or L2: five stages, 512 pixels."""
     rows: tuple[tuple[int, BlockKind, int, bool], ...] = (
         (32, "res", 1, False),
         (64, "fmb", 4, False),
@@ -62,7 +62,7 @@ def large(depths: tuple[int, int, int, int, int], neck_depth: int) -> EfficientV
 
 
 def extra_large(depths: tuple[int, int, int, int, int, int], neck_depth: int) -> EfficientViTSize:
-    """XL0 and XL1: six stages, 1024 pixels."""
+    """Return the size of XL0 or XL1: six stages, 1024 pixels."""
     rows: tuple[tuple[int, BlockKind, int, bool], ...] = (
         (32, "res", 1, False),
         (64, "fmb", 4, False),
@@ -89,7 +89,7 @@ def _size(
 
 
 class ConvLayer(nn.Module):
-    """Convolution, then batch norm and tanh-GELU where asked. Without a norm there is a bias."""
+    """Convolution, then optional batch norm and tanh-GELU."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class ResBlock(nn.Module):
 
 
 class FusedMBConv(nn.Module):
-    """A 3x3 convolution that expands, and a pointwise one that shrinks again."""
+    """A 3x3 convolution that expands the channels, then a pointwise one that reduces them."""
 
     def __init__(self, dim: int, out_dim: int, expand: int, *, stride: int, fewer: bool) -> None:
         super().__init__()
@@ -162,22 +162,22 @@ class MBConv(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """ReLU attention of queries, keys and values B x heads x 32 x N, in linear time."""
+    """ReLU attention in linear time; queries, keys and values are B x heads x 32 x N."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k = torch.relu(q), torch.relu(k)
-        # A row of ones under v sums up k: numerator and denominator in one product.
+        # A row of ones below v sums k, so that one product gives numerator and denominator.
         v = nn.functional.pad(v, (0, 0, 0, 1), value=1.0)
         out = (v @ k.transpose(-1, -2)) @ q
         return out[:, :, :-1] / self.divisor(out[:, :, -1:])
 
     def divisor(self, total: Tensor) -> Tensor:
-        """What the weighted sums are divided by, off zero."""
+        """Return the denominator of the attention, kept above zero."""
         return total + ATTENTION_EPS
 
 
 class LiteMLA(nn.Module):
-    """Multi-scale linear attention with a ReLU kernel, on BxCxHxW."""
+    """Multi-scale linear attention with a ReLU kernel on BxCxHxW."""
 
     def __init__(self, dim: int, scale: int) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class LiteMLA(nn.Module):
 
 
 class Residual(nn.Module):
-    """`main` with a shortcut around it, or without one where the shape changes."""
+    """`main` with an optional shortcut around it."""
 
     def __init__(self, main: nn.Module, *, shortcut: bool = True) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ class EfficientViTBlock(nn.Module):
 
 
 class OpSequential(nn.Module):
-    """Layers in a row, under the name `op_list`."""
+    """A sequence of layers named `op_list`."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ class OpSequential(nn.Module):
 
 
 def block(stage: Stage) -> nn.Module:
-    """One block of a stage that keeps the shape."""
+    """Return a block that keeps the shape."""
     dim, fewer = stage.width, stage.fewer_norms
     match stage.kind:
         case "res":
@@ -260,14 +260,14 @@ def block(stage: Stage) -> nn.Module:
 
 
 def first_block(dim: int, stage: Stage) -> nn.Module:
-    """The block that halves the resolution and changes the width."""
+    """Return the block that halves the resolution and changes the width."""
     kind = FusedMBConv if stage.kind == "fmb" else MBConv
     main = kind(dim, stage.width, 4 * stage.expand, stride=2, fewer=stage.fewer_norms)
     return Residual(main, shortcut=False)
 
 
 class Backbone(nn.Module):
-    """Normalised image 1x3xSxS to the maps of all stages, at S/2, S/4, ..."""
+    """Normalised image 1x3xSxS to the feature maps of all stages, at S/2, S/4, ..."""
 
     def __init__(self, stages: tuple[Stage, ...]) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ class Backbone(nn.Module):
 
 
 class UpSample(nn.Module):
-    """Bicubic to 64x64; nothing where it is that already."""
+    """Resize to 64x64 (bicubic), unless the input has that size."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] == GRID:
@@ -298,7 +298,7 @@ class UpSample(nn.Module):
 
 
 class SamNeck(nn.Module):
-    """The last three maps, the deepest first, added and refined to 256x64x64."""
+    """The last three feature maps, deepest first, to a map 1x256x64x64."""
 
     def __init__(self, widths: list[int], depth: int, expand: int) -> None:
         super().__init__()

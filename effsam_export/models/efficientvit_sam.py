@@ -1,4 +1,4 @@
-"""EfficientViT-SAM: five sizes. The L models see 512 pixels, and are prompted in 1024."""
+"""EfficientViT-SAM in five sizes. The L models take 512 pixels, with prompts in 1024 pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 NORM_EPS = 1e-6
-"""Of every norm, the decoder's LayerNorms included (`set_norm_eps` in `sam_model_zoo.py`)."""
+"""Epsilon of every norm, also in the decoder (`set_norm_eps` in `sam_model_zoo.py`)."""
 
 LARGE_SIDE = 512
 LICENCE = Licence(
@@ -33,8 +33,8 @@ LICENCE = Licence(
     text_file="Apache-2.0.txt",
 )
 _DISTILLED = (
-    "it holds an EfficientViT-SAM that was only distilled (the authors' `distilled_model/`): the "
-    "finished weights have the same name and another hash"
+    "it holds an EfficientViT-SAM that was distilled but not fine-tuned (the authors' "
+    "`distilled_model/`); the final weights have the same name and another hash"
 )
 DISTILLED_ONLY = dict.fromkeys(
     (
@@ -49,8 +49,8 @@ PRECISION = (
     KeepFp32(
         component="encoder",
         modules=("image_encoder.backbone.stages.*.context_module.main.attention",),
-        reason="it divides sums over all tokens and channels; the authors compute it in FP32 "
-        "whatever the rest does, and how large they get with the real weights is not known here",
+        reason="it divides sums over all tokens and channels, which can overflow FP16; the authors "
+        "always compute it in FP32",
         source="mit-han-lab/efficientvit `models/nn/ops.py` (LiteMLA) and #113: in FP16 the L2 "
         "encoder's mIoU is 0.0 (79.1 in FP32)",
     ),
@@ -65,7 +65,7 @@ LARGE_IMAGE = replace(
 
 
 def large_example() -> Mapping[str, Any]:
-    """Tracing input of an L encoder."""
+    """Return the tracing input of an L encoder."""
     import torch
 
     return {"image": torch.zeros(1, 3, LARGE_SIDE, LARGE_SIDE)}
@@ -85,14 +85,14 @@ LARGE_ENCODER = replace(ENCODER, inputs=(LARGE_IMAGE,), example=large_example)
 
 
 def build(size: str) -> nn.Module:
-    """One size with the authors' state-dict names, weights not loaded."""
+    """Return one size with the authors' state-dict names, weights not loaded."""
     from torch import nn
 
     from effsam_export.models import efficientvit as e
     from effsam_export.models.sam.module import Sam
 
     sizes = {
-        # Depths of the stages, depth of the neck: `backbone.py` and `sam.py`.
+        # Depths of the stages and of the neck. Source: `backbone.py` and `sam.py`.
         "l0": partial(e.large, (1, 1, 1, 4, 4), 4),
         "l1": partial(e.large, (1, 1, 1, 6, 6), 8),
         "l2": partial(e.large, (1, 2, 2, 8, 8), 12),

@@ -1,9 +1,9 @@
-"""Expedit-SAM's encoder: SAM's ViT with its tokens clustered half-way. No parameters of its own.
+"""Expedit-SAM's encoder: SAM's ViT, which clusters its tokens half-way. No extra parameters.
 
 Source: Expedit-LargeScale-Vision-Transformer/Expedit-SAM (commit 75a1c30),
-`segment_anything/modeling/hourglass_image_encoder.py`. In front of block `location` the 196 tokens
-of each 14x14 window become s x s cluster centres; behind the last block the tokens are rebuilt
-from the centres that were nearest. Padded tokens of the windows take part in all of it.
+`segment_anything/modeling/hourglass_image_encoder.py`. Before block `location`, the 196 tokens of
+each 14x14 window are reduced to s x s cluster centres. After the last block, the tokens are
+reconstructed from their nearest centres. Padded tokens of the windows are included.
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ if TYPE_CHECKING:
 
 WINDOW = 14
 CLOSED = 1e16
-"""Added to the distance of a centre that a token may not belong to."""
+"""Added to the distance between a token and a centre that it may not belong to."""
 
-LEAST_WEIGHT = 1e-16
+MIN_WEIGHT = 1e-16
 FP16_CLOSED = 3e4
-"""In the export form, taken from the logit instead: exp of it is zero too, and FP16 holds it."""
+"""Subtracted from the logit in the export form: its exp is zero too, and FP16 can hold it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clustering:
-    """How tokens are clustered and rebuilt; the names in brackets are the authors'.
+    """Parameters of clustering and reconstruction, with the authors' names in brackets.
 
     Attributes:
-        location: Block in front of which tokens are clustered (`hourglass_clustering_location`).
+        location: Block before which tokens are clustered (`hourglass_clustering_location`).
         clusters: Centres per window, a square number (`hourglass_num_cluster`).
-        iterations: Rounds of soft assignment (`hourglass_cluster_iters`).
-        temperature: Of both softenings, multiplied with the distance (`hourglass_temperture`).
-        window: Neighbourhood of centres a token may belong to, odd (`..._cluster_window_size`).
-        k: Nearest centres a token is rebuilt from (`hourglass_reconstruction_k`).
+        iterations: Iterations of soft assignment (`hourglass_cluster_iters`).
+        temperature: Factor of the distance in both soft assignments (`hourglass_temperture`).
+        window: Side of the neighbourhood of centres that a token may belong to, odd
+            (`hourglass_cluster_window_size`).
+        k: Number of nearest centres in the reconstruction (`hourglass_reconstruction_k`).
     """
 
     location: int
@@ -59,15 +60,15 @@ class Clustering:
 
     @property
     def side(self) -> int:
-        """Centres along one side of a window."""
+        """Number of centres along one side of a window."""
         return math.isqrt(self.clusters)
 
 
 def closed_pairs(side: int, reach: int) -> Tensor:
-    """Extra distance (side^2) x 196: 0 where a centre is open to a token, else 1e16.
+    """Return extra distances (side^2) x 196: 0 where a token may belong to a centre, else 1e16.
 
-    A token carries the label of the centre whose cell it lies in; it may belong to the centres at
-    most `reach` columns and rows away from that one.
+    A token lies in the cell of one centre. It may belong to the centres at most `reach` rows and
+    columns away from that one.
     """
     cell = torch.arange(WINDOW) * side // WINDOW
     row, column = torch.meshgrid(cell, cell, indexing="ij")
@@ -80,7 +81,7 @@ def closed_pairs(side: int, reach: int) -> Tensor:
 
 
 def squared_distances(centres: Tensor, tokens: Tensor) -> Tensor:
-    """Squared distances BxMxN of centres BxMxC and tokens BxNxC."""
+    """Return squared distances BxMxN of centres BxMxC and tokens BxNxC."""
     products = centres @ tokens.transpose(1, 2)
     return tokens.pow(2).sum(-1).unsqueeze(1) + centres.pow(2).sum(-1).unsqueeze(2) - 2 * products
 
@@ -97,7 +98,7 @@ class TokenClustering(nn.Module):
         self.register_buffer("closed", closed, persistent=False)
 
     def first_centres(self, windows: Tensor) -> Tensor:
-        """Means over the cells of a regular s x s grid, Bx(s*s)xC."""
+        """Return the means over the cells of a regular s x s grid, Bx(s*s)xC."""
         pooled = nn.functional.adaptive_avg_pool2d(windows.permute(0, 3, 1, 2), self.rule.side)
         return pooled.flatten(2).transpose(1, 2)
 
@@ -110,21 +111,22 @@ class TokenClustering(nn.Module):
         return centres
 
     def logits(self, distances: Tensor) -> Tensor:
-        """Distances as logits of belonging; those of closed pairs are far below all others."""
+        """Return assignment logits for distances; far below all others for closed pairs."""
         return -(distances + self.closed) * self.rule.temperature
 
     def divisor(self, total: Tensor) -> Tensor:
-        """What a centre's weighted sum is divided by, off zero."""
-        return total.clamp(min=LEAST_WEIGHT)
+        """Return the denominator of a centre's weighted mean, kept above zero."""
+        return total.clamp(min=MIN_WEIGHT)
 
 
 class ExportTokenClustering(TokenClustering):
-    """The same without numbers that FP16 does not hold, to the bit in FP32.
+    """The same clustering with numbers in the range of FP16. FP32 results are equal bit for bit.
 
-    Given: 1e16 added to a distance; sums of weights kept above 1e-16
-    Result: 3e4 taken from a logit: zero behind the softmax too; a sum of zero becomes one
+    Given: 1e16 added to a distance; sums of weights clamped to at least 1e-16
+    Result: 3e4 subtracted from a logit, whose softmax is zero too; a sum of zero becomes one
 
-    The first means are one constant matrix: cells overlap where 14 % s is not 0.
+    The first means are a product with a constant matrix, because cells overlap if s does not
+    divide 14.
     """
 
     means: Tensor
@@ -150,20 +152,21 @@ class ExportTokenClustering(TokenClustering):
 
 
 def rebuild(tokens: Tensor, centres: Tensor, processed: Tensor, rule: Clustering) -> Tensor:
-    """Tokens BxNxC anew from processed centres BxMxC.
+    """Return tokens BxNxC reconstructed from processed centres BxMxC.
 
-    Weights are exp(-temperature * distance) to the centres as they were before the blocks, of the
-    k nearest (and any as near as the last of those), and have unit L2 norm, not unit sum.
+    The weights are exp(-temperature * distance) to the centres before the blocks. Only the k
+    nearest centres count, and any at the same distance as the last of them. The weights have unit
+    L2 norm, not unit sum.
     """
     distances = squared_distances(tokens, centres).clamp(min=0)  # B x N x M
     weights = torch.exp(-rule.temperature * distances)
-    least = weights.topk(rule.k, dim=2).values[..., -1:]
-    kept = torch.where(weights >= least, weights, torch.zeros_like(weights))
-    return nn.functional.normalize(kept, dim=2) @ processed
+    smallest = weights.topk(rule.k, dim=2).values[..., -1:]
+    nearest = torch.where(weights >= smallest, weights, torch.zeros_like(weights))
+    return nn.functional.normalize(nearest, dim=2) @ processed
 
 
 class Rebuilding(nn.Module):
-    """`rebuild` as a module of its own, so that a precision recipe can name it."""
+    """`rebuild` as a module, so that a precision recipe can name it."""
 
     def __init__(self, rule: Clustering) -> None:
         super().__init__()
@@ -174,7 +177,7 @@ class Rebuilding(nn.Module):
 
 
 class ExpeditEncoder(ImageEncoderViT):
-    """SAM's encoder with clustering; loads SAM's weights as they are."""
+    """SAM's encoder with clustering. It loads SAM's weights unchanged."""
 
     clustering: TokenClustering
 
@@ -191,7 +194,7 @@ class ExpeditEncoder(ImageEncoderViT):
         self.rule = rule
         for block in list(self.blocks)[rule.location :]:
             assert isinstance(block, Block)
-            # Their relative positions stay those of 14 tokens, and are interpolated to s.
+            # Relative positions are stored for 14 tokens and interpolated to s.
             block.window = block.window and rule.side
         self.clustering = TokenClustering(rule)
         self.rebuilding = Rebuilding(rule)

@@ -1,4 +1,4 @@
-"""Expedit-SAM: SAM made faster by clustering its tokens; no training, SAM's weights."""
+"""Expedit-SAM: SAM with clustered tokens, which is faster. It has SAM's weights, untrained."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 DEFAULTS: dict[str, float] = {
-    # The authors' command line (`scripts/amg.py`). Their class's own default never clusters.
+    # From the authors' command line (`scripts/amg.py`); the defaults of their class never cluster.
     "location": 6,
     "clusters": 100,
     "iterations": 5,
@@ -47,9 +47,9 @@ PRECISION = (
         component="encoder",
         modules=("image_encoder.clustering", "image_encoder.rebuilding"),
         reason="squared distances are small differences of large sums: FP16 changes which centres "
-        "a token belongs to, and from tokens of size 10 on the sums pass 65504 and all is NaN",
-        source="simulated on smooth tokens of width 768 (tests/models/test_fp16_forms.py): at size "
-        "3 rebuilt tokens are off by 7 % of the largest, and by less than 0.1 % with this in FP32",
+        "a token belongs to, and large tokens overflow",
+        source="simulated on smooth tokens of width 768 (tests/models/test_fp16_forms.py): 7 % "
+        "error in FP16, below 0.1 % in FP32",
     ),
 )
 
@@ -66,7 +66,7 @@ ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
 
 
 def build(size: str, options: Mapping[str, float]) -> nn.Module:
-    """Expedit-SAM of one size with SAM's state-dict names, weights not loaded."""
+    """Return Expedit-SAM of one size with SAM's state-dict names, weights not loaded."""
     from effsam_export.models.expedit import Clustering, ExpeditEncoder
     from effsam_export.models.sam.module import Sam
 
@@ -86,25 +86,25 @@ def build(size: str, options: Mapping[str, float]) -> nn.Module:
 
 
 def with_options(size: str, weights: WeightFile, options: Mapping[str, float]) -> ModelSpec:
-    """The model with other settings.
+    """Return the model with other model options.
 
     Raises:
-        UsageError: Unknown names, values out of range, or settings that change nothing.
+        UsageError: Unknown names, values out of range, or values that change nothing.
     """
     unknown = [name for name in options if name not in DEFAULTS]
-    problems = [f"there is no setting `{name}`" for name in unknown]
+    problems = [f"there is no model option `{name}`" for name in unknown]
     values = {**DEFAULTS, **{k: v for k, v in options.items() if k in DEFAULTS}}
     problems += faults(values, VIT_SIZES[size][1])
     if problems:
         raise UsageError(
             f"expedit-sam-vit-{size}: {'; '.join(problems)}",
-            hint=f"the settings are {', '.join(f'{k}={v:g}' for k, v in DEFAULTS.items())}",
+            hint=f"the model options are {', '.join(f'{k}={v:g}' for k, v in DEFAULTS.items())}",
         )
     return replace(_spec(size, weights), options=values, build=partial(build, size, values))
 
 
 def faults(values: Mapping[str, float], depth: int) -> list[str]:
-    """What is wrong with settings for an encoder of `depth` blocks, one sentence each."""
+    """Return what is wrong with option values for an encoder of `depth` blocks, as sentences."""
     problems = [
         f"`{name}` has to be a whole number, not {value:g}"
         for name, value in values.items()
@@ -114,15 +114,13 @@ def faults(values: Mapping[str, float], depth: int) -> list[str]:
         return problems
     location, clusters = int(values["location"]), int(values["clusters"])
     if not 0 <= location < depth:
-        problems.append(
-            f"location={location} never clusters, so nothing would change: want 0 to {depth - 1}"
-        )
+        problems.append(f"location={location} is not a block of the encoder: want 0 to {depth - 1}")
     side = math.isqrt(max(clusters, 0))
     if clusters < 1 or side * side != clusters:
         problems.append(f"clusters={clusters} is not a square number")
     elif side >= WINDOW:
         problems.append(
-            f"clusters={clusters} are as many as the {WINDOW * WINDOW} tokens of a window or more"
+            f"clusters={clusters} has to be smaller than the {WINDOW * WINDOW} tokens of a window"
         )
     if values["iterations"] < 1:
         problems.append("iterations has to be 1 or more")

@@ -1,4 +1,4 @@
-"""FastSAM, small and extra large: it finds all instances, and prompts choose among them."""
+"""FastSAM-s and FastSAM-x: they segment all instances, and prompts select among them."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ OUTPUTS = (
 
 
 def feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
-    """The graph's input for a sample."""
+    """Return the graph's input for a sample."""
     from effsam_export.imaging.images import encoder_image
 
     return {"image": encoder_image(sample.image, preprocess)}
 
 
 def reference(module: nn.Module, sample: Sample) -> Feeds:
-    """The authors' forward pass on the letterboxed photograph."""
+    """Return the outputs of the authors' forward pass on the letterboxed image."""
     import torch
 
     from effsam_export.imaging.letterbox import letterbox
@@ -64,7 +64,7 @@ def reference(module: nn.Module, sample: Sample) -> Feeds:
 
 
 def as_yolo(module: nn.Module) -> YoloV8Seg:
-    """The module, known to be a `YoloV8Seg`."""
+    """Return the module typed as `YoloV8Seg`."""
     from effsam_export.models.yolov8_seg import YoloV8Seg
 
     assert isinstance(module, YoloV8Seg)
@@ -72,14 +72,14 @@ def as_yolo(module: nn.Module) -> YoloV8Seg:
 
 
 def wrap(module: nn.Module) -> nn.Module:
-    """Export form: /255 inside, anchors baked, norms folded."""
+    """Return the model for export: division by 255 inside, constant anchors, folded norms."""
     from effsam_export.models.yolov8_seg import ExportSegmenter
 
     return ExportSegmenter(as_yolo(module), SIDE)
 
 
 def example() -> Mapping[str, Any]:
-    """Tracing input."""
+    """Return the tracing input."""
     import torch
 
     return {"image": torch.zeros(1, 3, SIDE, SIDE)}
@@ -103,14 +103,14 @@ SEGMENTER = ComponentSpec(
 
 
 def build(scale: str) -> nn.Module:
-    """FastSAM of one scale with the checkpoint's names, weights not loaded."""
+    """Return FastSAM of one scale with the checkpoint's names, weights not loaded."""
     from effsam_export.models.yolov8_seg import EXTRA_LARGE, SMALL, YoloV8Seg
 
     return YoloV8Seg(SMALL if scale == "s" else EXTRA_LARGE).eval()
 
 
 def build_like(scale: str, state: Mapping[str, Tensor]) -> nn.Module:
-    """FastSAM with the number of bins found in a state dict; its widths have to be the scale's."""
+    """Return FastSAM of one scale with the number of box bins of a state dict."""
     from dataclasses import replace
 
     from effsam_export.models.yolov8_seg import EXTRA_LARGE, SMALL, YoloV8Seg, size_of
@@ -132,8 +132,8 @@ def _spec(scale: str, title: str, weights: WeightFile) -> ModelSpec:
             source="https://github.com/CASIA-IVA-Lab/FastSAM/blob/main/LICENSE",
             text_file="AGPL-3.0.txt",
             notice="The README still says Apache-2.0, and links to the AGPL file.",
-            restricted="the repository's LICENSE is the AGPL-3.0, its README says Apache-2.0; it "
-            "is treated as AGPL-3.0, which covers what is made from the weights too",
+            restricted="the repository's LICENSE is the AGPL-3.0, though its README says "
+            "Apache-2.0; the AGPL-3.0 also covers files converted from the weights",
         ),
         weights=weights,
         state="architecture verified",
@@ -150,7 +150,7 @@ HOST = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
 FAST_SAM_S = _spec(
     "s",
     "FastSAM-s (YOLOv8s-seg)",
-    # Its authors publish no hash, and a drive link only; this is the mirror.
+    # The authors publish a drive link without a hash; this is a mirror.
     WeightFile(
         file_name="FastSAM-s.pt",
         sha256=None,

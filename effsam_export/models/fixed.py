@@ -1,4 +1,4 @@
-"""Models for targets that want every shape fixed: one prompt, a number of slots for its points."""
+"""Models with fixed shapes, as some targets require: one prompt, and a number of point slots."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from effsam_export.spec.tensors import Feeds, TensorSpec
 
 MIN_SLOTS, MAX_SLOTS = 2, 64
-"""A box, or a point with its padding point, takes two."""
+"""A box, or a point with its padding point, takes two slots."""
 
 POINTS = {"point_coords", "point_labels"}
 EMPTY_LABEL = -2.0
-"""As `models.sam.slots.EMPTY`, which needs torch."""
+"""Equal to `models.sam.slots.EMPTY`, which needs torch."""
 
 LABELS = "1 foreground, 0 background, 2 box top-left, 3 box bottom-right, -1 padding, -2 empty"
 
 
 def for_options(model: ModelSpec, options: Mapping[str, str | int | float | bool]) -> ModelSpec:
-    """The model as a target with these options gets it: fixed where they have `slots`.
+    """Return the model for target options: with fixed shapes if they set `slots`.
 
     Raises:
         UsageError: The number of slots is out of range.
@@ -38,10 +38,10 @@ def for_options(model: ModelSpec, options: Mapping[str, str | int | float | bool
 
 
 def further_slots(options: Mapping[str, str | int | float | bool]) -> tuple[int, ...]:
-    """The other numbers of slots that `functions` asks for, as in `functions = "2 4"`.
+    """Return the numbers of slots of the target option `functions`, as in `functions = "2 4"`.
 
     Raises:
-        UsageError: It is not a list of numbers, or one is out of range or there already.
+        UsageError: Not a list of numbers, or a number is out of range or given twice.
     """
     text = str(options.get("functions", ""))
     try:
@@ -52,15 +52,18 @@ def further_slots(options: Mapping[str, str | int | float | bool]) -> tuple[int,
     if wrong or len({*numbers, options.get("slots")}) != len(numbers) + 1:
         raise UsageError(
             f"functions=`{text}` has to be numbers from {MIN_SLOTS} to {MAX_SLOTS}, each once and "
-            "none equal to `slots`"
+            "not equal to `slots`"
         )
     return tuple(numbers)
 
 
 def with_slots(model: ModelSpec, slots: int) -> ModelSpec:
-    """The model with fixed shapes; a prompt that has no room is beyond it.
+    """Return the model with fixed shapes. It rejects prompts with more points than fit.
 
-    One slot is kept for the padding point of a prompt without a box.
+    One slot is reserved for the padding point of a prompt without a box.
+
+    Raises:
+        UsageError: The number of slots is out of range.
     """
     if not MIN_SLOTS <= slots <= MAX_SLOTS:
         raise UsageError(f"slots={slots} is not from {MIN_SLOTS} to {MAX_SLOTS}")
@@ -72,7 +75,7 @@ def with_slots(model: ModelSpec, slots: int) -> ModelSpec:
 
 
 def fixed_tensors(tensors: tuple[TensorSpec, ...], slots: int) -> tuple[TensorSpec, ...]:
-    """Contracts with numbers in the place of `prompts` and `points`."""
+    """Return tensor contracts with numbers instead of `prompts` and `points`."""
     sizes = {"prompts": 1, "points": slots}
     return tuple(
         replace(t, shape=tuple(sizes[s] if isinstance(s, str) else s for s in t.shape))
@@ -81,7 +84,7 @@ def fixed_tensors(tensors: tuple[TensorSpec, ...], slots: int) -> tuple[TensorSp
 
 
 def one_prompt(component: ComponentSpec, slots: int) -> ComponentSpec:
-    """A decoder whose slots are the model's own already, for one prompt."""
+    """Return a decoder for one prompt whose model already has fixed slots."""
     return replace(
         component,
         inputs=fixed_tensors(component.inputs, slots),
@@ -92,7 +95,7 @@ def one_prompt(component: ComponentSpec, slots: int) -> ComponentSpec:
 
 
 def empty_slots(component: ComponentSpec, slots: int) -> ComponentSpec:
-    """SAM's decoder for one prompt of so many slots, the last of which may be empty."""
+    """Return SAM's decoder for one prompt; trailing slots may be empty."""
     inputs = tuple(
         replace(t, description=LABELS) if t.name == "point_labels" else t
         for t in fixed_tensors(component.inputs, slots)
@@ -133,12 +136,12 @@ def _slotted_example(example: Callable[[], Mapping[str, Any]], slots: int) -> Ma
 def _slotted_feeds(
     feeds: Callable[[Preprocess, Sample], Feeds], slots: int, preprocess: Preprocess, sample: Sample
 ) -> Feeds:
-    """The inputs of the dynamic decoder, filled up with empty slots at (0, 0)."""
+    """Return the dynamic decoder's inputs, padded with empty slots at (0, 0)."""
     import numpy as np
 
     tight = feeds(preprocess, sample)
     missing = slots - tight["point_labels"].shape[1]
-    assert missing >= 0, "a prompt that long is refused before it comes here"
+    assert missing >= 0, "longer prompts are rejected by the prompt check"
     return {
         **tight,
         "point_coords": np.pad(tight["point_coords"], ((0, 0), (0, missing), (0, 0))),

@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the layer in front of it: fewer operators, the same numbers."""
+"""Fold batch normalisation into the layer before it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """A twin of a module in eval mode without the batch norms that can be folded away.
+    """Return a copy of a module in eval mode with its batch norms folded.
 
     Given: children ``conv`` (Conv2d or Linear) and ``bn``, registered one after the other
-    Result: ``conv`` with ``bn`` in its weight and bias, and an identity in the place of ``bn``
+    Result: ``conv`` with ``bn`` in its weight and bias, and an identity instead of ``bn``
 
-    The twin shares every other parameter with the module, which stays as it is. The rule reads
-    the order of registration, so it holds for modules that call such children in that order, as
-    all encoders here do; each is tested for equal outputs. A batch norm behind anything else is
-    left alone.
+    The copy shares all other parameters with the module, which is unchanged. Children must be
+    registered in the order in which they are called. All encoders here do so, and each is tested
+    for equal outputs. A batch norm after any other layer is not folded.
     """
     twin = copy(module)
     children = {name: fold_batch_norms(child) for name, child in module.named_children()}
@@ -31,7 +30,7 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
 
 
 def _fused(layer: nn.Module, bn: nn.Module) -> nn.Module | None:
-    """Both layers as one, or None where they cannot be."""
+    """Return both layers as one, or None where they cannot be fused."""
     if not isinstance(bn, (nn.BatchNorm1d, nn.BatchNorm2d)) or bn.running_mean is None:
         return None
     if isinstance(layer, nn.Conv2d) and bn.num_features == layer.out_channels:

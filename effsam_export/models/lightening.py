@@ -1,9 +1,9 @@
 """SAM-Lightening's encoder as its public code has it, with the authors' parameter names.
 
 Source: Songyanfei/SAM-LIGHTENING (commit 5913ec7), `modeling/image_encoder.py`, registry entry
-`DilatedSAM_vit_t`. What it computes is not what the paper says: attention runs across the windows
-at equal position, not across the tokens of a window, and only every second position takes part.
-This follows the code, since that is all there is.
+`DilatedSAM_vit_t`. The code differs from the paper: attention runs across the windows at equal
+position, not across the tokens of a window, and only at every second position. This module follows
+the code.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ WINDOW = 14
 GRID = 64
 NECK_DIM = 256
 NUM_HEADS = 3
-"""Six divided by the dilation, while the scale below is still that of six."""
+"""Six divided by the dilation; the scale below is that of six heads."""
 
 SCALE = (DIM // 6) ** -0.5
 DILATION = 2
 
 
 class MHA(nn.Module):
-    """Multi-head self-attention on BxNxC, with the names of flash-attn's module."""
+    """Multi-head self-attention on BxNxC, with the parameter names of flash-attn."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class MHA(nn.Module):
 class DilatedAttention(nn.Module):
     """Attention across the first axis of BxHxWxC, at the even positions of each map.
 
-    The odd positions get zero, and all go through one more linear layer.
+    The odd positions become zero. One more linear layer follows.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -62,7 +62,7 @@ class DilatedAttention(nn.Module):
         b, h, w, c = x.shape
         positions = x.to(self.dtype).permute(1, 2, 0, 3).reshape(h * w // DILATION, DILATION, b, c)
         attended = self.multihead_attn(positions[:, 0]).unsqueeze(1)
-        # Zeros in the odd places; concatenated, because writing into slices does not trace well.
+        # Zeros at the odd positions, by concatenation: assignment to slices does not trace well.
         out = torch.cat([attended, torch.zeros_like(attended)], dim=1)
         out = out.reshape(h, w, b, c).permute(2, 0, 1, 3)
         projected: Tensor = self.proj(out)
@@ -70,7 +70,7 @@ class DilatedAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm, on BxHxWxC."""
+    """Attention and MLP on BxHxWxC, each after a LayerNorm."""
 
     def __init__(self, window: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class LighteningEncoder(nn.Module):
     """Normalised image 1x3x1024x1024 to image embedding 1x256x64x64.
 
     Args:
-        dtype: Of the attention; the public code has bfloat16.
+        dtype: Data type of the attention; bfloat16 in the public code.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:

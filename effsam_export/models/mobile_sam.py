@@ -1,4 +1,4 @@
-"""MobileSAM: TinyViT-5M in front of SAM's own decoder."""
+"""MobileSAM: a TinyViT-5M encoder with SAM's decoder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
 
 
 def build() -> nn.Module:
-    """MobileSAM with the authors' state-dict names, weights not loaded."""
+    """Return MobileSAM with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.tiny_vit import TinyViT
 

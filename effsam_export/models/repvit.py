@@ -1,9 +1,9 @@
 """RepViT as RepViT-SAM and EdgeSAM use it, with the authors' parameter names.
 
 Sources: THU-MIG/RepViT (commit 298f420), `sam/repvit_sam/modeling/repvit.py`; chongzhou96/EdgeSAM
-(commit b53372c), `edge_sam/modeling/rep_vit.py`. Both are the classifier of the RepViT paper with
-SAM's neck. They differ in size, in the branches of the depthwise convolutions, and in how they
-come to a 64x64 map: RepViT-SAM keeps the last stage's stride at 1, EdgeSAM fuses two stages.
+(commit b53372c), `edge_sam/modeling/rep_vit.py`. Both are the RepViT classifier with SAM's neck.
+They differ in size, in the branches of the depthwise convolutions, and in how they reach a 64x64
+map: RepViT-SAM has stride 1 in the last stage, EdgeSAM fuses two stages.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ DIVISOR = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RepViTSize:
-    """One RepViT.
+    """Sizes of one RepViT.
 
     Attributes:
         widths: Channels of the four stages.
-        depths: Blocks of each stage, without the down-sampling one in front.
-        outer_norm: The depthwise branches are summed and normalised together (RepViT-SAM), or
-            each by itself (EdgeSAM).
-        fuse: The embedding is the third stage plus the upsampled fourth (EdgeSAM), or the fourth
-            stage at the third's resolution (RepViT-SAM).
+        depths: Blocks of each stage, without the down-sampling block before it.
+        outer_norm: True: the depthwise branches are summed, then normalised (RepViT-SAM). False:
+            each branch is normalised (EdgeSAM).
+        fuse: True: the embedding is the third stage plus the upsampled fourth (EdgeSAM). False:
+            it is the fourth stage at the third's resolution (RepViT-SAM).
     """
 
     widths: tuple[int, int, int, int]
@@ -59,10 +59,10 @@ class ConvBN(nn.Sequential):
 
 
 class SqueezeExcite(nn.Module):
-    """Channel weights from the map's mean. Hidden width: a quarter, to a multiple of 8.
+    """Channel weights from the mean of the map.
 
-    Rounded to the nearest multiple without the usual "not below 90 %" rule: 48 gives 16, 80 gives
-    24 (timm's `SqueezeExcite` with `rd_round_limit=0`).
+    The hidden width is a quarter, rounded to the nearest multiple of 8 without the usual "not below
+    90 %" rule: 48 gives 16, 80 gives 24 (timm's `SqueezeExcite` with `rd_round_limit=0`).
     """
 
     def __init__(self, dim: int) -> None:
@@ -80,10 +80,9 @@ class SqueezeExciteByRows(nn.Module):
     """Export form of `SqueezeExcite`: the mean of the means of the rows.
 
     Given: one mean over all pixels of a channel, up to 65536 in the first stage
-    Result: a mean over each row, and one over those; no sum has more than 256 terms
+    Result: a mean over each row, then over the rows; no sum has more than 256 terms
 
-    Runtimes add one by one. In ONNX Runtime this took EdgeSAM's embedding of a photograph from
-    rms 5.8e-6 off the reference to 1.2e-6, and a sum of 65536 values has no room in FP16.
+    Runtimes sum sequentially: shorter sums have smaller rounding errors, and fit into FP16.
     """
 
     def __init__(self, gate: SqueezeExcite) -> None:
@@ -97,7 +96,7 @@ class SqueezeExciteByRows(nn.Module):
 
 
 class RepVGGDW(nn.Module):
-    """Depthwise 3x3 and 1x1 convolutions and the identity, summed."""
+    """The sum of a depthwise 3x3 convolution, a depthwise 1x1 convolution and the identity."""
 
     def __init__(self, dim: int, *, outer_norm: bool) -> None:
         super().__init__()
@@ -114,10 +113,11 @@ class RepVGGDW(nn.Module):
         return out
 
     def merged(self) -> nn.Conv2d:
-        """The three branches and their norms as one convolution.
+        """Return the three branches and their norms as one convolution.
 
         Given: ``bn(conv3x3(x) + conv1x1(x) + x)``, depthwise
-        Result: one depthwise ``conv3x3(x)``; the 1x1 and the identity sit in the kernel's centre
+        Result: one depthwise ``conv3x3(x)``; the 1x1 and the identity are added to the centre of
+        the kernel
         """
         branch = self.conv1 if isinstance(self.conv1, nn.Conv2d) else _fused(self.conv1)
         out = _fused(self.conv)
@@ -131,7 +131,7 @@ class RepVGGDW(nn.Module):
 
 
 def _fused(pair: nn.Module) -> nn.Conv2d:
-    """A `ConvBN` as one convolution."""
+    """Return a `ConvBN` as one convolution."""
     conv, bn = pair.get_submodule("c"), pair.get_submodule("bn")
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(bn, nn.BatchNorm2d)
@@ -139,7 +139,7 @@ def _fused(pair: nn.Module) -> nn.Conv2d:
 
 
 class Residual(nn.Module):
-    """`m` with a shortcut around it."""
+    """`m` with a residual connection."""
 
     def __init__(self, m: nn.Module) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class RepViTBlock(nn.Module):
 
 
 def downsample(dim: int, out_dim: int, stride: int) -> RepViTBlock:
-    """The block in front of a stage: another width, another resolution."""
+    """Return the block before a stage, which changes width and resolution."""
     mixer = nn.Sequential(
         ConvBN(dim, dim, 3, stride, groups=dim), nn.Identity(), ConvBN(dim, out_dim)
     )
@@ -174,7 +174,7 @@ def downsample(dim: int, out_dim: int, stride: int) -> RepViTBlock:
 
 
 def stage(dim: int, depth: int, *, outer_norm: bool) -> list[RepViTBlock]:
-    """The blocks of a stage; every second one has squeeze-excite, but never the last."""
+    """Return the blocks of a stage; every second one has squeeze-excite, but never the last."""
     return [
         RepViTBlock(
             nn.Sequential(
@@ -188,10 +188,10 @@ def stage(dim: int, depth: int, *, outer_norm: bool) -> list[RepViTBlock]:
 
 
 class UpsampledConv(nn.Module):
-    """A pointwise convolution, then twice the resolution by bicubic interpolation.
+    """A pointwise convolution, then bicubic upsampling by two.
 
-    EdgeSAM's own export scripts build this with bilinear interpolation, which gives another
-    embedding; its PyTorch predictor, which is the reference here, is bicubic.
+    EdgeSAM's own export scripts use bilinear interpolation, which gives another embedding. Its
+    PyTorch predictor, the reference here, is bicubic.
     """
 
     def __init__(self, dim: int, out_dim: int) -> None:
@@ -220,7 +220,7 @@ class RepViT(nn.Module):
             self.features.append(downsample(widths[i - 1], widths[i], stride))
             self.features.extend(stage(widths[i], depths[i], outer_norm=size.outer_norm))
         self.fuse = size.fuse
-        # Of `features`: the stem, three stages, two down-samplings.
+        # Index into `features`: the stem, three stages and two down-samplings come before.
         self.third_stage_end = sum(depths[:3]) + 2
         if size.fuse:
             self.fuse_stage2 = nn.Conv2d(widths[2], NECK_DIM, kernel_size=1, bias=False)

@@ -1,4 +1,4 @@
-"""RepViT-SAM: RepViT-M2.3 in front of SAM's decoder."""
+"""RepViT-SAM: a RepViT-M2.3 encoder with SAM's decoder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
 
 
 def build() -> nn.Module:
-    """RepViT-SAM with the authors' state-dict names, weights not loaded."""
+    """Return RepViT-SAM with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.repvit import M2_3, RepViT
     from effsam_export.models.sam.module import Sam
 

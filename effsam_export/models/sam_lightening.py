@@ -1,4 +1,4 @@
-"""SAM-Lightening: an architecture, without weights and without a licence."""
+"""SAM-Lightening: an architecture without published weights and without a licence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def build() -> nn.Module:
-    """SAM-Lightening with the authors' state-dict names and attention in float32."""
+    """Return SAM-Lightening with the authors' state-dict names and attention in float32."""
     from effsam_export.models.lightening import LighteningEncoder
     from effsam_export.models.sam.module import Sam
 
@@ -35,7 +35,7 @@ SAM_LIGHTENING = ModelSpec(
         source="https://github.com/Songyanfei/SAM-LIGHTENING",
         text_file="NOASSERTION-SAM-Lightening.txt",
         notice="The repository has no LICENSE file, though its headers refer to one.",
-        restricted="its authors published no licence, so nobody has been given any right to it",
+        restricted="its authors published no licence, so no right to use it is granted",
     ),
     weights=None,
     state="blocked: no weights, no licence published",

@@ -1,4 +1,4 @@
-"""SAM itself: ViT-B, ViT-L and ViT-H in front of the decoder that its relatives share."""
+"""SAM with ViT-B, ViT-L and ViT-H encoders."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ VIT_NORMS = KeepFp32(
     component="encoder",
     modules=("image_encoder.blocks.*",),
     ops=("layer_norm",),
-    reason="the tokens of the later blocks are large and a norm squares them; masks are bad in "
-    "half precision and good with the norms in FP32",
-    source="facebookresearch/segment-anything#696; not measured here, as the weights cannot be had",
+    reason="the tokens of the later blocks are large and a norm squares them: masks are bad in "
+    "FP16 and good with the norms in FP32",
+    source="facebookresearch/segment-anything#696",
 )
 VIT_SIZES: dict[str, tuple[int, int, int, tuple[int, ...]]] = {
-    # Tokens' width, blocks, heads, global blocks; segment-anything, `build_sam.py`.
+    # Width of tokens, blocks, heads, global blocks. Source: segment-anything, `build_sam.py`.
     "b": (768, 12, 12, (2, 5, 8, 11)),
     "l": (1024, 24, 16, (5, 11, 17, 23)),
     "h": (1280, 32, 16, (7, 15, 23, 31)),
 }
 HOST = "https://dl.fbaipublicfiles.com/segment_anything"
-# Hashes as the authors publish them with the files; the first eight digits are in their names.
+# Hashes published by the authors; their first eight digits are in the file names.
 VIT_B_WEIGHTS = WeightFile(
     file_name="sam_vit_b_01ec64.pth",
     sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
@@ -72,7 +72,7 @@ VIT_ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
 
 
 def build(size: str) -> nn.Module:
-    """SAM of one size with the authors' state-dict names, weights not loaded."""
+    """Return SAM of one size with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.vit import ImageEncoderViT
 

@@ -1,4 +1,4 @@
-"""SlimSAM: SAM's ViT-B pruned to half (50) or a quarter (77) of its width."""
+"""SlimSAM: SAM's ViT-B with 50 % or 77 % of its parameters pruned."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 NUM_HEADS = 12
 GLOBAL_BLOCKS = (2, 5, 8, 11)
 WRAPPED = "image_encoder.module."
-"""The globally pruned files hold their encoder inside a `DataParallel`."""
+"""Prefix of the encoder in globally pruned files, which store it inside a `DataParallel`."""
 
 
 def build(dim: int, mlp_dim: int) -> nn.Module:
-    """A uniformly pruned SlimSAM with the authors' state-dict names, weights not loaded."""
+    """Return a uniformly pruned SlimSAM with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.vit import ImageEncoderViT
 
@@ -42,9 +42,10 @@ def build(dim: int, mlp_dim: int) -> nn.Module:
 
 
 def build_like(default: tuple[int, int], state: Mapping[str, Tensor]) -> nn.Module:
-    """A SlimSAM with the widths found in a state dict; global pruning leaves each block its own.
+    """Return a SlimSAM with the widths of a state dict. Global pruning gives each block its own.
 
-    A state dict that is no SlimSAM gives the `default` widths, for the loader to compare with.
+    If the state dict is not SlimSAM's, the `default` widths are used; the loader then reports the
+    differences.
     """
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.vit import ImageEncoderViT
@@ -67,7 +68,7 @@ def build_like(default: tuple[int, int], state: Mapping[str, Tensor]) -> nn.Modu
 
 
 def rename(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The authors' uniform naming, from the transformers one or from the globally pruned one."""
+    """Return a state dict with the uniform names, from those of other checkpoint formats."""
     from effsam_export.weights.hub_names import from_hub
 
     state = from_hub(state)
@@ -79,9 +80,9 @@ def rename(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def with_fused_qkv(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Given separate ``attn.q``, ``attn.k``, ``attn.v``; Result: one ``attn.qkv``, rows in a row.
+    """Return a state dict with ``attn.q``, ``attn.k``, ``attn.v`` concatenated to ``attn.qkv``.
 
-    Where their widths differ they are left, and the loader says that names are missing.
+    Where their widths differ they are unchanged, and the loader reports missing names.
     """
     import torch
 
@@ -111,7 +112,7 @@ def _spec(pruned: int, dim: int, mlp_dim: int, sha256: str) -> ModelSpec:
             source="https://github.com/czg1225/SlimSAM/blob/master/LICENSE",
             text_file="Apache-2.0.txt",
         ),
-        # The authors' own upload; their .pth files are on a drive, with no hash.
+        # The authors' own upload; their .pth files are on a drive, without a hash.
         weights=WeightFile(
             file_name=f"slimsam-uniform-{pruned}.safetensors",
             sha256=sha256,

@@ -1,9 +1,9 @@
 """TinyViT-5M as MobileSAM uses it, with the authors' parameter names.
 
-Source: ChaoningZhang/MobileSAM (commit 34bbbfd), `mobile_sam/modeling/tiny_vit_sam.py`, adapted
-there from Microsoft's TinyViT (MIT). Differences from the classifier: the last down-sampling keeps
-its stride at 1, so a 1024-pixel image gives a 64x64 map, and SAM's neck follows. The classifier's
-`norm_head` and `head` are in the checkpoint and unused.
+Source: ChaoningZhang/MobileSAM (commit 34bbbfd), `mobile_sam/modeling/tiny_vit_sam.py`, which
+adapts Microsoft's TinyViT (MIT). Differences from the classifier: the last down-sampling has
+stride 1, so that a 1024-pixel image gives a 64x64 map, and SAM's neck follows. The classifier's
+`norm_head` and `head` are in the checkpoint, but unused.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class MBConv(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Change of width, and of resolution where `stride` is 2, on BxCxHxW."""
+    """Change the width of BxCxHxW, and halve the resolution if `stride` is 2."""
 
     def __init__(self, dim: int, out_dim: int, stride: int) -> None:
         super().__init__()
@@ -128,12 +128,12 @@ class Attention(nn.Module):
         self.register_buffer("attention_bias_idxs", torch.tensor(idxs), persistent=False)
 
     def bias(self) -> Tensor:
-        """Attention bias, heads x N x N. Read at every call, so loaded weights cannot be stale."""
+        """Return the attention bias, heads x N x N, from the current weights."""
         return self.attention_biases[:, self.attention_bias_idxs]
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
-        # Per head: query, key and value side by side.
+        # Layout per head: query, key, value.
         qkv = self.qkv(self.norm(x)).view(b, n, self.num_heads, 3 * self.key_dim)
         q, k, v = qkv.permute(0, 2, 1, 3).split(self.key_dim, dim=3)  # B x heads x N x C/heads
         weights = torch.softmax(q @ k.transpose(-2, -1) * self.scale + self.bias(), dim=-1)
@@ -142,7 +142,7 @@ class Attention(nn.Module):
 
 
 def bias_table(window: int) -> tuple[int, list[list[int]]]:
-    """Number of distinct |dy|, |dx| offsets in a window, and the offset's index for each pair."""
+    """Return the number of distinct |dy|, |dx| offsets in a window, and the index of each pair."""
     points = list(product(range(window), range(window)))
     offsets: dict[tuple[int, int], int] = {}
     idxs = [
@@ -163,10 +163,10 @@ class TinyViTBlock(nn.Module):
         self.local_conv = ConvBN(dim, dim, 3, groups=dim)
 
     def windows(self, x: Tensor) -> Tensor:
-        """Attention inside each window of a BxHxWxC map, padded with zeros where it must be.
+        """Attend inside each window of a BxHxWxC map, padded with zeros to whole windows.
 
-        The zeros go in before the attention's LayerNorm, so padded positions take part with the
-        norm's bias, as in the authors' code.
+        As in the authors' code, the padding comes before the attention's LayerNorm. Padded
+        positions thus have the value of the norm's bias.
         """
         b, h, w, c = x.shape
         s = self.window
@@ -176,7 +176,7 @@ class TinyViTBlock(nn.Module):
         pad_h, pad_w = -h % s, -w % s
         x = nn.functional.pad(x, (0, 0, 0, pad_w, 0, pad_h))
         nh, nw = (h + pad_h) // s, (w + pad_w) // s
-        # A window's columns and channels stay together, so that no tensor has more than four axes.
+        # Columns and channels of a window share an axis: no tensor has more than four axes.
         x = x.reshape(b * nh, s, nw, s * c).transpose(1, 2).reshape(b * nh * nw, s * s, c)
         x = self.attn(x)
         x = x.reshape(b * nh, nw, s, s * c).transpose(1, 2).reshape(b, nh * s, nw * s, c)
@@ -192,7 +192,7 @@ class TinyViTBlock(nn.Module):
 
 
 class BasicLayer(nn.Module):
-    """A stage of attention blocks, and the down-sampling to the next stage if there is one."""
+    """A stage of attention blocks, then an optional down-sampling to the next stage."""
 
     def __init__(
         self, dim: int, depth: int, num_heads: int, window: int, downsample: PatchMerging | None
@@ -215,7 +215,7 @@ class TinyViT(nn.Module):
         super().__init__()
         d = EMBED_DIMS
         self.patch_embed = PatchEmbed(d[0])
-        # The stride of the last merging is 1 in MobileSAM, 2 in the classifier.
+        # The stride of the last merging is 1 in MobileSAM and 2 in the classifier.
         merging = (PatchMerging(d[1], d[2], stride=2), PatchMerging(d[2], d[3], stride=1), None)
         self.layers = nn.ModuleList([ConvLayer(d[0], d[1], DEPTHS[0])])
         for i, downsample in enumerate(merging, start=1):

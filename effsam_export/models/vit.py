@@ -1,7 +1,7 @@
-"""SAM's image encoder, with the authors' parameter names: windows, and relative positions.
+"""SAM's image encoder, a ViT with window attention and relative positions.
 
-Source: facebookresearch/segment-anything (commit dca509f), `modeling/image_encoder.py`. SlimSAM has
-the same encoder with other widths, which may differ from block to block.
+Source: facebookresearch/segment-anything (commit dca509f), `modeling/image_encoder.py`. Parameter
+names are the authors'. SlimSAM has the same encoder with other widths, which may differ by block.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PATCH = 16
 NORM_EPS = 1e-6
-"""Of the blocks' LayerNorms (`build_sam.py`); PyTorch's default is 1e-5."""
+"""Epsilon of the blocks' LayerNorms (`build_sam.py`); PyTorch's default is 1e-5."""
 
 
 class PatchEmbed(nn.Module):
@@ -35,10 +35,10 @@ class PatchEmbed(nn.Module):
 
 
 def relative_table(rel_pos: Tensor, size: int) -> Tensor:
-    """Position vectors of all pairs along one axis, `size` x `size` x C: row q, column k.
+    """Return position vectors of all pairs along one axis, `size` x `size` x C: row q, column k.
 
-    `rel_pos` LxC is learned for the distances -(L-1)/2 to (L-1)/2. For another size it is
-    interpolated linearly, as the authors' `get_rel_pos` does.
+    `rel_pos` LxC is learned for the distances -(L-1)/2 to (L-1)/2. For other sizes it is linearly
+    interpolated, as in the authors' `get_rel_pos`.
     """
     length = 2 * size - 1
     if rel_pos.shape[0] != length:
@@ -62,7 +62,7 @@ class Attention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * size - 1, head))
 
     def tables(self, h: int, w: int) -> tuple[Tensor, Tensor]:
-        """Relative positions of rows (HxHxC) and of columns (WxWxC)."""
+        """Return relative positions of rows (HxHxC) and of columns (WxWxC)."""
         return relative_table(self.rel_pos_h, h), relative_table(self.rel_pos_w, w)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.flatten(1, 2).unbind(0)  # each (B * heads) x HW x C
         rows, columns = self.tables(h, w)
-        grid = q.reshape(-1, h, w, q.shape[-1])  # the positions see q without the scale
+        grid = q.reshape(-1, h, w, q.shape[-1])  # positions use q without the scale
         by_row = torch.einsum("bhwc,hkc->bhwk", grid, rows)
         by_column = torch.einsum("bhwc,wkc->bhwk", grid, columns)
         scores = ((q * self.scale) @ k.transpose(-2, -1)).view(-1, h, w, h, w)
@@ -82,7 +82,7 @@ class Attention(nn.Module):
 
 
 class ExportAttention(nn.Module):
-    """The same attention for one size of map: tables computed once, no tensor of more than rank 4.
+    """The same attention for a map of fixed size, with tensors of at most rank 4.
 
     Given: gathers and interpolations of `rel_pos_h` and `rel_pos_w` at every call, einsum, rank 5
     Result: two constant tables, batched matrix products
@@ -117,8 +117,8 @@ class ExportAttention(nn.Module):
         by_row = by_row.reshape(h, n, w, h).transpose(0, 1).reshape(n, h * w, h, 1)
         by_column = grid.permute(2, 0, 1, 3).reshape(w, n * h, c) @ self.columns
         by_column = by_column.reshape(w, n, h, w).permute(1, 2, 0, 3).reshape(n, h * w, 1, w)
-        # Added in the shape of the scores: OpenVINO 2026.4 takes a reshape between sum and softmax
-        # for attention with a mask of rank 4, and then cannot read its own graph.
+        # Added in the shape of the scores: OpenVINO 2026.4 mistakes a reshape between sum and
+        # softmax for attention with a mask of rank 4, and then cannot read its own graph.
         bias = (by_row + by_column).reshape(n, h * w, h * w)
         weights = ((q * self.scale) @ k.transpose(-2, -1) + bias).softmax(dim=-1)
         out = (weights @ v).reshape(b, self.num_heads, h * w, c).transpose(1, 2)
@@ -127,17 +127,17 @@ class ExportAttention(nn.Module):
 
 
 def to_windows(x: Tensor, size: int) -> Tensor:
-    """A BxHxWxC map as windows (B * n) x size x size x C; zeros at the bottom and right fill up."""
+    """Return a BxHxWxC map, zero-padded at bottom and right, as (B * n) x size x size x C."""
     b, h, w, c = x.shape
     x = nn.functional.pad(x, (0, 0, 0, -w % size, 0, -h % size))
     rows, columns = -(-h // size), -(-w // size)
-    # A window's columns and channels stay together, so that no tensor has more than four axes.
+    # Columns and channels of a window share an axis: no tensor has more than four axes.
     x = x.reshape(b * rows, size, columns, size * c).transpose(1, 2)
     return x.reshape(b * rows * columns, size, size, c)
 
 
 def from_windows(windows: Tensor, h: int, w: int) -> Tensor:
-    """Windows of `to_windows` as a map BxHxWxC again, without what filled them up."""
+    """Return windows from `to_windows` as a map BxHxWxC, without the padding."""
     size, c = windows.shape[1], windows.shape[-1]
     rows, columns = -(-h // size), -(-w // size)
     x = windows.reshape(-1, columns, size, size * c).transpose(1, 2)
@@ -145,7 +145,7 @@ def from_windows(windows: Tensor, h: int, w: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention (in windows unless `window` is 0) and MLP, each behind a LayerNorm, on BxHxWxC."""
+    """Attention (in windows unless `window` is 0) and MLP on BxHxWxC, each after a LayerNorm."""
 
     attn: nn.Module
 
@@ -163,7 +163,7 @@ class Block(nn.Module):
         h, w = x.shape[1:3]
         y = self.norm1(x)
         if self.window:
-            # The zeros come behind the norm here: padded positions are zero in q, k and v's input.
+            # Padding comes after the norm: padded positions are zero in the input of q, k and v.
             y = from_windows(self.attn(to_windows(y, self.window)), h, w)
         else:
             y = self.attn(y)
@@ -178,11 +178,11 @@ class ImageEncoderViT(nn.Module):
     Args:
         dim: Width of the tokens.
         depth: Number of blocks.
-        num_heads: Heads of every block.
-        global_blocks: Indices of the blocks that attend over the whole map, not in windows.
-        attn_dims: Inner width of each block's attention; `dim` where left out.
-        mlp_dims: Hidden width of each block's MLP; 4 * `dim` where left out.
-        image_size: S.
+        num_heads: Number of heads of every block.
+        global_blocks: Indices of the blocks with attention over the whole map, not in windows.
+        attn_dims: Inner width of each block's attention; default `dim`.
+        mlp_dims: Hidden width of each block's MLP; default 4 * `dim`.
+        image_size: S, in pixels.
         window: Side of a window, in tokens.
         out_dim: Channels of the embedding.
     """

@@ -1,8 +1,7 @@
-"""YOLOv8-seg as FastSAM uses it: one class, prototypes and coefficients. Names of the checkpoint.
+"""YOLOv8-seg as FastSAM uses it, with the parameter names of its checkpoints.
 
 Architecture facts: CASIA-IVA-Lab/FastSAM (commit b4ed20c), `yolov8-seg.yaml` of its bundled
-ultralytics 8.0.120, and the tensor names and shapes of its checkpoints. Widths and depths are read
-off a state dict, so every scale is this one definition.
+ultralytics 8.0.120, and the tensor names and shapes of its checkpoints.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ HEAD = "model.22"
 
 @dataclass(frozen=True, kw_only=True)
 class YoloSize:
-    """One YOLOv8-seg.
+    """Sizes of one YOLOv8-seg.
 
     Attributes:
         widths: Channels at strides 2, 4, 8, 16 and 32.
         depths: Bottlenecks of the backbone's four C2f blocks.
         head_depth: Bottlenecks of the head's C2f blocks.
-        proto: Hidden channels of the prototypes.
-        reg_max: Bins of the distance from an anchor to each side of a box.
+        proto: Hidden channels of the prototype branch.
+        reg_max: Number of bins of the distance from an anchor to a side of a box.
         classes: Number of classes.
     """
 
@@ -54,7 +53,7 @@ EXTRA_LARGE = YoloSize(
 
 
 def size_of(state: Mapping[str, Tensor]) -> YoloSize | None:
-    """The size of a state dict in FastSAM's naming, or None if it is in another."""
+    """Return the size of a state dict with FastSAM's names, or None for other names."""
     try:
         stem, w1, w2, w3, w4 = (state[f"model.{i}.conv.weight"].shape[0] for i in (0, 1, 3, 5, 7))
         d0, d1, d2, d3 = (_bottlenecks(state, i) for i in (2, 4, 6, 8))
@@ -106,7 +105,7 @@ class Bottleneck(nn.Module):
 
 
 class C2f(nn.Module):
-    """Half of the channels go through the bottlenecks, and all stages of them are kept."""
+    """Bottlenecks on half of the channels; all intermediate maps are concatenated."""
 
     def __init__(self, in_dim: int, out_dim: int, depth: int, *, shortcut: bool) -> None:
         super().__init__()
@@ -124,7 +123,7 @@ class C2f(nn.Module):
 
 
 class SPPF(nn.Module):
-    """Three 5x5 max-poolings in a row, all kept."""
+    """Three 5x5 max-poolings in sequence, concatenated."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -141,7 +140,7 @@ class SPPF(nn.Module):
 
 
 class DFL(nn.Module):
-    """Expected distance under a softmax over bins; the bins' values are in the checkpoint."""
+    """Expected distance under a softmax over bins. The values of the bins are in the checkpoint."""
 
     def __init__(self, reg_max: int) -> None:
         super().__init__()
@@ -151,7 +150,10 @@ class DFL(nn.Module):
         self.reg_max = reg_max
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits Bx(4*reg_max)xN to distances Bx4xN: left, top, right, bottom, in strides."""
+        """Return distances Bx4xN of logits Bx(4*reg_max)xN.
+
+        Distances are to the left, top, right and bottom, in strides.
+        """
         b, _, n = x.shape
         bins = x.reshape(b, 4, self.reg_max, n).transpose(1, 2).softmax(1)
         out: Tensor = self.conv(bins).reshape(b, 4, n)
@@ -159,7 +161,7 @@ class DFL(nn.Module):
 
 
 class Proto(nn.Module):
-    """The finest map to 32 prototypes at stride 4."""
+    """The map at stride 8 to 32 prototypes at stride 4."""
 
     def __init__(self, in_dim: int, hidden: int) -> None:
         super().__init__()
@@ -174,7 +176,7 @@ class Proto(nn.Module):
 
 
 def branch(in_dim: int, hidden: int, out_dim: int) -> nn.Sequential:
-    """One branch of the head at one stride."""
+    """Return a branch of the head for one stride."""
     return nn.Sequential(
         Conv(in_dim, hidden, 3), Conv(hidden, hidden, 3), nn.Conv2d(hidden, out_dim, 1)
     )
@@ -195,16 +197,16 @@ class Segment(nn.Module):
         self.cv4 = nn.ModuleList(branch(d, mask, COEFFICIENTS) for d in dims)
 
     def levels(self, maps: list[Tensor]) -> list[Tensor]:
-        """Box bins and class logits of each level, concatenated along the channels."""
+        """Return box bins and class logits of each level, concatenated along the channels."""
         return [torch.cat([self.cv2[i](x), self.cv3[i](x)], dim=1) for i, x in enumerate(maps)]
 
     def coefficients(self, maps: list[Tensor]) -> Tensor:
-        """Mask coefficients of all anchors, Bx32xN."""
+        """Return the mask coefficients of all anchors, Bx32xN."""
         return torch.cat([self.cv4[i](x).flatten(2) for i, x in enumerate(maps)], dim=2)
 
 
 def anchors(maps: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Centres 2xN (x, y) of all cells of maps of (height, width), in cells, and strides 1xN."""
+    """Return centres 2xN (x, y) of the cells of maps (height, width), in cells; and strides 1xN."""
     points, strides = [], []
     for (h, w), stride in zip(maps, STRIDES, strict=True):
         y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
@@ -221,7 +223,7 @@ class YoloV8Seg(nn.Module):
         w0, w1, w2, w3, w4 = size.widths
         d0, d1, d2, d3 = size.depths
         n = size.head_depth
-        nothing = nn.Identity  # upsampling and concatenation have a number and no parameters
+        nothing = nn.Identity  # upsampling and concatenation have an index and no parameters
         self.model = nn.ModuleList(
             [
                 Conv(3, w0, 3, 2),
@@ -258,7 +260,7 @@ class YoloV8Seg(nn.Module):
         return head
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Maps at strides 8, 16 and 32."""
+        """Return feature maps at strides 8, 16 and 32."""
         layers = self.model
         stride8 = layers[4](layers[3](layers[2](layers[1](layers[0](x)))))
         stride16 = layers[6](layers[5](stride8))
@@ -270,7 +272,7 @@ class YoloV8Seg(nn.Module):
         return [out8, out16, out32]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Detect.
+        """Detect all instances.
 
         Returns:
             Boxes 1xNx4 (x0, y0, x1, y1 in pixels of the input), scores 1xN (0 to 1), mask
@@ -283,7 +285,7 @@ class YoloV8Seg(nn.Module):
     def decode(
         self, maps: list[Tensor], centres: Tensor, strides: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Detections from the maps, given the anchors of their sizes."""
+        """Return detections for feature maps and the anchors of their sizes."""
         head = self.head
         raw = torch.cat([level.flatten(2) for level in head.levels(maps)], dim=2)
         bins = 4 * head.dfl.reg_max
@@ -296,12 +298,12 @@ class YoloV8Seg(nn.Module):
 
 
 def doubled(x: Tensor) -> Tensor:
-    """Twice the resolution, each cell repeated."""
+    """Return the map at twice the resolution, each cell repeated."""
     return nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class ExportSegmenter(nn.Module):
-    """`image` 1x3xSxS (RGB, 0 to 255, letterboxed) to detections: anchors baked, norms folded."""
+    """`image` 1x3xSxS (RGB, 0-255, letterboxed) to detections, with constant anchors."""
 
     centres: Tensor
     strides: Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from effsam_export import models
-from effsam_export.models.figures import COSTS
+from effsam_export.models.costs import COSTS
 
 
 @pytest.mark.backend

@@ -21,7 +21,7 @@ from effsam_export.models.efficient_sam.components import (
 from effsam_export.models.efficient_sam.encoder import Block, ExportAttention, ExportImageEncoder
 from effsam_export.models.efficient_sam.export import ExportDecoder, StagedGroupNorm
 from effsam_export.models.efficient_sam.spec import build
-from effsam_export.models.sam.norm_folds import NECK_FOLD
+from effsam_export.models.sam.scale_folding import NECK_DIVISOR
 from effsam_export.spec.prompts import Point, Prompt, Sample
 from effsam_export.weights.checkpoint import settle_vector_maths
 from tests import golden_weights
@@ -133,7 +133,7 @@ def test_export_form_shares_the_weights_and_leaves_the_encoder_alone(sam: Effici
 def test_neck_of_the_wrapped_encoder_is_folded(sam: EfficientSam) -> None:
     name = "image_encoder.neck.2.weight"
     folded = ENCODER.wrap(sam).state_dict()[name]
-    assert torch.equal(folded * NECK_FOLD, sam.state_dict()[name])
+    assert torch.equal(folded * NECK_DIVISOR, sam.state_dict()[name])
 
 
 def test_staged_group_norm_is_group_norm() -> None:

@@ -43,7 +43,7 @@ from effsam_export.models.efficientvit_sam import (
 )
 from effsam_export.models.sam.components import SAM_DECODER, SAM_PREPROCESS, as_sam
 from effsam_export.models.sam.layers import LayerNorm2d
-from effsam_export.models.sam.norm_folds import NECK_FOLD
+from effsam_export.models.sam.scale_folding import NECK_DIVISOR
 from effsam_export.spec.model import UrlSource
 from effsam_export.spec.prompts import Point, Prompt, Sample
 from effsam_export.spec.stages import Checkpoint
@@ -317,7 +317,7 @@ def test_last_norm_is_given_a_64th(encoder: EfficientViTEncoder) -> None:
     with torch.inference_mode():
         plain = encoder.get_submodule(LAST_CONV)(x)
         scaled = form.get_submodule(LAST_CONV)(x)
-        assert torch.equal(scaled * NECK_FOLD, plain)
+        assert torch.equal(scaled * NECK_DIVISOR, plain)
         assert torch.equal(form.get_submodule("norm")(scaled), encoder.norm(plain))
 
 

@@ -18,7 +18,7 @@ from effsam_export.models.sam.components import (
     stack_decoder_feeds,
 )
 from effsam_export.models.sam.layers import LayerNorm2d
-from effsam_export.models.sam.norm_folds import NECK_FOLD, with_folded_neck
+from effsam_export.models.sam.scale_folding import NECK_DIVISOR, fold_neck_scale
 from effsam_export.spec.prompts import Sample
 from tests import golden_weights
 from tests.golden_weights import MAX_ERROR, RMS_ERROR, Floats, compare
@@ -94,7 +94,7 @@ def test_encoder(sam: Sam) -> None:
 def test_folded_neck_gives_the_same_numbers(sam: Sam) -> None:
     neck = sam.image_encoder.neck
     assert isinstance(neck, nn.Sequential)
-    folded = with_folded_neck(Necked(neck))
+    folded = fold_neck_scale(Necked(neck))
     x = torch.from_numpy(golden_weights.generator(3).standard_normal((1, 320, 64, 64)) * 40).float()
     with torch.inference_mode():
         assert torch.equal(folded(x), neck(x))
@@ -102,17 +102,17 @@ def test_folded_neck_gives_the_same_numbers(sam: Sam) -> None:
 
 def test_folded_neck_stays_small_before_its_norm(sam: Sam) -> None:
     x = torch.from_numpy(golden_weights.generator(3).standard_normal((1, 320, 64, 64))).float()
-    plain, folded = sam.image_encoder.neck, with_folded_neck(sam.image_encoder).neck
+    plain, folded = sam.image_encoder.neck, fold_neck_scale(sam.image_encoder).neck
     assert isinstance(plain, nn.Sequential)
     assert isinstance(folded, nn.Sequential)
     with torch.inference_mode():
-        assert torch.equal(folded[:-1](x) * NECK_FOLD, plain[:-1](x))
+        assert torch.equal(folded[:-1](x) * NECK_DIVISOR, plain[:-1](x))
 
 
 def test_fold_leaves_the_encoder_alone(sam: Sam) -> None:
     encoder = sam.image_encoder
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    folded = with_folded_neck(encoder)
+    folded = fold_neck_scale(encoder)
     assert folded is not encoder
     assert folded.layers is encoder.layers
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
@@ -132,4 +132,4 @@ def test_fold_leaves_the_encoder_alone(sam: Sam) -> None:
     ids=["no neck", "not a sequence", "too short", "bias", "other norm", "no conv", "more behind"],
 )
 def test_other_encoders_are_not_folded(encoder: nn.Module) -> None:
-    assert with_folded_neck(encoder) is encoder
+    assert fold_neck_scale(encoder) is encoder

@@ -24,11 +24,16 @@ from effsam_export.models.expedit import (
     TokenClustering,
 )
 from effsam_export.models.sam.layers import LayerNorm2d
-from effsam_export.models.sam.norm_folds import MASK_GAIN, NECK_FOLD, scaled, with_mask_gain
 from effsam_export.models.sam.prompt_encoder import PromptEncoder
+from effsam_export.models.sam.scale_folding import (
+    MASK_GAIN,
+    NECK_DIVISOR,
+    fold_mask_gain,
+    scale_conv_and_norm,
+)
 from effsam_export.models.tiny_vit import Attention, TinyViTBlock
 from effsam_export.models.tiny_vit_export import (
-    LOUD_FOLD,
+    LARGE_STAGE_DIVISOR,
     ExportAttention,
     ExportBlock,
     TokenNorm,
@@ -99,12 +104,12 @@ class Pair(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("factor", [1 / NECK_FOLD, MASK_GAIN])
+@pytest.mark.parametrize("factor", [1 / NECK_DIVISOR, MASK_GAIN])
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_norm_does_not_see_a_power_of_two(factor: float, bias: bool) -> None:
     plain = Pair(nn.Conv2d(3, 8, 1, bias=bias), LayerNorm2d(8))
     fill(plain)
-    folded = Pair(*scaled(plain.conv, plain.norm, factor))
+    folded = Pair(*scale_conv_and_norm(plain.conv, plain.norm, factor))
     x = noise(1, 3, 5, 5)
 
     assert torch.equal(in_fp32(folded, x), in_fp32(plain, x))
@@ -115,16 +120,16 @@ def test_scaling_leaves_the_layers_alone() -> None:
     pair = Pair(nn.Conv2d(3, 8, 1), LayerNorm2d(8))
     before = deepcopy(pair.state_dict())
 
-    scaled(pair.conv, pair.norm, 2.0)
+    scale_conv_and_norm(pair.conv, pair.norm, 2.0)
 
     assert all(torch.equal(before[k], v) for k, v in pair.state_dict().items())
     assert pair.norm.eps == 1e-6
 
 
-def test_a_loud_convolution_is_right_in_fp16_with_the_fold() -> None:
+def test_a_convolution_with_large_outputs_is_right_in_fp16_when_divided() -> None:
     plain = Pair(nn.Conv2d(3, 8, 1, bias=False), LayerNorm2d(8))
     fill(plain)
-    folded = Pair(*scaled(plain.conv, plain.norm, 1 / NECK_FOLD))
+    folded = Pair(*scale_conv_and_norm(plain.conv, plain.norm, 1 / NECK_DIVISOR))
     x = 2000 * noise(1, 3, 5, 5)
     wanted = in_fp32(plain, x)
 
@@ -145,7 +150,7 @@ def test_no_mask_is_no_nan_where_small_numbers_are_zero() -> None:
         assert isinstance(first, LayerNorm2d)
         first.weight.mul_(0.01)
         first.bias.mul_(0.01)
-    folded = with_mask_gain(encoder)
+    folded = fold_mask_gain(encoder)
     x = torch.zeros(1, 1, 16, 16)
     wanted = in_fp32(encoder.mask_downscaling, x)
 
@@ -163,13 +168,13 @@ def block() -> TinyViTBlock:
     return made
 
 
-@pytest.mark.parametrize("fold", [1.0, LOUD_FOLD])
+@pytest.mark.parametrize("divisor", [1.0, LARGE_STAGE_DIVISOR])
 @pytest.mark.parametrize("side", [4, 6], ids=["one window", "filled up"])
-def test_tiny_vits_export_block_computes_the_same(side: int, fold: float) -> None:
+def test_tiny_vits_export_block_computes_the_same(side: int, divisor: float) -> None:
     plain = block()
     x = noise(1, 8, side, side)
 
-    assert torch.allclose(in_fp32(ExportBlock(plain, fold), x), in_fp32(plain, x), atol=2e-6)
+    assert torch.allclose(in_fp32(ExportBlock(plain, divisor), x), in_fp32(plain, x), atol=2e-6)
 
 
 def test_windows_filled_up_are_no_nan_where_small_numbers_are_zero() -> None:
@@ -181,7 +186,7 @@ def test_windows_filled_up_are_no_nan_where_small_numbers_are_zero() -> None:
     assert error(in_fp16(ExportBlock(plain, 1.0), x, FLUSH), wanted) < 0.005
 
 
-def test_loud_tokens_are_right_in_fp16_with_the_fold() -> None:
+def test_large_tokens_are_right_in_fp16_when_divided() -> None:
     norm = nn.LayerNorm(8)
     fill(norm)
     with torch.no_grad():
@@ -189,9 +194,9 @@ def test_loud_tokens_are_right_in_fp16_with_the_fold() -> None:
     x = 300 * noise(2, 5, 8)
     wanted = in_fp32(norm, x)
 
-    assert torch.allclose(in_fp32(TokenNorm(norm, LOUD_FOLD), x), wanted, atol=1e-6)
+    assert torch.allclose(in_fp32(TokenNorm(norm, LARGE_STAGE_DIVISOR), x), wanted, atol=1e-6)
     assert error(in_fp16(norm, x), wanted) > 0.5
-    assert error(in_fp16(TokenNorm(norm, LOUD_FOLD), x), wanted) < 0.003
+    assert error(in_fp16(TokenNorm(norm, LARGE_STAGE_DIVISOR), x), wanted) < 0.003
 
 
 def test_the_attention_keeps_its_own_norm_and_weights() -> None:

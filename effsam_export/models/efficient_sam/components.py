@@ -1,6 +1,6 @@
-"""EfficientSAM's two graphs as data: three masks from six point slots, no mask input.
+"""EfficientSAM's encoder and decoder components: three masks, six point slots, no mask input.
 
-Light: torch is only imported by the functions that need it.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PREPROCESS = Preprocess(
 )
 MAX_POINTS = 6
 PROMPTS = PromptSupport(negative_points=False, mask=False, max_points=MAX_POINTS)
-# The authors' example takes logits >= 0 where SAM takes > 0: they differ for a logit of 0 alone.
+# The authors' example thresholds at logits >= 0, SAM at > 0; only a logit of 0 differs.
 MASKS = MaskSet(single=(), multimask=(0, 1, 2), threshold=0.0, low_res_size=256, upscale="bicubic")
 
 IMAGE = TensorSpec(
@@ -64,7 +64,7 @@ DECODER_OUTPUTS = (
 
 
 def slots(sample: Sample) -> tuple[list[tuple[float, float]], list[int]]:
-    """Points of a prompt, then its box as two points of labels 2 and 3."""
+    """Return the points of a prompt, then its box as two points of labels 2 and 3."""
     prompt = sample.prompt
     assert prompt is not None
     coords: list[tuple[float, float]] = [(p.x, p.y) for p in prompt.points]
@@ -76,10 +76,10 @@ def slots(sample: Sample) -> tuple[list[tuple[float, float]], list[int]]:
 
 
 def decoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
-    """The decoder's inputs for a sample: its points, and (-1, -1) of label -1 up to six.
+    """Return the decoder's inputs for a sample: its points, padded to six.
 
-    Source: yformer/EfficientSAM, `efficient_sam/efficient_sam.py`, which also cuts off what is
-    beyond six. A prompt that long is refused before it comes here.
+    Padding points are (-1, -1) of label -1. Source: yformer/EfficientSAM,
+    `efficient_sam/efficient_sam.py`, which drops points beyond six; the prompt check rejects them.
     """
     import numpy as np
 
@@ -96,7 +96,7 @@ def decoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
 
 
 def encoder_reference(module: nn.Module, sample: Sample) -> Feeds:
-    """The authors' path from the photograph to the embedding."""
+    """Return the embedding of an image, computed by the authors' code path."""
     import torch
 
     pixels = torch.from_numpy(sample.image.copy()).permute(2, 0, 1)[None].float()
@@ -106,7 +106,7 @@ def encoder_reference(module: nn.Module, sample: Sample) -> Feeds:
 
 
 def decoder_reference(module: nn.Module, sample: Sample) -> Feeds:
-    """The authors' path from an embedding and a prompt to their three masks and scores."""
+    """Return three masks and scores of a prompt, computed by the authors' code path."""
     import torch
 
     coords, labels = slots(sample)
@@ -121,7 +121,7 @@ def decoder_reference(module: nn.Module, sample: Sample) -> Feeds:
 
 
 def as_efficient_sam(module: nn.Module) -> EfficientSam:
-    """The module, known to be an `EfficientSam`."""
+    """Return the module typed as `EfficientSam`."""
     from effsam_export.models.efficient_sam.module import EfficientSam
 
     assert isinstance(module, EfficientSam)
@@ -129,21 +129,21 @@ def as_efficient_sam(module: nn.Module) -> EfficientSam:
 
 
 def wrap_encoder(module: nn.Module) -> nn.Module:
-    """Export form of the encoder: normalisation inside, positions baked."""
+    """Return the encoder for export, with normalisation and constant positions."""
     from effsam_export.models.efficient_sam.export import ExportEncoder
 
     return ExportEncoder(as_efficient_sam(module))
 
 
 def wrap_decoder(module: nn.Module) -> nn.Module:
-    """Export form of the prompt encoder and mask decoder as one graph."""
+    """Return the prompt encoder and mask decoder as one module for export."""
     from effsam_export.models.efficient_sam.export import ExportDecoder
 
     return ExportDecoder(as_efficient_sam(module))
 
 
 def decoder_example() -> Mapping[str, Any]:
-    """Tracing inputs of the decoder: two prompts, so their number is not mistaken for 1."""
+    """Return tracing inputs of the decoder: two prompts, as size 1 is special."""
     import torch
 
     return {

@@ -1,9 +1,9 @@
 """EfficientSAM's mask decoder, with the authors' parameter names.
 
 Source: yformer/EfficientSAM (commit d525f62), `efficient_sam/two_way_transformer.py`, `mlp.py` and
-`efficient_sam_decoder.py`. Differences from SAM: the first block adds its input back, the positions
-of the tokens become part of them in the second, MLPs have GELU, and one GroupNorm over all channels
-stands where SAM has a LayerNorm2d. LayerNorm and GroupNorm epsilons are PyTorch's 1e-5.
+`efficient_sam_decoder.py`. Differences from SAM: the first block has a residual connection; the
+second block adds the positions to the tokens themselves; MLPs have GELU; one GroupNorm over all
+channels replaces the LayerNorm2d. Epsilons of LayerNorm and GroupNorm are PyTorch's 1e-5.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from effsam_export.models.sam.transformer import Attention
 
 NUM_MASKS = 4
-"""One mask the authors never return (their builder's default call asks for three), and three."""
+"""The three masks that the authors return, and a first one that they do not."""
 
 
 class MLPBlock(nn.Module):
-    """`depth` linear layers with GELU behind each, and a last one without."""
+    """`depth` linear layers, each followed by GELU, and a last one without."""
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, depth: int) -> None:
         super().__init__()
@@ -54,21 +54,21 @@ class TwoWayAttentionBlock(nn.Module):
         self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self.add_positions:
-            # Not only for the attention, as in SAM: values and the residual have them too.
+            # Unlike SAM, values and the residual include the positions.
             queries = queries + query_pe
         queries = self.norm1(queries + self.self_attn(queries, queries, queries))
 
-        found = self.cross_attn_token_to_image(queries + query_pe, keys + key_pe, keys)
-        queries = self.norm2(queries + found)
+        attended = self.cross_attn_token_to_image(queries + query_pe, keys + key_pe, keys)
+        queries = self.norm2(queries + attended)
 
         queries = self.norm3(queries + self.mlp(queries))
 
-        found = self.cross_attn_image_to_token(keys + key_pe, queries + query_pe, queries)
-        return queries, self.norm4(keys + found)
+        attended = self.cross_attn_image_to_token(keys + key_pe, queries + query_pe, queries)
+        return queries, self.norm4(keys + attended)
 
 
 class TwoWayTransformer(nn.Module):
-    """`depth` two-way blocks and a last attention from the tokens to the image."""
+    """`depth` two-way blocks, then an attention from the tokens to the image."""
 
     def __init__(self, depth: int, dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
@@ -79,11 +79,11 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend both ways.
+        """Run the blocks and the last attention.
 
         Args:
             image: Image embedding BxCxHxW, or 1xCxHxW for all prompts.
-            image_pe: Positional encoding of the grid, likewise.
+            image_pe: Positional encoding of the grid, of the same shape.
             tokens: Output tokens and sparse prompt, BxNxC.
 
         Returns:
@@ -94,12 +94,12 @@ class TwoWayTransformer(nn.Module):
         queries = tokens
         for layer in self.layers:
             queries, keys = layer(queries, keys, tokens, key_pe)
-        found = self.final_attn_token_to_image(queries + tokens, keys + key_pe, keys)
-        return self.norm_final_attn(queries + found), keys
+        attended = self.final_attn_token_to_image(queries + tokens, keys + key_pe, keys)
+        return self.norm_final_attn(queries + attended), keys
 
 
 def upscaling(in_dim: int, out_dim: int, norm: nn.Module) -> nn.Sequential:
-    """Twice the resolution, a norm and GELU."""
+    """Return a transposed convolution that doubles the resolution, a norm and GELU."""
     conv = nn.ConvTranspose2d(in_dim, out_dim, kernel_size=2, stride=2)
     return nn.Sequential(conv, norm, nn.GELU())
 
@@ -124,7 +124,7 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = MLPBlock(dim, 256, NUM_MASKS, depth=2)
 
     def output_tokens(self, batch: int) -> Tensor:
-        """The IoU token and the mask tokens, BxTxC."""
+        """Return the IoU token and the mask tokens, BxTxC."""
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight], dim=0)
         return tokens.unsqueeze(0).expand(batch, -1, -1)
 
@@ -141,7 +141,7 @@ class MaskDecoder(nn.Module):
         """
         batch, (h, w) = sparse.shape[0], image.shape[-2:]
         tokens = torch.cat([self.output_tokens(batch), sparse], dim=1)
-        # The authors repeat the image once per prompt; kept here because this is the reference.
+        # As in the authors' code, which repeats the image for each prompt.
         image = image.expand(batch, -1, -1, -1)
         pos = torch.repeat_interleave(image_pe, batch, dim=0)
         hs, src = self.transformer(image, pos, tokens)

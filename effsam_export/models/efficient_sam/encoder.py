@@ -1,8 +1,8 @@
 """EfficientSAM's image encoder, with the authors' parameter names: a plain ViT.
 
 Source: yformer/EfficientSAM (commit d525f62), `efficient_sam/efficient_sam_encoder.py`. All blocks
-attend over all 4096 tokens. Positions are learned for 224 pixels, with a class token's in front
-that is never used, and stretched to the 64x64 grid at every call.
+attend to all 4096 tokens. Positions are learned for 224 pixels and resized to the 64x64 grid at
+every call; the first one, of a class token, is not used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PRETRAINED_GRID = 224 // PATCH
 DEPTH = 12
 OUT_DIM = 256
 NORM_EPS = 1e-6
-"""Of the blocks' LayerNorms; PyTorch's default is 1e-5."""
+"""Epsilon of the blocks' LayerNorms; PyTorch's default is 1e-5."""
 
 
 class PatchEmbed(nn.Module):
@@ -37,7 +37,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention on BxNxC, without any bias of position."""
+    """Multi-head attention on BxNxC, without positional bias."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Attention(nn.Module):
 
 
 class ExportAttention(nn.Module):
-    """The same attention without a tensor of more than rank 4, its scale on the smaller operand.
+    """The same attention with tensors of at most rank 4, and the scale on the smaller operand.
 
     Given: ``qkv`` reshaped to B x N x 3 x heads x C/heads, ``(q @ k) * scale``
     Result: ``qkv`` in three parts, ``(q * scale) @ k``
@@ -93,7 +93,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and beside a residual, on BxNxC."""
+    """Attention and MLP on BxNxC, each after a LayerNorm and with a residual connection."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class ImageEncoderViT(nn.Module):
 
     Args:
         dim: Width of the tokens.
-        num_heads: Heads of every block.
+        num_heads: Number of heads of every block.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -129,7 +129,7 @@ class ImageEncoderViT(nn.Module):
         )
 
     def positions(self) -> Tensor:
-        """The learned positions of the 14x14 grid stretched to 64x64, as tokens 1x4096xC."""
+        """Return the learned positions of the 14x14 grid, resized to 64x64, as 1x4096xC."""
         learned = self.pos_embed[:, 1:].view(1, PRETRAINED_GRID, PRETRAINED_GRID, -1)
         stretched = nn.functional.interpolate(
             learned.permute(0, 3, 1, 2), size=(GRID, GRID), mode="bicubic", align_corners=False
@@ -146,7 +146,7 @@ class ImageEncoderViT(nn.Module):
 
 
 class ExportImageEncoder(nn.Module):
-    """The same encoder with its positions in a table: bicubic resizing is in few runtimes."""
+    """The same encoder with constant positions, as few runtimes have bicubic resizing."""
 
     table: Tensor
 
@@ -169,7 +169,7 @@ class ExportImageEncoder(nn.Module):
 
 
 def _export_block(block: nn.Module) -> nn.Module:
-    """A twin of a block that shares its weights, with the attention's export form."""
+    """Return a copy of a block that shares its weights, with attention for export."""
     assert isinstance(block, Block)
     assert isinstance(block.attn, Attention)
     twin = copy(block)

@@ -1,6 +1,6 @@
-"""Export forms of EfficientSAM: modules that borrow the trained parts and trace well.
+"""EfficientSAM for export: modules that share the trained weights and trace to plain operators.
 
-The plain modules stay the reference; parity judges these against them.
+The original modules remain the reference of the parity checks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from effsam_export.models.efficient_sam.encoder import ExportImageEncoder
 from effsam_export.models.sam.export import DensePositions
-from effsam_export.models.sam.norm_folds import with_folded_neck
+from effsam_export.models.sam.scale_folding import fold_neck_scale
 
 if TYPE_CHECKING:
     from effsam_export.models.efficient_sam.module import EfficientSam
@@ -21,7 +21,7 @@ SCALE = 255.0
 
 
 class ExportEncoder(nn.Module):
-    """`image` 1x3x1024x1024 (RGB, 0-255, squashed) to `image_embeddings` 1x256x64x64."""
+    """`image` 1x3x1024x1024 (RGB, 0-255, squashed to a square) to embeddings 1x256x64x64."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -30,7 +30,7 @@ class ExportEncoder(nn.Module):
         super().__init__()
         for name, value in (("pixel_mean", sam.pixel_mean), ("pixel_std", sam.pixel_std)):
             self.register_buffer(name, value * SCALE, persistent=False)
-        self.image_encoder = with_folded_neck(ExportImageEncoder(sam.image_encoder).eval())
+        self.image_encoder = fold_neck_scale(ExportImageEncoder(sam.image_encoder).eval())
 
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.image_encoder((image - self.pixel_mean) / self.pixel_std)
@@ -38,9 +38,9 @@ class ExportEncoder(nn.Module):
 
 
 class StagedGroupNorm(nn.Module):
-    """GroupNorm with one group, in means that FP16 can hold.
+    """GroupNorm with one group, computed from means that do not overflow FP16.
 
-    Given: mean and variance of 64x128x128 values at once, whose sum can pass 65504
+    Given: mean and variance of 64x128x128 values at once, whose sum can exceed 65504
     Result: the mean of means, over columns, rows and channels
     """
 
@@ -64,9 +64,11 @@ class StagedGroupNorm(nn.Module):
 class ExportDecoder(nn.Module):
     """Prompt encoder and mask decoder as one graph of plain arithmetic, for three masks.
 
-    Against the reference: labels select embeddings by multiplication with a float, the image is
-    broadcast over prompts instead of repeated, the grid's positional encoding is two tables, and
-    the mask that the authors never return is not computed.
+    Differences from the reference:
+        Labels select embeddings by multiplication with a float.
+        The image is broadcast over prompts, not repeated.
+        The positional encoding of the grid is two constant tables.
+        The mask that the authors do not return is not computed.
     """
 
     def __init__(self, sam: EfficientSam) -> None:
@@ -82,9 +84,9 @@ class ExportDecoder(nn.Module):
         self.upscaling = nn.Sequential(conv, StagedGroupNorm(norm), act, second)
 
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
-        """Coordinates Bx6x2 and labels Bx6 to the sparse embedding Bx6xC."""
+        """Return the sparse embedding Bx6xC of coordinates Bx6x2 and labels Bx6."""
         encoder = self.prompt_encoder
-        # What is off the image at the top or left is no position at all, as in the authors' code.
+        # Negative coordinates mean that there is no point, as in the authors' code.
         off = (coords < 0).to(coords.dtype)
         coords = coords * (1.0 - off) - off
         embedding = encoder.pe_layer.encode((coords + 0.5) / encoder.image_size)
@@ -106,6 +108,6 @@ class ExportDecoder(nn.Module):
         heads = list(decoder.output_hypernetworks_mlps)[1:]
         hyper = torch.stack([mlp(hs[:, 2 + i]) for i, mlp in enumerate(heads)], dim=1)
         masks = (hyper @ upscaled.flatten(2)).reshape(b, len(heads), 4 * h, 4 * w)
-        # Cut while it has three dimensions: LiteRT's GPU delegate takes no SLICE of a matrix.
+        # Sliced while it has three dimensions: LiteRT's GPU delegate cannot slice a matrix.
         scores = decoder.iou_prediction_head(hs[:, :1])[:, :, 1:]
         return masks, scores.flatten(1)

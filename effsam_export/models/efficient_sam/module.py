@@ -1,7 +1,7 @@
-"""EfficientSAM as its authors wire it: encoder, prompt encoder, mask decoder.
+"""EfficientSAM as in the authors' code: image encoder, prompt encoder, mask decoder.
 
 Source: yformer/EfficientSAM (commit d525f62), `efficient_sam/efficient_sam.py`. This is the
-reference that every exported graph is judged against: nothing here is changed for export.
+reference of every parity check, so nothing here is changed for export.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from effsam_export.models.efficient_sam.prompt_encoder import PromptEncoder, six
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
-"""On the scale 0 to 1 here, as the authors have them."""
+"""On the scale 0 to 1, as in the authors' code."""
 
 
 class EfficientSam(nn.Module):
@@ -23,7 +23,7 @@ class EfficientSam(nn.Module):
 
     Args:
         dim: Width of the encoder's tokens.
-        num_heads: Heads of its blocks.
+        num_heads: Number of heads of its blocks.
     """
 
     pixel_mean: Tensor
@@ -34,26 +34,26 @@ class EfficientSam(nn.Module):
         self.image_encoder = ImageEncoderViT(dim, num_heads)
         self.prompt_encoder = PromptEncoder(OUT_DIM, GRID, IMAGE_SIZE)
         self.mask_decoder = MaskDecoder(OUT_DIM)
-        # Not persistent: the checkpoints of the authors do not hold them.
+        # Not persistent: the authors' checkpoints do not have them.
         for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """Squash an image 1x3xHxW (RGB, 0-1) to 1x3x1024x1024, then normalise."""
+        """Resize an image 1x3xHxW (RGB, 0-1) to 1x3x1024x1024, then normalise."""
         square = (IMAGE_SIZE, IMAGE_SIZE)
         if image.shape[-2:] != square:
             image = nn.functional.interpolate(image, square, mode="bilinear")
         return (image - self.pixel_mean) / self.pixel_std
 
     def encode(self, image: Tensor) -> Tensor:
-        """Image of any size 1x3xHxW float32 (RGB, 0-1) to its embedding 1x256x64x64."""
+        """Return the embedding 1x256x64x64 of an image 1x3xHxW of any size (RGB, 0-1)."""
         out: Tensor = self.image_encoder(self.preprocess(image))
         return out
 
     def decode(
         self, image_embeddings: Tensor, coords: Tensor, labels: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """All masks for prompts, the authors' single mask first.
+        """Return all masks of prompts, first the one that the authors do not return.
 
         Args:
             image_embeddings: 1x256x64x64 of one image.
@@ -63,8 +63,8 @@ class EfficientSam(nn.Module):
             size: (height, width) of the frame that `coords` are in.
 
         Returns:
-            Logits Bx4x256x256 and IoU predictions Bx4; the authors return the last three, as they
-            come and not sorted.
+            Logits Bx4x256x256 and IoU predictions Bx4. The authors return the last three,
+            unsorted.
         """
         h, w = size
         scaled = coords * IMAGE_SIZE / torch.tensor([w, h])

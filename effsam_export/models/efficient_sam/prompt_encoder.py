@@ -1,8 +1,8 @@
-"""EfficientSAM's prompt encoder, with the authors' parameter names: points only, no masks.
+"""EfficientSAM's prompt encoder, for points only, with the authors' parameter names.
 
 Source: yformer/EfficientSAM (commit d525f62), `efficient_sam/efficient_sam_decoder.py` and
-`efficient_sam/efficient_sam.py`. Differences from SAM: there is no embedding for label 0, a padded
-slot keeps the encoding of its position (-1, -1), and box corners are points of labels 2 and 3.
+`efficient_sam/efficient_sam.py`. Differences from SAM: label 0 has no embedding, a padded slot
+keeps the encoding of its position (-1, -1), and box corners are points of labels 2 and 3.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from effsam_export.models.sam.prompt_encoder import PositionEmbeddingRandom
 
 MAX_POINTS = 6
-"""Slots of a prompt; the authors drop what is beyond (`decoder_max_num_input_points`)."""
+"""Slots of a prompt; the authors drop further points (`decoder_max_num_input_points`)."""
 
 
 def six_slots(coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Exactly six points per prompt: more are cut off, missing ones are (-1, -1) of label -1.
+    """Return six points per prompt: further ones are dropped, padding is (-1, -1) of label -1.
 
     Args:
         coords: BxNx2 in prompt-frame pixels.
@@ -47,7 +47,7 @@ class PromptEncoder(nn.Module):
         self.bbox_bottom_right_embeddings = nn.Embedding(1, dim)
 
     def label_embeddings(self) -> dict[int, Tensor]:
-        """Learned embedding 1xC of every label there is one for; label 0 has none."""
+        """Return the learned embedding 1xC of each label; label 0 has none."""
         return {
             -1: self.invalid_points.weight,
             1: self.point_embeddings.weight,
@@ -56,7 +56,7 @@ class PromptEncoder(nn.Module):
         }
 
     def dense_pe(self) -> Tensor:
-        """Positional encoding of the embedding grid, 1xCxHxW."""
+        """Return the positional encoding of the embedding grid, 1xCxHxW."""
         return self.pe_layer.grid(self.embedding_size).unsqueeze(0)
 
     def forward(self, coords: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""EfficientSAM-Ti and EfficientSAM-S: a plain ViT in front of a decoder of its own."""
+"""EfficientSAM-Ti and EfficientSAM-S: a plain ViT encoder with its own decoder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LICENCE = Licence(
     spdx="Apache-2.0",
     source="https://github.com/yformer/EfficientSAM/blob/main/LICENSE",
     text_file="Apache-2.0.txt",
-    notice="The weights are in the authors' repository and carry no licence of their own.",
+    notice="The weights are in the authors' repository, without a separate licence.",
 )
 SIZES: dict[str, tuple[int, int]] = {
-    # Tokens' width and heads; `efficient_sam/build_efficient_sam.py`.
+    # Width of tokens, and heads. Source: `efficient_sam/build_efficient_sam.py`.
     "ti": (192, 3),
     "s": (384, 6),
 }
@@ -35,7 +35,7 @@ TI_WEIGHTS = WeightFile(
     size=40_982_470,
     sources=(UrlSource(url=f"{FOLDER}/efficient_sam_vitt.pt"),),
 )
-# A zip archive of one file, `efficient_sam_vits.pt`; its authors publish no hash of it.
+# A zip archive with `efficient_sam_vits.pt`; the authors publish no hash.
 S_WEIGHTS = WeightFile(
     file_name="efficient_sam_vits.pt.zip",
     sha256=None,
@@ -45,7 +45,7 @@ S_WEIGHTS = WeightFile(
 
 
 def build(size: str) -> nn.Module:
-    """EfficientSAM of one size with the authors' state-dict names, weights not loaded."""
+    """Return EfficientSAM of one size with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.efficient_sam.module import EfficientSam
 
     dim, num_heads = SIZES[size]

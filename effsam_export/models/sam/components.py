@@ -1,7 +1,6 @@
-"""SAM's two graphs as data: the encoder and decoder contract shared by SAM and its relatives.
+"""SAM's encoder and decoder components: inputs, outputs and references, shared by its relatives.
 
-Light: torch is only imported by the functions that need it. The contract is stated in the README
-and, for one bundle, in its manifest.
+Importing this module does not import torch. A bundle's manifest states the same contract.
 """
 
 from __future__ import annotations
@@ -69,17 +68,17 @@ DECODER_OUTPUTS = (
 
 
 def encoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
-    """The encoder's inputs for a sample."""
+    """Return the encoder's inputs for a sample."""
     from effsam_export.imaging.images import encoder_image
 
     return {"image": encoder_image(sample.image, preprocess)}
 
 
 def decoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
-    """The decoder's inputs for a sample: points, then the padding point or the box corners.
+    """Return the decoder's inputs for a sample: points, then the padding point or box corners.
 
-    A prompt without a box ends with a point (0, 0) of label -1; a prompt with a box ends with its
-    two corners and has no padding point. Source: segment-anything, `modeling/prompt_encoder.py`.
+    A prompt without a box ends with a padding point (0, 0) of label -1. A prompt with a box ends
+    with its two corners instead. Source: segment-anything, `modeling/prompt_encoder.py`.
     """
     import numpy as np
 
@@ -108,7 +107,7 @@ def decoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
 
 
 def encoder_reference(module: nn.Module, sample: Sample) -> Feeds:
-    """The authors' path from the photograph to the embedding."""
+    """Return the embedding of an image, computed by the authors' code path."""
     import torch
 
     from effsam_export.imaging.images import frame_of, resize
@@ -122,7 +121,7 @@ def encoder_reference(module: nn.Module, sample: Sample) -> Feeds:
 
 
 def decoder_reference(module: nn.Module, sample: Sample) -> Feeds:
-    """The authors' path from an embedding and a prompt to all masks and their scores."""
+    """Return all masks and scores of a prompt, computed by the authors' code path."""
     import torch
 
     prompt = sample.prompt
@@ -145,7 +144,7 @@ def decoder_reference(module: nn.Module, sample: Sample) -> Feeds:
 
 
 def as_sam(module: nn.Module) -> Sam:
-    """The module, known to be a `Sam`."""
+    """Return the module typed as `Sam`."""
     from effsam_export.models.sam.module import Sam
 
     assert isinstance(module, Sam)
@@ -160,21 +159,21 @@ def wrap_encoder(module: nn.Module) -> nn.Module:
 
 
 def wrap_decoder(module: nn.Module) -> nn.Module:
-    """Export form of the prompt encoder and mask decoder as one graph."""
+    """Return the prompt encoder and mask decoder as one module for export."""
     from effsam_export.models.sam.export import ExportDecoder
 
     return ExportDecoder(as_sam(module))
 
 
 def encoder_example() -> Mapping[str, Any]:
-    """Tracing input of the encoder."""
+    """Return the tracing input of the encoder."""
     import torch
 
     return {"image": torch.zeros(1, 3, 1024, 1024)}
 
 
 def decoder_example() -> Mapping[str, Any]:
-    """Tracing inputs of the decoder: two prompts of three points, so no size is mistaken for 1."""
+    """Return tracing inputs of the decoder: two prompts of three points, as size 1 is special."""
     import torch
 
     return {
@@ -208,7 +207,7 @@ SAM_DECODER = ComponentSpec(
 
 
 def stack_decoder_feeds(feeds: list[Feeds]) -> Feeds:
-    """Several prompts with equally many points as one decoder call."""
+    """Return one decoder input for several prompts with the same number of points."""
     import numpy as np
 
     names = [t.name for t in DECODER_INPUTS if t.name != "image_embeddings"]

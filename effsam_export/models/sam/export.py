@@ -1,6 +1,6 @@
-"""Export forms of SAM: modules that borrow the trained parts and re-express what traces badly.
+"""SAM for export: modules that share the trained weights and trace to plain operators.
 
-The plain modules stay the reference; parity judges these against them.
+The original modules remain the reference of the parity checks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from effsam_export.models.folding import fold_batch_norms
-from effsam_export.models.sam.norm_folds import with_folded_neck, with_mask_gain
+from effsam_export.models.sam.scale_folding import fold_mask_gain, fold_neck_scale
 
 if TYPE_CHECKING:
     from effsam_export.models.sam.module import Sam
@@ -35,7 +35,7 @@ class ExportEncoder(nn.Module):
         super().__init__()
         self.pixel_mean = sam.pixel_mean
         self.pixel_std = sam.pixel_std
-        self.image_encoder = with_folded_neck(export_form(sam.image_encoder).eval())
+        self.image_encoder = fold_neck_scale(export_form(sam.image_encoder).eval())
 
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.image_encoder((image - self.pixel_mean) / self.pixel_std)
@@ -43,11 +43,11 @@ class ExportEncoder(nn.Module):
 
 
 class DensePositions(nn.Module):
-    """Positional encoding of the embedding grid, 1xCxSxS, as a constant.
+    """Positional encoding of the embedding grid, 1xCxSxS, as constants.
 
-    Kept as one table for rows and one for columns: sin(a + b) and cos(a + b) by the addition
-    theorems. 128 KB instead of 4.2 MB in the file, and nothing that FP16 could not hold, as the
-    angles themselves.
+    One table for rows and one for columns: sin(a + b) and cos(a + b) follow from the addition
+    theorems. The file holds 128 KB instead of 4.2 MB. FP16 cannot
+    represent the angles precisely, but it can their sines and cosines.
     """
 
     rows: Tensor
@@ -73,21 +73,23 @@ class DensePositions(nn.Module):
 class ExportDecoder(nn.Module):
     """Prompt encoder and mask decoder as one graph of plain arithmetic.
 
-    Against the reference: labels select embeddings by comparison instead of by indexing, the image
-    is broadcast over prompts instead of repeated (`repeat_interleave` becomes OneHot and Tile,
-    which TensorRT and Core ML refuse), the grid's positional encoding is a constant, and there is
-    no `orig_im_size`.
+    Differences from the reference:
+        Labels select embeddings by comparison, not by indexing.
+        The image is broadcast over prompts, not repeated: `repeat_interleave` becomes OneHot and
+            Tile, which TensorRT and Core ML reject.
+        The positional encoding of the grid is constant.
+        There is no `orig_im_size`.
     """
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
-        self.prompt_encoder = with_mask_gain(sam.prompt_encoder)
+        self.prompt_encoder = fold_mask_gain(sam.prompt_encoder)
         self.mask_decoder = sam.mask_decoder
         self.prompt_size = sam.prompt_encoder.image_size
         self.dense_pe = DensePositions(sam.prompt_encoder.pe_layer, sam.embedding_size)
 
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
-        """Coordinates BxNx2 and labels BxN to the sparse embedding BxNxC."""
+        """Return the sparse embedding BxNxC of coordinates BxNx2 and labels BxN."""
         encoder = self.prompt_encoder
         embedding = encoder.pe_layer.encode((coords + 0.5) / self.prompt_size)
         labels = labels.unsqueeze(-1)
@@ -99,7 +101,7 @@ class ExportDecoder(nn.Module):
         return embedding
 
     def embed_masks(self, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
-        """Masks Bx1x256x256 and their flags B to the dense embedding BxCx64x64."""
+        """Return the dense embedding BxCx64x64 of masks Bx1x256x256 and their flags B."""
         encoder = self.prompt_encoder
         has = has_mask_input.reshape(-1, 1, 1, 1)
         none = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
@@ -123,17 +125,17 @@ class ExportDecoder(nn.Module):
         return decoder.heads(hs, src, (h, w))
 
     def attend(self, src: Tensor, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The two-way transformer: tokens BxNxC, and the image as a sequence BxHWxC."""
+        """Run the two-way transformer; returns tokens BxNxC and the image as BxHWxC."""
         del labels
         out: tuple[Tensor, Tensor] = self.mask_decoder.transformer(src, self.dense_pe(), tokens)
         return out
 
 
 class WithStability(nn.Module):
-    """A decoder with one output more: how little each mask depends on the threshold.
+    """A decoder with one more output: the stability of each mask against the threshold.
 
-    The IoU of the mask at logits > `offset` with the mask at logits > -`offset`. As a quotient of
-    means, not of sums: 65536 pixels do not fit into FP16.
+    Stability is the IoU of the mask at logits > `offset` with the mask at logits > -`offset`. It is
+    computed from means, not sums: a sum of 65536 pixels overflows FP16.
     """
 
     def __init__(self, decoder: ExportDecoder, offset: float) -> None:
@@ -154,5 +156,5 @@ class WithStability(nn.Module):
         )
         inside = (masks > self.offset).to(masks.dtype).mean((2, 3))
         around = (masks > -self.offset).to(masks.dtype).mean((2, 3))
-        # A mask below both thresholds has none; the authors divide zero by zero there.
+        # An empty mask gets 0, where the authors divide zero by zero.
         return masks, iou, inside / (around + (around == 0).to(around.dtype))

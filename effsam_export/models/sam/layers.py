@@ -1,4 +1,4 @@
-"""Small layers shared by SAM and its relatives, with the authors' parameter names.
+"""Layers shared by SAM and its relatives, with the authors' parameter names.
 
 Source: facebookresearch/segment-anything, `segment_anything/modeling/common.py`.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class LayerNorm2d(nn.Module):
-    """Layer normalisation over the channels of a BxCxHxW tensor; eps 1e-6 in SAM's relatives."""
+    """Layer normalisation over the channels of a BxCxHxW tensor."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()

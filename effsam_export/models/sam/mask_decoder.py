@@ -15,8 +15,8 @@ from effsam_export.models.sam.transformer import TwoWayTransformer
 class MaskDecoder(nn.Module):
     """Image embedding and prompt embeddings to mask logits and predicted IoUs.
 
-    `num_multimask_outputs` + 1 masks: the first answers unambiguous prompts, the others are the
-    multimask set (SAM: whole, part, sub-part).
+    There are `num_multimask_outputs` + 1 masks. The first is for unambiguous prompts. The others
+    are the multimask set (SAM: whole, part, sub-part).
     """
 
     def __init__(self, dim: int = 256, num_multimask_outputs: int = 3) -> None:
@@ -38,12 +38,12 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = MLP(dim, 256, self.num_mask_tokens, 3)
 
     def output_tokens(self, batch: int) -> Tensor:
-        """The IoU token and the mask tokens, BxTxC."""
+        """Return the IoU token and the mask tokens, BxTxC."""
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight], dim=0)
         return tokens.unsqueeze(0).expand(batch, -1, -1)
 
     def heads(self, hs: Tensor, src: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Transformer outputs (BxNxC, BxHWxC) to logits Bx4x4Hx4W and IoU predictions Bx4."""
+        """Return logits Bx4x4Hx4W and IoUs Bx4 of transformer outputs BxNxC and BxHWxC."""
         b, _, c = src.shape
         src = src.transpose(1, 2).reshape(b, c, *grid)  # B x C x H x W
         upscaled = self.output_upscaling(src)  # B x C/8 x 4H x 4W
@@ -70,7 +70,7 @@ class MaskDecoder(nn.Module):
         """
         batch = sparse.shape[0]
         tokens = torch.cat([self.output_tokens(batch), sparse], dim=1)
-        # The authors repeat the image once per prompt; kept here because this is the reference.
+        # As in the authors' code, which repeats the image for each prompt.
         src = torch.repeat_interleave(image_embeddings, batch, dim=0) + dense
         pos = torch.repeat_interleave(image_pe, batch, dim=0)
         hs, src = self.transformer(src, pos, tokens)

@@ -1,7 +1,7 @@
-"""A Segment-Anything model as its authors wire it: encoder, prompt encoder, mask decoder.
+"""A Segment-Anything model as in the authors' code: image encoder, prompt encoder, mask decoder.
 
 Source: facebookresearch/segment-anything, `segment_anything/modeling/sam.py`. This is the
-reference that every exported graph is judged against: nothing here is changed for export.
+reference of every parity check, so nothing here is changed for export.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Sam(nn.Module):
-    """An image encoder of any kind in front of SAM's prompt encoder and mask decoder."""
+    """Any image encoder with SAM's prompt encoder and mask decoder."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -31,7 +31,7 @@ class Sam(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder(dim, self.embedding_size, preprocess.prompt_size)
         self.mask_decoder = MaskDecoder(dim)
-        # Not persistent: the checkpoints of the authors do not hold them.
+        # Not persistent: the authors' checkpoints do not have them.
         for name, values in (
             ("pixel_mean", preprocess.pixel_mean),
             ("pixel_std", preprocess.pixel_std),
@@ -46,7 +46,7 @@ class Sam(nn.Module):
         return nn.functional.pad(x, (0, size - w, 0, size - h))
 
     def encode(self, image: Tensor) -> Tensor:
-        """Resized image 1x3xHxW float32 (RGB, 0-255, unpadded) to its embedding 1x256x64x64."""
+        """Return the embedding 1x256x64x64 of a resized image 1x3xHxW (RGB, 0-255, unpadded)."""
         out: Tensor = self.image_encoder(self.preprocess(image))
         return out
 
@@ -57,7 +57,7 @@ class Sam(nn.Module):
         boxes: Tensor | None,
         masks: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """All masks for prompts (shaped as for `PromptEncoder`): logits Bx4x256x256, IoUs Bx4."""
+        """Return logits Bx4x256x256 and predicted IoUs Bx4; prompts are as in `PromptEncoder`."""
         sparse, dense = self.prompt_encoder(points, boxes, masks)
         out: tuple[Tensor, Tensor] = self.mask_decoder(
             image_embeddings, self.prompt_encoder.dense_pe(), sparse, dense

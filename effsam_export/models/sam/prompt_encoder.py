@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from effsam_export.models.sam.layers import LayerNorm2d
 
 MASK_CHANNELS = 16
-"""Hidden width of the mask down-scaling (`mask_in_chans` in the authors' builders)."""
+"""Hidden width of the mask down-scaling; `mask_in_chans` in the authors' builders."""
 
 
 class PositionEmbeddingRandom(nn.Module):
-    """Positional encoding by random spatial frequencies, kept in the checkpoint."""
+    """Positional encoding by random spatial frequencies, which the checkpoint stores."""
 
     positional_encoding_gaussian_matrix: Tensor
 
@@ -31,7 +31,7 @@ class PositionEmbeddingRandom(nn.Module):
         return torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
 
     def grid(self, size: int) -> Tensor:
-        """Encoding of the cell centres of a `size` x `size` grid, CxHxW."""
+        """Return the encoding of the cell centres of a `size` x `size` grid, CxHxW."""
         cells = torch.ones((size, size), device=self.positional_encoding_gaussian_matrix.device)
         y = (cells.cumsum(dim=0) - 0.5) / size
         x = (cells.cumsum(dim=1) - 0.5) / size
@@ -62,17 +62,17 @@ class PromptEncoder(nn.Module):
         self.no_mask_embed = nn.Embedding(1, dim)
 
     def label_embedding(self, label: int) -> Tensor:
-        """Learned embedding (1xC) of a point label 0 to 3."""
+        """Return the learned embedding (1xC) of a point label 0 to 3."""
         embedding = self.point_embeddings[label]
         assert isinstance(embedding, nn.Embedding)
         return embedding.weight
 
     def dense_pe(self) -> Tensor:
-        """Positional encoding of the embedding grid, 1xCxHxW."""
+        """Return the positional encoding of the embedding grid, 1xCxHxW."""
         return self.pe_layer.grid(self.embedding_size).unsqueeze(0)
 
     def embed_points(self, points: Tensor, labels: Tensor, *, pad: bool) -> Tensor:
-        """Embed points BxNx2 with labels BxN; `pad` appends the "not a point" the authors add."""
+        """Embed points BxNx2 with labels BxN; `pad` appends the authors' padding point."""
         points = points + 0.5  # to the centre of the pixel
         if pad:
             b = points.shape[0]
@@ -81,7 +81,7 @@ class PromptEncoder(nn.Module):
         embedding = self.pe_layer.encode(points / self.image_size)
         embedding[labels == -1] = 0.0
         embedding[labels == -1] += self.not_a_point_embed.weight
-        # EdgeSAM's "no token at all"; no other family knows the label.
+        # Label -2 is EdgeSAM's "no token"; other models do not use it.
         embedding[labels == -2] = 0.0
         embedding[labels == 0] += self.label_embedding(0)
         embedding[labels == 1] += self.label_embedding(1)

@@ -1,9 +1,9 @@
-"""The decoder for a fixed number of prompt slots, some of which may be empty.
+"""The decoder for a fixed number of point slots, some of which may be empty.
 
-In SAM's decoder every token is seen by the others, also the padding point of label -1: filling up
-with those changes the masks. So an empty slot has a label of its own, and is masked out of the two
-attentions whose keys are tokens: among the tokens, and from the image to the tokens. What the other
-attentions compute for an empty slot is read by nobody.
+In SAM's decoder, tokens attend to all others, including padding points of label -1. More padding
+points would thus change the masks. Empty slots have the label -2 instead, and are masked out of
+the two attentions whose keys are tokens: among the tokens, and from the image to the tokens. The
+outputs for an empty slot are not used.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ EMPTY = -2
 """Label of a slot without a point."""
 
 CLOSED = -3e4
-"""Added to the score of an empty slot: exp of it is 0 in FP32 and FP16, and FP16 holds it."""
+"""Added to the score of an empty slot: its exp is 0 in FP32 and FP16, and it fits into FP16."""
 
 
 class SlottedDecoder(ExportDecoder):
-    """A decoder that takes the same prompts with empty slots among their points.
+    """A decoder for prompts with empty slots among their points.
 
-    Given: tokens of a prompt, attended by all
-    Result: tokens of all slots, those of label -2 attended by none; the same masks
+    Given: tokens of a prompt, to which all attend
+    Result: tokens of all slots; none attends to those of label -2; the same masks
     """
 
     def __init__(self, decoder: ExportDecoder) -> None:
@@ -44,7 +44,7 @@ class SlottedDecoder(ExportDecoder):
 
 
 def with_empty_slots(decoder: nn.Module) -> nn.Module:
-    """The export form of a decoder, able to leave slots empty."""
+    """Return a decoder for export that accepts empty slots."""
     if isinstance(decoder, WithStability):
         inner = with_empty_slots(decoder.decoder)
         assert isinstance(inner, ExportDecoder)
@@ -56,7 +56,7 @@ def with_empty_slots(decoder: nn.Module) -> nn.Module:
 def two_way(
     transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, tokens: Tensor, closed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`TwoWayTransformer.forward`, with `closed` (Bx1x1xN) added to the scores of the tokens."""
+    """Run `TwoWayTransformer` with `closed` (Bx1x1xN) added to the scores of the tokens."""
     keys = image.flatten(2).transpose(1, 2)  # B x HW x C
     key_pe = image_pe.flatten(2).transpose(1, 2)
     queries = tokens
@@ -91,7 +91,7 @@ def _block(
 
 
 def _attention(attention: Attention, q: Tensor, k: Tensor, v: Tensor, closed: Tensor) -> Tensor:
-    """`Attention.forward`, with `closed` added to the scores."""
+    """Run `Attention` with `closed` added to the scores."""
     q, k, v = (
         attention.split_heads(projection(x))
         for projection, x in ((attention.q_proj, q), (attention.k_proj, k), (attention.v_proj, v))

@@ -28,7 +28,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner, dim)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """Tokens BxNxC as B x heads x N x C/heads."""
+        """Return tokens BxNxC as B x heads x N x C/heads."""
         b, n, c = x.shape
         return x.reshape(b, n, self.num_heads, c // self.num_heads).transpose(1, 2)
 
@@ -63,7 +63,7 @@ class TwoWayAttentionBlock(nn.Module):
         self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self.skip_first_layer_pe:
-            # The first block's queries are the positional encoding already: no residual either.
+            # The first block's queries are already the positional encoding; no residual here.
             queries = self.self_attn(queries, queries, queries)
         else:
             q = queries + query_pe
@@ -80,7 +80,7 @@ class TwoWayAttentionBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """`depth` two-way blocks and a last attention from the tokens to the image."""
+    """`depth` two-way blocks, then an attention from the tokens to the image."""
 
     def __init__(self, depth: int, dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend both ways.
+        """Run the blocks and the last attention.
 
         Args:
             image: Image embedding plus dense prompt, BxCxHxW.

@@ -1,11 +1,11 @@
-"""What FP16 does to a model, with and without each fold and each entry of its precision recipe.
+"""Measure the error of FP16 with and without each scale folding and each precision rule.
 
-`python -m benchmarks.hazards MODEL CHECKPOINT [--images N]` prints a table in Markdown. FP16 is
-simulated (`benchmarks/fp16_simulation.py`), once as it is and once on an accelerator that
-takes numbers below 6.1e-5 for zero. Every row takes one measure back and leaves the others.
-Figures are against the untouched reference in FP32, on the photographs and prompts that ship.
-For models whose weights cannot be had, `benchmarks.golden_checkpoints` makes a checkpoint: its
-masks mean nothing, so the embedding's error is what to look at.
+`python -m benchmarks.fp16_overflow MODEL CHECKPOINT [--images N]` prints a table in Markdown. FP16
+is simulated (`benchmarks/fp16_simulation.py`): once with subnormal numbers, and once for an
+accelerator that flushes numbers below 6.1e-5 to zero. Each row leaves out one measure. Errors are
+relative to the FP32 reference, on the shipped images and prompts. For models whose weights are not
+available, `benchmarks.golden_checkpoints` makes a checkpoint; only the embedding's error is then
+meaningful.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ PACKAGE = "effsam_export.models"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fold:
-    """An exact fold, and how to take it back: attributes of a module and their other values."""
+class ScaleFolding:
+    """A scale folding of some models, and the module attributes that turn it off."""
 
     models: tuple[str, ...]
-    place: str
-    undone: dict[str, Any]
+    module: str
+    disabled: dict[str, Any]
 
 
 def _plain_tiny_vit() -> Callable[[nn.Module], nn.Module]:
@@ -59,29 +59,31 @@ def _plain_tiny_vit() -> Callable[[nn.Module], nn.Module]:
 
 
 SAM_LIKE = ("sam-", "mobile-", "edge-", "efficientvit-", "repvit-", "slim-", "expedit-")
-FOLDS: dict[str, Fold] = {
-    "neck / 64": Fold(
+SCALE_FOLDINGS: dict[str, ScaleFolding] = {
+    "neck / 64": ScaleFolding(
         models=("sam-", "mobile-", "edge-", "repvit-", "slim-", "expedit-"),
-        place="sam.norm_folds",
-        undone={"NECK_FOLD": 1.0},
+        module="sam.scale_folding",
+        disabled={"NECK_DIVISOR": 1.0},
     ),
-    "mask prompt x 16": Fold(models=SAM_LIKE, place="sam.norm_folds", undone={"MASK_GAIN": 1.0}),
-    "TinyViT's last stage / 8": Fold(
-        models=("mobile-",), place="tiny_vit_export", undone={"LOUD_FOLD": 1.0}
+    "mask prompt x 16": ScaleFolding(
+        models=SAM_LIKE, module="sam.scale_folding", disabled={"MASK_GAIN": 1.0}
     ),
-    "TinyViT's norms before the windows": Fold(
-        models=("mobile-",), place="tiny_vit_export", undone={"export_form": _plain_tiny_vit}
+    "TinyViT's last stage / 8": ScaleFolding(
+        models=("mobile-",), module="tiny_vit_export", disabled={"LARGE_STAGE_DIVISOR": 1.0}
     ),
-    "neck's last convolution / 64": Fold(
-        models=("efficientvit-",), place="efficientvit_export", undone={"NECK_FOLD": 1.0}
+    "TinyViT's norms before the windows": ScaleFolding(
+        models=("mobile-",), module="tiny_vit_export", disabled={"export_form": _plain_tiny_vit}
     ),
-    "linear attention / 2^12": Fold(
-        models=("efficientvit-",), place="efficientvit_export", undone={"ATTENTION_FOLD": 1.0}
+    "neck's last convolution / 64": ScaleFolding(
+        models=("efficientvit-",), module="efficientvit_export", disabled={"NECK_DIVISOR": 1.0}
     ),
-    "linear attention, all of it": Fold(
+    "linear attention / 2^12": ScaleFolding(
+        models=("efficientvit-",), module="efficientvit_export", disabled={"ATTENTION_DIVISOR": 1.0}
+    ),
+    "linear attention, all of it": ScaleFolding(
         models=("efficientvit-",),
-        place="efficientvit_export",
-        undone={"ExportLiteMLA": lambda: _same},
+        module="efficientvit_export",
+        disabled={"ExportLiteMLA": lambda: _same},
     ),
 }
 
@@ -91,22 +93,22 @@ def _same(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def taken_back(fold: Fold) -> Iterator[None]:
-    """While it lasts, export forms are made without a fold."""
-    module = import_module(f"{PACKAGE}.{fold.place}")
-    before = {name: getattr(module, name) for name in fold.undone}
-    for name, value in fold.undone.items():
-        setattr(module, name, value() if callable(value) else value)
+def without_folding(fold: ScaleFolding) -> Iterator[None]:
+    """Inside the context, export forms are made without a scale folding."""
+    target = import_module(f"{PACKAGE}.{fold.module}")
+    before = {name: getattr(target, name) for name in fold.disabled}
+    for name, value in fold.disabled.items():
+        setattr(target, name, value() if callable(value) else value)
     try:
         yield
     finally:
         for name, value in before.items():
-            setattr(module, name, value)
+            setattr(target, name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A photograph and its prompts, with the reference's answers."""
+class ReferenceImage:
+    """An image, its prompts, and the reference's outputs."""
 
     image: NDArray[np.uint8]
     row: ParityImage
@@ -116,25 +118,25 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Damage:
-    """What one way of computing did, over all photographs and prompts.
+class Degradation:
+    """Errors of one simulated computation over all images and prompts.
 
     Attributes:
         broken: Share of the embedding's elements that are NaN or Inf.
         error: Largest error of the embedding's other elements.
-        least, mean: IoU of the answer masks with the reference's, at original size.
+        min_iou, mean_iou: IoU of the best-scoring masks with the reference's, at original size.
         score: Largest error of a predicted IoU; NaN if one was NaN.
     """
 
     broken: float
     error: float
-    least: float
-    mean: float
+    min_iou: float
+    mean_iou: float
     score: float
 
 
-def ask(model: ModelSpec, module: nn.Module, row: ParityImage) -> Asked:
-    """Answer every prompt of a photograph by the untouched reference."""
+def reference_image(model: ModelSpec, module: nn.Module, row: ParityImage) -> ReferenceImage:
+    """Run the FP32 reference on every prompt of an image."""
     encoder, decoder = model.component("encoder"), model.component("decoder")
     image = load_image(row.path)
     frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
@@ -144,23 +146,25 @@ def ask(model: ModelSpec, module: nn.Module, row: ParityImage) -> Asked:
     for case in row.cases:
         prompt = case.prompt
         if case.mask_from is not None:
-            best = _winner(model, answers[case.mask_from])
+            best = _best_mask(model, answers[case.mask_from])
             logits = answers[case.mask_from]["low_res_masks"][0, best]
             prompt = replace(prompt, mask_input=np.ascontiguousarray(logits))
         moved = prompt_to_model(prompt, frame)
         samples[case.name] = Sample(image=image, embeddings=embedding, prompt=moved)
         answers[case.name] = decoder.reference(module, samples[case.name])
-    return Asked(image=image, row=row, embedding=embedding, samples=samples, answers=answers)
+    return ReferenceImage(
+        image=image, row=row, embedding=embedding, samples=samples, answers=answers
+    )
 
 
-def judge(
+def evaluate(
     model: ModelSpec,
     module: nn.Module,
-    asked: list[Asked],
+    references: list[ReferenceImage],
     recipe: tuple[KeepFp32, ...],
     *,
     flush: bool,
-) -> Damage:
+) -> Degradation:
     """Run both graphs in simulated FP16, the decoder on the embedding of the encoder."""
     runs: dict[str, tuple[ExportedProgram, Arithmetic]] = {}
     for spec in model.components:
@@ -168,7 +172,7 @@ def judge(
         kept = fp32_program_nodes(program, [k for k in recipe if k.component == spec.name])
         runs[spec.name] = program, Arithmetic(keep=kept, flush=flush)
     broken, errors, ious, scores = [], [], [], []
-    for one in asked:
+    for one in references:
         embedding = _run(model, runs, "encoder", Sample(image=one.image))["image_embeddings"]
         bad = ~np.isfinite(embedding)
         broken.append(float(bad.mean()))
@@ -177,7 +181,7 @@ def judge(
         for name, sample in one.samples.items():
             found = _run(model, runs, "decoder", replace(sample, embeddings=embedding))
             wanted = one.answers[name]
-            best = _winner(model, wanted)
+            best = _best_mask(model, wanted)
             masks = [
                 upscale_masks(
                     np.ascontiguousarray(f["low_res_masks"][0, [best]]), frame, model.masks
@@ -189,11 +193,11 @@ def judge(
             ious.append(float(np.logical_and(*masks).sum() / union) if union else 1.0)
             difference = found[model.masks.score] - wanted[model.masks.score]
             scores.append(float(np.abs(difference).max()))
-    return Damage(
+    return Degradation(
         broken=float(np.mean(broken)),
         error=max(errors),
-        least=min(ious),
-        mean=float(np.mean(ious)),
+        min_iou=min(ious),
+        mean_iou=float(np.mean(ious)),
         score=float(np.max(scores)),
     )
 
@@ -210,42 +214,43 @@ def _run(
     return {s.name: t.numpy() for s, t in zip(spec.outputs, outputs, strict=True)}
 
 
-def _winner(model: ModelSpec, answer: Feeds) -> int:
-    """Index of the best mask of the multimask set."""
+def _best_mask(model: ModelSpec, answer: Feeds) -> int:
+    """Return the index of the best-scoring mask of the multimask set."""
     scores = answer[model.masks.score][0]
     return max(model.masks.multimask, key=lambda i: float(scores[i]))
 
 
 def table(model: ModelSpec, checkpoint: Path, images: int) -> Iterator[str]:
-    """The figures as lines of Markdown, as they come."""
+    """Yield the lines of the Markdown table as they are computed."""
     module = loading.load(model, fetch.checkpoint_from_file(checkpoint, model.weights))
     from effsam_export.parity.check import supported_cases
 
     rows = supported_cases(load_parity_images(), model.prompts)[0][:images]
-    asked = [ask(model, module, row) for row in rows]
+    references = [reference_image(model, module, row) for row in rows]
     yield (
         "| `" + model.name + "` | below 6.1e-5 | NaN or Inf | embedding error | min mask IoU "
         "| mean | score error |"
     )
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
-    folds = {n: f for n, f in FOLDS.items() if model.name.startswith(f.models)}
-    plans: list[tuple[str, tuple[Fold, ...], tuple[KeepFp32, ...]]] = [
+    folds = {n: f for n, f in SCALE_FOLDINGS.items() if model.name.startswith(f.models)}
+    plans: list[tuple[str, tuple[ScaleFolding, ...], tuple[KeepFp32, ...]]] = [
         ("as exported", (), model.precision),
-        ("without any fold or recipe", tuple(folds.values()), ()),
+        ("without scale folding or recipe", tuple(folds.values()), ()),
         *((f"without: {name}", (fold,), model.precision) for name, fold in folds.items()),
     ]
     for i, entry in enumerate(model.precision):
         others = (*model.precision[:i], *model.precision[i + 1 :])
         plans.append((f"in FP16 too: {' '.join(entry.modules)}", (), others))
-    for label, undone, recipe in plans:
+    for label, disabled, recipe in plans:
         for flush in (False, True):
             with ExitStack() as stack:
-                for fold in undone:
-                    stack.enter_context(taken_back(fold))
-                found = judge(model, module, asked, recipe, flush=flush)
+                for fold in disabled:
+                    stack.enter_context(without_folding(fold))
+                result = evaluate(model, module, references, recipe, flush=flush)
             yield (
-                f"| {label} | {'zero' if flush else 'kept'} | {found.broken:.1%} "
-                f"| {found.error:.2g} | {found.least:.4f} | {found.mean:.4f} | {found.score:.2g} |"
+                f"| {label} | {'zero' if flush else 'kept'} | {result.broken:.1%} "
+                f"| {result.error:.2g} | {result.min_iou:.4f} | {result.mean_iou:.4f} "
+                f"| {result.score:.2g} |"
             )
 
 
@@ -254,7 +259,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("model", choices=[*models.MODELS])
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--images", type=int, default=3, help="photographs to judge by")
+    parser.add_argument("--images", type=int, default=3, help="number of images")
     args = parser.parse_args(argv)
     for line in table(models.get(args.model), args.checkpoint, args.images):
         print(line, flush=True)

@@ -34,16 +34,16 @@ def test_a_setting_is_kept_with_the_others() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"location": -1}, "location=-1 never clusters, so nothing would change: want 0 to 11"),
-        ({"location": 12}, "location=12 never clusters"),
+        ({"location": -1}, "location=-1 is not a block of the encoder: want 0 to 11"),
+        ({"location": 12}, "location=12 is not a block"),
         ({"clusters": 90}, "clusters=90 is not a square number"),
-        ({"clusters": 196}, "clusters=196 are as many as the 196 tokens"),
+        ({"clusters": 196}, "clusters=196 has to be smaller than the 196 tokens"),
         ({"iterations": 0}, "iterations has to be 1 or more"),
         ({"temperature": 0}, "temperature has to be greater than 0"),
         ({"window": 4}, "window has to be odd"),
         ({"k": 101}, "k has to be 1 to 100"),
         ({"location": 6.5}, "`location` has to be a whole number"),
-        ({"colour": 1}, "there is no setting `colour`"),
+        ({"colour": 1}, "there is no model option `colour`"),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, float], sentence: str) -> None:
@@ -65,7 +65,7 @@ def test_the_depth_limits_the_location() -> None:
 
 
 def test_a_model_without_settings_refuses_them() -> None:
-    with pytest.raises(UsageError, match="has no settings"):
+    with pytest.raises(UsageError, match="has no model options"):
         models.configured(models.get("mobile-sam"), {"location": 6})
 
 

@@ -1,6 +1,6 @@
-"""Parameters and multiply-accumulates of every model, as `benchmarks/costs.py` counts them.
+"""Parameters and multiply-accumulate operations of every model, counted by `benchmarks/costs.py`.
 
-Kept as data so that `effsam info` needs no torch; a test holds them to the count.
+Stored as data so that `effsam info` does not import torch. A test compares them with the count.
 """
 
 from __future__ import annotations
