@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import effsam_export
+from tests.package.source_files import source_files
 from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
@@ -26,43 +27,51 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def tracked(folder: str) -> set[str]:
-    """Files of a folder that git knows, relative to the repository."""
-    done = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", folder],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return {f for f in done.stdout.splitlines() if (REPOSITORY / f).is_file()}
-
-
 def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
-    data = {f"effsam_export/_data/{f}" for f in tracked("targets") | tracked("calibration")}
-    assert names == tracked("effsam_export") | data
+    data = {
+        f"effsam_export/_data/{f}" for f in source_files("targets") | source_files("calibration")
+    }
+    assert names == source_files("effsam_export") | data
+
+
+INSTALLED = """
+import sys
+import effsam_export
+from effsam_export import models
+from effsam_export.config import calibration, int8_recipe, parity, targets
+
+assert effsam_export.__file__.startswith(sys.argv[1])
+print(*targets.target_names())
+assert len(parity.load_parity_images()) > 0
+assert len(calibration.load("default").images) > 0
+for model in models.names():
+    plan = int8_recipe.load(model)
+    assert plan.recipe(models.get(model).components[0].name, "onnx").quantizes, model
+    print(model, plan.name)
+"""
 
 
 def test_an_installed_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
+    """Targets, images and INT8 recipes are in the wheel; the repository is not on the path."""
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path)
-    code = (
-        "import effsam_export, sys; from effsam_export import profiles;"
-        "assert effsam_export.__file__.startswith(sys.argv[1]);"
-        "print(profiles.target_names(), len(profiles.load_parity_images()))"
-    )
+        archive.extractall(site)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=tmp_path,
+        [sys.executable, "-c", INSTALLED, str(site)],
+        cwd=elsewhere,
         capture_output=True,
         text=True,
         check=False,
-        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+        env={"PYTHONPATH": str(site), "PATH": ""},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("('android-cpu', 'android-gpu', 'coreml', 'intel-cpu',")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("android-cpu android-gpu coreml intel-cpu ")
+    assert "mobile-sam mobile-sam" in lines
+    assert "slim-sam-77 default" in lines
 
 
 def test_metadata(wheel: Path) -> None:
@@ -80,7 +89,8 @@ def test_metadata(wheel: Path) -> None:
 def test_modules_stay_small() -> None:
     """Four hundred lines at most; the ten largest are printed for whoever looks."""
     sizes = sorted(
-        ((len((REPOSITORY / f).read_text().splitlines()), f) for f in tracked("*.py")), reverse=True
+        ((len((REPOSITORY / f).read_text().splitlines()), f) for f in source_files("*.py")),
+        reverse=True,
     )
     for lines, name in sizes[:10]:
         print(f"{lines:5} {name}")

@@ -16,6 +16,7 @@ from functools import partial as bind
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -262,12 +263,10 @@ def test_two_at_once_download_once(site: Site, cache: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has another lock")
 def test_no_locks(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_locks(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setattr("fcntl.flock", no_locks := Mock(side_effect=OSError(errno.ENOLCK, "none")))
     wanted = weight_file(site.source("weights.pt", BODY))
     assert fetch(wanted, model="some-sam", cache_dir=cache).official
+    no_locks.assert_called_once()
 
 
 # ------------------------------------------------------------------ the disk
