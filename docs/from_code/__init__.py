@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from docs.from_code import catalogue, commands, exit_codes, manifest, toml_files
+from docs.from_code import catalogue, commands, documents, exit_codes, manifest, toml_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gates": catalogue.gates,
     "INT8 schemes": catalogue.int8_schemes,
     "converter messages": catalogue.converter_messages,
+    "JSON documents": documents.tables,
     "exit codes": exit_codes.errors_table,
     "manifest": manifest.tables,
     "target file": toml_files.target,

@@ -46,10 +46,10 @@ def tables() -> str:
         about = cell(entry.get("description", ""))
         note = "" if needed else "Only in some bundles. "
         text = f"{note}{about[:1].upper()}{about[1:]}"
-        parts.append(f"### {name}\n\n{text}\n")
+        parts.append(f"## {name}\n\n{text}\n")
         parts.append(table(("key", "type", "in", "meaning"), rows))
     head = table(("key", "type", "in", "meaning"), plain)
-    return "\n".join([intro, "### Single values\n", head, *parts])
+    return "\n".join([intro, "## Single values\n", head, *parts])
 
 
 def keys_below(entry: dict[str, Any], prefix: str) -> Iterator[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from docs.from_code import TABLES, fill
+from docs.from_code import TABLES, documents, fill
 from effsam_export import __version__, models
 from effsam_export.config.targets import target_names
 from tests.paths import REPOSITORY
@@ -119,6 +120,48 @@ def run_block(block: Block, folder: Path) -> None:
         assert same or matches(shown, expected), done.stdout
 
 
+def key_paths(value: object, prefix: str = "") -> set[str]:
+    """Keys of a JSON document: dots between objects, `[]` for the entries of a list."""
+    found: set[str] = set()
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            found |= {f"{prefix}{key}"} | key_paths(inner, f"{prefix}{key}.")
+    elif isinstance(value, list):
+        for inner in value:
+            found |= key_paths(inner, f"{prefix.removesuffix('.')}[].")
+    return found
+
+
+def check_document(command: str, folder: Path, name: str) -> None:
+    """Every key that a command prints is documented, and the other way round."""
+    done = subprocess.run(
+        [sys.executable, "-m", "effsam_export", *shlex.split(command), "--json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = key_paths(json.loads(done.stdout)) - {"schema_version"}
+    documented = documents.documents()[name]
+    free = {k.removesuffix("NAME") for k in documented if k.endswith(".NAME")}
+    # A key that only holds others needs no line of its own.
+    unknown = {
+        k
+        for k in printed - set(documented)
+        if not any(d.startswith((f"{k}.", f"{k}[].")) for d in documented)
+        and not any(k.startswith(f) for f in free)
+    }
+    assert unknown == set()
+    present = [k for k in documented if not k.endswith("NAME") and parent(k) in (*printed, "")]
+    assert [k for k in present if k not in printed] == []
+
+
+def parent(key: str) -> str:
+    """The object or list that a key is in."""
+    return key.rpartition(".")[0].removesuffix("[]")
+
+
 def test_matching_is_strict() -> None:
     assert matches(["a  1.2 s", "x", "y", "b"], ["a 3.4 s", "...", "b"])
     assert not matches(["a", "b"], ["a"])
@@ -160,6 +203,39 @@ def test_console_blocks_are_true(block: Block, exported: Path) -> None:
     if block.page != "README.md":
         run_block(block, exported)
     assert (exported / EXPORTED / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("list", "list"),
+        ("targets", "targets"),
+        ("info edge-sam", "info"),
+        ("doctor", "doctor"),
+        ("cache --remove-unused 1000 --cache-dir .", "cache"),
+        ("export mobile-sam --target tflite --int8 --dry-run", "export --dry-run"),
+    ],
+)
+def test_documents_of_light_commands(command: str, name: str, tmp_path: Path) -> None:
+    check_document(command, tmp_path, name)
+
+
+@pytest.mark.backend
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("fetch mobile-sam", "fetch"),
+        (f"run {EXPORTED} calibration/images/coffee.jpg --point 280,140", "run"),
+        (f"run {EXPORTED} calibration/images/coffee.jpg --everything --grid 2", "run --everything"),
+        (f"verify {EXPORTED} --level golden", "verify --level golden"),
+        (f"verify {EXPORTED}", "verify"),
+        (f"diff {EXPORTED} {EXPORTED}", "diff"),
+        (f"build {REPOSITORY / 'effsam.toml'} --plan", "build --plan"),
+    ],
+)
+def test_documents_of_heavy_commands(command: str, name: str, exported: Path) -> None:
+    check_document(command, exported, name)
 
 
 @pytest.mark.parametrize("page", PAGES)
