@@ -101,5 +101,5 @@ class ToolchainMissing(EffsamError):
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(
             f"{what} needs a package that is not installed: `{package}`",
-            hint=f'pip install "effsam-export[{extra}]"',
+            hint=f'pip install -e ".[{extra}]" in the checkout of effsam-export',
         )

@@ -201,7 +201,7 @@ def figures(report: ParityReport) -> dict[str, Any]:
         "target": report.target,
         "precision": report.precision,
         "state": report.state,
-        "stand_in": report.simulator,
+        "simulator": report.simulator,
         "gates": asdict(report.gates),
         "cases": [{**asdict(c), "min_iou": c.min_iou} for c in report.cases],
         "left_out": list(report.left_out),

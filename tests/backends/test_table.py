@@ -61,7 +61,9 @@ def test_missing_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.message == (
         f"backend `{name}` needs a package that is not installed: `{entry.packages[0]}`"
     )
-    assert caught.value.hint == f'pip install "effsam-export[{entry.extra}]"'
+    assert (
+        caught.value.hint == f'pip install -e ".[{entry.extra}]" in the checkout of effsam-export'
+    )
     assert caught.value.exit_code == 3
 
 
@@ -84,7 +86,7 @@ def test_tracing_without_a_package(package: str, monkeypatch: pytest.MonkeyPatch
     assert caught.value.message == (
         f"tracing a model needs a package that is not installed: `{package}`"
     )
-    assert caught.value.hint == 'pip install "effsam-export[torch]"'
+    assert caught.value.hint == 'pip install -e ".[torch]" in the checkout of effsam-export'
 
 
 def test_tracing_with_every_package(monkeypatch: pytest.MonkeyPatch) -> None:

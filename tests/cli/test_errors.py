@@ -284,7 +284,7 @@ def test_a_missing_toolchain(effsam: Run, monkeypatch: pytest.MonkeyPatch) -> No
     assert failure.code == 3
     assert failure.err == (
         "error: backend `openvino` needs a package that is not installed: `openvino`\n"
-        '\nhint: pip install "effsam-export[openvino]"\n'
+        '\nhint: pip install -e ".[openvino]" in the checkout of effsam-export\n'
     )
 
 
@@ -294,5 +294,5 @@ def test_missing_torch(effsam: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert failure.code == 3
     assert failure.err == (
         "error: tracing a model needs a package that is not installed: `torch`\n"
-        '\nhint: pip install "effsam-export[torch]"\n'
+        '\nhint: pip install -e ".[torch]" in the checkout of effsam-export\n'
     )
