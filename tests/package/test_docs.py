@@ -8,17 +8,22 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from docs.from_code import TABLES, documents, fill
 from effsam_export import __version__, models
-from effsam_export.config.targets import target_names
+from effsam_export.config import calibration as calibration_file
+from effsam_export.config import fp16_recipe
+from effsam_export.config import parity as parity_file
+from effsam_export.config import targets as target_file
+from effsam_export.matrix import config as build_file
 from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from effsam_export.spec.stages import Checkpoint
 
@@ -272,6 +277,14 @@ def test_make_targets_exist(page: str) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def test_the_site_is_built_strictly() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text("utf-8")
+    command = re.search(r"mkdocs build.*", makefile)
+    assert command is not None
+    # --quiet hides warnings before --strict counts them.
+    assert command[0] == "mkdocs build --strict"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_are_named_exist(page: str) -> None:
     roots = ("effsam_export/", "tests/", "benchmarks/", "calibration/", "docs/", ".github/", ".ci/")
@@ -297,7 +310,7 @@ def test_readme_names_every_model_and_target() -> None:
         first, *others = re.findall(r"`([\w-]+)`", row)
         stem = first.rpartition("-")[0]
         named |= {first, *(f"{stem}{o}" if o.startswith("-") else o for o in others)}
-    assert {*models.names(), *target_names()} <= named
+    assert {*models.names(), *target_file.target_names()} <= named
 
 
 def test_every_table_from_code_is_on_a_page() -> None:
@@ -319,6 +332,30 @@ def test_tables_from_code_are_whole(name: str) -> None:
 def test_a_table_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(KeyError):
         fill("<!-- from code: no such table -->\n")
+
+
+def toml_examples(page: str) -> list[str]:
+    """The blocks of a page that are marked `toml`."""
+    return re.findall(r"^```toml\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
+
+
+def test_examples_of_toml_files_are_read(tmp_path: Path) -> None:
+    files: dict[str, Callable[[str], object]] = {
+        "description": target_file.load_target,
+        "images": calibration_file.load,
+        "[[images]]": lambda path: parity_file.load_parity_images(Path(path)),
+        "[[keep]]": lambda path: fp16_recipe.load(Path(path), ["encoder", "decoder"]),
+        "models": lambda path: build_file.load(Path(path)),
+    }
+    seen = set()
+    for page in PAGES:
+        for text in toml_examples(page):
+            first = text.split()[0]
+            path = tmp_path / "example.toml"
+            path.write_text(text, "utf-8")
+            files[first](str(path))
+            seen.add(first)
+    assert seen == set(files)
 
 
 def test_every_page_is_in_the_navigation() -> None:
