@@ -43,9 +43,9 @@ def tables() -> str:
         if not rows:
             plain.append(row(name, entry, needed=needed))
             continue
-        about = cell(entry.get("description", ""))
+        about = cell(entry.get("description", "")).rstrip(".")
         note = "" if needed else "Only in some bundles. "
-        text = f"{note}{about[:1].upper()}{about[1:]}"
+        text = f"{note}{about[:1].upper()}{about[1:]}{'.' if about else ''}"
         parts.append(f"## {name}\n\n{text}\n")
         parts.append(table(("key", "type", "in", "meaning"), rows))
     head = table(("key", "type", "in", "meaning"), plain)

@@ -20,8 +20,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def code(text: str) -> str:
-    """Text in backticks; empty stays empty. A backtick inside is not supported."""
-    return f"`{text.replace('|', chr(92) + '|')}`" if text else ""
+    """Text as code; empty stays empty. A backtick inside is not supported."""
+    if "|" in text:
+        # In backticks a table would show the backslash that escapes it.
+        return f"<code>{text.replace('<', '&lt;').replace('|', '&#124;')}</code>"
+    return f"`{text}`" if text else ""
 
 
 def key_table(

@@ -358,6 +358,12 @@ def test_examples_of_toml_files_are_read(tmp_path: Path) -> None:
     assert seen == set(files)
 
 
+def test_the_map_has_every_package() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", PAGES["docs/contributing/map.md"], re.MULTILINE)
+    folders = {p.parent.name for p in (REPOSITORY / "effsam_export").glob("*/__init__.py")}
+    assert folders <= set(listed)
+
+
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (REPOSITORY / "mkdocs.yml").read_text("utf-8")
     pages = [p.removeprefix("docs/") for p in PAGES if p.startswith("docs/")]
