@@ -105,7 +105,7 @@ def latency(checkpoint: Checkpoint, repeats: int) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found = photographs.load(calibration.load())
-        made = Calibration(photographs=found, folder=folder, threads=torch.get_num_threads())
+        made = Calibration(images=found, folder=folder, threads=torch.get_num_threads())
         samples = made.samples(spec, component)
         plain = trace.trace(module, component)
         rounded: dict[Int8Recipe, ExportedProgram] = {}

@@ -146,7 +146,7 @@ def quantization(
         folder = prepared.folder / "calibration"
         folder.mkdir(exist_ok=True)
         made = Calibration(
-            photographs=photographs.load(calibration_recipe.load()),
+            images=photographs.load(calibration_recipe.load()),
             folder=folder,
             threads=torch.get_num_threads(),
         )

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print. Errors become exit codes only here."""
+"""The command line. Each command parses its options, calls one function and prints the result."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from effsam_export.errors import EffsamError
 app = typer.Typer(
     name="effsam",
     cls=Commands,
-    help="Export efficient Segment-Anything models, with proof that they still segment.",
+    help="Export efficient Segment-Anything models, and check their masks against PyTorch.",
     epilog=(
-        "Exit codes: 0 done; 1 a check failed; 2 usage, input or configuration; "
-        "3 a toolchain is missing."
+        "Exit codes: 0 success; 1 a check failed; 2 wrong usage, input or configuration; "
+        "3 a required package is missing."
     ),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    # A traceback that reaches the user is a bug, and is printed plainly.
+    # A traceback is a bug in this package: print it without decoration, for the issue report.
     pretty_exceptions_enable=False,
 )
 
@@ -44,7 +44,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line and exit with the code of what went wrong, if anything did."""
+    """Run the command line; on an `EffsamError`, print it and exit with its code."""
     try:
         app()
     except EffsamError as problem:

@@ -1,4 +1,4 @@
-"""`effsam bisect`: which modules INT8 or FP16 has to leave alone."""
+"""`effsam bisect`: find the layers to exclude from INT8 or FP16."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a search starts from: a model's name, or a bundle that is to be made better.
+    """The start of a search, from a model's name or from a bundle.
 
     Attributes:
-        sha256: Of the weights a bundle was made from; empty where there is none.
-        plan: What a bundle quantized.
+        sha256: SHA-256 of the bundle's checkpoint; empty for a model's name.
+        plan: The INT8 recipes of the bundle, or None.
     """
 
     spec: ModelSpec
@@ -56,26 +56,36 @@ class Start:
 
 def bisect(
     source: Annotated[
-        str, typer.Argument(metavar="MODEL|BUNDLE", help="A name, or a bundle to make better.")
+        str,
+        typer.Argument(
+            metavar="MODEL|BUNDLE",
+            help="A model name from `effsam list`, or the directory of a bundle to improve.",
+        ),
     ],
     target: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--target", "-t", help="A target [default: the bundle's]."),
+        typer.Option(
+            "--target", "-t", help="A target name from `effsam targets` [default: the bundle's]."
+        ),
     ] = None,
     precision: PrecisionName = None,
     min_iou: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            "--min-iou", help="Mask IoU that every prompt has to reach [default: the target's]."
+            "--min-iou", help="Minimum mask IoU of every prompt [default: the target's gate]."
         ),
     ] = None,
     mean_iou: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option("--mean-iou", help="Least mean over all prompts [default: the target's]."),
+        typer.Option(
+            "--mean-iou", help="Minimum mean mask IoU of all prompts [default: the target's gate]."
+        ),
     ] = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="The recipe [default: MODEL-TARGET-PRECISION.toml]."),
+        typer.Option(
+            "--output", "-o", help="Recipe file to write [default: MODEL-TARGET-PRECISION.toml]."
+        ),
     ] = None,
     checkpoint: CheckpointFile = None,
     model_options: ModelOptions = None,
@@ -88,11 +98,11 @@ def bisect(
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Find the fewest modules to keep out of INT8 or FP16 so that masks hold; write the recipe.
+    """Search for the fewest layers to exclude from INT8 or FP16 so that masks meet the gates.
 
-    The search runs in ONNX Runtime, whatever the target; for INT8 the target's own quantizer has
-    the last word. Give the answer to `effsam export` with `--int8-recipe FILE` or `--keep-fp32
-    FILE`. Stop it at any time: run again, it goes on.
+    Writes a recipe for `effsam export --int8-recipe FILE` or `--keep-fp32 FILE`. The search runs
+    in ONNX Runtime; for INT8, the target's own quantizer checks the result. An interrupted search
+    continues when the same command runs again.
     """
     import tempfile
 
@@ -105,10 +115,10 @@ def bisect(
     from effsam_export.util.files import write_whole
 
     terminal = console.Console(quiet=quiet)
-    start = started(source, target, precision, model_options)
+    start = to_start(source, target, precision, model_options)
     spec = start.spec
     profile = profiles.load_target(start.target, start.precision)
-    place = output or Path(f"{spec.name}-{profile.name}-{profile.precision}.toml")
+    path = output or Path(f"{spec.name}-{profile.name}-{profile.precision}.toml")
     quantizing = int8_request(spec, profile, calib, num_samples, int8_recipe)
     if quantizing is not None and start.plan is not None and int8_recipe is None:
         quantizing = replace(quantizing, plan=start.plan)
@@ -116,20 +126,20 @@ def bisect(
         model=spec,
         target=profile,
         checkpoint=Checkpoint(path=checkpoint or Path(), sha256="", official=False),
-        output=place.with_suffix(".bundle"),
+        output=path.with_suffix(".bundle"),
         parity_file=parity,
         force=True,
         int8=quantizing,
     )
     pipeline.check_request(request)
     consent(spec, accept_license, cache_dir)
-    found = acquire(spec, checkpoint, cache_dir, terminal)
-    if start.sha256 and found.sha256 != start.sha256:
+    weights = acquire(spec, checkpoint, cache_dir, terminal)
+    if start.sha256 and weights.sha256 != start.sha256:
         raise UsageError(
-            f"the bundle was made from weights {start.sha256[:12]}, these are {found.sha256[:12]}",
-            hint="give the same with --checkpoint",
+            f"the bundle's checkpoint is {start.sha256[:12]}, this one is {weights.sha256[:12]}",
+            hint="give the bundle's checkpoint with --checkpoint FILE",
         )
-    request = with_checkpoint(request, found)
+    request = with_checkpoint(request, weights)
     gate = searching.Gate(
         min_iou=profile.gates.mask_iou if min_iou is None else min_iou,
         mean_iou=profile.gates.mean_iou if mean_iou is None else mean_iou,
@@ -141,12 +151,12 @@ def bisect(
         def on_progress(count: int, expected: int, seconds: float) -> None:
             left = max(0, expected - count) * seconds / 60
             terminal.message(
-                f"  judgement {count} of about {max(count, expected)}, {seconds:.0f} s, "
+                f"  evaluation {count} of about {max(count, expected)}, {seconds:.0f} s, "
                 f"{left:.0f} min left"
             )
 
         log = searching.EvaluationLog(
-            place.with_name(f"{place.name}.search.json"),
+            path.with_name(f"{path.name}.search.json"),
             question(request),
             evaluator.evaluate,
             on_progress,
@@ -160,50 +170,50 @@ def bisect(
             negligible=searching.NEGLIGIBLE / 10 if half else searching.NEGLIGIBLE,
         )
         text = written(request, evaluator, outcome)
-    write_whole(place, text.encode())
+    write_whole(path, text.encode())
     if json:
-        console.document({"recipe": str(place), **document(outcome)})
+        console.document({"recipe": str(path), **document(outcome)})
     else:
         rows = [
             [c.layer, shown(c.kept, half=half), f"{c.sensitivity:.4f}"] for c in outcome.choices
         ]
-        console.data(console.table(("layer", "kept as", "costs alone"), rows))
+        console.data(console.table(("layer", "precision", "sensitivity"), rows))
     terminal.message(summary(outcome, half=half))
-    use = f"--fp16 --keep-fp32 {place}" if half else f"--int8 --int8-recipe {place}"
+    use = f"--fp16 --keep-fp32 {path}" if half else f"--int8 --int8-recipe {path}"
     terminal.next(f"effsam export {spec.name} --target {start.target} {use}")
 
 
-def started(
+def to_start(
     source: str, target: str | None, precision: str | None, model_options: list[str] | None
 ) -> Start:
-    """What to start from, by a model's name or a bundle.
+    """Return the start of a search from a model's name or a bundle.
 
     Raises:
-        UsageError: No target was named, or the precision has nothing to search for.
+        UsageError: The target is missing, or the precision is FP32.
         BundleError: The bundle cannot be read.
     """
     from effsam_export import models
 
     if (Path(source) / MANIFEST).is_file():
-        start = of_bundle(Path(source))
+        start = from_bundle(Path(source))
         start = replace(start, target=target or start.target)
         start = replace(start, precision=precision or start.precision)
     else:
         spec = models.configured(models.get(source), to_model_options(model_options))
         if target is None:
             raise UsageError(
-                "for which target?", hint="add --target NAME; `effsam targets` lists them"
+                "--target is missing", hint="add --target NAME; `effsam targets` lists the names"
             )
         start = Start(spec=spec, target=target, precision=precision or "int8")
     if start.precision not in ("int8", "fp16"):
         raise UsageError(
-            f"nothing has to be kept out of {start.precision}", hint="--precision int8 or fp16"
+            f"bisect does not apply to {start.precision}", hint="use --precision int8 or fp16"
         )
     return start
 
 
-def of_bundle(path: Path) -> Start:
-    """The model, target, precision, weights and recipes of a bundle."""
+def from_bundle(path: Path) -> Start:
+    """Return model, target, precision, checkpoint and INT8 recipes of a bundle."""
     from effsam_export import models
     from effsam_export.bundle import int8
     from effsam_export.bundle.read import read
@@ -222,7 +232,7 @@ def of_bundle(path: Path) -> Start:
 def open_evaluator(
     request: ExportRequest, scratch: Path, terminal: console.Console
 ) -> Int8Evaluator | Fp16Evaluator:
-    """The judge for the precision that is asked."""
+    """Return the evaluator for the requested precision."""
     if request.int8 is None:
         from effsam_export.bisect.fp16 import Fp16Evaluator
 
@@ -233,5 +243,5 @@ def open_evaluator(
 
 
 def document(outcome: Outcome) -> dict[str, object]:
-    """The answer as JSON."""
+    """Return the result of a search as a JSON object."""
     return asdict(outcome)

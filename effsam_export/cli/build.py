@@ -1,4 +1,4 @@
-"""`effsam build`: many exports from one file."""
+"""`effsam build`: export all cells of a build file; `effsam worker`: serve remote builds."""
 
 from __future__ import annotations
 
@@ -16,53 +16,57 @@ if TYPE_CHECKING:
 
     from effsam_export.matrix.run import Event, Planned
 
-LARGE = 1000.0
-"""MB in a GB, as `--memory` counts."""
+MB_PER_GB = 1000.0
+"""MB per GB, in decimal units."""
 
 
 def build(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Models, targets and precisions: effsam.toml.")
+        Path, typer.Argument(metavar="FILE", help="Build file with models, targets and precisions.")
     ] = Path("effsam.toml"),
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Cells at once.")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Number of exports at the same time.")
+    ] = 1,
     memory: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            "--memory", help="GB that all cells may take together [default: what is free]."
+            "--memory", help="Memory limit of all exports together, in GB [default: free memory]."
         ),
     ] = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="Folder of the bundles [default: the file's]."),
+        typer.Option("--output", "-o", help="Output folder of the bundles [default: the file's]."),
     ] = None,
     only: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--only", help="Of all cells only this one; repeats."),
+        typer.Option("--only", help="Build only this cell; repeatable."),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Show what would be built and why, and build nothing.")
+        bool, typer.Option("--plan", help="Print what would be built and why. Build nothing.")
     ] = False,
     junit: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--junit", help="Write a JUnit report."),
+        typer.Option("--junit", help="Write a JUnit report to this file."),
     ] = None,
     markdown: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--markdown", help="Write a table."),
+        typer.Option("--markdown", help="Write a Markdown table to this file."),
     ] = None,
     scheduler: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--scheduler", help="Address of a Dask scheduler: its workers do the work."),
+        typer.Option(
+            "--scheduler", help="Address of a Dask scheduler; its workers run the exports."
+        ),
     ] = None,
     accept_license: AcceptLicense = False,
     json: Json = False,
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Export all models of a file for all its targets; what did not change is not done again.
+    """Export all cells (model, target, precision) of a build file; reuse unchanged results.
 
-    A cell that fails does not stop the others. Exit code 0 where every bundle is there, else that
-    of the first kind of failure: 1 a check, 2 the request, 3 a missing toolchain.
+    A failed cell does not stop the others. The exit code is 0 if all bundles were written.
+    Otherwise it is 1 if a check failed, else 2 for wrong input, else 3 for a missing package.
     """
     from effsam_export import backends, models
     from effsam_export.matrix import config, summary, worker
@@ -73,33 +77,33 @@ def build(
     from effsam_export.weights.fetch import default_cache_dir
 
     terminal = console.Console(quiet=quiet)
-    asked = config.chosen(config.load(file), only)
+    matrix = config.chosen(config.load(file), only)
     if scheduler is None:
         backends.require_tracing()
-    names = list(dict.fromkeys(c.model for c in asked.cells))
+    names = list(dict.fromkeys(c.model for c in matrix.cells))
     for name in names:
         consent(models.get(name), accept_license, cache_dir)
     checkpoints = {
-        n: acquire(models.get(n), asked.checkpoints.get(n), cache_dir, terminal) for n in names
+        n: acquire(models.get(n), matrix.checkpoints.get(n), cache_dir, terminal) for n in names
     }
     limits = running.Limits(jobs=jobs)
     if memory is not None:
-        limits = running.Limits(jobs=jobs, memory_mb=memory * LARGE)
+        limits = running.Limits(jobs=jobs, memory_mb=memory * MB_PER_GB)
     store = Store((cache_dir or default_cache_dir()) / "build")
     execute, environment = worker.run, running.this_machine
     if scheduler is not None:
-        cluster = Cluster(connect(scheduler), asked.requires)
+        cluster = Cluster(connect(scheduler), matrix.requires)
         execute, environment = cluster.execute, cluster.environment
-        # The workers share out cores and memory among themselves.
+        # Cores and memory are the workers' own limits.
         limits = running.Limits(jobs=cluster.slots, memory_mb=float("inf"))
-    planned = running.plan(asked, checkpoints, store, limits, environment)
+    planned = running.plan(matrix, checkpoints, store, limits, environment)
     if plan:
         if json:
             console.document(summary.plan_document(planned))
         else:
             console.data(plan_table(planned))
         return
-    place = output or asked.output
+    directory = output or matrix.output
     with console.Board([p.cell.name for p in planned], quiet=quiet) as board:
 
         def on_event(event: Event) -> None:
@@ -114,7 +118,7 @@ def build(
                     detail=detail(event),
                 )
 
-        results = running.run(planned, store, place, limits, on_event, execute)
+        results = running.run(planned, store, directory, limits, on_event, execute)
     code = summary.exit_code(results)
     if junit is not None:
         write_whole(junit, summary.junit(results).encode())
@@ -126,31 +130,35 @@ def build(
         if not result.answer.passed:
             terminal.message(f"\n{result.cell.name}: {result.answer.message}")
             if result.evidence is not None:
-                terminal.message(f"  everything it said is in `{result.evidence}`")
+                terminal.message(f"  full output: `{result.evidence}`")
             elif result.answer.hint:
                 terminal.message(f"  {result.answer.hint}")
     if all(r.cached for r in results):
-        terminal.message("nothing was converted: nothing that a bundle follows from has changed")
+        terminal.message("nothing was converted: no input of a bundle has changed")
     terminal.result(passed=code == 0, what=f"{file}, {summary.sentence(results)}")
     raise typer.Exit(code)
 
 
 def serve(
     scheduler: Annotated[
-        str, typer.Option("--scheduler", help="Address, as `dask scheduler` prints it.")
+        str, typer.Option("--scheduler", help="Address that `dask scheduler` prints.")
     ],
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Cells at once.")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Number of exports at the same time.")
+    ] = 1,
     memory: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option("--memory", help="GB for all cells together [default: what is free]."),
+        typer.Option(
+            "--memory", help="Memory limit of all exports together, in GB [default: free memory]."
+        ),
     ] = None,
     label: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--label", help="What this machine is, as `jetson-orin`; repeats."),
+        typer.Option("--label", help="Label of this machine, such as `jetson-orin`; repeatable."),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Work for builds elsewhere, with the toolchains that are installed here, until stopped."""
+    """Run exports for `effsam build --scheduler` on other machines, until stopped."""
     from effsam_export import backends
     from effsam_export.matrix import cluster, keys
     from effsam_export.matrix.run import free_memory_mb
@@ -158,14 +166,14 @@ def serve(
     terminal = console.Console(quiet=quiet)
     backends.require_tracing()
     here = keys.here(tuple(label or ()))
-    able = [name for name in backends.BACKENDS if here.lacks(name, "fp32") is None]
-    terminal.message(f"{', '.join(here.labels)}: can do {', '.join(able)}")
-    room = free_memory_mb() if memory is None else memory * LARGE
-    cluster.serve(scheduler, jobs, room, here.labels)
+    usable = [name for name in backends.BACKENDS if here.lacks(name, "fp32") is None]
+    terminal.message(f"{', '.join(here.labels)}: backends {', '.join(usable)}")
+    memory_mb = free_memory_mb() if memory is None else memory * MB_PER_GB
+    cluster.serve(scheduler, jobs, memory_mb, here.labels)
 
 
 def detail(event: Event) -> str:
-    """What is said of a cell that is done."""
+    """Return the result of a finished cell in a few words."""
     result = event.result
     assert result is not None
     answer = result.answer
@@ -174,11 +182,13 @@ def detail(event: Event) -> str:
     figure = "" if answer.min_iou is None else f", min mask IoU {answer.min_iou:.4f}"
     if result.cached:
         return f"{answer.state}{figure}, from the cache"
-    return f"{answer.state}{figure}, {answer.peak_mb / LARGE:.1f} GB; {'; '.join(result.reasons)}"
+    return (
+        f"{answer.state}{figure}, {answer.peak_mb / MB_PER_GB:.1f} GB; {'; '.join(result.reasons)}"
+    )
 
 
 def plan_table(planned: Sequence[Planned]) -> str:
-    """What would be built, and why."""
+    """Return the table of what would be built, and why."""
     rows = [
         [p.cell.name, "from the cache" if p.bundle else "build", "; ".join(p.reasons)]
         for p in planned

@@ -1,4 +1,4 @@
-"""`effsam inspect`, `diff`, `pack`, `unpack`, `sign`, `attest`: bundles as they are passed on."""
+"""`effsam inspect`, `diff`, `pack`, `unpack`, `sign` and `attest`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ if TYPE_CHECKING:
     from effsam_export.bundle.compare import Difference
     from effsam_export.bundle.read import Bundle
 
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-WIDEST = 60
-"""Characters of a value in a table; `--json` has all of them."""
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file or directory.")]
+MAX_WIDTH = 60
+"""Maximum length of a value in a table, in characters; `--json` prints all of it."""
 
 
 def inspect(bundle: BundleOrFile, json: Json = False) -> None:
-    """Show what a bundle holds, from its manifest; `verify` checks that it is true."""
+    """Show the content of a bundle, as its manifest states it; `verify` checks the files."""
     from effsam_export.bundle import archive
     from effsam_export.bundle.read import read
 
     with archive.opened(bundle) as path:
-        found = read(path)
+        content = read(path)
     if json:
-        console.document({"manifest": found.manifest, "manifest_version": found.manifest_version})
+        console.document(
+            {"manifest": content.manifest, "manifest_version": content.manifest_version}
+        )
         return
-    console.data(_describe(found))
+    console.data(_describe(content))
 
 
 def diff(
@@ -39,27 +41,28 @@ def diff(
     second: Annotated[Path, typer.Argument(metavar="OTHER", help="The bundle to compare with.")],
     json: Json = False,
 ) -> None:
-    """Show what differs between two bundles: the contract of an app, weights, tools, files.
+    """Compare two bundles: contract with the app, weights, tools, files.
 
-    Exit code 1 where anything does.
+    The contract is what an app depends on: tensors, preprocessing and prompt rules. The exit code
+    is 1 if the bundles differ.
     """
     from effsam_export.bundle import archive, compare
     from effsam_export.bundle.read import read
 
     with archive.opened(first) as one, archive.opened(second) as other:
-        found = compare.differences(read(one), read(other))
-    contract = any(d.part == "contract" for d in found)
+        differences = compare.differences(read(one), read(other))
+    contract = any(d.part == "contract" for d in differences)
     if json:
-        console.document({"contract": contract, "differences": [asdict(d) for d in found]})
-    elif found:
-        rows = [[d.part, d.what, _short(d.before), _short(d.after)] for d in found]
+        console.document({"contract": contract, "differences": [asdict(d) for d in differences]})
+    elif differences:
+        rows = [[d.part, d.what, _short(d.before), _short(d.after)] for d in differences]
         console.data(console.table(("part", "what", "before", "after"), rows))
-    if found:
+    if differences:
         raise CheckFailed(
-            _in_words(found),
-            hint="an app has to be changed for the second"
+            _in_words(differences),
+            hint="an app for the first bundle needs changes for the second"
             if contract
-            else "an app that runs the first runs the second",
+            else "an app for the first bundle can run the second",
         )
 
 
@@ -67,18 +70,18 @@ def pack(
     bundle: BundlePath,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="The file [default: BUNDLE.effsam.zip]."),
+        typer.Option("--output", "-o", help="Output file [default: BUNDLE.effsam.zip]."),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Write a bundle as one file; equal bundles are equal bytes."""
+    """Pack a bundle into one file. Equal bundles give equal bytes."""
     from effsam_export.bundle import archive
     from effsam_export.errors import OutputError
     from effsam_export.util.files import sha256_of
 
-    # Of `.` too, beside it.
-    whole = bundle.resolve()
-    target = output or whole.with_name(f"{whole.name}{archive.SUFFIX}")
+    # Resolved, so that `.` has a name.
+    source = bundle.resolve()
+    target = output or source.with_name(f"{source.name}{archive.SUFFIX}")
     if target.exists() and not force:
         raise OutputError(f"`{target}` exists already", hint="replace it with --force")
     archive.pack(bundle, target)
@@ -86,15 +89,17 @@ def pack(
 
 
 def unpack(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="As `effsam pack` writes it.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by `effsam pack`.")],
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="The directory [default: the file's name without]."),
+        typer.Option(
+            "--output", "-o", help="Output directory [default: FILE without .effsam.zip]."
+        ),
     ] = None,
     key: KeyFile = None,
     force: Force = False,
 ) -> None:
-    """Make a bundle of its file, after every entry was held to the manifest; else nothing."""
+    """Unpack a packed bundle, after checking every file against the manifest."""
     from effsam_export.bundle import archive
 
     target = output or Path(file.name.removesuffix(archive.SUFFIX).removesuffix(".zip"))
@@ -104,11 +109,9 @@ def unpack(
 
 def sign(
     bundle: BundlePath,
-    key: Annotated[
-        Path, typer.Option("--key", help="A private Ed25519 key in PEM, without a password.")
-    ],
+    key: Annotated[Path, typer.Option("--key", help="Private Ed25519 key (PEM, no password).")],
 ) -> None:
-    """Sign a bundle, for `effsam verify --key` and `effsam unpack --key`."""
+    """Sign a bundle. `effsam verify --key` and `effsam unpack --key` check the signature."""
     from effsam_export.bundle import signature
     from effsam_export.bundle.read import SIGNATURE
 
@@ -119,50 +122,54 @@ def sign(
 def attest(
     bundle: BundlePath,
     result: Annotated[
-        Path, typer.Argument(metavar="RESULT", help="What a self-test wrote with --json.")
+        Path,
+        typer.Argument(metavar="RESULT", help="JSON file written by the self-test with --json."),
     ],
     key: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--key", help="A public Ed25519 key that has to have signed RESULT.sig."),
+        typer.Option(
+            "--key", help="Public Ed25519 key (PEM): require a valid signature in RESULT.sig."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Take a device's self-test into a bundle: `simulated` becomes `verified on device`.
+    """Add the result of a device's self-test to a bundle.
 
-    The masks it found are judged here; a result of another bundle or runtime is refused.
+    Its masks are compared with the bundle's golden masks. The state `simulated` becomes `verified
+    on device`. A result of another bundle or runtime is refused.
     """
     from effsam_export.bundle import attest as library
 
-    found = library.attest(bundle, result, key)
+    entry = library.attest(bundle, result, key)
     if json:
-        console.document({"bundle": str(bundle), **asdict(found)})
+        console.document({"bundle": str(bundle), **asdict(entry)})
         return
-    vouched = "signed" if found.signed else "nobody vouches for it: --key"
+    signed = "signed" if entry.signed else "not signed, see --key"
     console.data(
-        f"verified on {found.device}, {found.runtime} {found.version}: min mask IoU "
-        f"{found.min_iou:.4f}, score error {found.score_error:.1e}; {vouched}"
+        f"verified on {entry.device}, {entry.runtime} {entry.version}: "
+        f"min mask IoU {entry.min_iou:.4f}, score error {entry.score_error:.1e}; {signed}"
     )
 
 
 def _short(value: object) -> str:
     text = "-" if value is None else str(value)
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
+    return text if len(text) <= MAX_WIDTH else f"{text[: MAX_WIDTH - 3]}..."
 
 
-def _in_words(found: list[Difference]) -> str:
-    parts = dict.fromkeys(d.part for d in found)
-    counts = [f"{p} {sum(d.part == p for d in found)}" for p in parts]
-    return f"the bundles differ in {len(found)} places: {', '.join(counts)}"
+def _in_words(differences: list[Difference]) -> str:
+    parts = dict.fromkeys(d.part for d in differences)
+    counts = [f"{p} {sum(d.part == p for d in differences)}" for p in parts]
+    return f"the bundles differ in {len(differences)} places: {', '.join(counts)}"
 
 
 def _describe(bundle: Bundle) -> str:
-    """A bundle on one screen."""
+    """Return the content of a bundle as text."""
     from effsam_export.bundle.readme import shipped_paths
 
     m: dict[str, Any] = bundle.manifest
     parity = m["parity"]
     sizes = {e["path"]: e["size"] for e in m["files"]}
-    official = "official" if m["checkpoint"]["official"] else "not the pinned file"
+    official = "official" if m["checkpoint"]["official"] else "not official"
     lines = [
         f"{m['model']['name']} for {m['target']['name']}, {m['precision']['requested']}, "
         + (f"{m['state']} by {m['simulator']}" if m["simulator"] else m["state"]),
@@ -171,17 +178,17 @@ def _describe(bundle: Bundle) -> str:
         f"made by   {', '.join(f'{k} {v}' for k, v in sorted(m['tools'].items()))}",
     ]
     lines += [
-        f"on        {a['device']}, {a['runtime']} {a['version']}: mask IoU least "
+        f"on        {a['device']}, {a['runtime']} {a['version']}: min mask IoU "
         f"{a['min_mask_iou']:.4f}, {'signed' if a['signed'] else 'not signed'}"
         for a in m.get("attestations", [])
     ]
     if parity["cases"]:
         lines.append(
-            f"parity    {parity['cases']} prompts, mask IoU least {parity['min_mask_iou']:.4f} "
+            f"parity    {parity['cases']} prompts, min mask IoU {parity['min_mask_iou']:.4f} "
             f"mean {parity['mean_mask_iou']:.4f}, score error {parity['max_score_error']:.1e}"
         )
     else:
-        lines.append("parity    tensor by tensor (one component)")
+        lines.append("parity    of tensors only (one component)")
     lines.append("")
     rows = []
     for component in m["components"]:

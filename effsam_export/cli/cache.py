@@ -1,4 +1,4 @@
-"""`effsam cache`: what builds keep, and how to be rid of it."""
+"""`effsam cache`: show and clean the cache of `effsam build`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def cache(
             "--remove-unused",
             metavar="DAYS",
             min=0,
-            help="Remove what no build used for so many days; 0 removes everything.",
+            help="Remove entries that no build has used for DAYS days; 0 removes all.",
         ),
     ] = None,
     json: Json = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Show what builds keep to share and to find again, or remove a part of it.
+    """Show the size of the build cache, or remove unused entries.
 
-    Fetched checkpoints, and bundles that were delivered, are not touched.
+    Downloaded checkpoints and written bundles are not removed.
     """
     from effsam_export.matrix import cleaning
     from effsam_export.weights.fetch import default_cache_dir

@@ -1,4 +1,4 @@
-"""`effsam list`, `targets`, `doctor`: what there is. Nothing heavy is imported."""
+"""`effsam list`, `targets` and `doctor`. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def list_models(json: Json = False) -> None:
-    """List the models and what is known of each: verified, or blocked and why."""
+    """List the models: verification state, licence, checkpoint size.
+
+    `verified`: checked against the authors' code with the official weights. `architecture
+    verified`: checked with generated weights, because the official ones were not available.
+    """
     from effsam_export import models
 
     specs = [models.get(name) for name in models.names()]
@@ -54,18 +58,18 @@ def list_models(json: Json = False) -> None:
 
 
 def weight_size(weights: WeightFile | None) -> str:
-    """Size of a checkpoint in words."""
+    """Return the size of a checkpoint as text."""
     if weights is None:
         return "none published"
     return "size unknown" if weights.size is None else f"{weights.size / 1e6:.1f} MB"
 
 
 def list_targets(json: Json = False) -> None:
-    """List the target profiles, their precisions, and whether they can be made here."""
+    """List the targets, their precisions, and whether their packages are installed."""
     from effsam_export import backends
     from effsam_export.config import targets as profiles
 
-    found = [profiles.load_target(name) for name in profiles.target_names()]
+    targets = [profiles.load_target(name) for name in profiles.target_names()]
     if json:
         rows = [
             {
@@ -76,48 +80,48 @@ def list_targets(json: Json = False) -> None:
                 "default_precision": t.precision,
                 "available": backends.available(t.backend),
             }
-            for t in found
+            for t in targets
         ]
         console.document({"targets": rows})
         return
     table = []
-    for t in found:
+    for t in targets:
         entry = backends.BACKENDS[t.backend]
-        here = "yes" if backends.available(t.backend) else f"needs [{entry.extra}]"
-        table.append([t.name, t.backend, " ".join(t.precisions), here, t.description])
+        available = "yes" if backends.available(t.backend) else f"needs [{entry.extra}]"
+        table.append([t.name, t.backend, " ".join(t.precisions), available, t.description])
     console.data(
         console.table(("target", "backend", "precisions, default first", "here", "what"), table)
     )
 
 
 def doctor(json: Json = False, cache_dir: CacheDir = None) -> None:
-    """Show what this machine can do, as a block to paste into an issue."""
+    """Show versions, CPU, GPUs and available targets of this machine, to paste into an issue."""
     from effsam_export.cli.diagnose import diagnose
     from effsam_export.weights.fetch import default_cache_dir
 
-    found = diagnose(cache_dir or default_cache_dir())
+    facts = diagnose(cache_dir or default_cache_dir())
     if json:
-        content = {**asdict(found), "cache_dir": str(found.cache_dir)}
+        content = {**asdict(facts), "cache_dir": str(facts.cache_dir)}
         console.document(content)
         return
-    memory = f"{found.memory_gb:.0f} GB" if found.memory_gb else "unknown"
+    memory = f"{facts.memory_gb:.0f} GB" if facts.memory_gb else "unknown"
     lines = [
-        f"effsam-export {found.version}, Python {found.python}, {found.system}",
-        f"cores {found.cores} ({' '.join(found.cpu_flags) or 'flags unknown'}), memory {memory}, "
-        f"{found.disk_free_gb:.0f} GB free for the cache",
-        f"GPU {'; '.join(found.gpus) or 'none that `nvidia-smi` finds'}",
-        f"cache {found.cache_dir}",
+        f"effsam-export {facts.version}, Python {facts.python}, {facts.system}",
+        f"cores {facts.cores} ({' '.join(facts.cpu_flags) or 'flags unknown'}), memory {memory}, "
+        f"{facts.disk_free_gb:.0f} GB free for the cache",
+        f"GPU {'; '.join(facts.gpus) or 'none found by `nvidia-smi`'}",
+        f"cache {facts.cache_dir}",
         "",
         console.table(
-            ("package", "version"), [[n, v or "not installed"] for n, v in found.packages.items()]
+            ("package", "version"), [[n, v or "not installed"] for n, v in facts.packages.items()]
         ),
         "",
-        f"tracing models: {'yes' if found.can_trace else 'needs [torch]'}",
+        f"tracing models: {'yes' if facts.can_trace else 'needs [torch]'}",
         console.table(
             ("target", "here"),
             [
                 [t.name, "yes" if t.missing is None else f"needs `{t.missing}`: [{t.extra}]"]
-                for t in found.targets
+                for t in facts.targets
             ],
         ),
     ]

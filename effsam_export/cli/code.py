@@ -1,4 +1,4 @@
-"""`effsam code`: what an app needs around a bundle, written from its contract."""
+"""`effsam code`: generate the code that an app needs to run a bundle."""
 
 from __future__ import annotations
 
@@ -18,23 +18,21 @@ def code(
     ],
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="The folder [default: BUNDLE-LANGUAGE]."),
+        typer.Option("--output", "-o", help="Output folder [default: BUNDLE-LANGUAGE]."),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace generated files that are there.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite generated files.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write code that runs a bundle, and a self-test that proves it on a device."""
+    """Write source code that runs a bundle in an app, and a self-test for the device."""
     from effsam_export import integrate
     from effsam_export.bundle import archive
     from effsam_export.integrate.write import code_for
 
-    place = bundle.resolve() if bundle.name in ("", "..") else bundle
-    target = output or place.with_name(f"{place.name.removesuffix(archive.SUFFIX)}-{language}")
-    console = Console(quiet=quiet)
+    source = bundle.resolve() if bundle.name in ("", "..") else bundle
+    target = output or source.with_name(f"{source.name.removesuffix(archive.SUFFIX)}-{language}")
+    terminal = Console(quiet=quiet)
     with archive.opened(bundle) as path:
         files = code_for(path, language, target, force=force)
-    console.message(f"wrote {', '.join(files)}")
+    terminal.message(f"wrote {', '.join(files)}")
     data(str(target))
-    console.next(f"cd {target}; {integrate.load(language).RUN}")
+    terminal.next(f"cd {target}; {integrate.load(language).RUN}")

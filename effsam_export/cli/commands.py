@@ -1,4 +1,4 @@
-"""The commands by name, each imported when it is called: `list` does not wait for `build`."""
+"""The table of commands. The module of a command is imported when the command is used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "effsam_export.cli"
 COMMANDS = {
-    # name -> module, the function in it; in the order that --help shows
+    # name -> (module, function), in the order of --help
     "list": ("catalogue", "list_models"),
     "targets": ("catalogue", "list_targets"),
     "info": ("info", "info"),
@@ -39,18 +39,18 @@ COMMANDS = {
 
 
 class Lazy(Mapping[str, Any]):
-    """Command by name, made of its function at the first look."""
+    """Commands by name, created from their functions on first access."""
 
     def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
+        self._commands: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - Typer's own kind of command
-        if name not in self._made:
+        if name not in self._commands:
             module, function = COMMANDS[name]
-            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-            alone.command(name)(getattr(import_module(f"{PACKAGE}.{module}"), function))
-            self._made[name] = typer.main.get_command(alone)
-        return self._made[name]
+            app = typer.Typer(add_completion=False, rich_markup_mode=None)
+            app.command(name)(getattr(import_module(f"{PACKAGE}.{module}"), function))
+            self._commands[name] = typer.main.get_command(app)
+        return self._commands[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)
@@ -60,8 +60,8 @@ class Lazy(Mapping[str, Any]):
 
 
 class Commands(TyperGroup):
-    """All of them."""
+    """The command group of `effsam`, with lazy commands."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - Typer's own
         super().__init__(*arguments, **options)
-        self.commands = Lazy()  # type: ignore[assignment]  # only looked at
+        self.commands = Lazy()  # type: ignore[assignment]  # only read

@@ -1,6 +1,6 @@
-"""All terminal output: stage lines, progress bars, tables, errors.
+"""All terminal output: stage lines, progress bars, tables and errors.
 
-Talk goes to stderr, data to stdout. Progress bars only where stderr is a terminal.
+Messages go to stderr, data to stdout. Progress bars appear only if stderr is a terminal.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from effsam_export.util.progress import StageEvent
 
 SCHEMA_VERSION = 2
-"""Version of every `--json` document."""
+"""Version of all `--json` documents."""
 
 
 class Console:
-    """Where one command talks to a person.
+    """Messages and progress of one command, on stderr.
 
     Args:
-        quiet: Only errors and data.
+        quiet: Print errors only.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -34,12 +34,12 @@ class Console:
         self._start = time.perf_counter()
 
     def message(self, text: str = "") -> None:
-        """A line of talk."""
+        """Print a message."""
         if not self._quiet:
             print(text, file=sys.stderr)
 
     def on_event(self, event: StageEvent) -> None:
-        """Show a stage: a bar while it runs, one line when it is over."""
+        """Show a stage: a progress bar while it runs, one line when it ends."""
         if self._quiet:
             return
         if event.kind in ("started", "advanced"):
@@ -51,22 +51,22 @@ class Console:
             print(line.rstrip(), file=sys.stderr)
 
     def on_transfer(self, label: str, done: int, total: int | None) -> None:
-        """Show a download."""
+        """Show the progress of a download, in bytes."""
         if not self._quiet:
             self._advance(label, done, total, transfer=True)
 
     def result(self, *, passed: bool, what: str) -> None:
-        """The line that CI logs are searched for."""
+        """Print the final line, `PASSED` or `FAILED`, which CI logs can be searched for."""
         self._close_bar()
         word = "PASSED" if passed else "FAILED"
         self.message(f"{word}  {what}  {time.perf_counter() - self._start:.1f} s")
 
     def next(self, command: str) -> None:
-        """What to try now."""
+        """Print a command to run next."""
         self.message(f"next: {command}")
 
     def close(self) -> None:
-        """Take a bar off the screen."""
+        """Remove the progress bar."""
         self._close_bar()
 
     def _advance(self, label: str, done: int, total: int | None, *, transfer: bool = False) -> None:
@@ -100,11 +100,11 @@ class Console:
 
 
 class Board:
-    """The cells of a build: a table that changes where stderr is a terminal, else a line each.
+    """Progress of a build: a live table if stderr is a terminal, otherwise one line per cell.
 
     Args:
-        names: Of all cells.
-        quiet: Nothing is shown.
+        names: Names of all cells.
+        quiet: Print nothing.
     """
 
     def __init__(self, names: Sequence[str], *, quiet: bool = False) -> None:
@@ -133,11 +133,11 @@ class Board:
             self._live.stop()
 
     def started(self, name: str) -> None:
-        """A worker took a cell."""
+        """Show a cell as running."""
         self._began[name] = time.perf_counter()
 
     def done(self, name: str, *, passed: bool, seconds: float, detail: str) -> None:
-        """A cell has its bundle, or has none."""
+        """Print the result of a cell."""
         self._began.pop(name, None)
         self._done += 1
         if self._quiet:
@@ -147,10 +147,10 @@ class Board:
         if self._live is None:
             print(line, file=sys.stderr)
         else:
-            # Above the table, which stays at the bottom.
+            # Printed above the live table.
             self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _running(self) -> Any:  # noqa: ANN401 - what rich draws
+    def _running(self) -> Any:  # noqa: ANN401 - a rich renderable
         from rich.table import Table
 
         board = Table.grid(padding=(0, 2))
@@ -161,26 +161,26 @@ class Board:
 
 
 def data(text: str) -> None:
-    """A line for the next program in a pipe."""
+    """Print data on stdout."""
     print(text)
 
 
 def document(content: dict[str, Any]) -> None:
-    """A JSON document on stdout."""
+    """Print a JSON document on stdout."""
     import json
 
     print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2, ensure_ascii=False))
 
 
 def error(problem: EffsamError) -> None:
-    """What is wrong, and what to do about it."""
+    """Print an error and its hint on stderr."""
     print(f"error: {problem.message}", file=sys.stderr)
     if problem.hint:
         print(f"\nhint: {problem.hint}", file=sys.stderr)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, as wide as they need to be."""
+    """Return rows of text with aligned columns."""
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
     lines = [
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
@@ -190,12 +190,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def state(report: ParityReport) -> str:
-    """`verified`, or `simulated` and what ran in the place of the runtime."""
+    """Return `verified`, or `simulated by` and the name of the simulator."""
     return f"{report.state} by {report.simulator}" if report.simulator else report.state
 
 
 def parity_table(report: ParityReport) -> str:
-    """End to end per prompt, then the worst of each tensor at each comparison."""
+    """Return two tables: end-to-end results by prompt, and the worst values of each tensor."""
     parts = []
     if report.cases:
         rows = [

@@ -1,4 +1,4 @@
-"""What this machine can do: packages, targets, and the processor features that matter."""
+"""Facts about this machine: packages, available targets, CPU features, GPUs and disk space."""
 
 from __future__ import annotations
 
@@ -38,7 +38,12 @@ SMI_TIMEOUT_S = 10
 
 @dataclass(frozen=True, kw_only=True)
 class TargetState:
-    """Whether a target can be lowered and run here; `missing` names the package that is not."""
+    """Whether a target is available here.
+
+    Attributes:
+        missing: Name of the package that is not installed; None if the target is available.
+        extra: Extra of `effsam-export` that installs it.
+    """
 
     name: str
     backend: str
@@ -48,13 +53,14 @@ class TargetState:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """Everything `effsam doctor` shows.
+    """The facts that `effsam doctor` prints.
 
     Attributes:
-        packages: Name -> version, or None where it is not installed.
-        memory_gb: Physical memory in GB of 1e9 bytes, or None where the system does not say.
-        gpus: NVIDIA's, each as its name, compute capability and driver.
-        disk_free_gb: Free room where the cache lies, in GB of 1e9 bytes.
+        packages: Name -> version, or None if the package is not installed.
+        memory_gb: Physical memory in GB of 1e9 bytes; None if unknown.
+        gpus: Name, compute capability and driver of each NVIDIA GPU.
+        disk_free_gb: Free space on the disk of the cache, in GB of 1e9 bytes.
+        can_trace: Whether the packages to trace a model are installed.
     """
 
     version: str
@@ -72,8 +78,8 @@ class Diagnosis:
 
 
 def diagnose(cache_dir: Path) -> Diagnosis:
-    """Look around, importing none of the heavy packages."""
-    home = next(p for p in (cache_dir, *cache_dir.parents) if p.is_dir())
+    """Collect the facts without importing torch or another heavy package."""
+    disk = next(p for p in (cache_dir, *cache_dir.parents) if p.is_dir())
     packages = {name: _version(name) for name in PACKAGES}
     targets = []
     for name in profiles.target_names():
@@ -89,7 +95,7 @@ def diagnose(cache_dir: Path) -> Diagnosis:
         cpu_flags=cpu.flags(),
         gpus=_gpus(),
         memory_gb=_memory_gb(),
-        disk_free_gb=shutil.disk_usage(home).free / 1e9,
+        disk_free_gb=shutil.disk_usage(disk).free / 1e9,
         cache_dir=cache_dir,
         can_trace=all(packages[p] for p in ("torch", "onnx", "onnxscript", "onnxruntime")),
         packages=packages,
@@ -105,10 +111,10 @@ def _version(package: str) -> str | None:
 
 
 def _gpus() -> tuple[str, ...]:
-    # `kits.trt_engine` asks the driver itself, but imports numpy, which this has to do without.
+    # The TensorRT kit asks the driver directly, but imports numpy; this command must not.
     command = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version"]
     try:
-        found = subprocess.run(
+        result = subprocess.run(
             [*command, "--format=csv,noheader"],
             capture_output=True,
             check=True,
@@ -117,7 +123,7 @@ def _gpus() -> tuple[str, ...]:
         )
     except (OSError, subprocess.SubprocessError):
         return ()
-    rows = [line.split(", ") for line in found.stdout.splitlines() if line.count(", ") == 2]
+    rows = [line.split(", ") for line in result.stdout.splitlines() if line.count(", ") == 2]
     return tuple(f"{name}, compute capability {c}, driver {driver}" for name, c, driver in rows)
 
 

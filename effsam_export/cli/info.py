@@ -1,4 +1,4 @@
-"""`effsam info`: everything that is known of one model. Nothing heavy is imported."""
+"""`effsam info`: facts about one model. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PICKLED = "pickled module (read without running it)"
 
 
 def info(model: ModelName, json: Json = False) -> None:
-    """Tell origin, licence, size, cost, input, prompts and checkpoint of a model."""
+    """Show a model's origin, licence, cost, input, prompts, model options and checkpoint."""
     from effsam_export import models
 
     facts = facts_of(models.get(model))
@@ -32,7 +32,7 @@ def info(model: ModelName, json: Json = False) -> None:
 
 
 def facts_of(spec: ModelSpec) -> dict[str, Any]:
-    """The facts, ready for JSON."""
+    """Return the facts about a model, as a JSON object."""
     from effsam_export.models.costs import COSTS
 
     licence, weights, cost = spec.licence, spec.weights, COSTS.get(spec.name)
@@ -83,7 +83,7 @@ def facts_of(spec: ModelSpec) -> dict[str, Any]:
 
 
 def source_of(source: UrlSource | PackageSource) -> str:
-    """Where a checkpoint can be had, in words."""
+    """Return the source of a checkpoint as text."""
     url = getattr(source, "url", None)
     if url is not None:
         return str(url)
@@ -91,7 +91,7 @@ def source_of(source: UrlSource | PackageSource) -> str:
 
 
 def in_words(value: object) -> str:
-    """A fact for the table."""
+    """Return a value as text for the table."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""`effsam lint`: what would a target refuse, or get wrong?"""
+"""`effsam lint`: check a model against the limits of a target."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def lint(
         Optional[bool],  # noqa: UP045
         typer.Option(
             "--ranges/--no-ranges",
-            help="Measure values on a photograph [default: for FP16, with weights at hand].",
+            help="Measure value ranges on an image [default: for FP16, if the weights are cached].",
         ),
     ] = None,
     model_options: ModelOptions = None,
@@ -54,7 +54,10 @@ def lint(
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Find what a target would refuse or get wrong, before any slow work. Nothing is downloaded."""
+    """Check a model for operators and values that a target does not support.
+
+    Faster than an export, and downloads nothing.
+    """
     from effsam_export import backends, models
     from effsam_export.config import targets as profiles
 
@@ -93,13 +96,13 @@ def lint(
         noun = "error" if count == 1 else "errors"
         raise CheckFailed(
             f"{count} {noun} in `{report.model}` for target `{report.target}`",
-            hint="each is told above with what would mend it",
+            hint="the table above shows a fix for each",
         )
     terminal.next(f"effsam export {report.model} --target {target} --precision {report.precision}")
 
 
 def document(report: LintReport) -> dict[str, object]:
-    """A report for a JSON document."""
+    """Return a report as a JSON object."""
     return {
         "model": report.model,
         "target": report.target,
@@ -114,12 +117,12 @@ def document(report: LintReport) -> dict[str, object]:
 
 
 def table(findings: tuple[Finding, ...]) -> str:
-    """One table per rule, with the reason above it and what mends it below."""
+    """Return one table for each rule, with the reason above and the fix below it."""
     parts = []
     for rule, severity in dict.fromkeys((f.rule, f.severity) for f in findings):
         rows = [f for f in findings if (f.rule, f.severity) == (rule, severity)]
         lines = console.table(
-            ("  node", "module", "found", "source"),
+            ("  node", "module", "detail", "source"),
             [
                 [f"  {f.component} {f.node}", f.module or "-", f.detail, f.source or "-"]
                 for f in rows
@@ -130,7 +133,7 @@ def table(findings: tuple[Finding, ...]) -> str:
 
 
 def _weights(spec: ModelSpec, checkpoint: Path | None, cache_dir: Path | None) -> Checkpoint | None:
-    """The given checkpoint, or the cached official one; nothing is downloaded."""
+    """Return the given checkpoint, or the official one if it is in the cache; download nothing."""
     from effsam_export.weights import fetch
 
     if checkpoint is not None:

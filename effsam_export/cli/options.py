@@ -1,4 +1,4 @@
-"""Options that more than one command has, defined once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -17,104 +17,123 @@ if TYPE_CHECKING:
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.targets import TargetProfile
 
-# Typer reads these annotations at run time on Python 3.10, so they are spelt the old way.
+# Typer reads these annotations at run time, and Python 3.10 needs `Optional` there.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors and data.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and data only.")]
 CacheDir = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--cache-dir",
         envvar="EFFSAM_CACHE_DIR",
-        help="Where fetched checkpoints are kept [default: the user's cache].",
+        help="Folder of downloaded checkpoints and of the build cache [default: the user's cache].",
     ),
 ]
 CheckpointFile = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--checkpoint", help="The authors' weight file [default: fetch it]."),
+    typer.Option(
+        "--checkpoint", help="Weight file of the model [default: download the official one]."
+    ),
 ]
 ParityFile = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--parity",
-        help="TOML file with your own photographs and prompts to judge by "
-        "[default: those that ship].",
+        help="TOML file of evaluation images and prompts for the parity check "
+        "[default: three images of the package].",
     ),
 ]
 AcceptLicense = Annotated[
     bool,
     typer.Option(
-        "--accept-license", help="Consent to a licence that is not free; asked for once a model."
+        "--accept-license", help="Accept a licence that restricts use; needed once per model."
     ),
 ]
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name from `effsam list`.")]
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model name from `effsam list`.")]
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")]
 BundleOrFile = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="A bundle: its directory or its .effsam.zip.")
+    Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory, or its .effsam.zip file.")
 ]
 KeyFile = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--key", help="A public Ed25519 key in PEM that has to have signed the bundle."),
+    typer.Option(
+        "--key", help="Public Ed25519 key (PEM): require a valid signature of the bundle."
+    ),
 ]
 TargetName = Annotated[
-    str, typer.Option("--target", "-t", help="A name from `effsam targets`, or a TOML file.")
+    str, typer.Option("--target", "-t", help="A target name from `effsam targets`, or a TOML file.")
 ]
 PrecisionName = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--precision", "-p", help="fp32, fp16 or int8 [default: the target's first]."),
 ]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")]
-ComponentName = Annotated[str, typer.Option("--component", "-c", help="encoder, decoder or all.")]
+ComponentName = Annotated[
+    str,
+    typer.Option(
+        "--component", "-c", help="A component name (encoder, decoder, segmenter), or all."
+    ),
+]
 ModelOptions = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="NAME=NUMBER", help="A setting that `effsam info` lists."),
+    typer.Option(
+        "--set",
+        metavar="NAME=NUMBER",
+        help="Model option: changes the graph of the model. `effsam info MODEL` lists them.",
+    ),
+]
+TargetOptions = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="Target option: changes how the backend exports or runs it. "
+        "`effsam export --dry-run` lists them.",
+    ),
 ]
 Calib = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
         "--calib",
         metavar="DIR|RECIPE",
-        help="What INT8 is calibrated on: a folder of photographs, a recipe's name or TOML file "
-        "[default: the photographs that ship].",
+        help="Calibration data for INT8: a folder of images, or a recipe's name or TOML file "
+        "[default: five images of the package].",
     ),
 ]
 NumSamples = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option("--num-samples", help="Calibration samples [default: the recipe's]."),
+    typer.Option("--num-samples", help="Number of calibration samples [default: the recipe's]."),
 ]
 Int8File = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--int8-recipe",
-        help="TOML file of what INT8 quantizes, as `effsam bisect` writes it "
-        "[default: the best known].",
+        help="TOML file: which layers to quantize and how; `effsam bisect` writes one "
+        "[default: the package's recipe for the model].",
     ),
 ]
 KeepFile = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--keep-fp32",
-        help="TOML file of what stays in FP32 where the rest is FP16, as `effsam bisect` writes "
-        "it [default: the model's own].",
-    ),
-]
-TargetOptions = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(
-        "--option", metavar="NAME=VALUE", help="An option of the target, in place of its own."
+        help="TOML file: which modules stay in FP32 in an FP16 export; `effsam bisect` writes one "
+        "[default: the package's recipe for the model].",
     ),
 ]
 
 
 def chosen_precision(precision: str | None, *, fp16: bool, int8: bool = False) -> str | None:
-    """The one precision asked for, or None for the target's default.
+    """Return the precision that the options select, or None for the target's default.
 
     Raises:
-        UsageError: Two different ones were asked for.
+        UsageError: The options select different precisions.
     """
-    asked = {p for p in (precision, "fp16" if fp16 else None, "int8" if int8 else None) if p}
-    if len(asked) > 1:
-        raise UsageError(f"asked for {' and '.join(sorted(asked))} at once", hint="choose one")
-    return asked.pop() if asked else None
+    selected = {p for p in (precision, "fp16" if fp16 else None, "int8" if int8 else None) if p}
+    if len(selected) > 1:
+        raise UsageError(
+            f"the options select {' and '.join(sorted(selected))} at once",
+            hint="give one precision",
+        )
+    return selected.pop() if selected else None
 
 
 def int8_request(
@@ -124,20 +143,20 @@ def int8_request(
     num_samples: int | None,
     recipe: Path | None,
 ) -> Int8Request | None:
-    """What an INT8 export is asked to do; None for another precision.
+    """Return the calibration and recipe of an INT8 export; None for another precision.
 
     Raises:
-        UsageError: Options of INT8 for another precision, or what is wrong with them.
+        UsageError: An INT8 option is given for another precision, or is wrong.
     """
     from effsam_export.config import calibration, int8_recipe
     from effsam_export.pipeline.request import Int8Request
 
     if target.precision != "int8":
         given = {"--calib": calib, "--num-samples": num_samples, "--int8-recipe": recipe}
-        idle = [name for name, value in given.items() if value is not None]
-        if idle:
+        unused = [name for name, value in given.items() if value is not None]
+        if unused:
             raise UsageError(
-                f"{' and '.join(idle)}: nothing is calibrated in {target.precision}",
+                f"{' and '.join(unused)}: for int8 only, the precision is {target.precision}",
                 hint="add --int8",
             )
         return None
@@ -147,11 +166,11 @@ def int8_request(
     )
 
 
-def with_recipe(spec: ModelSpec, precision: str, path: Path | None) -> ModelSpec:
-    """The model with a user's precision recipe in place of its own.
+def with_fp16_recipe(spec: ModelSpec, precision: str, path: Path | None) -> ModelSpec:
+    """Return the model with the user's FP16 recipe in place of the package's.
 
     Raises:
-        UsageError: Nothing is in FP16 in this precision, or what is wrong with the file.
+        UsageError: The precision is FP32, or the file is not a valid recipe.
     """
     if path is None:
         return spec
@@ -160,15 +179,15 @@ def with_recipe(spec: ModelSpec, precision: str, path: Path | None) -> ModelSpec
     from effsam_export.config import fp16_recipe
 
     if precision == "fp32":
-        raise UsageError("--keep-fp32: all of an fp32 export stays in FP32", hint="add --fp16")
+        raise UsageError("--keep-fp32 does not apply to fp32", hint="add --fp16")
     return replace(spec, precision=fp16_recipe.load(path, [c.name for c in spec.components]))
 
 
 def to_model_options(given: list[str] | None) -> dict[str, float]:
-    """Parse `NAME=NUMBER` settings of a model.
+    """Parse model options, `NAME=NUMBER`.
 
     Raises:
-        UsageError: Every one that is malformed or given twice.
+        UsageError: The message lists every option that is malformed or given twice.
     """
     return {
         name: float(value)
@@ -177,10 +196,10 @@ def to_model_options(given: list[str] | None) -> dict[str, float]:
 
 
 def to_target_options(given: list[str] | None) -> dict[str, str]:
-    """Parse `NAME=VALUE` options of a target.
+    """Parse target options, `NAME=VALUE`.
 
     Raises:
-        UsageError: Every one that is malformed or given twice.
+        UsageError: The message lists every option that is malformed or given twice.
     """
     return dict(_pairs("--option", given, "NAME=VALUE", "slots=4", lambda _: True))
 
@@ -193,19 +212,19 @@ def _is_number(text: str) -> bool:
 
 
 def _pairs(
-    flag: str, given: list[str] | None, form: str, example: str, right: Callable[[str], bool]
+    flag: str, given: list[str] | None, form: str, example: str, is_valid: Callable[[str], bool]
 ) -> list[tuple[str, str]]:
-    """Names and values, or one error with everything that is wrong."""
+    """Return names and values, or raise one error that lists all faults."""
     pairs: list[tuple[str, str]] = []
     problems = []
     for text in given or []:
         name, equals, value = text.partition("=")
-        if not name or not equals or not right(value):
+        if not name or not equals or not is_valid(value):
             problems.append(f"{flag} `{text}` is not {form}")
         elif any(name == other for other, _ in pairs):
             problems.append(f"{flag} `{name}` is given twice")
         else:
             pairs.append((name, value))
     if problems:
-        raise UsageError("; ".join(problems), hint=f"as in {flag} {example}")
+        raise UsageError("; ".join(problems), hint=f"example: {flag} {example}")
     return pairs

@@ -1,4 +1,4 @@
-"""`effsam run`: masks on a photograph, with any bundle that runs here."""
+"""`effsam run`: segment an image with a bundle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def run(
     point: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
-            "--point", metavar="X,Y[,LABEL]", help="Label 1 is on the object (default), 0 off it."
+            "--point",
+            metavar="X,Y[,LABEL]",
+            help="A click: label 1 (default) on the object, 0 off it.",
         ),
     ] = None,
     box: Annotated[
@@ -33,58 +35,75 @@ def run(
         typer.Option(
             "--box",
             metavar="X0,Y0,X1,Y1",
-            help="With one box, points and box are one prompt; several boxes are several prompts.",
+            help="One box and all points form one prompt. Several boxes are separate prompts.",
         ),
     ] = None,
     mask_input: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--mask-input", help="Feed the best logits of an earlier --masks file back."),
+        typer.Option(
+            "--mask-input", help="Use the best mask of an earlier --masks file as mask input."
+        ),
     ] = None,
     text: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--text", help="FastSAM's text prompt; needs CLIP, not available yet."),
+        typer.Option("--text", help="Text prompt of FastSAM; not supported yet (it needs CLIP)."),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--everything", help="All masks of the photograph, without a prompt.")
+        bool,
+        typer.Option(
+            "--everything",
+            help="Automatic mask generation: all masks of the image, without a prompt.",
+        ),
     ] = False,
     grid: Annotated[
         int,
-        typer.Option("--grid", min=1, max=256, help="With --everything: points along each side."),
+        typer.Option(
+            "--grid",
+            min=1,
+            max=256,
+            help="With --everything: number of grid points along each side.",
+        ),
     ] = 32,
     single_mask: Annotated[
-        bool, typer.Option("--single-mask", help="The model's one-mask output, not its set.")
+        bool,
+        typer.Option(
+            "--single-mask",
+            help="Use the single-mask output of the model, not its multimask outputs.",
+        ),
     ] = False,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="Write the best mask over the photograph (PNG, JPEG)."),
+        typer.Option(
+            "--output", "-o", help="Write an overlay: the mask drawn over the image (PNG, JPEG)."
+        ),
     ] = None,
     masks: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--masks", help="Write all masks, scores and logits (.npz)."),
+        typer.Option("--masks", help="Write all masks, scores and logits to a NumPy file (.npz)."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Segment a photograph; all coordinates are pixels of the original image."""
+    """Segment an image with a bundle. Coordinates are pixels of the original image."""
     import numpy as np
 
     from effsam_export.bundle import read
     from effsam_export.imaging import overlay
     from effsam_export.inference import segment
 
-    for place in (output, masks):
-        if place is not None and place.exists() and image.exists() and place.samefile(image):
-            raise OutputError(f"`{place}` is the photograph itself", hint="choose another name")
+    for path in (output, masks):
+        if path is not None and path.exists() and image.exists() and path.samefile(image):
+            raise OutputError(f"`{path}` is the input image", hint="choose another name")
     if output is not None:
         overlay.check_suffix(output)
     if masks is not None and masks.suffix != segment.MASK_SUFFIX:
         raise OutputError(
-            f"masks file `{masks}` does not end in `{segment.MASK_SUFFIX}`", hint="rename it"
+            f"masks file `{masks}` does not end in `{segment.MASK_SUFFIX}`",
+            hint=f"end the name in `{segment.MASK_SUFFIX}`",
         )
     if text is not None:
         raise PromptError(
-            "text prompts need CLIP, whose weights no FastSAM checkpoint holds and which this "
-            "version cannot run",
+            "text prompts are not supported: they need CLIP, which is not part of this package",
             hint="give --point, --box or --everything",
         )
     if everything:
@@ -93,40 +112,40 @@ def run(
         given += ["--single-mask"] if single_mask else []
         if given:
             raise PromptError(
-                f"--everything takes no {' and no '.join(given)}", hint="leave one of them out"
+                f"--everything cannot be combined with {' and '.join(given)}", hint="leave one out"
             )
         show_automatic_masks(bundle, image, grid, output, masks, as_json=json, quiet=quiet)
         return
-    fed_back = None
+    mask_logits = None
     if mask_input is not None:
         size = read.read(bundle).model.masks.low_res_size
-        fed_back = segment.load_mask_input(mask_input, size)
-    prompts = to_prompts(point or [], box or [], fed_back)
-    found = segment.segment(bundle, image, prompts, single_mask=single_mask)
+        mask_logits = segment.load_mask_input(mask_input, size)
+    prompts = to_prompts(point or [], box or [], mask_logits)
+    result = segment.segment(bundle, image, prompts, single_mask=single_mask)
     if output is not None:
-        # Several boxes have a mask each; one prompt has one best mask.
-        shown = np.logical_or.reduce(found.prediction.masks[: len(prompts)])
+        # With several boxes, the overlay shows the union of their masks.
+        shown = np.logical_or.reduce(result.prediction.masks[: len(prompts)])
         drawn = overlay.draw(
-            found.image,
+            result.image,
             shown,
             points=[(p.x, p.y, p.label) for q in prompts for p in q.points],
             boxes=[q.box for q in prompts if q.box is not None],
         )
         overlay.save(drawn, output)
     if masks is not None:
-        segment.save_masks(found.prediction, masks)
+        segment.save_masks(result.prediction, masks)
     terminal = console.Console(quiet=quiet)
-    show(found, as_json=json)
-    for place in (output, masks):
-        if place is not None:
-            terminal.message(f"wrote {place}")
+    show(result, as_json=json)
+    for path in (output, masks):
+        if path is not None:
+            terminal.message(f"wrote {path}")
 
 
-def show(found: Segmentation, *, as_json: bool) -> None:
-    """Print score, box and area of each mask."""
+def show(result: Segmentation, *, as_json: bool) -> None:
+    """Print score, bounding box and area of each mask."""
     from effsam_export.inference.segment import bounding_box
 
-    p = found.prediction
+    p = result.prediction
     boxes = [bounding_box(m) for m in p.masks]
     areas = [int(m.sum()) for m in p.masks]
     if as_json:
@@ -134,7 +153,7 @@ def show(found: Segmentation, *, as_json: bool) -> None:
             {"index": i, "score": float(s), "box": list(b) if b else None, "area": a}
             for i, s, b, a in zip(p.indices, p.scores, boxes, areas, strict=True)
         ]
-        h, w = found.image.shape[:2]
+        h, w = result.image.shape[:2]
         console.document({"image": {"width": w, "height": h}, "masks": rows})
         return
     table = [
@@ -159,14 +178,14 @@ def show_automatic_masks(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Find all masks, write what was asked for, and print a row for each."""
+    """Generate all masks of an image, write the requested files, and print a row for each mask."""
     from effsam_export.imaging import overlay
     from effsam_export.inference import overlay_many, segment
     from effsam_export.inference.automatic_masks import GridSettings
 
     terminal = console.Console(quiet=quiet)
     try:
-        with stage("everything", terminal.on_event) as running:
+        with stage("masks", terminal.on_event) as running:
             result = segment.generate_masks(
                 bundle, image, GridSettings(points_per_side=per_side), running.on_progress
             )
@@ -202,16 +221,16 @@ def show_automatic_masks(
             for i, f in enumerate(result.records)
         ]
         console.data(console.table(("mask", "score", "stability", "box", "pixels"), table))
-    for place in (output, masks):
-        if place is not None:
-            terminal.message(f"wrote {place}")
+    for path in (output, masks):
+        if path is not None:
+            terminal.message(f"wrote {path}")
 
 
 def to_prompts(points: list[str], boxes: list[str], mask_input: Float32 | None) -> list[Prompt]:
-    """Turn the options into prompts: at most one box makes one prompt, more make one each.
+    """Return the prompts of the options: one prompt, or one for each of several boxes.
 
     Raises:
-        PromptError: A value is malformed, or points or a mask stand beside several boxes.
+        PromptError: A value is malformed, or points or a mask are combined with several boxes.
     """
     from effsam_export.spec.prompts import Prompt
 
@@ -221,8 +240,8 @@ def to_prompts(points: list[str], boxes: list[str], mask_input: Float32 | None) 
         if clicks or mask_input is not None:
             what = "--point" if clicks else "--mask-input"
             raise PromptError(
-                f"{what} goes with one --box, not with {len(parsed)}",
-                hint="several boxes are several prompts; run them one at a time",
+                f"{what} can be combined with one --box, not with {len(parsed)}",
+                hint="several boxes are separate prompts: run them one at a time",
             )
         return [Prompt(box=b) for b in parsed]
     if not parsed and not clicks:
@@ -236,7 +255,10 @@ def _numbers(text: str, option: str, form: str, counts: tuple[int, ...]) -> list
     except ValueError:
         values = []
     if len(values) not in counts or not all(math.isfinite(v) for v in values):
-        raise PromptError(f"{option} `{text}` is not {form}", hint=f"as in {option} {form}")
+        raise PromptError(
+            f"{option} `{text}` is not {form}",
+            hint=f"write {option} {form}, in pixels of the original image",
+        )
     return values
 
 
@@ -246,7 +268,7 @@ def _point(text: str) -> Point:
     x, y, *label = _numbers(text, "--point", "X,Y[,LABEL]", (2, 3))
     if label and label[0] not in (0, 1):
         raise PromptError(
-            f"--point `{text}` has label {label[0]:g}", hint="1 is on the object, 0 is off it"
+            f"--point `{text}` has label {label[0]:g}", hint="1: on the object, 0: off it"
         )
     return Point(x=x, y=y, label=int(label[0]) if label else 1)
 

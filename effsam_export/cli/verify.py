@@ -1,4 +1,4 @@
-"""`effsam verify`: does a bundle still do what it says?"""
+"""`effsam verify`: check a bundle."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def verify(
         Optional[str],  # noqa: UP045
         typer.Option(
             "--level",
-            help="golden: files and golden vectors only. full: the comparison with PyTorch too, "
-            "and fail if it cannot be made [default: as far as this machine can].",
+            help="golden: check files and golden vectors only. full: also require the comparison "
+            "with PyTorch [default: compare if torch and the checkpoint are here].",
         ),
     ] = None,
     parity: ParityFile = None,
@@ -41,17 +41,20 @@ def verify(
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Check a bundle: its files, its golden vectors, and the three comparisons against PyTorch."""
+    """Check a bundle: files, golden vectors, and parity with PyTorch.
+
+    Golden vectors are stored inputs with the masks that the bundle must return for them.
+    """
     from effsam_export.bundle import archive
     from effsam_export.pipeline import run as pipeline
     from effsam_export.pipeline import verify as library
 
     if level not in (None, "golden", "full"):
-        raise UsageError(f"unknown level `{level}`", hint="`golden` or `full`")
+        raise UsageError(f"unknown level `{level}`", hint="use `golden` or `full`")
     terminal = console.Console(quiet=quiet)
     try:
         with archive.opened(bundle) as path:
-            found = library.verify(
+            result = library.verify(
                 path,
                 checkpoint=_weights(path, checkpoint, cache_dir),
                 level=level,  # type: ignore[arg-type]  # checked above
@@ -65,36 +68,36 @@ def verify(
         console.document(
             {
                 "bundle": str(bundle),
-                "passed": found.passed,
-                "failures": list(found.failures),
+                "passed": result.passed,
+                "failures": list(result.failures),
                 "golden": [
                     {"case": g.case, "mask_iou": g.mask_iou, "score_error": g.score_error}
-                    for g in found.golden
+                    for g in result.golden
                 ],
-                "comparisons_not_run": found.not_run,
-                "placement": list(found.placement),
-                **(pipeline.figures(found.report) if found.report else {}),
+                "comparisons_not_run": result.not_run,
+                "placement": list(result.placement),
+                **(pipeline.figures(result.report) if result.report else {}),
             }
         )
-    elif found.report is not None:
-        console.data(console.parity_table(found.report))
-    elif found.golden:
-        rows = [[g.case, f"{g.mask_iou:.4f}", f"{g.score_error:.1e}"] for g in found.golden]
+    elif result.report is not None:
+        console.data(console.parity_table(result.report))
+    elif result.golden:
+        rows = [[g.case, f"{g.mask_iou:.4f}", f"{g.score_error:.1e}"] for g in result.golden]
         console.data(console.table(("golden vector", "mask IoU", "score error"), rows))
-    if found.not_run is not None:
-        terminal.message(f"not compared with PyTorch: {found.not_run}")
-    for line in found.placement:
+    if result.not_run is not None:
+        terminal.message(f"not compared with PyTorch: {result.not_run}")
+    for line in result.placement:
         terminal.message(line)
-    judged = f", {console.state(found.report)}" if found.report else ""
-    terminal.result(passed=found.passed, what=f"{bundle}{judged}")
-    if not found.passed:
+    state = f", {console.state(result.report)}" if result.report else ""
+    terminal.result(passed=result.passed, what=f"{bundle}{state}")
+    if not result.passed:
         raise CheckFailed(
-            "the bundle failed:\n  " + "\n  ".join(found.failures or ("nothing could be checked",))
+            "the bundle failed:\n  " + "\n  ".join(result.failures or ("nothing could be checked",))
         )
 
 
 def _weights(bundle: Path, checkpoint: Path | None, cache_dir: Path | None) -> Checkpoint | None:
-    """The given checkpoint, or the cached official one; nothing is downloaded."""
+    """Return the given checkpoint, or the bundle's if it is in the cache; download nothing."""
     from effsam_export.bundle.read import read
     from effsam_export.weights import fetch
 
@@ -103,6 +106,6 @@ def _weights(bundle: Path, checkpoint: Path | None, cache_dir: Path | None) -> C
         return fetch.checkpoint_from_file(checkpoint, spec.weights)
     if spec.weights is None:
         return None
-    found = fetch.cached(spec.weights, cache_dir=cache_dir or fetch.default_cache_dir())
-    same = found is not None and found.sha256 == read(bundle).manifest["checkpoint"]["sha256"]
-    return found if same else None
+    cached = fetch.cached(spec.weights, cache_dir=cache_dir or fetch.default_cache_dir())
+    same = cached is not None and cached.sha256 == read(bundle).manifest["checkpoint"]["sha256"]
+    return cached if same else None

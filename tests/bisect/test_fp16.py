@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from effsam_export import cli, models
 from effsam_export.bundle import int8
-from effsam_export.cli.bisect import of_bundle, started
+from effsam_export.cli.bisect import from_bundle, to_start
 from effsam_export.config import fp16_recipe
 from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.spec.int8 import Int8Recipe, LayerOverride
@@ -124,21 +124,21 @@ def test_a_gate_that_fp32_does_not_hold_is_refused(
 
 
 def test_a_model_needs_a_target() -> None:
-    with pytest.raises(UsageError, match=r"for which target\?"):
-        started("small-sam", None, None, None)
+    with pytest.raises(UsageError, match="--target is missing"):
+        to_start("small-sam", None, None, None)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
 def test_other_precisions_have_nothing_to_search_for(precision: str) -> None:
-    with pytest.raises(UsageError, match=f"nothing has to be kept out of {precision}"):
-        started("small-sam", "onnx", precision, None)
+    with pytest.raises(UsageError, match=f"bisect does not apply to {precision}"):
+        to_start("small-sam", "onnx", precision, None)
 
 
 def test_a_search_goes_on_from_a_bundle(tmp_path: Path, small_checkpoint: Checkpoint) -> None:
     bundle = tmp_path / "bundle"
     how = ["-p", "int8", "--num-samples", "2", "-o", str(bundle)]
     assert invoke(tmp_path, small_checkpoint, "export", "small-sam", *how)[0] == 0
-    start = of_bundle(bundle)
+    start = from_bundle(bundle)
     assert (start.spec.name, start.precision) == ("small-sam", "int8")
     assert start.sha256 == small_checkpoint.sha256
     assert start.plan is not None
@@ -162,7 +162,7 @@ def test_a_bundle_is_searched_with_the_weights_it_was_made_from(
     manifest = json.loads(path.read_text("utf-8"))
     manifest["checkpoint"]["sha256"] = "0" * 64
     path.write_text(json.dumps(manifest), "utf-8")
-    with pytest.raises(UsageError, match="the bundle was made from weights 000000000000"):
+    with pytest.raises(UsageError, match="the bundle's checkpoint is 000000000000"):
         invoke(tmp_path, small_checkpoint, "bisect", str(bundle), "-o", str(tmp_path / "f.toml"))
 
 

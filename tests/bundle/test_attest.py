@@ -241,6 +241,6 @@ def test_the_command_says_what_it_found(bundle: Path, result: dict[str, Any]) ->
     done = CliRunner().invoke(cli.app, ["attest", str(bundle), str(sent(bundle, result))])
     assert done.exit_code == 0
     assert done.stdout.startswith("verified on Some Phone 9, onnxruntime 1.23: min mask IoU 1.")
-    assert "nobody vouches for it" in done.stdout
+    assert "not signed, see --key" in done.stdout
     shown = CliRunner().invoke(cli.app, ["inspect", str(bundle)])
-    assert "Some Phone 9, onnxruntime 1.23: mask IoU least 1.0000, not signed" in shown.stdout
+    assert "Some Phone 9, onnxruntime 1.23: min mask IoU 1.0000, not signed" in shown.stdout

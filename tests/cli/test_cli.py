@@ -1,4 +1,4 @@
-"""The commands when all goes well: data on stdout, talk on stderr, exit code 0."""
+"""Successful commands: data on stdout, messages on stderr, exit code 0."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_doctor_names_gpus(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert json.loads(effsam("doctor", "--json").out)["gpus"] == found
     line = next(s for s in effsam("doctor").out.splitlines() if s.startswith("GPU "))
-    assert line == f"GPU {'; '.join(found) or 'none that `nvidia-smi` finds'}"
+    assert line == f"GPU {'; '.join(found) or 'none found by `nvidia-smi`'}"
 
 
 def test_doctor_without_the_drivers_tool(
@@ -128,8 +128,8 @@ def test_doctor_without_the_drivers_tool(
 def test_help_states_the_exit_codes(effsam: Callable[..., Shown]) -> None:
     text = " ".join(effsam("--help").out.split())
     assert (
-        "Exit codes: 0 done; 1 a check failed; 2 usage, input or configuration; "
-        "3 a toolchain is missing."
+        "Exit codes: 0 success; 1 a check failed; 2 wrong usage, input or configuration; "
+        "3 a required package is missing."
     ) in text
 
 
@@ -140,7 +140,9 @@ def test_dry_run_does_nothing(effsam: Callable[..., Shown], tmp_path: Path) -> N
     assert plan["output"] == "mobile-sam-openvino-fp16"
     assert plan["gates"]["mask_iou"] == 0.99
     assert list(tmp_path.iterdir()) == []
-    assert "options.device" in effsam("export", "mobile-sam", "-t", "openvino", "--dry-run").out
+    assert (
+        "target_options.device" in effsam("export", "mobile-sam", "-t", "openvino", "--dry-run").out
+    )
 
 
 @pytest.mark.backend
@@ -168,7 +170,7 @@ def test_export_then_run(
             "bundle",
         )
     ]
-    assert "note: `tiny.pt` is not the file whose hash is pinned for tiny-sam" in lines
+    assert "note: `tiny.pt` is not known to be the official checkpoint of tiny-sam" in lines
     assert any(line.startswith("photo/point") for line in lines)
     assert lines[-2].startswith("PASSED  tiny-sam onnx fp32")
     assert lines[-1].startswith("next: effsam run tiny-sam-onnx-fp32 IMAGE")
@@ -247,7 +249,7 @@ def test_inspect_shows_the_contract(effsam: Callable[..., Shown], bundle: Path) 
     for name in ("image_embeddings", "point_coords", "low_res_masks", "iou_predictions"):
         assert name in text
     document = json.loads(effsam("inspect", bundle, "--json").out)
-    assert document["manifest"]["manifest_version"] == 3
+    assert document["manifest"]["manifest_version"] == 4
 
 
 def test_points_and_one_box_are_one_prompt() -> None:

@@ -1,4 +1,4 @@
-"""What a person sees: stage lines, bars only on a terminal, tables, errors."""
+"""Terminal output: stage lines, progress bars, tables and errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_stage_that_raises_gets_a_cross(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "✗ load                 0.0 s\n"
 
 
-def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     terminal = console.Console(quiet=True)
     terminal.message("hello")
     terminal.on_event(StageEvent(kind="finished", stage="load"))
@@ -60,7 +60,7 @@ def test_a_bar_on_a_terminal_is_gone_afterwards(
     assert "weights" in capsys.readouterr().err
 
 
-def test_the_verdict_is_one_searchable_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_result_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     console.Console().result(passed=False, what="mobile-sam onnx fp16")
     assert capsys.readouterr().err.startswith("FAILED  mobile-sam onnx fp16  ")
 

@@ -1,4 +1,4 @@
-"""Bad input: one clear error, the documented exit code, and nothing half-written."""
+"""Wrong input: one error, the documented exit code, and no partial output."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def effsam(
                 *("--option", "a=1", "--option", "a=2"),
             ],
             "--option `provider` is not NAME=VALUE; --option `a` is given twice",
-            "as in --option slots=4",
+            "example: --option slots=4",
             id="malformed options",
         ),
         pytest.param(
@@ -89,8 +89,8 @@ def effsam(
         ),
         pytest.param(
             ["export", "mobile-sam", "-t", "onnx", "--int8", "--fp16"],
-            "asked for fp16 and int8 at once",
-            "choose one",
+            "the options select fp16 and int8 at once",
+            "give one precision",
             id="two precisions",
         ),
         pytest.param(
@@ -132,7 +132,7 @@ def effsam(
         pytest.param(
             ["verify", "nothing", "--level", "some"],
             "unknown level `some`",
-            "`golden` or `full`",
+            "use `golden` or `full`",
             id="unknown level",
         ),
         pytest.param(
@@ -170,7 +170,7 @@ def test_one_error_with_a_hint_and_exit_code_2(
         pytest.param([], "there is no prompt", id="no prompt"),
         pytest.param(
             ["--box", "1,1,9,9", "--box", "2,2,9,9", "--point", "1,1"],
-            "--point goes with one --box, not with 2",
+            "--point can be combined with one --box, not with 2",
             id="points beside two boxes",
         ),
         pytest.param(
@@ -230,13 +230,13 @@ def test_run_on_an_unreadable_image(
 
 
 @pytest.mark.backend
-def test_run_does_not_write_over_the_photograph(
+def test_run_does_not_overwrite_the_input_image(
     effsam: Run, bundle: Path, photo: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "photo.png"
     copy.write_bytes(photo.read_bytes())
     failure = effsam("run", bundle, copy, "--point", "1,1", "-o", copy)
-    assert f"error: `{copy}` is the photograph itself" in failure.err
+    assert f"error: `{copy}` is the input image" in failure.err
     assert copy.read_bytes() == photo.read_bytes()
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from effsam_export import cli, models
-from effsam_export.cli.options import with_recipe
+from effsam_export.cli.options import with_fp16_recipe
 from effsam_export.config import fp16_recipe
 from effsam_export.errors import EffsamError, UsageError
 from effsam_export.spec.model import KeepFp32
@@ -96,10 +96,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_file_takes_the_place_of_the_models_recipe(tmp_path: Path) -> None:
     spec = models.get("sam-vit-b")
     assert spec.precision
-    assert with_recipe(spec, "fp16", None) is spec
+    assert with_fp16_recipe(spec, "fp16", None) is spec
     path = write(tmp_path, fp16_recipe.to_toml("found", ENTRIES))
-    assert with_recipe(spec, "fp16", path).precision == ENTRIES
-    assert with_recipe(spec, "int8", path).precision == ENTRIES
+    assert with_fp16_recipe(spec, "fp16", path).precision == ENTRIES
+    assert with_fp16_recipe(spec, "int8", path).precision == ENTRIES
 
 
 def test_it_is_refused_where_nothing_is_in_fp16(tmp_path: Path) -> None:
@@ -107,5 +107,5 @@ def test_it_is_refused_where_nothing_is_in_fp16(tmp_path: Path) -> None:
     asked = ["export", "mobile-sam", "-t", "onnx", "--keep-fp32", str(path), "--dry-run"]
     result = CliRunner().invoke(cli.app, asked)
     assert isinstance(result.exception, EffsamError)
-    assert result.exception.message == "--keep-fp32: all of an fp32 export stays in FP32"
+    assert result.exception.message == "--keep-fp32 does not apply to fp32"
     assert result.exception.hint == "add --fp16"

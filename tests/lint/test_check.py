@@ -211,7 +211,7 @@ def test_warnings_pass_and_are_shown_with_place_and_cure(tiny: None) -> None:
     assert "note: ranges were not measured: no weights at hand" in result.stderr
     first, header, *rows, cure = result.stdout.strip().splitlines()
     assert first.startswith("warning tiny-eps: FP16 loses it")
-    assert header.split() == ["node", "module", "found", "source"]
+    assert header.split() == ["node", "module", "detail", "source"]
     assert any(
         "mask_decoder.output_upscaling.1" in r and "models/sam/layers.py:" in r for r in rows
     )
@@ -244,7 +244,7 @@ def test_errors_fail(tiny: None, phone: str) -> None:
 
     assert isinstance(result.exception, CheckFailed)
     assert result.exception.message == "4 errors in `tiny-sam` for target `phone`"
-    assert result.exception.hint == "each is told above with what would mend it"
+    assert result.exception.hint == "the table above shows a fix for each"
     assert "FAILED  tiny-sam phone fp32" in result.stderr
     assert result.stdout.startswith("error dynamic-input: this target wants every size fixed")
 

@@ -170,7 +170,7 @@ def test_the_plan_shows_the_recipe(tmp_path: Path, small_checkpoint: Checkpoint)
 def test_options_of_int8_are_refused_elsewhere(flag: tuple[str, str]) -> None:
     result = CliRunner().invoke(cli.app, ["export", "small-sam", "-t", "onnx", *flag])
     assert isinstance(result.exception, EffsamError)
-    assert result.exception.message == f"{flag[0]}: nothing is calibrated in fp32"
+    assert result.exception.message == f"{flag[0]}: for int8 only, the precision is fp32"
     assert result.exception.hint == "add --int8"
 
 
