@@ -98,11 +98,12 @@ def bisect(
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Search for the fewest layers to exclude from INT8 or FP16 so that masks meet the gates.
+    """Find the fewest layers to exclude from INT8 or FP16.
 
-    Writes a recipe for `effsam export --int8-recipe FILE` or `--keep-fp32 FILE`. The search runs
-    in ONNX Runtime; for INT8, the target's own quantizer checks the result. An interrupted search
-    continues when the same command runs again.
+    Excludes them so that all masks meet the gates, and writes a recipe for `effsam export
+    --int8-recipe FILE` or `--keep- fp32 FILE`. The search runs in ONNX Runtime; for INT8, the
+    target's own quantizer checks the result. An interrupted search continues when the same command
+    runs again.
     """
     import tempfile
 

@@ -63,8 +63,9 @@ def build(
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Export all cells (model, target, precision) of a build file; reuse unchanged results.
+    """Export all models and targets of a build file.
 
+    A cell is one model, target and precision. Results with unchanged inputs come from the cache.
     A failed cell does not stop the others. The exit code is 0 if all bundles were written.
     Otherwise it is 1 if a check failed, else 2 for wrong input, else 3 for a missing package.
     """
@@ -158,7 +159,10 @@ def serve(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run exports for `effsam build --scheduler` on other machines, until stopped."""
+    """Run exports for builds on other machines, until stopped.
+
+    `effsam build --scheduler` sends the exports, through a Dask scheduler.
+    """
     from effsam_export import backends
     from effsam_export.matrix import cluster, keys
     from effsam_export.matrix.run import free_memory_mb

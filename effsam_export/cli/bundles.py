@@ -22,7 +22,10 @@ MAX_WIDTH = 60
 
 
 def inspect(bundle: BundleOrFile, json: Json = False) -> None:
-    """Show the content of a bundle, as its manifest states it; `verify` checks the files."""
+    """Show the content of a bundle.
+
+    Prints what the manifest states; `effsam verify` checks it.
+    """
     from effsam_export.bundle import archive
     from effsam_export.bundle.read import read
 
@@ -41,10 +44,10 @@ def diff(
     second: Annotated[Path, typer.Argument(metavar="OTHER", help="The bundle to compare with.")],
     json: Json = False,
 ) -> None:
-    """Compare two bundles: contract with the app, weights, tools, files.
+    """Compare two bundles.
 
-    The contract is what an app depends on: tensors, preprocessing and prompt rules. The exit code
-    is 1 if the bundles differ.
+    Prints differences in contract, weights, tools and files. The contract is what an app depends
+    on: tensors, preprocessing and prompt rules. The exit code is 1 if the bundles differ.
     """
     from effsam_export.bundle import archive, compare
     from effsam_export.bundle.read import read
@@ -99,7 +102,10 @@ def unpack(
     key: KeyFile = None,
     force: Force = False,
 ) -> None:
-    """Unpack a packed bundle, after checking every file against the manifest."""
+    """Unpack a packed bundle.
+
+    Checks every file against the manifest first.
+    """
     from effsam_export.bundle import archive
 
     target = output or Path(file.name.removesuffix(archive.SUFFIX).removesuffix(".zip"))

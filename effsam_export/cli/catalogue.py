@@ -65,7 +65,7 @@ def weight_size(weights: WeightFile | None) -> str:
 
 
 def list_targets(json: Json = False) -> None:
-    """List the targets, their precisions, and whether their packages are installed."""
+    """List the targets, their precisions, and what is installed here."""
     from effsam_export import backends
     from effsam_export.config import targets as profiles
 
@@ -95,7 +95,10 @@ def list_targets(json: Json = False) -> None:
 
 
 def doctor(json: Json = False, cache_dir: CacheDir = None) -> None:
-    """Show versions, CPU, GPUs and available targets of this machine, to paste into an issue."""
+    """Show what this machine can do, to paste into an issue.
+
+    Prints package versions, CPU features, GPUs, memory, disk space and available targets.
+    """
     from effsam_export.cli.diagnose import diagnose
     from effsam_export.weights.fetch import default_cache_dir
 

@@ -23,7 +23,10 @@ def code(
     force: Annotated[bool, typer.Option("--force", help="Overwrite generated files.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write source code that runs a bundle in an app, and a self-test for the device."""
+    """Write source code that runs a bundle in an app.
+
+    Also writes a self-test that compares the device's masks with the bundle's golden masks.
+    """
     from effsam_export import integrate
     from effsam_export.bundle import archive
     from effsam_export.integrate.write import code_for

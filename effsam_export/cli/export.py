@@ -73,9 +73,10 @@ def export(
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Export a model for a target, compare its masks with PyTorch's, and write a bundle.
+    """Export a model for a target and check its masks.
 
-    No bundle is written if a mask misses the target's gates; the exit code is then 1.
+    Writes a bundle if all masks agree with PyTorch's by the gates of the target. Otherwise writes
+    no bundle and exits with code 1.
     """
     from effsam_export import models
     from effsam_export.config import targets as profiles

@@ -23,7 +23,7 @@ def fetch(
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Download a model's official checkpoint to the cache, and print its path."""
+    """Download a model's official checkpoint and print its path."""
     from effsam_export import models
 
     spec = models.get(model)

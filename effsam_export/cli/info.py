@@ -15,7 +15,10 @@ PICKLED = "pickled module (read without running it)"
 
 
 def info(model: ModelName, json: Json = False) -> None:
-    """Show a model's origin, licence, cost, input, prompts, model options and checkpoint."""
+    """Show the facts about a model.
+
+    Prints origin, licence, cost, input, prompts, model options (`--set`) and checkpoint.
+    """
     from effsam_export import models
 
     facts = facts_of(models.get(model))

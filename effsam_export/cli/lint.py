@@ -54,9 +54,9 @@ def lint(
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Check a model for operators and values that a target does not support.
+    """Check a model for what a target does not support.
 
-    Faster than an export, and downloads nothing.
+    Reports operators, shapes and values. Faster than an export, and downloads nothing.
     """
     from effsam_export import backends, models
     from effsam_export.config import targets as profiles
