@@ -100,8 +100,8 @@ def bisect(
 ) -> None:
     """Find the fewest layers to exclude from INT8 or FP16.
 
-    Excludes them so that all masks meet the gates, and writes a recipe for `effsam export
-    --int8-recipe FILE` or `--keep- fp32 FILE`. The search runs in ONNX Runtime; for INT8, the
+    Excludes them so that all masks meet the gates, and writes a recipe for `effsam export` with
+    `--int8-recipe FILE` or `--keep-fp32 FILE`. The search runs in ONNX Runtime; for INT8, the
     target's own quantizer checks the result. An interrupted search continues when the same command
     runs again.
     """

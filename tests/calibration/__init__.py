@@ -1,1 +1,1 @@
-"""Calibration: recipes, photographs, prompts, samples."""
+"""Calibration images, prompts and samples."""

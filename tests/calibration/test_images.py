@@ -1,4 +1,4 @@
-"""Photographs of a calibration: what is refused, and samples that are the same every time."""
+"""Calibration images: checks, and deterministic samples."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def of(*paths: Path, num_samples: int = 6) -> recipe.CalibrationRecipe:
     return recipe.CalibrationRecipe(name="test", images=paths, num_samples=num_samples)
 
 
-def test_the_shipped_ones_load_with_their_hashes() -> None:
+def test_the_default_images_load_with_their_hashes() -> None:
     found = calibration_images.load(recipe.load(), [i.path for i in load_parity_images()])
     assert len(found.sha256) == len(found.arrays) == 5
     assert all(calibration_images.correlation(p) > 0.8 for p in found.arrays)
 
 
-def test_everything_that_is_wrong_is_in_one_error(tmp_path: Path) -> None:
+def test_one_error_lists_all_faults(tmp_path: Path) -> None:
     good = saved(tmp_path, "good.png", smooth(0))
     twin = saved(tmp_path, "twin.png", smooth(0))
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -67,16 +67,16 @@ def test_everything_that_is_wrong_is_in_one_error(tmp_path: Path) -> None:
     assert "random data ruins INT8" in str(caught.value.hint)
 
 
-def test_a_missing_photograph_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_missing_image_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gone\.jpg` does not exist"):
         calibration_images.load(of(tmp_path / "gone.jpg"))
 
 
-def test_a_flat_picture_is_no_noise() -> None:
+def test_a_uniform_image_is_not_noise() -> None:
     assert calibration_images.correlation(np.full((8, 8, 3), 9, np.uint8)) == 1
 
 
-def test_whole_photographs_come_first_and_crops_of_them_follow(tmp_path: Path) -> None:
+def test_whole_images_come_first_and_their_crops_follow(tmp_path: Path) -> None:
     paths = [saved(tmp_path, f"{i}.png", smooth(i)) for i in range(2)]
     found = list(calibration_images.samples(calibration_images.load(of(*paths, num_samples=7))))
     assert len(found) == 7
@@ -99,13 +99,13 @@ def is_part(crop: NDArray[np.uint8], whole: NDArray[np.uint8]) -> bool:
     )
 
 
-def test_fewer_samples_than_photographs_take_the_first(tmp_path: Path) -> None:
+def test_fewer_samples_than_images_take_the_first(tmp_path: Path) -> None:
     paths = [saved(tmp_path, f"{i}.png", smooth(i)) for i in range(3)]
     found = list(calibration_images.samples(calibration_images.load(of(*paths, num_samples=2))))
     assert [np.array_equal(f, smooth(i)) for i, f in enumerate(found)] == [True, True]
 
 
-def test_the_same_seed_gives_the_same_samples_and_another_gives_others(tmp_path: Path) -> None:
+def test_the_seed_determines_the_samples(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.png", smooth(0))
     loaded = calibration_images.load(of(path, num_samples=5))
     first, again = (list(calibration_images.samples(loaded)) for _ in range(2))
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_samples_and_another_gives_others(tmp_path:
     assert shapes != [s.shape for s in first]
 
 
-def test_crops_are_not_mirrored_unless_asked(tmp_path: Path) -> None:
+def test_crops_are_mirrored_only_with_flip(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.png", smooth(0))
     loaded = calibration_images.load(replace(of(path, num_samples=8), flip=False, smallest=1.0))
     assert all(np.array_equal(s, smooth(0)) for s in calibration_images.samples(loaded))

@@ -1,4 +1,4 @@
-"""Samples of components: inputs by contract name, and prompts of every kind a model takes."""
+"""Calibration samples: inputs by tensor name, and prompts of every supported kind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def calibration(folder: Path, num_samples: int = 3) -> Calibration:
     )
 
 
-def test_an_encoder_gets_pictures_as_the_runner_makes_them(tmp_path: Path) -> None:
+def test_encoder_samples_equal_the_inputs_at_inference(tmp_path: Path) -> None:
     model = models.get("mobile-sam")
     out = calibration(tmp_path).samples(model, model.component("encoder"))
     files = sorted(out.glob("*.npz"))
@@ -47,7 +47,7 @@ def test_an_encoder_gets_pictures_as_the_runner_makes_them(tmp_path: Path) -> No
         assert arrays["image"].dtype == np.float32
 
 
-def test_a_decoder_gets_embeddings_of_the_encoder_and_prompts(tmp_path: Path) -> None:
+def test_decoder_samples_hold_embeddings_and_prompts(tmp_path: Path) -> None:
     model = models.get("mobile-sam")
     decoder = model.component("decoder")
     out = calibration(tmp_path, 2).samples(model, decoder, Encoder)
@@ -63,7 +63,7 @@ def test_a_decoder_gets_embeddings_of_the_encoder_and_prompts(tmp_path: Path) ->
     assert len(counts) > 1
 
 
-def test_prompts_lie_in_the_picture_and_are_the_same_every_time() -> None:
+def test_prompts_lie_in_the_image_and_are_deterministic() -> None:
     def draw() -> list[object]:
         generator = np.random.default_rng(5)
         return list(prompts.sample((40, 60), PromptSupport(), 12, generator))
@@ -87,7 +87,7 @@ def test_prompts_lie_in_the_picture_and_are_the_same_every_time() -> None:
         (PromptSupport(box=False, points_with_box=False), False, False, True),
     ],
 )
-def test_only_prompts_that_a_model_takes_are_drawn(
+def test_only_supported_prompts_are_sampled(
     support: PromptSupport, boxes: bool, both: bool, background: bool
 ) -> None:
     found = list(prompts.sample((40, 60), support, 16, np.random.default_rng(0)))

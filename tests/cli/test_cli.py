@@ -72,7 +72,7 @@ def test_targets_has_every_profile(effsam: Callable[..., Shown]) -> None:
     }
 
 
-def test_doctor_is_a_block_to_paste(effsam: Callable[..., Shown]) -> None:
+def test_doctor_prints_packages_and_targets(effsam: Callable[..., Shown]) -> None:
     text = effsam("doctor").out
     assert text.startswith("effsam-export 0")
     for name in ("torch", "openvino", *profiles.target_names()):
@@ -118,7 +118,7 @@ def test_doctor_names_gpus(
     assert line == f"GPU {'; '.join(found) or 'none found by `nvidia-smi`'}"
 
 
-def test_doctor_without_the_drivers_tool(
+def test_doctor_without_nvidia_smi(
     effsam: Callable[..., Shown], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -186,7 +186,7 @@ def test_export_then_run(
 
 
 @pytest.mark.backend
-def test_quiet_export_prints_the_bundle_alone(
+def test_quiet_export_prints_only_the_bundle(
     effsam: Callable[..., Shown],
     tiny: None,
     tiny_checkpoint: Checkpoint,
@@ -233,7 +233,7 @@ def test_several_boxes_keep_their_order(
 
 
 @pytest.mark.backend
-def test_logits_fed_back_change_the_answer(
+def test_mask_input_changes_the_masks(
     effsam: Callable[..., Shown], bundle: Path, photo: Path
 ) -> None:
     effsam("run", bundle, photo, "--point", "60,40", "--masks", "m.npz")
@@ -266,7 +266,7 @@ def test_two_boxes_are_two_prompts() -> None:
     ]
 
 
-def test_the_short_forms_of_precision() -> None:
+def test_short_options_of_precision() -> None:
     assert chosen_precision(None, fp16=False, int8=False) is None
     assert chosen_precision(None, fp16=True, int8=False) == "fp16"
     assert chosen_precision("fp16", fp16=True, int8=False) == "fp16"

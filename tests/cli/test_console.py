@@ -49,7 +49,7 @@ def test_no_bar_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bar_on_a_terminal_is_gone_afterwards(
+def test_the_progress_bar_on_a_terminal_is_removed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)

@@ -189,7 +189,7 @@ def test_one_error_with_a_hint_and_exit_code_2(
         ),
     ],
 )
-def test_run_refuses_what_it_cannot_do(
+def test_run_refuses_wrong_options(
     effsam: Run, bundle: Path, photo: Path, arguments: list[str], error: str
 ) -> None:
     failure = effsam("run", bundle, photo, *arguments)
@@ -254,7 +254,7 @@ def test_a_checkpoint_of_another_model(effsam: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bundle", "directory", "file", "link"])
-def test_an_output_that_is_taken(
+def test_an_output_that_exists(
     effsam: Run, tmp_path: Path, tiny: None, tiny_checkpoint: object, kind: str
 ) -> None:
     output = tmp_path / "taken"

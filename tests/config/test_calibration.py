@@ -1,4 +1,4 @@
-"""Calibration recipes: what is read, and every fault of a file in one error."""
+"""Calibration recipes: reading, and all faults of a file in one error."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
-def test_the_shipped_recipe_is_of_photographs_that_are_there_and_do_not_judge() -> None:
+def test_the_default_recipe_has_no_evaluation_image() -> None:
     found = recipe.load()
     assert found.num_samples == 20
     assert not found.warnings
     assert all(p.is_file() for p in found.images)
-    judges = {i.path for i in load_parity_images()}
-    assert not judges & set(found.images)
+    evaluation = {i.path for i in load_parity_images()}
+    assert not evaluation & set(found.images)
 
 
-def test_every_shipped_photograph_has_its_origin_beside_it() -> None:
+def test_every_image_has_its_origin_in_sources_md() -> None:
     folder = data_dir("calibration") / "images"
     sources = (folder / "SOURCES.md").read_text("utf-8")
     for path in folder.glob("*.jpg"):
         assert f"`{path.name}`" in sources
 
 
-def test_a_file_gives_what_it_says(tmp_path: Path) -> None:
+def test_a_recipe_file_is_read(tmp_path: Path) -> None:
     found = recipe.load(write(tmp_path, GOOD))
     assert found == recipe.CalibrationRecipe(
         name="mine",
@@ -61,7 +61,7 @@ def test_a_file_gives_what_it_says(tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_gives_all_its_photographs_in_order(tmp_path: Path) -> None:
+def test_a_folder_gives_all_its_images_in_order(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     found = recipe.load(str(tmp_path))
@@ -75,7 +75,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     assert ".jpg" in str(caught.value.hint)
 
 
-def test_the_number_of_samples_can_be_given_and_few_are_warned_about() -> None:
+def test_few_samples_give_a_warning() -> None:
     (warning,) = recipe.load(num_samples=3).warnings
     assert warning == (
         f"INT8 accuracy with fewer than {recipe.MIN_SAMPLES} calibration samples is unmeasured: "
@@ -90,7 +90,7 @@ def test_a_number_under_one_is_refused(count: int) -> None:
         recipe.load(num_samples=count)
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_name_suggests_known_ones() -> None:
     with pytest.raises(UnknownNameError) as caught:
         recipe.load("photograph")
     assert "default" in str(caught.value.hint)

@@ -1,4 +1,4 @@
-"""The comparison with plain conversions: its modules are the reference, its ratios are right."""
+"""The benchmark against plain conversions: its modules and its ratios."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Odd(nn.Module):
         return -x
 
 
-def test_the_plain_decoder_is_the_reference() -> None:
+def test_the_plain_decoder_equals_the_reference() -> None:
     sam = as_sam(build())
     embeddings = np.random.default_rng(0).standard_normal((1, 256, 64, 64)).astype(np.float32)
     sample = Sample(
@@ -98,7 +98,7 @@ def test_ratios_are_ours_to_theirs() -> None:
     assert ours == ["encoder, onnx fp32", "100.0", "0.50", "0.80", "0.50", "1.0e-06", "-", ""]
 
 
-def test_there_is_no_ratio_to_what_was_not_made() -> None:
+def test_a_failed_conversion_has_no_ratio() -> None:
     nothing = replace(PLAIN, bytes=0, median_s=None, minimum_s=None, max_abs=None, problem="no op")
     theirs, ours = defaults.ratios([nothing, OURS])
     assert theirs[1:] == ["-", "-", "-", "-", "-", "-", "no op"]

@@ -1,4 +1,4 @@
-"""Every fault of a user's own parity file, all in one message."""
+"""Parity files: all faults in one error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROMPTS = {
         '{ name = "a", box = [1, 2, 3, 4], mask_from = ["b"] }',
         "prompt `a` takes its mask from `['b']`, which is not an earlier prompt",
     ),
-    "nothing asked": ('{ name = "a" }', "prompt `a` has no point and no box"),
+    "no prompt": ('{ name = "a" }', "prompt `a` has no point and no box"),
     "flat points": ('{ name = "a", points = [1, 2, 1] }', f"prompt `a` {NUMBERS}"),
     "point of two": ('{ name = "a", points = [[1, 2]] }', f"prompt `a` {NUMBERS}"),
     "point of words": ('{ name = "a", points = [["x", "y", 1]] }', f"prompt `a` {NUMBERS}"),

@@ -1,4 +1,4 @@
-"""The data files that ship, and every fault of a user's own one, all in one message."""
+"""The shipped targets and evaluation images, and all faults of a user's file in one error."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def changed(**changes: str) -> str:
 # ------------------------------------------------------------------ targets that ship
 
 
-def test_targets_that_ship() -> None:
+def test_names_of_the_targets() -> None:
     files = (REPOSITORY / "targets").glob("*.toml")
     assert profiles.target_names() == tuple(sorted(f.stem for f in files))
     assert {"onnx", "openvino", "intel-cpu"} <= set(profiles.target_names())
 
 
 @pytest.mark.parametrize(("name", "precision"), SHIPPED)
-def test_target_that_ships(name: str, precision: str) -> None:
+def test_shipped_target(name: str, precision: str) -> None:
     target = profiles.load_target(name, precision)
     assert (target.name, target.precision) == (name, precision)
     assert target.description
@@ -75,7 +75,7 @@ def test_target_that_ships(name: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "precision"), SHIPPED)
-def test_gates_that_ship_are_the_promised_ones(name: str, precision: str) -> None:
+def test_gates_of_the_shipped_targets(name: str, precision: str) -> None:
     promised = {
         "fp32": Gates(mask_iou=0.999, score_error=1e-3, cosine=0.99999),
         "fp16": Gates(mask_iou=0.99, score_error=1e-2, cosine=0.999),
@@ -110,7 +110,7 @@ def test_precision_that_the_target_lacks() -> None:
     assert caught.value.hint == "it supports `fp16`"
 
 
-def test_an_option_takes_the_place_of_the_profiles_own() -> None:
+def test_an_option_overrides_the_target_file() -> None:
     target = profiles.load_target("openvino", "fp32", {"device": "GPU"})
     assert target.options == {"device": "GPU", "inference_precision": "f32"}
 
@@ -129,7 +129,7 @@ def test_options_have_the_types_of_the_table(monkeypatch: pytest.MonkeyPatch) ->
     }
 
 
-def test_every_wrong_option_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_error_lists_all_wrong_options(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = backends.BACKENDS["onnx"]
     kinds = {**entry.options, "slots": int, "wide": bool}
     monkeypatch.setitem(backends.BACKENDS, "onnx", replace(entry, options=kinds))
@@ -251,10 +251,10 @@ def test_faults_of_a_target_file(tmp_path: Path, changes: dict[str, str], messag
     assert caught.value.message == f"target file `mine.toml`: {message}"
 
 
-# ------------------------------------------------------------------ photographs and prompts
+# ------------------------------------------------------------------ images and prompts
 
 
-def test_photographs_that_ship_are_listed_with_their_licence() -> None:
+def test_shipped_images_are_listed_with_their_licence() -> None:
     sources = (REPOSITORY / "calibration" / "images" / "SOURCES.md").read_text("utf-8")
     listed = re.findall(r"^\| `(\S+)`", sources, flags=re.MULTILINE)
     files = [i.path.name for i in load_parity_images()]
@@ -263,14 +263,14 @@ def test_photographs_that_ship_are_listed_with_their_licence() -> None:
     assert sorted(listed) == sorted(p.name for p in data_dir("calibration").rglob("*.jpg"))
 
 
-def test_prompts_that_ship_are_on_their_photographs() -> None:
+def test_shipped_prompts_lie_in_their_images() -> None:
     for image in load_parity_images():
         h, w = load_image(image.path).shape[:2]
         for case in image.cases:
             check_prompt(case.prompt, (h, w), PromptSupport())
 
 
-def test_prompts_that_ship_are_of_every_kind() -> None:
+def test_shipped_prompts_are_of_every_kind() -> None:
     cases = [c for image in load_parity_images() for c in image.cases]
     assert {(bool(c.prompt.points), c.prompt.box is not None) for c in cases} == {
         (True, False),
@@ -281,7 +281,7 @@ def test_prompts_that_ship_are_of_every_kind() -> None:
     assert any(c.mask_from for c in cases)
 
 
-def test_own_photographs(tmp_path: Path) -> None:
+def test_own_evaluation_images(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     write(
         path,

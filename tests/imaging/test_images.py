@@ -1,4 +1,4 @@
-"""Photographs of every kind, and coordinates that are the authors' to the pixel."""
+"""Image files of every kind; frames and coordinates equal to the authors'."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, suffix: str) -> None:
     np.testing.assert_allclose(found, 100, atol=1)
 
 
-def test_one_pixel(tmp_path: Path) -> None:
+def test_image_of_one_pixel(tmp_path: Path) -> None:
     Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "dot.png")
     assert load_image(tmp_path / "dot.png").tolist() == [[[1, 2, 3]]]
 
@@ -135,7 +135,7 @@ def test_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n"], ids=["empty", "text"])
-def test_no_image(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_an_image(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
     error = refusal(path)
@@ -192,14 +192,14 @@ def test_floating_point_pixels(tmp_path: Path) -> None:
     [(tuple(a), tuple(b)) for a, b in golden_weights.load("vit_t").manifest["preprocess_shapes"]],
     ids=str,
 )
-def test_frame_is_the_authors(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+def test_frame_sizes_equal_the_authors(size: tuple[int, int], wanted: tuple[int, int]) -> None:
     assert frame_of(size, SAM_PREPROCESS) == Frame(
         original=size, resized=wanted, image_size=1024, prompt=wanted, prompt_size=1024
     )
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1)], ids=str)
-def test_a_strip_keeps_a_pixel(size: tuple[int, int]) -> None:
+def test_an_extreme_aspect_ratio_keeps_one_pixel(size: tuple[int, int]) -> None:
     assert min(frame_of(size, SAM_PREPROCESS).resized) == 1
 
 
@@ -242,7 +242,7 @@ def test_coordinates_return_from_the_model_frame(size: tuple[int, int]) -> None:
         assert found.label == wanted.label
 
 
-def test_mask_input_is_moved_as_it_is() -> None:
+def test_mask_input_is_not_changed() -> None:
     mask = np.ones((256, 256), dtype=np.float32)
     moved = prompt_to_model(Prompt(mask_input=mask), frame_of((30, 40), SAM_PREPROCESS))
     assert moved.mask_input is mask
@@ -308,7 +308,7 @@ SQUASH = replace(SAM_PREPROCESS, family="squash")
 LETTERBOX = replace(SAM_PREPROCESS, family="letterbox")
 
 
-def test_an_encoder_of_512_is_prompted_in_1024() -> None:
+def test_image_and_prompt_frames_of_512_and_1024() -> None:
     frame = frame_of((1200, 1800), L0)
     assert (frame.resized, frame.prompt) == ((341, 512), (683, 1024))
     moved = prompt_to_model(Prompt(points=(Point(x=900, y=600),)), frame)
@@ -326,7 +326,7 @@ def test_squash_is_torchs_interpolation_without_antialiasing() -> None:
     np.testing.assert_allclose(encoder_image(image, SQUASH), wanted.numpy(), atol=1e-4)
 
 
-def test_squash_moves_each_axis_by_itself() -> None:
+def test_squash_scales_each_axis_separately() -> None:
     frame = frame_of((100, 400), SQUASH)
     moved = prompt_to_model(Prompt(box=(40, 10, 400, 100)), frame)
     assert moved.box == (102.4, 102.4, 1024, 1024)
@@ -341,7 +341,7 @@ def test_letterbox_centres_on_grey() -> None:
     assert (boxed[0, :, 768:] == 114).all()
 
 
-def test_letterbox_answers_in_pixels_of_the_photograph() -> None:
+def test_letterbox_prompts_are_in_image_pixels() -> None:
     frame = frame_of((100, 200), LETTERBOX)
     prompt = Prompt(points=(Point(x=150, y=20),))
     assert prompt_to_model(prompt, frame) == prompt
@@ -356,7 +356,7 @@ def test_bicubic_is_torchs(size: tuple[int, int]) -> None:
     np.testing.assert_allclose(resize_bicubic(low_res, size), wanted[0].numpy(), atol=1e-4)
 
 
-def test_bicubic_masks_go_straight_to_the_photograph() -> None:
+def test_bicubic_masks_are_resized_directly_to_the_image() -> None:
     low_res = np.random.default_rng(1).standard_normal((3, 256, 256)).astype(np.float32)
     found = upscale_masks(
         low_res, frame_of((40, 90), SQUASH), replace(SAM_MASKS, upscale="bicubic")
@@ -364,7 +364,7 @@ def test_bicubic_masks_go_straight_to_the_photograph() -> None:
     np.testing.assert_array_equal(found, resize_bicubic(low_res, (40, 90)))
 
 
-def test_stability_is_the_share_of_a_mask_that_stays() -> None:
+def test_stability_is_the_iou_of_two_thresholds() -> None:
     logits = np.array([[-3.0, -1.0, -0.9, 0.5], [1.0, 1.1, 2.0, 9.0]], dtype=np.float32)
     assert stability(logits, 0.0) == 3 / 6  # Neither 1 nor -1 itself is beyond its bound.
     assert stability(logits, 1.0) == 1 / 5

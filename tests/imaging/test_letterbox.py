@@ -1,4 +1,4 @@
-"""The letterbox: geometry, and the fixed point of the library that FastSAM resizes with."""
+"""The letterbox: geometry, and OpenCV's fixed-point resize."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("variant", ["fastsam_s", "fastsam_x"])
-def test_the_authors_input_to_the_bit(shared: Path, variant: str) -> None:
+def test_input_equals_the_authors(shared: Path, variant: str) -> None:
     image = load_image(shared / "images" / "truck.jpg")
     boxed, box = letterbox(image, 1024, square=False)
     assert box.size == (704, 1024)

@@ -1,4 +1,4 @@
-"""Greedy suppression of boxes."""
+"""Greedy non-maximum suppression of boxes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def scores(*values: float) -> np.ndarray:
     return np.asarray(values, dtype=np.float32)
 
 
-def test_the_best_of_overlapping_boxes_stays() -> None:
+def test_the_best_of_overlapping_boxes_remains() -> None:
     found = nms(boxes((0, 0, 10, 10), (0, 0, 10, 9), (20, 0, 30, 10)), scores(0.5, 0.9, 0.7), 0.5)
     assert found.tolist() == [1, 2]
 
 
-def test_an_overlap_of_exactly_the_limit_stays() -> None:
+def test_an_iou_equal_to_the_threshold_remains() -> None:
     pair = boxes((0, 0, 10, 10), (0, 0, 10, 5))
     assert nms(pair, scores(0.9, 0.8), 0.5).tolist() == [0, 1]
     assert nms(pair, scores(0.9, 0.8), 0.49).tolist() == [0]
@@ -32,7 +32,7 @@ def test_a_suppressed_box_suppresses_nothing() -> None:
     assert nms(chain, scores(0.9, 0.8, 0.7), 0.4).tolist() == [0, 2]
 
 
-def test_the_earlier_of_equal_scores_wins() -> None:
+def test_equal_scores_keep_their_order() -> None:
     assert nms(boxes((0, 0, 9, 9), (0, 0, 9, 9)), scores(0.5, 0.5), 0.5).tolist() == [0]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of answers: what is marked is where it should be, and files are whole or not there."""
+"""Overlays: positions of masks and markers, and atomic image files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_keeps_shape_and_input(size: tuple[int, int]) -> None:
     assert (image == GREY).all()
 
 
-def test_nothing_asked_changes_nothing() -> None:
+def test_an_empty_mask_without_prompts_changes_nothing() -> None:
     image = grey(30, 40)
     assert (overlay.draw(image, empty(30, 40)) == image).all()
 
@@ -84,7 +84,7 @@ def test_the_outline_follows_single_pixels_and_thin_lines() -> None:
     assert (drawn[99:102, 199].astype(int) < GREY).all()
 
 
-def test_a_mask_of_the_whole_picture_has_an_outline() -> None:
+def test_a_mask_of_the_whole_image_has_an_outline() -> None:
     drawn = overlay.draw(grey(50, 70), ~empty(50, 70))
     assert (drawn[0] == overlay.WHITE).all()
     assert (drawn[:, -1] == overlay.WHITE).all()
@@ -100,7 +100,7 @@ def test_point_in_its_colour_with_a_white_ring(label: int, colour: tuple[int, in
     assert (rows.min() + rows.max(), columns.min() + columns.max()) == (100, 240)
 
 
-def test_marker_and_lines_grow_with_the_picture() -> None:
+def test_markers_and_lines_scale_with_the_image() -> None:
     areas = []
     for scale in (1, 4):
         size = (300 * scale, 400 * scale)
@@ -147,7 +147,7 @@ def test_disagreement_shows_a_single_pixel_of_a_large_mask() -> None:
     assert np.count_nonzero(coloured) == 2
 
 
-def test_disagreement_is_lighter_where_both_are() -> None:
+def test_disagreement_is_lighter_where_both_masks_are() -> None:
     both = empty(40, 60)
     both[:20] = True
     panel = overlay.disagreement(grey(40, 60), both, both)
@@ -155,7 +155,7 @@ def test_disagreement_is_lighter_where_both_are() -> None:
 
 
 @pytest.mark.parametrize("size", [(7, 11), (50, 33), (1, 1), (60, 90)])
-def test_shrink_keeps_a_mask_that_is_there(size: tuple[int, int]) -> None:
+def test_shrink_keeps_small_masks(size: tuple[int, int]) -> None:
     mask = empty(60, 90)
     assert not overlay.shrink(mask, size).any()
     assert overlay.shrink(~mask, size).all()

@@ -1,4 +1,4 @@
-"""All masks without a prompt: each filter, their order, and batches, on a decoder that is known."""
+"""Automatic mask generation: filters, order and batches, with a decoder of known masks."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def test_one_mask_for_each_object() -> None:
         assert record.area == record.decoded().sum()
 
 
-def test_low_scores_go_first() -> None:
+def test_masks_with_low_scores_are_removed() -> None:
     assert generate(MODEL, Discs(), embedded(), GridSettings(points_per_side=2, score=0.96)) == ()
 
 
-def test_soft_edges_go() -> None:
+def test_unstable_masks_are_removed() -> None:
     """The third mask passes by score, and would win; its stability is low."""
     rough = generate(
         MODEL, Discs(), embedded(), GridSettings(points_per_side=2, stability=0.0, box_nms=1.0)
@@ -95,7 +95,7 @@ def test_soft_edges_go() -> None:
     assert {round(f.score, 2) for f in fine} == {0.95}
 
 
-def test_batches_change_nothing() -> None:
+def test_the_batch_size_does_not_change_the_masks() -> None:
     one, many = Discs(), Discs()
     settings = {"points_per_side": 3}
     alone = generate(MODEL, one, embedded(), GridSettings(points_per_batch=1, **settings))
@@ -116,7 +116,7 @@ def test_progress_reaches_the_end() -> None:
     assert seen == [(5, 9), (9, 9)]
 
 
-def test_a_decoder_that_sees_nothing() -> None:
+def test_a_decoder_without_masks() -> None:
     class Nothing(Discs):
         def run(self, feeds: Feeds) -> Feeds:
             outputs = super().run(feeds)
@@ -132,20 +132,20 @@ def record(x: int, score: float, side: int = 20) -> MaskRecord:
     return found
 
 
-def test_of_overlapping_boxes_the_best_stays() -> None:
+def test_nms_keeps_the_best_of_overlapping_masks() -> None:
     given = [record(10, 0.9), record(11, 0.95), record(100, 0.5)]
     assert [f.score for f in without_duplicates(given, 0.7)] == [0.95, 0.5]
     assert without_duplicates([], 0.7) == ()
 
 
-def test_an_empty_mask_is_no_mask() -> None:
+def test_empty_masks_are_removed() -> None:
     assert list(automatic_masks._records(np.zeros(SIZE, bool), 0.9, None, None)) == []
 
 
 # ------------------------------------------------------------------ what a person gets
 
 
-def test_small_masks_lie_on_large_ones() -> None:
+def test_small_masks_are_drawn_over_large_ones() -> None:
     image = np.zeros((*SIZE, 3), np.uint8)
     drawn = overlay_many.draw(image, [record(10, 0.9, side=10), record(5, 0.8, side=60)])
     assert not np.array_equal(drawn[15, 15], drawn[50, 50])

@@ -1,4 +1,4 @@
-"""Prompts that are refused before anything runs, with every reason at once."""
+"""Wrong prompts are refused before inference, with all reasons in one error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from effsam_export.imaging.images import check_prompt
 from effsam_export.spec.prompts import Point, Prompt, PromptSupport
 
 
-def test_every_problem_of_a_prompt_is_told_at_once() -> None:
+def test_one_error_lists_all_problems_of_a_prompt() -> None:
     prompt = Prompt(
         points=(Point(x=-1, y=5), Point(x=3, y=20, label=2), Point(x=40.5, y=0, label=0)),
         box=(5, 5, 5, 9),
@@ -73,5 +73,5 @@ def test_refused_prompt(prompt: Prompt, message: str) -> None:
     ],
     ids=["corners", "box over the edge", "mask"],
 )
-def test_prompt_that_is_fine(prompt: Prompt) -> None:
+def test_valid_prompt(prompt: Prompt) -> None:
     check_prompt(prompt, (20, 30), PromptSupport())

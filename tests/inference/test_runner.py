@@ -1,4 +1,4 @@
-"""What an app does around the two graphs, with sessions that only take notes."""
+"""The inputs and outputs of the two graphs, with sessions that record their inputs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ POINT = Prompt(points=(Point(x=30, y=15),))
 # ------------------------------------------------------------------ the encoder
 
 
-def test_embed_feeds_the_resized_and_padded_photograph() -> None:
+def test_embed_feeds_the_resized_and_padded_image() -> None:
     image = np.random.default_rng(0).integers(0, 256, (60, 120, 3), dtype=np.uint8)
     embeddings = np.ones((1, 256, 64, 64), dtype=np.float32)
     encoder = Recorder(image_embeddings=embeddings)
@@ -110,7 +110,7 @@ def test_predict_feeds_points_and_boxes_in_the_model_frame(
     assert feeds["image_embeddings"] is embedded.sample.embeddings
 
 
-def test_predict_feeds_a_mask_back(embedded: Embedded) -> None:
+def test_predict_passes_the_mask_input(embedded: Embedded) -> None:
     session, mask = decoder(), np.full((256, 256), 7, dtype=np.float32)
     runner.predict(MODEL, session, embedded, replace(POINT, mask_input=mask))
     np.testing.assert_array_equal(session.fed[0]["mask_input"], mask[None, None])
@@ -125,7 +125,7 @@ def test_predict_without_a_mask_feeds_zeros(embedded: Embedded) -> None:
     assert session.fed[0]["has_mask_input"].tolist() == [0]
 
 
-def test_a_prompt_off_the_photograph_is_not_asked(embedded: Embedded) -> None:
+def test_a_prompt_outside_the_image_does_not_run(embedded: Embedded) -> None:
     session = decoder()
     with pytest.raises(PromptError) as caught:
         runner.predict(MODEL, session, embedded, Prompt(points=(Point(x=120, y=15),)))
@@ -136,7 +136,7 @@ def test_a_prompt_off_the_photograph_is_not_asked(embedded: Embedded) -> None:
 # ------------------------------------------------------------------ what is made of its answer
 
 
-def test_multimask_set_is_ordered_by_score(embedded: Embedded) -> None:
+def test_multimask_outputs_are_ordered_by_score(embedded: Embedded) -> None:
     found = runner.predict(MODEL, decoder(), embedded, POINT)
     assert found.indices == (2, 3, 1)
     np.testing.assert_array_equal(found.scores, np.array([0.8, 0.5, 0.2], dtype=np.float32))
@@ -161,14 +161,14 @@ def test_equal_scores_keep_the_order_of_the_decoder(embedded: Embedded) -> None:
     ("threshold", "full"),
     [(-1.0, [True, True, True]), (0.5, [False, True, False]), (1.5, [False, False, False])],
 )
-def test_a_mask_is_what_is_above_the_threshold(threshold: float, full: list[bool]) -> None:
+def test_a_mask_holds_logits_above_the_threshold(threshold: float, full: list[bool]) -> None:
     masks = replace(MODEL.masks, threshold=threshold)
     found = runner.select(decoder().outputs, masks.multimask, masks, FRAME)
     assert [bool(m.all()) for m in found.masks] == full
     assert [bool(m.any()) for m in found.masks] == full
 
 
-def test_masks_are_at_the_size_of_the_photograph(embedded: Embedded) -> None:
+def test_masks_have_the_size_of_the_image(embedded: Embedded) -> None:
     found = runner.predict(MODEL, decoder(), embedded, POINT)
     assert (found.masks.shape, found.masks.dtype) == ((3, 60, 120), np.dtype(np.bool_))
     assert found.low_res_masks is not None

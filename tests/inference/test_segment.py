@@ -1,4 +1,4 @@
-"""Masks in files: written whole, read back with care."""
+"""Mask files: atomic writes, and checks when they are read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_bounding_box_is_inclusive() -> None:
     assert bounding_box(mask) == (4, 3, 19, 9)
 
 
-def test_what_is_saved_can_be_fed_back(tmp_path: Path) -> None:
+def test_saved_masks_can_be_mask_input(tmp_path: Path) -> None:
     save_masks(prediction([0.9, 0.5]), tmp_path / "m.npz")
     logits = load_mask_input(tmp_path / "m.npz", 256)
     assert logits.shape == (256, 256)
@@ -69,7 +69,7 @@ def test_a_file_of_other_arrays(
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04broken"])
-def test_a_file_that_is_no_archive(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_archive(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.npz").write_bytes(content)
     with pytest.raises(PromptError, match="cannot be read"):
         load_mask_input(tmp_path / "m.npz", 256)
@@ -81,7 +81,7 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
         load_mask_input(tmp_path / "m.npy", 256)
 
 
-def test_an_array_that_is_no_archive(tmp_path: Path) -> None:
+def test_a_single_array_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "m.npy", np.zeros((1, 256, 256)))
     with pytest.raises(PromptError, match="has no `low_res_masks`"):
         load_mask_input(tmp_path / "m.npy", 256)

@@ -97,7 +97,7 @@ def test_modules_stay_small() -> None:
     assert sizes[0][0] <= 400, sizes[0]
 
 
-def test_every_photograph_has_its_origin_and_licence() -> None:
+def test_every_image_has_its_origin_and_licence() -> None:
     folder = REPOSITORY / "calibration" / "images"
     sources = (folder / "SOURCES.md").read_text("utf-8")
     pictures = [p.name for p in folder.iterdir() if p.suffix in (".jpg", ".png")]

@@ -1,4 +1,4 @@
-"""What the system says when a file cannot be written, as one short reason."""
+"""The reason that the operating system gives for a file error."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_reason(error: OSError, reason: str) -> None:
     assert reason_of(error) == reason
 
 
-def test_a_folder_of_which_nothing_can_be_copied(tmp_path: Path) -> None:
+def test_reason_of_a_folder_that_cannot_be_copied(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "from" / name).mkdir(parents=True)
     (tmp_path / "to").mkdir()

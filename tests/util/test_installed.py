@@ -1,4 +1,4 @@
-"""Versions of packages, by whichever name a table has."""
+"""Versions of packages, by the name of the package or of its module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls in turn: who is called when, and what is made of their times."""
+"""Interleaved timing: order of the calls, median and minimum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from effsam_export.util import timing
 from effsam_export.util.timing import Latency
 
 
-def test_every_contender_is_called_once_a_round() -> None:
+def test_every_function_is_called_once_per_round() -> None:
     called: list[str] = []
     ticks = iter(range(1000))
     found = timing.interleave(
@@ -24,7 +24,7 @@ def test_every_contender_is_called_once_a_round() -> None:
     assert len({tuple(r) for r in rounds}) > 1
 
 
-def test_median_and_least() -> None:
+def test_median_and_minimum() -> None:
     assert timing.summarise([3.0, 1.0, 9.0]) == Latency(median_s=3.0, minimum_s=1.0, rounds=3)
 
 
