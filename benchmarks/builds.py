@@ -30,7 +30,7 @@ from benchmarks.matrix import PRECISIONS, PROMPTS, ROOT, TARGETS
 from effsam_export import models
 from effsam_export.config.parity import load_parity_images
 from effsam_export.config.toml import data_dir, read_toml
-from effsam_export.parity.check import supported_cases
+from effsam_export.parity.evaluation_set import supported_cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

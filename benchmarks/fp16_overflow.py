@@ -223,7 +223,7 @@ def _best_mask(model: ModelSpec, answer: Feeds) -> int:
 def table(model: ModelSpec, checkpoint: Path, images: int) -> Iterator[str]:
     """Yield the lines of the Markdown table as they are computed."""
     module = loading.load(model, fetch.checkpoint_from_file(checkpoint, model.weights))
-    from effsam_export.parity.check import supported_cases
+    from effsam_export.parity.evaluation_set import supported_cases
 
     rows = supported_cases(load_parity_images(), model.prompts)[0][:images]
     references = [reference_image(model, module, row) for row in rows]

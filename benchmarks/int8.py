@@ -27,6 +27,7 @@ from effsam_export.config.parity import load_parity_images
 from effsam_export.graph import passes, trace
 from effsam_export.imaging.images import load_image
 from effsam_export.pipeline import isolate
+from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.quantize import prepare
 from effsam_export.spec.int8 import Int8Recipe, Quantization
@@ -86,7 +87,7 @@ def curve(checkpoint: Checkpoint, parity: Path | None, only: str = "") -> str:
             int8=Int8Request(calibration=calibration.load(num_samples=count), plan=plan),
         )
         with tempfile.TemporaryDirectory() as folder:
-            found = Int8Evaluator(request, Path(folder), ignore_event).evaluate({})
+            found = Int8Evaluator(resolve(request), Path(folder), ignore_event).evaluate({})
         rows.append(
             [name, figure(found.mean_iou, 4), figure(found.min_iou, 4), str(found.ranking_changes)]
         )

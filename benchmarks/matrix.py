@@ -34,8 +34,9 @@ from effsam_export.errors import EffsamError
 from effsam_export.graph import passes, trace
 from effsam_export.models import fixed
 from effsam_export.parity.cached import CachedSession, cached_reference
-from effsam_export.parity.check import check, supported_cases
+from effsam_export.parity.check import check
 from effsam_export.parity.comparison import Sides
+from effsam_export.parity.evaluation_set import evaluation_set, supported_cases
 from effsam_export.pipeline import int8, isolate
 from effsam_export.quantize import prepare as prepare_int8
 from effsam_export.spec.int8 import Quantization
@@ -249,8 +250,15 @@ def judged(
         artifacts={name: backend.open_session(a) for name, a in artifacts.items()},
         simulator=backend.simulator(target.options),
     )
-    images, _ = supported_cases(prepared.images, model.prompts)
-    return check(model, target, sides, images).report
+    evaluation = evaluation_set(model, prepared.images, custom=False)
+    return check(
+        model,
+        sides,
+        evaluation,
+        target=target.name,
+        precision=target.precision,
+        gates=target.gates,
+    ).report
 
 
 def with_report(cell: Cell, report: ParityReport) -> Cell:

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 import onnx
 
 from effsam_export.backends.onnx.backend import OnnxSession
-from effsam_export.bisect.int8 import CPU, evaluation_of, open_graph, others
+from effsam_export.bisect.int8 import CPU, evaluate_masks, open_graph
 from effsam_export.bisect.search import SEPARATOR
 from effsam_export.graph import passes, trace
 from effsam_export.graph.passes import cast_fp16, round_fp16
 from effsam_export.parity.cached import CachedSession, cached_reference
-from effsam_export.parity.check import check
 from effsam_export.parity.comparison import Sides
-from effsam_export.pipeline.prove import evaluation_images
 from effsam_export.precision.select import fp32_nodes, onnx_scope
 from effsam_export.spec.model import KeepFp32
 from effsam_export.util.progress import stage
@@ -33,8 +31,7 @@ if TYPE_CHECKING:
 
     from effsam_export.backends import Session
     from effsam_export.bisect.search import Evaluation, Kept
-    from effsam_export.config.parity import ParityImage
-    from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.spec.model import ComponentName, ComponentSpec, ModelSpec
     from effsam_export.util.progress import OnEvent
 
@@ -44,13 +41,13 @@ class Prepared:
     """One component, ready to be cast in any way.
 
     Attributes:
-        noted: The rewritten graph with the exporter's notes, which say where a node comes from.
-        bare: The same without them: what is cast.
+        annotated: The rewritten graph with the exporter's metadata, which names each node's module.
+        stripped: The same graph without the metadata; this one is cast.
         entries: Layer -> the recipe's entry that keeps it.
     """
 
-    noted: onnx.ModelProto
-    bare: onnx.ModelProto
+    annotated: onnx.ModelProto
+    stripped: onnx.ModelProto
     entries: Mapping[str, KeepFp32]
 
 
@@ -58,23 +55,23 @@ class Fp16Evaluator:
     """Everything that judgements share.
 
     Args:
-        request: Model, weights and photographs; the model's own recipe is not used.
+        plan: Model, weights and evaluation images; the model's own recipe is not used.
         scratch: Folder for graphs.
         on_event: Called with each stage event.
     """
 
-    def __init__(self, request: ExportRequest, scratch: Path, on_event: OnEvent) -> None:
-        self._request, self._scratch = request, scratch
-        self._module: nn.Module = checkpoint.load(request.model, request.checkpoint)
+    def __init__(self, plan: ExportPlan, scratch: Path, on_event: OnEvent) -> None:
+        self._plan, self._scratch = plan, scratch
+        model = plan.dynamic_model
+        self._module: nn.Module = checkpoint.load(model, plan.weights)
         self._model: ModelSpec = replace(
-            request.model, components=tuple(cached_reference(c) for c in request.model.components)
+            model, components=tuple(cached_reference(c) for c in model.components)
         )
-        self._images: tuple[ParityImage, ...]
-        self._images, _ = evaluation_images(request.model, request.parity_file)
+        self._evaluation = plan.evaluation_set(model)
         self._sources: dict[str, Session] = {}
         self._prepared: dict[str, Prepared] = {}
         self._opened: dict[str, tuple[tuple[str, ...], Session]] = {}
-        for component in request.model.components:
+        for component in model.components:
             self._prepare(component, on_event)
 
     @property
@@ -100,34 +97,33 @@ class Fp16Evaluator:
         folder.mkdir()
         with stage(f"trace {component.name}", on_event):
             program = trace.trace(self._module, component)
-            traced = trace.to_onnx(program, component, self._request.target.opset, folder)
-        noted = onnx.load(traced.path)
-        for name, apply in passes.pipeline(self._request.target):
-            if name != "strip_debug_info":
-                noted, _ = apply(noted)
+            traced = trace.to_onnx(program, component, self._plan.target.opset, folder)
+        annotated = passes.annotate(traced, self._plan.target)
         out = folder / "rewritten"
         out.mkdir()
-        graph = passes.rewrite(traced, self._request.target, out)
+        graph = passes.write(annotated, out)
         self._sources[component.name] = CachedSession(open_graph(graph.path))
         self._prepared[component.name] = Prepared(
-            noted=noted, bare=onnx.load(graph.path), entries=entries(component.name, noted)
+            annotated=annotated.model,
+            stripped=onnx.load(graph.path),
+            entries=entries(component.name, annotated.model),
         )
 
     def evaluate(self, kept: Mapping[str, Kept]) -> Evaluation:
         """Cast everything but these layers, and hold the masks to PyTorch's."""
         sessions = {name: self._cast(name, kept) for name in self._prepared}
         sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
-        return evaluation_of(check(self._model, others(self._request.target), sides, self._images))
+        return evaluate_masks(self._model, sides, self._evaluation, self._plan.target)
 
     def _cast(self, name: str, kept: Iterable[str]) -> Session:
         """One component; the last one again where the same nodes are kept."""
         prepared = self._prepared[name]
         chosen = [prepared.entries[layer] for layer in kept if layer in prepared.entries]
-        nodes = fp32_nodes(prepared.noted, chosen)
+        nodes = fp32_nodes(prepared.annotated, chosen)
         last = self._opened.get(name)
         if last is not None and last[0] == nodes:
             return last[1]
-        rounding = round_fp16.apply(cast_fp16.apply(prepared.bare, keep=nodes))
+        rounding = round_fp16.apply(cast_fp16.apply(prepared.stripped, keep=nodes))
         session: Session = OnnxSession(rounding.SerializeToString(), CPU)
         # A decoder gets other embeddings each time: its answers would only pile up.
         session = session if name == "decoder" else CachedSession(session)

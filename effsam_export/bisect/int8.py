@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from effsam_export import backends
 from effsam_export.backends.onnx import activation_ranges
 from effsam_export.backends.onnx import quantize as onnx_qdq
 from effsam_export.backends.onnx.backend import OnnxSession
@@ -30,7 +29,8 @@ from effsam_export.parity.check import check
 from effsam_export.parity.comparison import Sides
 from effsam_export.pipeline import int8, isolate
 from effsam_export.pipeline import run as pipeline
-from effsam_export.pipeline.prove import evaluation_images, prove
+from effsam_export.pipeline.prove import prove
+from effsam_export.pipeline.workspace import Workspace
 from effsam_export.precision.select import onnx_scope
 from effsam_export.quantize import prepare
 from effsam_export.quantize.treatments import WEIGHTED
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from effsam_export.backends.onnx.activation_ranges import Range
     from effsam_export.bisect.search import Kept
     from effsam_export.calibration.samples import Calibration
-    from effsam_export.config.parity import ParityImage
     from effsam_export.parity.check import ParityResult
-    from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.parity.evaluation_set import EvaluationSet
+    from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.spec.int8 import Int8Recipe
     from effsam_export.spec.model import ComponentSpec, ModelSpec
     from effsam_export.spec.stages import Graph
@@ -88,29 +88,29 @@ class Int8Evaluator:
     """Everything that judgements share.
 
     Args:
-        request: Model, weights, photographs and the recipe that is to be mended.
+        plan: Model, weights, evaluation images and the recipe to improve.
         scratch: Folder for graphs and samples.
         on_event: Called with each stage event.
     """
 
-    def __init__(self, request: ExportRequest, scratch: Path, on_event: OnEvent) -> None:
-        self._request, self._scratch = request, scratch
-        module = checkpoint.load(request.model, request.checkpoint)
+    def __init__(self, plan: ExportPlan, scratch: Path, on_event: OnEvent) -> None:
+        self._plan, self._scratch, self._on_event = plan, scratch, on_event
+        model = plan.dynamic_model
+        module = checkpoint.load(model, plan.weights)
         self._module: nn.Module = module
-        self._on_event = on_event
-        calibration = int8.calibrated(request, scratch, on_event)
+        space = Workspace(work=scratch, scratch=scratch, on_event=on_event)
+        calibration = int8.load_calibration(plan, space)
         assert calibration is not None
         self._calibration: Calibration = calibration
         self._model: ModelSpec = replace(
-            request.model, components=tuple(cached_reference(c) for c in request.model.components)
+            model, components=tuple(cached_reference(c) for c in model.components)
         )
-        self._images: tuple[ParityImage, ...]
-        self._images, _ = evaluation_images(request.model, request.parity_file)
+        self._evaluation = plan.evaluation_set(model)
         self._sources: dict[str, Session] = {}
         self._prepared: dict[str, Prepared] = {}
         self._opened: dict[str, tuple[Treatments, Session]] = {}
         self._ranges: dict[str, tuple[Treatments, Mapping[str, Range]]] = {}
-        for component in request.model.components:
+        for component in model.components:
             self._prepare(component, on_event)
 
     @property
@@ -124,12 +124,12 @@ class Int8Evaluator:
         return frozenset(layer for name, p in self._prepared.items() for layer in weighted(name, p))
 
     def _prepare(self, component: ComponentSpec, on_event: OnEvent) -> None:
-        request, folder = self._request, self._scratch / component.name
+        plan, folder = self._plan, self._scratch / component.name
         folder.mkdir()
         with stage(f"trace {component.name}", on_event):
             traced = self._traced(component, folder)
-        assert request.int8 is not None
-        recipe = request.int8.plan.recipe(component.name, request.target.backend)
+        assert plan.int8 is not None
+        recipe = plan.int8.plan.recipe(component.name, plan.target.backend)
         quantized = None
         if recipe.quantizes:
             quantized = Quantization(recipe=recipe, samples=self._scratch)
@@ -169,29 +169,24 @@ class Int8Evaluator:
 
     def _samples(self, name: str, encoder: Session | None) -> Path:
         """Calibration samples of a component, in a folder of their own."""
-        component = self._request.model.component(name)
+        component = self._plan.dynamic_model.component(name)
         folder = Path(tempfile.mkdtemp(dir=self._scratch, prefix="samples-"))
         opened = None if name != "decoder" or encoder is None else lambda: encoder
         calibration = replace(self._calibration, folder=folder)
-        return calibration.samples(self._request.model, component, opened)
+        return calibration.samples(self._plan.dynamic_model, component, opened)
 
     def _traced(self, component: ComponentSpec, folder: Path) -> Graph:
         folder.mkdir(exist_ok=True)
         program = trace.trace(self._module, component)
-        return trace.to_onnx(program, component, self._request.target.opset, folder)
+        return trace.to_onnx(program, component, self._plan.target.opset, folder)
 
     def _rewritten(
         self, traced: Graph, quantized: Quantization | None, out: Path
     ) -> tuple[onnx.ModelProto, Graph]:
         """The graph after the passes, while it still says where nodes come from and afterwards."""
         out.mkdir()
-        noted = onnx.load(traced.path)
-        for name, apply in passes.pipeline(self._request.target):
-            # A pass may make nodes that the traced graph has not.
-            if name != "strip_debug_info":
-                noted, _ = apply(noted)
-        graph = replace(traced, quantization=quantized)
-        return noted, passes.rewrite(graph, self._request.target, out)
+        annotated = passes.annotate(replace(traced, quantization=quantized), self._plan.target)
+        return annotated.model, passes.write(annotated, out)
 
     def evaluate(self, kept: Mapping[str, Kept]) -> Evaluation:
         """Quantize everything but these layers, and hold the masks to PyTorch's."""
@@ -199,46 +194,43 @@ class Int8Evaluator:
         for name, prepared in self._prepared.items():
             sessions[name] = self._quantized(name, prepared, kept, sessions.get("encoder"))
         sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
-        return evaluation_of(check(self._model, others(self._request.target), sides, self._images))
+        return evaluate_masks(self._model, sides, self._evaluation, self._plan.target)
 
     def evaluate_target(self, kept: Mapping[str, Kept]) -> Evaluation:
         """The same as an export does it: converted and quantized by the target's own tools.
 
         What they refuse to make, as a file in which next to nothing is INT8, misses a gate.
         """
-        asked = self._request.int8
+        asked = self._plan.int8
         assert asked is not None
-        backend = self._request.target.backend
-        plan = replace(
+        backend = self._plan.target.backend
+        recipes = replace(
             asked.plan,
             recipes={
                 (c.name, "default"): with_kept(asked.plan.recipe(c.name, backend), c.name, kept)
-                for c in self._request.model.components
+                for c in self._plan.dynamic_model.components
             },
         )
-        request = replace(
-            self._request,
-            target=others(self._request.target),
-            int8=replace(asked, plan=plan),
+        plan = replace(
+            self._plan,
+            target=without_mask_gates(self._plan.target),
+            int8=replace(asked, plan=recipes),
         )
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="deployed-") as name:
             folder = Path(name)
             calibration = replace(self._calibration, folder=folder / "calibration")
             calibration.folder.mkdir()
             try:
-                exported = pipeline.lowered(
-                    request, self._module, calibration, folder, folder, self._on_event
-                )
+                space = Workspace(work=folder, scratch=folder, on_event=self._on_event)
+                exported = pipeline.export_components(plan, self._module, calibration, space)
             except isolate.ConversionFailed:
                 # A crash, or memory that ran out, says nothing of the masks.
                 raise
             except CheckFailed:
                 return Evaluation(mean_iou=0.0, min_iou=0.0, ranking_changes=0, failed_gates=1)
-            with stage("judge", self._on_event) as running:
-                found = prove(
-                    request, self._module, exported, backends.load(backend), running.on_progress
-                )
-        return evaluation_of(found)
+            with stage("evaluate", self._on_event) as running:
+                parity = prove(plan, self._module, exported, running.on_progress)
+        return evaluation_of(parity)
 
     def _quantized(
         self, name: str, prepared: Prepared, kept: Mapping[str, Kept], encoder: Session | None
@@ -327,19 +319,29 @@ def weighted(component: str, prepared: Prepared) -> frozenset[str]:
     )
 
 
-def others(target: TargetProfile) -> TargetProfile:
-    """A target without gates on masks, which a search has of its own; all others hold."""
+def without_mask_gates(target: TargetProfile) -> TargetProfile:
+    """Return a target without the gates on mask IoU. A search has its own; the others stay."""
     return replace(target, gates=replace(target.gates, mask_iou=0.0, mean_iou=0.0))
 
 
-def evaluation_of(found: ParityResult) -> Evaluation:
-    """What a search is told of a parity check by the gates of `others`."""
-    ious = [c.min_iou for c in found.report.cases]
+def evaluate_masks(
+    model: ModelSpec, sides: Sides, evaluation: EvaluationSet, target: TargetProfile
+) -> Evaluation:
+    """Run a parity check and return its figures for a search."""
+    gates = without_mask_gates(target).gates
+    return evaluation_of(
+        check(model, sides, evaluation, target=target.name, precision=target.precision, gates=gates)
+    )
+
+
+def evaluation_of(parity: ParityResult) -> Evaluation:
+    """Return the figures of a parity check that was made without gates on mask IoU."""
+    ious = [c.min_iou for c in parity.report.cases]
     return Evaluation(
         mean_iou=float(np.mean(ious)),
         min_iou=min(ious),
-        ranking_changes=sum(c.best != c.artifact_best for c in found.report.cases),
-        failed_gates=len(found.report.failures),
+        ranking_changes=sum(c.best != c.artifact_best for c in parity.report.cases),
+        failed_gates=len(parity.report.failures),
     )
 
 

@@ -9,54 +9,46 @@ if TYPE_CHECKING:
     from effsam_export.bisect.fp16 import Fp16Evaluator
     from effsam_export.bisect.int8 import Int8Evaluator
     from effsam_export.bisect.search import Outcome
-    from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.spec.int8 import Int8Recipe
 
 
-def question(request: ExportRequest) -> str:
+def question(plan: ExportPlan) -> str:
     """Everything a judgement depends on besides the layers that are kept, as a hash."""
     import hashlib
 
     from effsam_export._version import __version__
     from effsam_export.config.calibration import hashes
-    from effsam_export.config.parity import load_parity_images
     from effsam_export.matrix import keys
     from effsam_export.util import installed
 
-    photographs = load_parity_images(request.parity_file)
-    backend = request.target.backend
+    backend = plan.target.backend
     parts = [
         __version__,
         # A last digit of another version may decide on a mask.
         keys.code(),
-        *(
-            f"{t} {installed.version_of(t)}"
-            for t in keys.tools_of(backend, request.target.precision)
-        ),
-        request.model.name,
+        *(f"{t} {installed.version_of(t)}" for t in keys.tools_of(backend, plan.target.precision)),
+        plan.dynamic_model.name,
         backend,
-        repr(sorted(request.model.options.items())),
-        request.checkpoint.sha256,
-        repr([(p.cases, hashes([p.path])) for p in photographs]),
+        repr(sorted(plan.dynamic_model.options.items())),
+        plan.weights.sha256,
+        repr([(p.cases, hashes([p.path])) for p in plan.parity_images]),
     ]
-    if request.int8 is not None:
+    if plan.int8 is not None:
         parts += [
-            repr(sorted(request.int8.plan.recipes.items())),
+            repr(sorted(plan.int8.plan.recipes.items())),
             # Not where the photographs lie: their contents follow.
-            repr(replace(request.int8.calibration, images=())),
-            repr(sorted(hashes(request.int8.calibration.images).values())),
+            repr(replace(plan.int8.calibration, images=())),
+            repr(sorted(hashes(plan.int8.calibration.images).values())),
         ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def written(
-    request: ExportRequest, evaluator: Int8Evaluator | Fp16Evaluator, outcome: Outcome
-) -> str:
+def written(plan: ExportPlan, evaluator: Int8Evaluator | Fp16Evaluator, outcome: Outcome) -> str:
     """The answer as a file that an export takes."""
-    from effsam_export.config import fp16_recipe
-    from effsam_export.config import int8_recipe as recipes
+    from effsam_export.config import fp16_recipe, int8_recipe
 
-    if request.int8 is None:
+    if plan.int8 is None:
         from effsam_export.bisect.fp16 import Fp16Evaluator
 
         assert isinstance(evaluator, Fp16Evaluator)
@@ -65,12 +57,12 @@ def written(
             for c in outcome.choices
         ]
         return fp16_recipe.to_toml(summary(outcome, half=True), entries)
-    plan = request.int8.plan
+    recipes = plan.int8.plan
     found: dict[str, Int8Recipe] = {
-        c.name: with_choices(plan.recipe(c.name, request.target.backend), c.name, outcome)
-        for c in request.model.components
+        c.name: with_choices(recipes.recipe(c.name, plan.target.backend), c.name, outcome)
+        for c in plan.dynamic_model.components
     }
-    return recipes.to_toml(summary(outcome, half=False), found)
+    return int8_recipe.to_toml(summary(outcome, half=False), found)
 
 
 def with_choices(recipe: Int8Recipe, component: str, outcome: Outcome) -> Int8Recipe:

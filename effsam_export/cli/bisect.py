@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from effsam_export.bisect.int8 import Int8Evaluator
     from effsam_export.bisect.search import Outcome
     from effsam_export.config.int8_recipe import Int8Plan
-    from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.spec.model import ModelSpec
 
 MANIFEST = "manifest.json"
@@ -110,9 +110,8 @@ def bisect(
     from effsam_export.bisect import search as searching
     from effsam_export.bisect.recipe import question, shown, summary, written
     from effsam_export.config import targets as profiles
-    from effsam_export.pipeline import run as pipeline
-    from effsam_export.pipeline.request import ExportRequest, with_checkpoint
-    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.pipeline.plan import resolve
+    from effsam_export.pipeline.request import ExportRequest
     from effsam_export.util.files import write_whole
 
     terminal = console.Console(quiet=quiet)
@@ -126,13 +125,12 @@ def bisect(
     request = ExportRequest(
         model=spec,
         target=profile,
-        checkpoint=Checkpoint(path=checkpoint or Path(), sha256="", official=False),
         output=path.with_suffix(".bundle"),
         parity_file=parity,
         force=True,
         int8=quantizing,
     )
-    pipeline.check_request(request)
+    plan = resolve(request)
     consent(spec, accept_license, cache_dir)
     weights = acquire(spec, checkpoint, cache_dir, terminal)
     if start.sha256 and weights.sha256 != start.sha256:
@@ -140,14 +138,14 @@ def bisect(
             f"the bundle's checkpoint is {start.sha256[:12]}, this one is {weights.sha256[:12]}",
             hint="give the bundle's checkpoint with --checkpoint FILE",
         )
-    request = with_checkpoint(request, weights)
+    plan = plan.with_checkpoint(weights)
     gate = searching.Gate(
         min_iou=profile.gates.mask_iou if min_iou is None else min_iou,
         mean_iou=profile.gates.mean_iou if mean_iou is None else mean_iou,
     )
     half = profile.precision == "fp16"
     with tempfile.TemporaryDirectory(prefix="effsam-") as name:
-        evaluator = open_evaluator(request, Path(name), terminal)
+        evaluator = open_evaluator(plan, Path(name), terminal)
 
         def on_progress(count: int, expected: int, seconds: float) -> None:
             left = max(0, expected - count) * seconds / 60
@@ -158,7 +156,7 @@ def bisect(
 
         log = searching.EvaluationLog(
             path.with_name(f"{path.name}.search.json"),
-            question(request),
+            question(plan),
             evaluator.evaluate,
             on_progress,
             evaluator.evaluate_target,
@@ -170,7 +168,7 @@ def bisect(
             weighted=evaluator.weighted,
             negligible=searching.NEGLIGIBLE / 10 if half else searching.NEGLIGIBLE,
         )
-        text = written(request, evaluator, outcome)
+        text = written(plan, evaluator, outcome)
     write_whole(path, text.encode())
     if json:
         console.document({"recipe": str(path), **document(outcome)})
@@ -231,16 +229,16 @@ def from_bundle(path: Path) -> Start:
 
 
 def open_evaluator(
-    request: ExportRequest, scratch: Path, terminal: console.Console
+    plan: ExportPlan, scratch: Path, terminal: console.Console
 ) -> Int8Evaluator | Fp16Evaluator:
     """Return the evaluator for the requested precision."""
-    if request.int8 is None:
+    if plan.int8 is None:
         from effsam_export.bisect.fp16 import Fp16Evaluator
 
-        return Fp16Evaluator(request, scratch, terminal.on_event)
+        return Fp16Evaluator(plan, scratch, terminal.on_event)
     from effsam_export.bisect.int8 import Int8Evaluator
 
-    return Int8Evaluator(request, scratch, terminal.on_event)
+    return Int8Evaluator(plan, scratch, terminal.on_event)
 
 
 def document(outcome: Outcome) -> dict[str, object]:

@@ -81,8 +81,8 @@ def export(
     from effsam_export import models
     from effsam_export.config import targets as profiles
     from effsam_export.pipeline import run as pipeline
-    from effsam_export.pipeline.request import ExportRequest, with_checkpoint
-    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.pipeline.plan import resolve
+    from effsam_export.pipeline.request import ExportRequest
 
     terminal = console.Console(quiet=quiet)
     spec = models.configured(models.get(model), to_model_options(model_options))
@@ -100,7 +100,6 @@ def export(
     request = ExportRequest(
         model=spec,
         target=profile,
-        checkpoint=Checkpoint(path=checkpoint or Path(), sha256="", official=False),
         output=directory,
         components=components,
         parity_file=parity,
@@ -109,12 +108,12 @@ def export(
     )
     for line in int8_lines(request):
         terminal.message(line)
-    pipeline.check_request(request)
+    plan = resolve(request)
     consent(spec, accept_license, cache_dir)
-    request = with_checkpoint(request, acquire(spec, checkpoint, cache_dir, terminal))
+    plan = plan.with_checkpoint(acquire(spec, checkpoint, cache_dir, terminal))
     what = f"{spec.name} {profile.name} {profile.precision}"
     try:
-        report = pipeline.export(request, terminal.on_event)
+        report = pipeline.run(plan, terminal.on_event)
     except pipeline.ParityFailed as failure:
         terminal.message(f"\n{console.parity_table(failure.report)}\n")
         terminal.result(passed=False, what=f"{what}, {console.state(failure.report)}")
@@ -134,8 +133,7 @@ def int8_lines(request: ExportRequest) -> list[str]:
     """Return the INT8 recipe of each component as text, and warnings."""
     if request.int8 is None:
         return []
-    names = tuple(c.name for c in request.chosen)
-    words = in_words(request.int8, request.target, names)
+    words = in_words(request.int8, request.target, request.component_names)
     lines = [f"int8 {name}: {what}" for name, what in words.items()]
     if not request.int8.plan.measured:
         lines.append("warning: INT8 accuracy of this model's trained weights is unmeasured")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import UsageError
 from effsam_export.graph import trace
 from effsam_export.lint import measured
@@ -13,7 +12,7 @@ from effsam_export.lint.findings import Finding, LintReport
 from effsam_export.lint.rules import RULES, rules_for
 from effsam_export.lint.subject import Subject, module_of, source_of
 from effsam_export.models import fixed
-from effsam_export.parity.check import supported_cases
+from effsam_export.parity.evaluation_set import load_evaluation_set
 from effsam_export.precision.select import fp32_program_nodes
 from effsam_export.util.progress import ignore_event, stage
 from effsam_export.weights import checkpoint as loading
@@ -61,7 +60,7 @@ def lint(request: LintRequest, on_event: OnEvent = ignore_event) -> LintReport:
     why_not = _why_not(request, names)
     images: tuple[ParityImage, ...] = ()
     if not why_not and any(RULES[n].measured for n in names):
-        images = supported_cases(load_parity_images(), model.prompts)[0][:1]
+        images = load_evaluation_set(model, None).images[:1]
     with stage("load", on_event) as running:
         loading.settle_vector_maths()
         module = (

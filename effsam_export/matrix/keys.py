@@ -91,7 +91,7 @@ def parts(request: ExportRequest, environment: Environment | None = None) -> dic
     found = {
         **_always(request, there),
         # Names that the manifest repeats.
-        "weights.name": request.checkpoint.path.name,
+        "weights.name": request.weights.path.name,
         "target": target.name,
         "target.profile": hashlib.sha256(target.source).hexdigest(),
         "target.options": _json(dict(target.options)),
@@ -134,7 +134,7 @@ def _always(request: ExportRequest, there: Environment) -> dict[str, str]:
         "python": there.python,
         "model": request.model.name,
         "model.options": _json(dict(request.model.options)),
-        "weights": request.checkpoint.sha256,
+        "weights": request.weights.sha256,
     }
 
 

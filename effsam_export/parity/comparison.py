@@ -1,9 +1,9 @@
-"""The two sides of a comparison, expected masks, and outputs compared by name."""
+"""Records of a comparison with PyTorch, and the comparison of output tensors by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from effsam_export.parity.metrics import tensor_diff
 from effsam_export.parity.results import ComparisonResult
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from effsam_export.backends import Session
+    from effsam_export.config.parity import ParityCase
     from effsam_export.parity.results import CaseResult, ComparisonPoint, Picture
     from effsam_export.spec.model import ComponentSpec
     from effsam_export.spec.prompts import Prompt
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """What is compared: the loaded reference, and opened graphs by component name.
+    """The loaded PyTorch model and the opened graphs to compare with it, by component name.
 
-    A component that is missing from `artifacts` is not exported and not judged; end to end needs
-    both.
+    A component that is missing from `artifacts` was not exported and is not compared. The
+    end-to-end comparison needs both the encoder and the decoder.
 
     Attributes:
-        simulator: What runs the artefacts in the place of the target's own runtime; empty where
-            that runs itself.
+        sources: Traced ONNX graphs in ONNX Runtime.
+        artifacts: Exported files in the target's runtime or in its simulator.
+        simulator: What runs the artefacts instead of the target's runtime; empty if the runtime
+            itself does.
     """
 
     module: nn.Module
@@ -42,13 +45,14 @@ class Sides:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What PyTorch answers to one prompt: the golden vector of a bundle.
+    """PyTorch's outputs for one prompt. The golden vectors of a bundle are made of them.
 
     Attributes:
-        prompt: In original-image pixels, with the logits it feeds back.
+        prompt: In original-image pixels, with the mask logits that are fed back.
         masks: KxHxW bool at original size, in graph order.
         scores: K float32.
-        stability: K numbers from 0 to 1, as `images.stability` has them; none of instances.
+        stability: K values from 0 to 1, as `imaging.images.stability` returns them; empty for a
+            model that detects instances.
     """
 
     name: str
@@ -60,7 +64,7 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedImage:
-    """A photograph and everything PyTorch answers about it."""
+    """An image and PyTorch's outputs for each of its prompts."""
 
     name: str
     image: NDArray[np.uint8]
@@ -68,27 +72,55 @@ class ExpectedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Everything that was measured on a set of images, before it is held to gates."""
+class PromptMeasurement:
+    """The comparisons of one prompt.
+
+    Attributes:
+        result: The end-to-end comparison; None if not all components were exported.
+        picture: The masks to draw for it; None where `result` is.
+    """
 
     comparisons: tuple[ComparisonResult, ...]
-    cases: tuple[CaseResult, ...]
-    pictures: tuple[Picture, ...]
-    expected: tuple[ExpectedImage, ...]
+    expected: Expected
+    result: CaseResult | None
+    picture: Picture | None
+
+
+class ImageMeasurement(Protocol):
+    """The comparisons of one image. Each kind of model has its own implementation."""
+
+    @property
+    def comparisons(self) -> tuple[ComparisonResult, ...]:
+        """Comparisons of the component that sees the image, before any prompt."""
+
+    @property
+    def cases(self) -> tuple[CaseResult, ...]:
+        """End-to-end comparisons that need no prompt."""
+
+    def measure(self, case: ParityCase) -> PromptMeasurement:
+        """Compare the outputs for one prompt. An earlier prompt's mask may be fed back."""
 
 
 def compare(
-    point: ComparisonPoint, spec: ComponentSpec, case: str, reference: Feeds, found: Feeds
+    point: ComparisonPoint, spec: ComponentSpec, case: str, reference: Feeds, actual: Feeds
 ) -> ComparisonResult:
-    """Compare outputs by exact name; a missing, extra or misshapen tensor is a problem."""
+    """Compare outputs by exact name. A missing, extra or misshapen tensor is a problem.
+
+    Args:
+        point: Which two graphs are compared.
+        spec: The component, whose outputs are compared.
+        case: `image` or `image/prompt`.
+        reference: Outputs by name that are taken as correct.
+        actual: Outputs by name that are checked.
+    """
     problems, tensors = [], []
-    wanted = {t.name for t in spec.outputs}
-    problems += [f"output `{n}` is missing" for n in sorted(wanted - set(found))]
-    problems += [f"output `{n}` is not in the contract" for n in sorted(set(found) - wanted)]
+    expected = {t.name for t in spec.outputs}
+    problems += [f"output `{n}` is missing" for n in sorted(expected - set(actual))]
+    problems += [f"output `{n}` is not in the contract" for n in sorted(set(actual) - expected)]
     for tensor in spec.outputs:
-        if tensor.name not in found or tensor.name not in reference:
+        if tensor.name not in actual or tensor.name not in reference:
             continue
-        a, b = reference[tensor.name], found[tensor.name]
+        a, b = reference[tensor.name], actual[tensor.name]
         if not a.size:
             problems.append(f"`{tensor.name}` is empty")
         elif a.shape != b.shape:
@@ -101,4 +133,31 @@ def compare(
         case=case,
         tensors=tuple(tensors),
         problems=tuple(problems),
+    )
+
+
+def compare_both_points(
+    spec: ComponentSpec, sides: Sides, case: str, feeds: Feeds, reference: Feeds
+) -> tuple[Feeds, tuple[ComparisonResult, ...]]:
+    """Run one component's graphs on one input and compare PyTorch -> ONNX and ONNX -> artefact.
+
+    Args:
+        spec: The component.
+        sides: The opened graphs.
+        case: `image` or `image/prompt`.
+        feeds: Graph inputs by name.
+        reference: PyTorch's outputs for the same input.
+
+    Returns:
+        The artefact's outputs and the two comparisons; both empty if the component was not
+        exported.
+    """
+    if spec.name not in sides.artifacts:
+        return {}, ()
+    source, artifact = sides.sources[spec.name], sides.artifacts[spec.name]
+    traced = source.run(feeds)
+    lowered = traced if artifact is source else artifact.run(feeds)
+    return lowered, (
+        compare("onnx", spec, case, reference, traced),
+        compare("artifact", spec, case, traced, lowered),
     )

@@ -1,4 +1,4 @@
-"""Parity of a model of one graph that finds instances: prompts choose among them on the host."""
+"""Comparison of a model of one graph that detects instances, of which a prompt selects some."""
 
 from __future__ import annotations
 
@@ -7,108 +7,91 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effsam_export.imaging import instances, letterbox
-from effsam_export.imaging.images import check_prompt, load_image
-from effsam_export.parity.comparison import Expected, ExpectedImage, Measured, compare
+from effsam_export.parity.comparison import Expected, PromptMeasurement, compare_both_points
 from effsam_export.parity.metrics import boundary_iou, mask_iou
 from effsam_export.parity.results import CaseResult, Picture
 from effsam_export.spec.prompts import Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from numpy.typing import NDArray
 
-    from effsam_export.config.parity import ParityImage
+    from effsam_export.config.parity import ParityCase
     from effsam_export.imaging.instances import Instances
     from effsam_export.parity.comparison import Sides
-    from effsam_export.parity.results import ComparisonResult
     from effsam_export.spec.model import ModelSpec
-    from effsam_export.util.progress import OnProgress
 
 EVERYTHING = "everything"
+"""Name of the case that compares all instances of an image."""
 
 
-def measure(
-    model: ModelSpec,
-    sides: Sides,
-    images: Sequence[ParityImage],
-    on_progress: OnProgress | None,
-) -> Measured:
-    """Both comparison points on every image; every prompt, and all instances, end to end."""
-    spec = model.component("segmenter")
-    total = sum(len(i.cases) for i in images)
-    comparisons: list[ComparisonResult] = []
-    cases: list[CaseResult] = []
-    pictures: list[Picture] = []
-    expected: list[ExpectedImage] = []
-    for row in images:
-        image = load_image(row.path)
+class InstancesImage:
+    """The comparisons of one image; those of the graph and of all instances are made at once.
+
+    Args:
+        model: Specification of the model.
+        sides: The PyTorch model and the opened graphs.
+        name: Name of the image.
+        image: RGB uint8 HxWx3.
+    """
+
+    def __init__(self, model: ModelSpec, sides: Sides, name: str, image: NDArray[np.uint8]) -> None:
+        self._name, self._image = name, image
+        spec, sample = model.component("segmenter"), Sample(image=image)
         size = (image.shape[0], image.shape[1])
-        for entry in row.cases:
-            check_prompt(entry.prompt, size, model.prompts)
-        sample = Sample(image=image)
         box = letterbox.fit(size, model.preprocess.image_size, square=True)
         feeds = spec.feeds(model.preprocess, sample)
-        outputs = spec.reference(sides.module, sample)
-        traced = sides.sources["segmenter"].run(feeds)
-        lowered = sides.artifacts["segmenter"].run(feeds)
-        name = row.path.stem
-        comparisons += [
-            compare("onnx", spec, name, outputs, traced),
-            compare("artifact", spec, name, traced, lowered),
-        ]
-        wanted, found = instances.detect(outputs, box), instances.detect(lowered, box)
-        cases.append(everything(f"{name}/{EVERYTHING}", wanted, found))
-        answers = []
-        for entry in row.cases:
-            mask, score = instances.mask_of(wanted, entry.prompt)
-            other, other_score = instances.mask_of(found, entry.prompt)
-            case = f"{name}/{entry.name}"
-            cases.append(
-                _case(case, mask_iou(mask, other), boundary_iou(mask, other), score - other_score)
-            )
-            pictures.append(
-                Picture(
-                    case=case,
-                    image=image,
-                    points=tuple((p.x, p.y, p.label) for p in entry.prompt.points),
-                    box=entry.prompt.box,
-                    reference=mask,
-                    actual=other,
-                )
-            )
-            answers.append(
-                Expected(
-                    name=entry.name,
-                    prompt=entry.prompt,
-                    masks=mask[None],
-                    scores=np.asarray([score], dtype=np.float32),
-                )
-            )
-            if on_progress is not None:
-                on_progress(sum(len(e.cases) for e in expected) + len(answers), total)
-        expected.append(ExpectedImage(name=name, image=image, cases=tuple(answers)))
-    return Measured(
-        comparisons=tuple(comparisons),
-        cases=tuple(cases),
-        pictures=tuple(pictures),
-        expected=tuple(expected),
-    )
+        reference = spec.reference(sides.module, sample)
+        outputs, self.comparisons = compare_both_points(spec, sides, name, feeds, reference)
+        self._expected = instances.detect(reference, box)
+        self._actual = instances.detect(outputs, box)
+        self.cases = (compare_all(f"{name}/{EVERYTHING}", self._expected, self._actual),)
+
+    def measure(self, case: ParityCase) -> PromptMeasurement:
+        """Compare the masks that one prompt selects on the host."""
+        name, prompt = f"{self._name}/{case.name}", case.prompt
+        expected, score = instances.mask_of(self._expected, prompt)
+        actual, actual_score = instances.mask_of(self._actual, prompt)
+        return PromptMeasurement(
+            comparisons=(),
+            expected=Expected(
+                name=case.name,
+                prompt=prompt,
+                masks=expected[None],
+                scores=np.asarray([score], dtype=np.float32),
+            ),
+            result=_case_result(
+                name,
+                mask_iou(expected, actual),
+                boundary_iou(expected, actual),
+                score - actual_score,
+            ),
+            picture=Picture(
+                case=name,
+                image=self._image,
+                points=tuple((p.x, p.y, p.label) for p in prompt.points),
+                box=prompt.box,
+                reference=expected,
+                actual=actual,
+            ),
+        )
 
 
-def everything(case: str, wanted: Instances, found: Instances) -> CaseResult:
-    """All instances at once: the mean over them of the IoU with the best instance of the other.
+def compare_all(case: str, expected: Instances, actual: Instances) -> CaseResult:
+    """Compare all instances: the mean IoU of each expected one with its best match.
 
-    Divided by the greater number, so that missing and extra instances count as 0.
+    The sum is divided by the greater number of instances, so that a missing and an extra instance
+    count as 0.
     """
-    masks = list(found.masks())
-    best = [max((mask_iou(m, other) for other in masks), default=0.0) for m in wanted.masks()]
-    count = max(len(wanted), len(found))
+    masks = list(actual.masks())
+    best = [max((mask_iou(m, other) for other in masks), default=0.0) for m in expected.masks()]
+    count = max(len(expected), len(actual))
     mean = sum(best) / count if count else 1.0
-    k = min(len(wanted), len(found))
-    error = float(np.abs(wanted.scores[:k] - found.scores[:k]).max()) if k else 0.0
-    return _case(case, mean, mean, error)
+    k = min(len(expected), len(actual))
+    error = float(np.abs(expected.scores[:k] - actual.scores[:k]).max()) if k else 0.0
+    return _case_result(case, mean, mean, error)
 
 
-def _case(case: str, iou: float, boundary: float, score_error: float) -> CaseResult:
+def _case_result(case: str, iou: float, boundary: float, score_error: float) -> CaseResult:
     return CaseResult(
         case=case,
         mask_iou=(iou,),

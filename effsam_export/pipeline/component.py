@@ -1,8 +1,8 @@
-"""One component of an export: traced, rewritten, made ready for INT8, and lowered."""
+"""One component of an export: trace, rewrite, prepare for INT8, and lower."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,177 +21,182 @@ if TYPE_CHECKING:
     from torch import nn
 
     from effsam_export.bundle.manifest import Exported
-    from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.pipeline.plan import ExportPlan
+    from effsam_export.pipeline.workspace import Workspace
     from effsam_export.spec.int8 import Quantization
     from effsam_export.spec.model import ComponentSpec
-    from effsam_export.util.progress import OnEvent
 
 PROGRAM = "program.pt2"
 
 
-def component(
-    request: ExportRequest,
+@dataclass(frozen=True, kw_only=True)
+class TraceJob:
+    """One trace of a component.
+
+    Attributes:
+        spec: The component, which is traced through its `wrap`.
+        quantization: What an INT8 export does to the graph; None for another precision.
+        changes: What else the trace depends on, if `wrap` changes weights.
+        out: Directory for the rewritten ONNX file.
+        scratch: Directory for the traced program.
+    """
+
+    spec: ComponentSpec
+    quantization: Quantization | None
+    out: Path
+    scratch: Path
+    changes: Mapping[str, str]
+
+
+def export_component(
+    plan: ExportPlan,
     module: nn.Module,
     spec: ComponentSpec,
-    work: Path,
-    scratch: Path,
-    on_event: OnEvent,
-    quantized: Quantization | None = None,
+    quantization: Quantization | None,
+    space: Workspace,
 ) -> Exported:
-    """Trace one component, rewrite its graph, and lower it in a process of its own.
+    """Trace one component, rewrite its graph, and lower it in a separate process.
 
-    Where a recipe changes weights before they are quantized, what is lowered is traced a second
-    time; the graph it is judged by holds the weights as they were.
+    If an INT8 recipe changes weights before they are quantized, a second trace holds the changed
+    weights and is lowered. The parity check uses the first one, with the original weights.
     """
     from effsam_export.bundle.manifest import Exported
 
-    sources = work / "source"
+    sources = space.work / "source"
     sources.mkdir(exist_ok=True)
-    with stage(f"trace {spec.name}", on_event) as running:
-        graph, known = traced(request, module, spec, sources, scratch, quantized)
-        running.detail = from_cache(known, megabytes(graph.files))
-    ready = graph
-    if quantized is not None and quantized.recipe.prepares_weights:
+    job = TraceJob(
+        spec=spec, quantization=quantization, out=sources, scratch=space.scratch, changes={}
+    )
+    with stage(f"trace {spec.name}", space.on_event) as running:
+        graph, cached = traced(plan, module, job)
+        running.detail = cache_detail(cached, megabytes(graph.files))
+    lowered_graph = graph
+    if quantization is not None and quantization.recipe.prepares_weights:
         from effsam_export.quantize import prepare
 
-        with stage(f"round {spec.name}", on_event) as running:
-            # Slow, and not done where its trace is in the cache.
-            wrap = cache(lambda of: prepare.prepared(spec, of, quantized).wrap(of))
-            folder = scratch / f"{spec.name}-rounded"
+        with stage(f"round {spec.name}", space.on_event) as running:
+            # Rounding is slow. It only runs if the trace is not in the cache.
+            wrap = cache(lambda of: prepare.prepared(spec, of, quantization).wrap(of))
+            folder = space.scratch / f"{spec.name}-rounded"
             folder.mkdir()
-            ready, known = traced(
-                request,
-                module,
-                replace(spec, wrap=wrap),
-                folder,
-                folder,
-                quantized,
-                changes=int8.changes(quantized),
+            job = TraceJob(
+                spec=replace(spec, wrap=wrap),
+                quantization=quantization,
+                out=folder,
+                scratch=folder,
+                changes=int8.weight_changes(quantization),
             )
-            running.detail = from_cache(known, "")
-    with stage(f"lower {spec.name}", on_event) as running:
-        target = int8.for_component(request.target, quantized)
-        log = scratch / f"lower-{spec.name}.log"
-        artifact, known = lowering.lower(ready, target, work, log, request.stage_cache)
-        running.detail = from_cache(known, megabytes(artifact.files))
+            lowered_graph, cached = traced(plan, module, job)
+            running.detail = cache_detail(cached, "")
+    with stage(f"lower {spec.name}", space.on_event) as running:
+        target = int8.for_component(plan.target, quantization)
+        log = space.scratch / f"lower-{spec.name}.log"
+        artifact, cached = lowering.lower(lowered_graph, target, space.work, log, plan.stage_cache)
+        running.detail = cache_detail(cached, megabytes(artifact.files))
     return Exported(graph=graph, artifact=artifact)
 
 
-def traced(
-    request: ExportRequest,
-    module: nn.Module,
-    spec: ComponentSpec,
-    out: Path,
-    scratch: Path,
-    quantized: Quantization | None,
-    *,
-    changes: Mapping[str, str] | None = None,
-) -> tuple[Graph, bool]:
-    """A component as a rewritten graph in `out`; its program too, where a backend reads that.
-
-    Args:
-        request: With a cache of stages, or without one.
-        module: The loaded model.
-        spec: Of the component, by whose `wrap` it is traced.
-        out: For the ONNX file.
-        scratch: For what is needed on the way.
-        quantized: What an INT8 export does to the graph.
-        changes: What else the trace follows from, where `wrap` changes weights.
+def traced(plan: ExportPlan, module: nn.Module, job: TraceJob) -> tuple[Graph, bool]:
+    """Trace a component and rewrite its ONNX graph; save the program if the backend reads it.
 
     Returns:
-        The graph, and whether its trace was in the cache.
+        The rewritten graph in `job.out`, and whether its trace was in the cache.
     """
     from effsam_export.graph import passes, trace
 
-    target = int8.for_component(request.target, quantized)
+    spec = job.spec
+    target = int8.for_component(plan.target, job.quantization)
     reads_program = backends.BACKENDS[target.backend].reads == "program"
 
     def make(folder: Path) -> None:
         program = trace.trace(module, spec)
         trace.to_onnx(program, spec, target.opset, folder)
-        # Another export that shares the trace may read it.
-        if reads_program or request.stage_cache is not None:
+        # Another export that shares the trace may read the program.
+        if reads_program or plan.stage_cache is not None:
             trace.save(program, folder / PROGRAM)
 
-    follows = {**lowering.contract_of(spec), "opset": str(target.opset), **(changes or {})}
-    folder, known = result_of(request, "trace", follows, make, scratch / f"trace-{spec.name}")
-    recipe = tuple(k for k in request.model.precision if k.component == spec.name)
+    parts = {**lowering.contract_of(spec), "opset": str(target.opset), **job.changes}
+    folder, cached = stage_result(plan, "trace", parts, make, job.scratch / f"trace-{spec.name}")
     graph = Graph(
         component=spec,
         path=folder / f"{spec.name}.onnx",
         opset=target.opset,
-        recipe=recipe,
-        quantization=quantized,
+        recipe=tuple(k for k in plan.dynamic_model.precision if k.component == spec.name),
+        quantization=job.quantization,
     )
-    graph = passes.rewrite(graph, target, out)
+    graph = passes.rewrite(graph, target, job.out)
     if reads_program:
         graph = replace(
             graph,
             program=folder / PROGRAM,
-            variants=variants(request, module, spec, scratch, changes or {}),
-            about=about(request),
+            variants=slot_variants(plan, module, job),
+            about=about(plan),
         )
-    return graph, known
+    return graph, cached
 
 
-def result_of(
-    request: ExportRequest,
+def stage_result(
+    plan: ExportPlan,
     name: str,
     parts: Mapping[str, str],
     make: Callable[[Path], None],
     folder: Path,
 ) -> tuple[Path, bool]:
-    """The folder with the result of a stage: of the cache, where there is one, or a new one."""
-    if request.stage_cache is not None:
-        return request.stage_cache.get_or_make(name, parts, make)
+    """Return the folder with a stage's result, and whether it came from the cache.
+
+    Without a cache the result is made in `folder`.
+    """
+    if plan.stage_cache is not None:
+        return plan.stage_cache.get_or_make(name, parts, make)
     folder.mkdir()
     make(folder)
     return folder, False
 
 
-def from_cache(known: bool, detail: str) -> str:
-    """What is said of a stage that may have been in the cache."""
-    return ", ".join(filter(None, (detail, "from the cache" if known else "")))
+def cache_detail(cached: bool, detail: str) -> str:
+    """Return the detail of a stage event, with a note if the result was cached."""
+    return ", ".join(filter(None, (detail, "from the cache" if cached else "")))
 
 
-def about(request: ExportRequest) -> dict[str, str]:
-    """What a format with room for it says of the model, to a person who has nothing else."""
+def about(plan: ExportPlan) -> dict[str, str]:
+    """Return export metadata, which formats that support it embed in their files."""
     from effsam_export.bundle.manifest import CONTRACT_VERSION
 
-    model = request.model
+    model = plan.model
     return {
         "model": model.name,
         "title": model.title,
         "origin": model.origin,
         "licence": model.licence.spdx,
-        "checkpoint_sha256": request.checkpoint.sha256,
+        "checkpoint_sha256": plan.weights.sha256,
         "contract_version": str(CONTRACT_VERSION),
     }
 
 
-def variants(
-    request: ExportRequest,
-    module: nn.Module,
-    spec: ComponentSpec,
-    scratch: Path,
-    changes: Mapping[str, str],
+def slot_variants(
+    plan: ExportPlan, module: nn.Module, job: TraceJob
 ) -> tuple[tuple[int, Path], ...]:
-    """Programs of a component with the further numbers of slots that the target asks for."""
+    """Trace a component with each further number of prompt slots that the target asks for.
+
+    Returns:
+        Pairs of slots and `.pt2` file.
+    """
     from effsam_export.graph import trace
 
-    dynamic = request.model.component(spec.name)
+    spec = job.spec
+    dynamic = plan.dynamic_model.component(spec.name)
     if dynamic.fixed is None or dynamic.inputs == spec.inputs:
         return ()
-    found = []
-    for slots in fixed.further_slots(request.target.options):
-        # The module does not know its slots; its weights may have been changed for INT8.
+    variants = []
+    for slots in fixed.further_slots(plan.target.options):
+        # The module works with any number of slots, and `spec.wrap` may hold INT8 weights.
         further = replace(dynamic.fixed(dynamic, slots), wrap=spec.wrap)
 
         def make(folder: Path, further: ComponentSpec = further) -> None:
             trace.save(trace.trace(module, further), folder / PROGRAM)
 
-        own = scratch / f"trace-{spec.name}-{slots}"
-        follows = {**lowering.contract_of(further), **changes}
-        folder, _ = result_of(request, "program", follows, make, own)
-        found.append((slots, folder / PROGRAM))
-    return tuple(found)
+        own = job.scratch / f"trace-{spec.name}-{slots}"
+        parts = {**lowering.contract_of(further), **job.changes}
+        folder, _ = stage_result(plan, "program", parts, make, own)
+        variants.append((slots, folder / PROGRAM))
+    return tuple(variants)

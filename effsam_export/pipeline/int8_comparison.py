@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from effsam_export.bundle.manifest import Exported
     from effsam_export.pipeline.stage_cache import StageCache
-    from effsam_export.spec.stages import Artifact, Graph
+    from effsam_export.pipeline.workspace import Workspace
+    from effsam_export.spec.stages import Artifact
     from effsam_export.spec.targets import Precision, TargetProfile
     from effsam_export.spec.tensors import Feeds
-    from effsam_export.util.progress import OnEvent
 
 ROUNDS = 5
 FASTER = 0.95
@@ -112,10 +113,9 @@ class Int8Comparison:
 
 
 def measure(
-    exported: Sequence[tuple[Graph, Artifact]],
+    exported: Sequence[Exported],
     target: TargetProfile,
-    scratch: Path,
-    on_event: OnEvent,
+    space: Workspace,
     *,
     stage_cache: StageCache | None = None,
     rounds: int = ROUNDS,
@@ -125,32 +125,31 @@ def measure(
     Args:
         exported: The components of an INT8 export, before anything was combined.
         target: What they were exported for.
-        scratch: Folder for the floating forms.
-        on_event: Called with each stage event.
+        space: Whose `scratch` takes the floating forms.
         stage_cache: Where floating forms may be already; None makes them.
         rounds: Calls of each form that count.
     """
     found = []
-    for graph, artifact in exported:
-        quantized = graph.quantization
+    for component in exported:
+        quantized = component.graph.quantization
         if quantized is None or not quantized.recipe.quantizes:
             continue
-        name = artifact.component
-        with stage(f"compare {name}", on_event) as running:
-            comparison = _compare(graph, artifact, target, scratch, stage_cache, rounds)
+        name = component.artifact.component
+        with stage(f"compare {name}", space.on_event) as running:
+            comparison = _compare(component, target, space.scratch, stage_cache, rounds)
             running.detail = "; ".join(comparison.sentences()).removeprefix(f"{name}: ")
         found.append(comparison)
     return tuple(found)
 
 
 def _compare(
-    graph: Graph,
-    artifact: Artifact,
+    exported: Exported,
     target: TargetProfile,
     scratch: Path,
     stage_cache: StageCache | None,
     rounds: int,
 ) -> Int8Comparison:
+    graph, artifact = exported.graph, exported.artifact
     assert graph.quantization is not None
     feeds: Feeds = next(iter(graph.quantization.feeds()))
     backend = backends.load(target.backend)

@@ -1,11 +1,9 @@
-"""What an export is asked to do."""
+"""What the caller of an export asks for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from effsam_export.models import fixed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,14 +11,14 @@ if TYPE_CHECKING:
     from effsam_export.config.calibration import CalibrationRecipe
     from effsam_export.config.int8_recipe import Int8Plan
     from effsam_export.pipeline.stage_cache import StageCache
-    from effsam_export.spec.model import ComponentSpec, ModelSpec
+    from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import TargetProfile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Request:
-    """How an INT8 export is calibrated and what it quantizes."""
+    """The calibration images of an INT8 export, and the recipes by which it quantizes."""
 
     calibration: CalibrationRecipe
     plan: Int8Plan
@@ -28,20 +26,22 @@ class Int8Request:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """What is to be exported.
+    """A request for an export. `pipeline.plan.resolve` checks it and loads what it names.
 
     Attributes:
-        components: Names; all of the model's when empty.
+        checkpoint: The weights; None for a request that is checked before a download.
         output: Directory of the bundle.
-        parity_file: A user's own photographs and prompts, or None for those that ship.
+        components: Names of components; empty for all of the model's.
+        parity_file: TOML file with a user's evaluation images and prompts; None for those that
+            ship.
         force: Replace a bundle that is at `output`.
-        int8: What an INT8 export calibrates on and quantizes; None for another precision.
-        stage_cache: Where what other exports need too is kept; None for nowhere.
+        int8: Calibration and recipes of an INT8 export; None for another precision.
+        stage_cache: Cache of traces and conversions that exports share; None for no cache.
     """
 
     model: ModelSpec
     target: TargetProfile
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None = None
     output: Path
     components: tuple[str, ...] = ()
     parity_file: Path | None = None
@@ -50,17 +50,13 @@ class ExportRequest:
     stage_cache: StageCache | None = None
 
     @property
-    def prepared(self) -> ModelSpec:
-        """The model as the target gets it: with fixed shapes, if it wants them."""
-        return fixed.for_options(self.model, self.target.options)
+    def weights(self) -> Checkpoint:
+        """The checkpoint, of a request that has one."""
+        assert self.checkpoint is not None
+        return self.checkpoint
 
     @property
-    def chosen(self) -> tuple[ComponentSpec, ...]:
-        """The components to export, in the model's order."""
-        components = self.prepared.components
-        return tuple(c for c in components if not self.components or c.name in self.components)
-
-
-def with_checkpoint(request: ExportRequest, checkpoint: Checkpoint) -> ExportRequest:
-    """The same request, from these weights."""
-    return replace(request, checkpoint=checkpoint)
+    def component_names(self) -> tuple[str, ...]:
+        """Names of the components to export, in the model's order."""
+        names = (c.name for c in self.model.components)
+        return tuple(n for n in names if not self.components or n in self.components)

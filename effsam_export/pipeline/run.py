@@ -1,24 +1,19 @@
-"""The whole flow on one screen: checkpoint -> traced graphs -> artefacts -> parity -> bundle."""
+"""The whole export on one screen: checkpoint -> traced graphs -> artefacts -> parity -> bundle."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from contextlib import contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effsam_export import backends
-from effsam_export.config.parity import load_parity_images
-from effsam_export.errors import CheckFailed, UsageError
-from effsam_export.pipeline import component as convert
-from effsam_export.pipeline import int8, int8_comparison, isolate
+from effsam_export.errors import CheckFailed
+from effsam_export.pipeline import int8, int8_comparison, workspace
+from effsam_export.pipeline.component import export_component
+from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.prove import prove
 from effsam_export.util.progress import ignore_event, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from torch import nn
 
@@ -26,128 +21,108 @@ if TYPE_CHECKING:
     from effsam_export.calibration.samples import Calibration
     from effsam_export.parity.check import ParityResult
     from effsam_export.parity.results import ParityReport
+    from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.pipeline.workspace import Workspace
     from effsam_export.spec.targets import TargetProfile
     from effsam_export.util.progress import OnEvent
 
+SHOWN_FAILURES = 8
+"""Failures that the message of a failed parity check lists."""
+
 
 class ParityFailed(CheckFailed):
-    """The export was made and does not segment like the PyTorch model."""
+    """The exported model does not segment like the PyTorch model.
+
+    Args:
+        report: The measurements and the failures.
+        evidence: Directory with the report.
+    """
 
     def __init__(self, report: ParityReport, evidence: Path) -> None:
-        shown = "\n  ".join(report.failures[:8])
-        more = len(report.failures) - 8
+        shown = "\n  ".join(report.failures[:SHOWN_FAILURES])
+        more = len(report.failures) - SHOWN_FAILURES
         super().__init__(
             f"parity failed, no bundle was written:\n  {shown}"
             + (f"\n  and {more} more" if more > 0 else ""),
-            hint=f"everything measured is in `{evidence}`",
+            hint=f"all measurements are in `{evidence}`",
         )
         self.report = report
 
 
-def check_request(request: ExportRequest) -> None:
-    """Find out, before any slow work, whether an export can be done as asked.
-
-    Raises:
-        ToolchainMissing: A package is not installed.
-        OutputError: The output place is taken.
-        UsageError: The model has no such component, the parity file is broken,
-            or photographs of it are missing.
-    """
-    from effsam_export.bundle import staging
-
-    backends.load(request.target.backend)
-    backends.require_lowering(request.target.backend)
-    backends.require_tracing()
-    if request.target.precision == "int8":
-        backends.require_quantizer(request.target.backend)
-    known = {c.name for c in request.prepared.components}
-    unknown = [c for c in request.components if c not in known]
-    if unknown:
-        raise UsageError(
-            f"model `{request.model.name}` has no component `{unknown[0]}`",
-            hint=f"it has {', '.join(sorted(known))}",
-        )
-    staging.check_output_free(request.output, force=request.force)
-    photographs = load_parity_images(request.parity_file)
-    absent = [f"`{i.path}`" for i in photographs if not i.path.is_file()]
-    if absent:
-        raise UsageError(f"photographs to judge by do not exist: {', '.join(absent)}")
-
-
 def export(request: ExportRequest, on_event: OnEvent = ignore_event) -> ParityReport:
-    """Export, prove, and write the bundle; nothing is at `output` unless everything passed.
+    """Check a request and run it. See `plan.resolve` and `run` for the errors."""
+    return run(resolve(request), on_event)
+
+
+def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
+    """Export, compare with PyTorch, and write the bundle.
+
+    Nothing is written to `plan.output` unless everything passed.
+
+    Args:
+        plan: With its checkpoint.
+        on_event: Called with each stage event.
 
     Raises:
-        ParityFailed: The artefacts do not reach the target's gates; the evidence is kept in
-            `<output>.failed`.
-        ConversionFailed: A converter crashed; its log is kept there.
-        EffsamError: Anything `check_request`, the checkpoint or the file system objects to.
+        ParityFailed: A gate was missed; the report is written to `<output>.failed`.
+        ConversionFailed: A converter crashed; its log is copied there.
+        CheckpointError: The file is not a checkpoint of the model.
+        OutputError: The output directory cannot be written.
     """
-    from effsam_export.bundle import staging, write
+    from effsam_export.bundle import write
     from effsam_export.pipeline import report
-    from effsam_export.weights import checkpoint as loading
+    from effsam_export.weights import checkpoint
 
-    check_request(request)
-    model, target = request.prepared, request.target
-    backend = backends.load(target.backend)
     with stage("load", on_event) as running:
-        module = loading.load(model, request.checkpoint)
-        running.detail = f"sha256 {request.checkpoint.sha256[:12]}"
-    with staging.staged(request.output) as work, kept_logs(request.output) as scratch:
-        calibration = int8.calibrated(request, scratch, on_event)
-        exported = lowered(request, module, calibration, work, scratch, on_event)
-        pairs = [(e.graph, e.artifact) for e in exported]
-        int8_comparisons = int8_comparison.measure(
-            pairs, target, scratch, on_event, stage_cache=request.stage_cache
+        module = checkpoint.load(plan.model, plan.weights)
+        running.detail = f"sha256 {plan.weights.sha256[:12]}"
+    with workspace.opened(plan.output, on_event) as space:
+        calibration = int8.load_calibration(plan, space)
+        exported = export_components(plan, module, calibration, space)
+        comparisons = int8_comparison.measure(
+            exported, plan.target, space, stage_cache=plan.stage_cache
         )
-        exported = combined(exported, target, work)
+        exported = combined(exported, plan.target, space.work)
         with stage("parity", on_event) as running:
-            findings = prove(request, module, exported, backend, running.on_progress)
-            running.detail = summary(findings.report)
-            running.failed = not findings.report.passed
-        html = report.render(findings.report, findings.pictures, int8_comparisons)
-        if not findings.report.passed:
-            evidence = evidence_of(request.output)
-            keep_evidence(evidence, findings, html)
-            raise ParityFailed(findings.report, evidence)
+            parity = prove(plan, module, exported, running.on_progress)
+            running.detail = summary(parity.report)
+            running.failed = not parity.report.passed
+        html = report.render(parity.report, parity.pictures, comparisons)
+        if not parity.report.passed:
+            evidence = workspace.evidence_directory(plan.output)
+            write_evidence(evidence, parity, html)
+            raise ParityFailed(parity.report, evidence)
         with stage("bundle", on_event) as running:
             manifest = write.write(
-                work,
-                model=model,
-                target=target,
-                checkpoint=request.checkpoint,
+                space.work,
+                model=plan.model,
+                target=plan.target,
+                checkpoint=plan.weights,
                 exported=exported,
-                parity=findings,
+                parity=parity,
                 html=html,
                 versions=write.versions(exported),
                 calibration=calibration,
-                timed=any(g.time_share is not None for g in int8_comparisons),
+                timed=any(c.time_share is not None for c in comparisons),
             )
             running.detail = f"{len(manifest['files']) + 1} files"
-    return findings.report
+    return parity.report
 
 
-def lowered(
-    request: ExportRequest,
-    module: nn.Module,
-    calibration: Calibration | None,
-    work: Path,
-    scratch: Path,
-    on_event: OnEvent,
+def export_components(
+    plan: ExportPlan, module: nn.Module, calibration: Calibration | None, space: Workspace
 ) -> list[Exported]:
-    """Every chosen component in the target's format, the encoder first."""
+    """Trace and lower every component of the plan, the encoder first."""
     exported: list[Exported] = []
-    for component in request.chosen:
-        quantized = int8.quantization(request, component, calibration, exported)
-        exported.append(
-            convert.component(request, module, component, work, scratch, on_event, quantized)
-        )
+    for spec in plan.components:
+        quantization = int8.quantization(plan, spec, calibration, exported)
+        exported.append(export_component(plan, module, spec, quantization, space))
     return exported
 
 
 def combined(exported: list[Exported], target: TargetProfile, work: Path) -> list[Exported]:
-    """All components in one file with a signature for each, where a TFLite target asks for it."""
+    """Combine all components in one file with a signature each, for a TFLite target that asks."""
     if not target.options.get("single_file"):
         return exported
     from effsam_export.backends.tflite import backend as tflite
@@ -158,44 +133,26 @@ def combined(exported: list[Exported], target: TargetProfile, work: Path) -> lis
     return [replace(e, artifact=a) for e, a in zip(exported, artifacts, strict=True)]
 
 
-def evidence_of(output: Path) -> Path:
-    """Where the evidence of a failed export is kept."""
-    return output.with_name(f"{output.name}.failed")
-
-
-@contextmanager
-def kept_logs(output: Path) -> Iterator[Path]:
-    """A folder for traced programs and logs; after a failed conversion the logs are kept."""
-    evidence = evidence_of(output)
-    with tempfile.TemporaryDirectory(prefix="effsam-") as name:
-        try:
-            yield Path(name)
-        except isolate.ConversionFailed as failure:
-            evidence.mkdir(parents=True, exist_ok=True)
-            kept = shutil.copyfile(failure.log, evidence / failure.log.name)
-            raise failure.moved(kept) from failure
-
-
-def keep_evidence(directory: Path, findings: ParityResult, html: str) -> None:
-    """Write report and figures of a failed check; no manifest, so nobody takes it for a bundle."""
+def write_evidence(directory: Path, parity: ParityResult, html: str) -> None:
+    """Write the report of a failed check, without the manifest that would make it a bundle."""
     from effsam_export.bundle import write
 
     directory.mkdir(parents=True, exist_ok=True)
-    write.write_json(directory / "parity.json", write.parity_document(findings.report))
+    write.write_json(directory / "parity.json", write.parity_document(parity.report))
     (directory / "report.html").write_text(html, "utf-8")
 
 
 def summary(report: ParityReport) -> str:
-    """The result of a parity check in a few words."""
+    """Return the result of a parity check in a few words."""
     if report.cases:
-        least = min(c.min_iou for c in report.cases)
+        minimum = min(c.min_iou for c in report.cases)
         left = f", {len(report.left_out)} not for this model" if report.left_out else ""
-        return f"{len(report.cases)} prompts{left}, min mask IoU {least:.4f}"
+        return f"{len(report.cases)} prompts{left}, min mask IoU {minimum:.4f}"
     return f"{len(report.comparisons)} comparisons"
 
 
 def figures(report: ParityReport) -> dict[str, Any]:
-    """A report's end-to-end figures for a JSON document."""
+    """Return the end-to-end figures of a report for a JSON document."""
     return {
         "model": report.model,
         "target": report.target,

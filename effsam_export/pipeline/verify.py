@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from effsam_export.bundle.read import Bundle
     from effsam_export.parity.results import ParityReport
     from effsam_export.spec.stages import Checkpoint
-    from effsam_export.spec.targets import TargetProfile
     from effsam_export.util.progress import OnEvent, OnProgress
 
 Level = Literal["golden", "full"]
@@ -245,7 +244,8 @@ def run_comparisons(
     from effsam_export.bundle import read
     from effsam_export.parity.check import check
     from effsam_export.parity.comparison import Sides
-    from effsam_export.pipeline.prove import evaluation_images
+    from effsam_export.parity.evaluation_set import load_evaluation_set
+    from effsam_export.spec.targets import Gates
     from effsam_export.weights import checkpoint as loading
 
     sides = Sides(
@@ -254,27 +254,12 @@ def run_comparisons(
         artifacts={c: read.open_session(bundle, c) for c in bundle.components},
         simulator=bundle.simulator,
     )
-    images, left_out = evaluation_images(bundle.model, parity_file)
-    target = profile_of(bundle)
     return check(
-        bundle.model, target, sides, images, left_out=left_out, on_progress=on_progress
-    ).report
-
-
-def profile_of(bundle: Bundle) -> TargetProfile:
-    """The target a bundle was made for, with the gates it was judged by."""
-    from effsam_export.spec.targets import Gates, TargetProfile
-
-    target, asked = bundle.manifest["target"], bundle.manifest["precision"]["requested"]
-    return TargetProfile(
-        name=target["name"],
-        description="",
-        backend=target["backend"],
-        precision=asked,
-        precisions=(asked,),
-        opset=target["opset"],
-        simplify=False,
-        options=target["options"],
+        bundle.model,
+        sides,
+        load_evaluation_set(bundle.model, parity_file),
+        target=bundle.manifest["target"]["name"],
+        precision=bundle.manifest["precision"]["requested"],
         gates=Gates(**bundle.manifest["gates"]),
-        source=b"",  # the bundle knows its hash only
-    )
+        on_progress=on_progress,
+    ).report

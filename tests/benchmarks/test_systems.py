@@ -33,8 +33,8 @@ def test_export_run_and_verify(name: str, tmp_path: Path, shared: Path) -> None:
     row = systems.measure(name, "onnx", tmp_path, shared / "golden")
     assert not row.problem
     assert row.prompts >= 8
-    assert row.least_iou is not None
-    assert row.least_iou >= LEAST_IOU
+    assert row.min_iou is not None
+    assert row.min_iou >= LEAST_IOU
     assert row.bytes > 0
 
 

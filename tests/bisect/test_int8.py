@@ -14,6 +14,7 @@ from effsam_export.bisect.int8 import Int8Evaluator, with_own_weights
 from effsam_export.config import calibration
 from effsam_export.config import targets as profiles
 from effsam_export.config.int8_recipe import Int8Plan
+from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.spec.int8 import Int8Recipe
 from tests.small import SMALL_SAM
@@ -48,7 +49,7 @@ def evaluator(
         if event.kind == "finished" and events is not None:
             events.append(event.stage)
 
-    return Int8Evaluator(request, folder, on_event)
+    return Int8Evaluator(resolve(request), folder, on_event)
 
 
 @pytest.mark.backend

@@ -17,6 +17,7 @@ from effsam_export.config import calibration, int8_recipe
 from effsam_export.config import targets as profiles
 from effsam_export.errors import CheckFailed
 from effsam_export.matrix import keys
+from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.spec.stages import Checkpoint
 from effsam_export.util import installed
@@ -304,11 +305,13 @@ def test_judgements_of_other_versions_are_not_taken(monkeypatch: pytest.MonkeyPa
         output=Path("unused"),
         int8=Int8Request(calibration=calibration.load(), plan=int8_recipe.load("mobile-sam")),
     )
-    before = question(one)
-    assert question(replace(one, output=Path("other"))) == before
-    assert question(replace(one, checkpoint=replace(one.checkpoint, sha256="2" * 64))) != before
+    plan = resolve(one)
+    before = question(plan)
+    assert question(replace(plan, output=Path("other"))) == before
+    other = replace(one.weights, sha256="2" * 64)
+    assert question(plan.with_checkpoint(other)) != before
     with monkeypatch.context() as patched:
         patched.setattr(installed, "version_of", lambda _: "99.0")
-        assert question(one) != before
+        assert question(plan) != before
     monkeypatch.setattr(keys, "code", lambda: "other")
-    assert question(one) != before
+    assert question(plan) != before

@@ -55,13 +55,13 @@ def test_the_same_request_has_the_same_digest() -> None:
 
 def test_one_weight() -> None:
     one = request()
-    other = replace(one, checkpoint=replace(one.checkpoint, sha256="2" * 64))
+    other = replace(one, checkpoint=replace(one.weights, sha256="2" * 64))
     assert changed(one, other) == ["weights"]
 
 
 def test_names_that_the_manifest_repeats() -> None:
     one = request()
-    renamed = replace(one, checkpoint=replace(one.checkpoint, path=Path("other.pt")))
+    renamed = replace(one, checkpoint=replace(one.weights, path=Path("other.pt")))
     assert changed(one, renamed) == ["weights.name"]
     copied = replace(one, target=replace(one.target, name="copy"))
     assert changed(one, copied) == ["target"]
@@ -208,7 +208,7 @@ def test_what_cells_share_follows_from_weights_code_and_the_tools_that_trace(
     one = request()
     before = shared(one)
     assert before != shared(one, threads=1)
-    assert before != shared(replace(one, checkpoint=replace(one.checkpoint, sha256="2" * 64)))
+    assert before != shared(replace(one, checkpoint=replace(one.weights, sha256="2" * 64)))
     assert before != shared(request(model="edge-sam"))
     clustered = request("expedit-sam-vit-b")
     options = {**clustered.model.options, "location": 8.0}

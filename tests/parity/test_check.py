@@ -9,10 +9,10 @@ import pytest
 
 from effsam_export.backends.onnx.backend import open_onnx
 from effsam_export.bundle import read
-from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import PromptError
 from effsam_export.parity.check import check
 from effsam_export.parity.comparison import Sides, compare
+from effsam_export.parity.evaluation_set import load_evaluation_set
 from effsam_export.parity.metrics import mask_iou
 from effsam_export.weights import checkpoint
 from tests.tiny import TINY_SAM
@@ -51,11 +51,22 @@ def sides(exported_tiny: Path, tiny_checkpoint: Checkpoint) -> Sides:
     )
 
 
+def checked(sides: Sides, target: TargetProfile, parity_file: Path) -> ParityResult:
+    return check(
+        TINY_SAM,
+        sides,
+        load_evaluation_set(TINY_SAM, parity_file),
+        target=target.name,
+        precision=target.precision,
+        gates=target.gates,
+    )
+
+
 @pytest.fixture
 def run(sides: Sides, onnx_target: TargetProfile, parity_file: Path) -> Callable[..., ParityResult]:
     """Check with sessions replaced: `run(sources={...}, artifacts={...})`."""
 
-    def checked(
+    def replaced(
         sources: dict[str, Session] | None = None, artifacts: dict[str, Session] | None = None
     ) -> ParityResult:
         changed = Sides(
@@ -63,9 +74,9 @@ def run(sides: Sides, onnx_target: TargetProfile, parity_file: Path) -> Callable
             sources={**sides.sources, **(sources or {})},
             artifacts={**sides.artifacts, **(artifacts or {})},
         )
-        return check(TINY_SAM, onnx_target, changed, load_parity_images(parity_file))
+        return checked(changed, onnx_target, parity_file)
 
-    return checked
+    return replaced
 
 
 def test_the_same_graphs_pass(run: Callable[..., ParityResult]) -> None:
@@ -199,7 +210,7 @@ def test_a_prompt_off_the_photograph_is_refused(
         f'[[images]]\nfile = "{photo}"\nprompts = [{{ name = "off", points = [[900, 1, 1]] }}]\n'
     )
     with pytest.raises(PromptError, match=r"point \(900, 1\) is outside the image"):
-        check(TINY_SAM, onnx_target, sides, load_parity_images(file))
+        checked(sides, onnx_target, file)
 
 
 def test_one_component_is_judged_tensor_by_tensor(
@@ -210,7 +221,7 @@ def test_one_component_is_judged_tensor_by_tensor(
         sources={"decoder": sides.sources["decoder"]},
         artifacts={"decoder": sides.artifacts["decoder"]},
     )
-    report = check(TINY_SAM, onnx_target, only, load_parity_images(parity_file)).report
+    report = checked(only, onnx_target, parity_file).report
     assert report.passed
     assert report.cases == ()
     assert {s.component for s in report.comparisons} == {"decoder"}

@@ -91,7 +91,7 @@ def test_a_bundle_compares_int8_with_what_floats(exported: Exported) -> None:
     assert "compare encoder" in exported.messages
     assert "compare decoder" not in exported.messages
     page = (exported.bundle / "report.html").read_text("utf-8")
-    assert "What INT8 gains" in page
+    assert "INT8 compared with FP16 and FP32" in page
     assert "of FP32&#x27;s size" in page
     assert [v["file"] for v in exported.manifest["nondeterministic_files"]] == ["report.html"]
 
@@ -147,7 +147,10 @@ def test_a_decoder_is_calibrated_on_what_the_encoder_gives(
     )
     result = CliRunner().invoke(cli.app, alone)
     assert isinstance(result.exception, EffsamError)
-    assert result.exception.message == "the decoder is calibrated on what the encoder gives"
+    assert (
+        result.exception.message
+        == "the decoder is calibrated on embeddings of the exported encoder"
+    )
     assert not (tmp_path / "b").exists()
 
 

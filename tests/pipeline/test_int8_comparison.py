@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from effsam_export import backends
+from effsam_export.bundle.manifest import Exported
 from effsam_export.config import targets as profiles
 from effsam_export.errors import CheckFailed
 from effsam_export.pipeline import int8_comparison, isolate
 from effsam_export.pipeline.int8_comparison import Int8Comparison, Variant
+from effsam_export.pipeline.workspace import Workspace
 from effsam_export.spec.int8 import Int8Recipe, Quantization
 from effsam_export.spec.stages import Artifact, Graph
 from effsam_export.util import cpu
-from effsam_export.util.progress import ignore_event
 from tests.backends.test_contract import COMPONENT
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def artifact_of(precision: Precision, folder: Path) -> Artifact:
     )
 
 
-def exported(folder: Path, recipe: Int8Recipe) -> tuple[Graph, Artifact]:
+def exported(folder: Path, recipe: Int8Recipe) -> Exported:
     samples = folder / "samples"
     samples.mkdir(exist_ok=True)
     np.savez(samples / "0000.npz", tokens=np.zeros((1, 2), np.float32))
@@ -141,7 +142,7 @@ def exported(folder: Path, recipe: Int8Recipe) -> tuple[Graph, Artifact]:
         opset=18,
         quantization=Quantization(recipe=recipe, samples=samples),
     )
-    return graph, artifact_of("int8", folder)
+    return Exported(graph=graph, artifact=artifact_of("int8", folder))
 
 
 def measured(
@@ -166,7 +167,8 @@ def measured(
     monkeypatch.setattr(isolate, "lower", lower)
     parts = [exported(folder, recipe or Int8Recipe(scheme="w8a8"))]
     target = profiles.load_target("onnx", "int8")
-    return int8_comparison.measure(parts, target, folder, ignore_event, rounds=3), asked
+    space = Workspace(work=folder, scratch=folder)
+    return int8_comparison.measure(parts, target, space, rounds=3), asked
 
 
 def test_all_forms_are_made_and_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -204,11 +206,12 @@ def test_a_component_that_was_not_quantized_is_not_compared(
 
 
 def test_another_precision_is_not_compared(tmp_path: Path) -> None:
-    graph, artifact = exported(tmp_path, Int8Recipe(scheme="w8a8"))
+    int8 = exported(tmp_path, Int8Recipe(scheme="w8a8"))
     events: list[StageEvent] = []
-    parts = [(replace(graph, quantization=None), artifact)]
+    parts = [replace(int8, graph=replace(int8.graph, quantization=None))]
     target = profiles.load_target("onnx", "fp16")
-    assert int8_comparison.measure(parts, target, tmp_path, events.append) == ()
+    space = Workspace(work=tmp_path, scratch=tmp_path, on_event=events.append)
+    assert int8_comparison.measure(parts, target, space) == ()
     assert not events
 
 

@@ -13,6 +13,7 @@ from effsam_export.config import targets as profiles
 from effsam_export.errors import CheckpointError, OutputError, UsageError
 from effsam_export.pipeline import isolate
 from effsam_export.pipeline import run as pipeline
+from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.request import ExportRequest
 from effsam_export.pipeline.stage_cache import StageCache
 from effsam_export.spec.stages import Checkpoint
@@ -208,10 +209,8 @@ def test_missing_photographs_are_noticed_before_any_work(
         '[[images]]\nfile = "no.jpg"\nprompts = [{ name = "a", points = [[1, 1, 1]] }]\n'
     )
     with pytest.raises(UsageError) as refused:
-        pipeline.check_request(replace(request_, parity_file=file))
-    assert refused.value.message == (
-        f"photographs to judge by do not exist: `{tmp_path / 'no.jpg'}`"
-    )
+        resolve(replace(request_, parity_file=file))
+    assert refused.value.message == (f"evaluation images do not exist: `{tmp_path / 'no.jpg'}`")
 
 
 def test_a_file_that_is_no_checkpoint_stops_before_any_work(

@@ -1,12 +1,12 @@
-"""ONNX to ONNX: the rewrites every traced graph goes through, in order.
+"""ONNX graph rewrites that every traced graph goes through, in order.
 
-Each pass is a module with `apply(model) -> (model, note)`; the note says what was done, or why
-nothing was. A new one is a file beside this one and a line in the tuple, with its reason.
+Each pass is a module with `apply(model) -> (model, note)`. The note says what was changed, or why
+nothing was. To add a pass, add a module here and a line in `pipeline`, with its reason.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import onnx
@@ -26,35 +26,67 @@ if TYPE_CHECKING:
     Pass = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, str]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Annotated:
+    """A rewritten graph whose nodes still carry the exporter's metadata.
+
+    Attributes:
+        graph: The traced graph, with what the metadata selects: the nodes that stay in FP32, and
+            the INT8 treatment of each node.
+        model: The rewritten ONNX model. Its metadata names the module that each node comes from.
+    """
+
+    graph: Graph
+    model: onnx.ModelProto
+
+
 def pipeline(target: TargetProfile) -> tuple[tuple[str, Pass], ...]:
-    """The passes for a target, in the order they run."""
+    """Return the passes for a target, in the order they run."""
     return (
         ("share_constants", share_constants.apply),
-        # Before onnxsim, which might know the exporter's form by then and fold it otherwise.
+        # Before onnxsim, which may fold the exporter's form of GELU in another way.
         ("regroup_gelu", regroup_gelu.apply),
         *((("simplify", simplify.apply),) if target.simplify else ()),
-        # Last: the passes before it leave notes and inferred shapes of their own.
+        # Last: the passes before it add metadata and inferred shapes.
         ("strip_debug_info", strip_debug_info.apply),
     )
 
 
 def rewrite(graph: Graph, target: TargetProfile, out_dir: Path) -> Graph:
-    """Run the passes on a traced graph and write the result into `out_dir`.
+    """Run all passes on a traced graph and write `<component>.onnx` into `out_dir`."""
+    annotated = annotate(graph, target)
+    graph, (model, note) = annotated.graph, strip_debug_info.apply(annotated.model)
+    # A large model is in memory twice here, and writing needs a third copy.
+    del annotated
+    return _write(graph, model, note, out_dir)
 
-    What the graph's precision recipe keeps in FP32, and what INT8 does to each node, is looked up
-    on the way, while the nodes still say which module they come from.
-    """
-    kept: tuple[str, ...] = ()
-    quantized = graph.quantization
+
+def annotate(graph: Graph, target: TargetProfile) -> Annotated:
+    """Run all passes but the last on a traced graph, and look up what its metadata selects."""
     model, notes = onnx.load(graph.path), []
-    for name, apply in pipeline(target):
-        if graph.recipe and name == "strip_debug_info":
-            kept = fp32_nodes(model, graph.recipe)
-        if quantized is not None and name == "strip_debug_info":
-            quantized = replace(quantized, treatments=treatments(model, quantized.recipe))
+    for name, apply in pipeline(target)[:-1]:
         model, note = apply(model)
         notes.append(f"{name}: {note}")
+    quantization = graph.quantization
+    if quantization is not None:
+        quantization = replace(quantization, treatments=treatments(model, quantization.recipe))
+    graph = replace(
+        graph,
+        rewrites=tuple(notes),
+        fp32_nodes=fp32_nodes(model, graph.recipe) if graph.recipe else (),
+        quantization=quantization,
+    )
+    return Annotated(graph=graph, model=model)
+
+
+def write(annotated: Annotated, out_dir: Path) -> Graph:
+    """Remove the metadata and write `<component>.onnx` into `out_dir`."""
+    model, note = strip_debug_info.apply(annotated.model)
+    return _write(annotated.graph, model, note, out_dir)
+
+
+def _write(graph: Graph, model: onnx.ModelProto, note: str, out_dir: Path) -> Graph:
     path = out_dir / f"{graph.component.name}.onnx"
     onnx_file.save(model, path)
     onnx_file.check(path)
-    return replace(graph, path=path, rewrites=tuple(notes), fp32_nodes=kept, quantization=quantized)
+    return replace(graph, path=path, rewrites=(*graph.rewrites, f"strip_debug_info: {note}"))

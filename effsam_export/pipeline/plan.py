@@ -1,0 +1,120 @@
+"""A request, resolved and checked once: the input of every later stage of an export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from effsam_export import backends
+from effsam_export.config.parity import load_parity_images
+from effsam_export.errors import UsageError
+from effsam_export.models import fixed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.config.parity import ParityImage
+    from effsam_export.parity.evaluation_set import EvaluationSet
+    from effsam_export.pipeline.request import ExportRequest, Int8Request
+    from effsam_export.pipeline.stage_cache import StageCache
+    from effsam_export.spec.model import ComponentSpec, ModelSpec
+    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.spec.targets import TargetProfile
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportPlan:
+    """Everything an export works with.
+
+    Attributes:
+        model: With fixed shapes, if the target needs them.
+        dynamic_model: The same model before its shapes were fixed.
+        components: The components to export, in the model's order.
+        checkpoint: The weights; None until they are downloaded.
+        output: Directory of the bundle.
+        parity_images: Evaluation images and prompts, as the parity file lists them.
+        custom_parity: The parity file is the user's own.
+        int8: Calibration and recipes of an INT8 export; None for another precision.
+        stage_cache: Cache of traces and conversions that exports share; None for no cache.
+    """
+
+    model: ModelSpec
+    dynamic_model: ModelSpec
+    target: TargetProfile
+    components: tuple[ComponentSpec, ...]
+    checkpoint: Checkpoint | None
+    output: Path
+    parity_images: tuple[ParityImage, ...]
+    custom_parity: bool
+    int8: Int8Request | None
+    stage_cache: StageCache | None
+
+    @property
+    def weights(self) -> Checkpoint:
+        """The checkpoint, of a plan that has one."""
+        assert self.checkpoint is not None
+        return self.checkpoint
+
+    def evaluation_set(self, model: ModelSpec) -> EvaluationSet:
+        """Return the evaluation images with the prompts that `model` supports."""
+        from effsam_export.parity.evaluation_set import evaluation_set
+
+        return evaluation_set(model, self.parity_images, custom=self.custom_parity)
+
+    def with_checkpoint(self, checkpoint: Checkpoint) -> ExportPlan:
+        """Return the plan with its weights."""
+        return replace(self, checkpoint=checkpoint)
+
+
+def resolve(request: ExportRequest) -> ExportPlan:
+    """Check a request and load what it names, before any slow work.
+
+    Raises:
+        ToolchainMissing: A package is not installed.
+        OutputError: The output directory exists already.
+        UsageError: The model has no such component, the parity file has faults, or one of its
+            images does not exist.
+    """
+    from effsam_export.bundle import staging
+
+    target = request.target
+    backends.load(target.backend)
+    backends.require_lowering(target.backend)
+    backends.require_tracing()
+    if target.precision == "int8":
+        backends.require_quantizer(target.backend)
+    model = fixed.for_options(request.model, target.options)
+    components = chosen_components(model, request.components)
+    staging.check_output_free(request.output, force=request.force)
+    images = load_parity_images(request.parity_file)
+    missing = [f"`{i.path}`" for i in images if not i.path.is_file()]
+    if missing:
+        raise UsageError(f"evaluation images do not exist: {', '.join(missing)}")
+    return ExportPlan(
+        model=model,
+        dynamic_model=request.model,
+        target=target,
+        components=components,
+        checkpoint=request.checkpoint,
+        output=request.output,
+        parity_images=images,
+        custom_parity=request.parity_file is not None,
+        int8=request.int8,
+        stage_cache=request.stage_cache,
+    )
+
+
+def chosen_components(model: ModelSpec, names: tuple[str, ...]) -> tuple[ComponentSpec, ...]:
+    """Return the named components of a model, or all if none is named, in the model's order.
+
+    Raises:
+        UsageError: The model has no component of such a name.
+    """
+    known = {c.name for c in model.components}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(
+            f"model `{model.name}` has no component `{unknown[0]}`",
+            hint=f"it has {', '.join(sorted(known))}",
+        )
+    return tuple(c for c in model.components if not names or c.name in names)
