@@ -1,6 +1,7 @@
-"""Every backend, by name: a module with three functions, imported when it is used.
+"""The table of backends: what each needs, what it can do, and the module that implements it.
 
-A new one is a file beside this one, a line in the table, and an extra in `pyproject.toml`.
+A backend module has the functions of `Backend` and is imported when it is used. To add a backend:
+add a folder here, an entry in `BACKENDS` and an extra in `pyproject.toml`.
 """
 
 from __future__ import annotations
@@ -24,44 +25,51 @@ if TYPE_CHECKING:
 
 
 class Session(Protocol):
-    """An opened artefact."""
+    """An artefact that is loaded in a runtime."""
 
     def run(self, feeds: Feeds) -> Feeds:
-        """Run once: tensors in and out by their contract names."""
+        """Run once; return the outputs by the names of the component's contract."""
         ...
 
 
 class Backend(Protocol):
-    """What a backend module offers."""
+    """The functions of a backend module."""
 
     def lower(self, graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
-        """Write the artefact of one graph into `out_dir`, re-open it and count what it holds.
+        """Write the artefact of one graph into `out_dir`, then re-open it and check it.
+
+        Returns:
+            The files, with their constants counted by dtype and their operators by kind.
 
         Raises:
-            CheckFailed: The precision found in the file is not the one asked for.
+            CheckFailed: The precision in the file is not the target's.
         """
         ...
 
     def open_session(self, artifact: Artifact) -> Session:
-        """Load an artefact with the options it was made for."""
+        """Load an artefact with the options of its target."""
         ...
 
     def simulator(self, options: Options) -> str:
-        """What `open_session` runs in the place of the real runtime on this machine.
+        """Name what `open_session` runs if the target's own runtime cannot run on this machine.
 
-        Empty where the real one runs; anything else makes a result `simulated`.
+        Empty if the target's own runtime runs here. Otherwise a result is `simulated`.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackendEntry:
-    """Where a backend is, what it needs and can do, and the options a target may give it.
+    """What a backend needs, what it can do, and the options that a target may set.
 
     Attributes:
-        reads: What it lowers from: the ONNX file, or the traced program.
-        packages: What `lower` needs; the first is what runs an artefact.
-        quantizer: What it needs besides for INT8.
+        module: Name of the module to import.
+        packages: Python packages that `lower` needs. The first one also runs the artefacts.
+        extra: Extra of this package that installs them.
+        precisions: Precisions it can export.
+        options: Target options it knows, with their types.
+        reads: Input of `lower`: the ONNX file, or the program traced by `torch.export`.
+        quantizer: Python package that INT8 needs as well; empty for none.
     """
 
     module: str
@@ -153,12 +161,12 @@ BACKENDS: dict[str, BackendEntry] = {
 
 
 def available(name: str) -> bool:
-    """Whether the package that runs a backend's artefacts is installed, without importing it."""
+    """Return whether the package that runs a backend's artefacts is installed; import nothing."""
     return find_spec(BACKENDS[name].packages[0]) is not None
 
 
 def load(name: str) -> Backend:
-    """Import a backend of the table.
+    """Import the module of a backend.
 
     Raises:
         ToolchainMissing: The package that runs its artefacts is not installed.
@@ -170,7 +178,7 @@ def load(name: str) -> Backend:
 
 
 def require_lowering(name: str) -> None:
-    """Raise `ToolchainMissing` unless everything that a backend lowers with is installed."""
+    """Raise `ToolchainMissing` unless all packages that `lower` needs are installed."""
     entry = BACKENDS[name]
     for package in entry.packages:
         if find_spec(package) is None:
@@ -178,14 +186,14 @@ def require_lowering(name: str) -> None:
 
 
 def require_quantizer(name: str) -> None:
-    """Raise `ToolchainMissing` unless what a backend quantizes with is installed."""
+    """Raise `ToolchainMissing` unless the package that a backend needs for INT8 is installed."""
     package = BACKENDS[name].quantizer
     if package and find_spec(package) is None:
         raise ToolchainMissing(f"INT8 for backend `{name}`", package, "int8")
 
 
 def require_tracing() -> None:
-    """Raise `ToolchainMissing` unless everything that every export needs is installed."""
+    """Raise `ToolchainMissing` unless the packages that every export needs are installed."""
     for package in ("torch", "onnx", "onnxscript", "onnxruntime", "cyclonedx"):
         if find_spec(package) is None:
             raise ToolchainMissing("tracing a model", package, "torch")

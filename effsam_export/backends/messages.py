@@ -1,4 +1,4 @@
-"""What converters say when they fail, and what it means: a table of messages seen in the wild."""
+"""Error messages of converters and runtimes, with their cause and a remedy."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """A message with its cause and its cure.
+class KnownMessage:
+    """An error message with its cause and a remedy.
 
     Attributes:
-        pattern: Regular expression that finds it in a log.
-        cause: What is wrong, as half a sentence.
-        hint: What to do.
-        source: Where it was seen and explained.
+        pattern: Regular expression that finds the message in a log.
+        cause: What is wrong, without a full stop.
+        hint: What to do, without a full stop.
+        source: Issue that explains it, or where it was observed.
     """
 
     pattern: str
@@ -23,162 +23,165 @@ class Known:
     source: str
 
 
-MESSAGES: tuple[Known, ...] = (
-    Known(
+MESSAGES: tuple[KnownMessage, ...] = (
+    KnownMessage(
         pattern=r"MemoryError|std::bad_alloc|Cannot allocate memory|[Oo]ut of memory",
         cause="memory ran out",
         hint="close other programs, export one component at a time (--component), or use a "
         "machine with more memory",
         source="NVIDIA/TensorRT#4258",
     ),
-    Known(
+    KnownMessage(
         pattern=r"No space left on device",
         cause="the disk is full",
         hint="choose an --output on a disk with room; converters also write to the temporary "
         "folder (TMPDIR)",
-        source="seen here",
+        source="observed in this project",
     ),
-    Known(
+    KnownMessage(
         pattern=r"only 0-dimensional arrays can be converted to Python scalars",
-        cause="coremltools 9 does not work with NumPy 2.4 or newer",
+        cause="NumPy 2.4 and newer do not convert arrays of one element to scalars, which "
+        "coremltools 9 relies on",
         hint='pip install "numpy<2.4"',
         source="apple/coremltools#2633, #2755",
     ),
-    Known(
+    KnownMessage(
         pattern=r"PyTorch convert function for op '?repeat_interleave'? not implemented"
         r"|repeat_interleave.*not (implemented|supported)",
-        cause="the decoder repeats the image with `repeat_interleave`, which Core ML does not have",
-        hint="export through effsam, whose decoder broadcasts instead",
+        cause="the graph uses `repeat_interleave`, which this converter does not support",
+        hint="broadcast instead of repeating, as the decoders of `effsam export` do",
         source="apple/coremltools#1895, #1769, #2207; ChaoningZhang/MobileSAM#16",
     ),
-    Known(
+    KnownMessage(
         pattern=r"PyTorch convert function for op '?([\w.:]+)'? not implemented",
-        cause="coremltools has no conversion for an operator of this graph",
-        hint="`effsam lint MODEL --target coreml` names the operator's line and what to write",
+        cause="coremltools cannot convert an operator of this graph",
+        hint="`effsam lint MODEL --target coreml` names the source line of the operator and a "
+        "replacement",
         source="apple/coremltools#1769",
     ),
-    Known(
+    KnownMessage(
         pattern=r"OneHot.*cannot be used to compute a shape tensor|/Tile.*invalid",
-        cause="`repeat_interleave` became OneHot and Tile, which TensorRT does not take as a shape",
-        hint="export through effsam, whose decoder broadcasts instead",
+        cause="TensorRT refused a OneHot or Tile node, the form in which `repeat_interleave` is "
+        "exported",
+        hint="broadcast instead of repeating, as the decoders of `effsam export` do",
         source="mit-han-lab/efficientvit#70, #78; NVIDIA-AI-IOT/nanosam#12, #16",
     ),
-    Known(
+    KnownMessage(
         pattern=r"orig_im_size.*shape tensor|shape tensor.*orig_im_size",
-        cause="the image size is an input that decides shapes",
-        hint="leave `orig_im_size` out of the graph and resize masks in the app",
+        cause="the input `orig_im_size` sets the masks' shape, which TensorRT does not support",
+        hint="remove `orig_im_size` from the graph and resize the masks in the app",
         source="vietanhdev/samexporter#31; NVIDIA/TensorRT#2968",
     ),
-    Known(
+    KnownMessage(
         pattern=r"cudaError 35|CUDA driver version is insufficient for CUDA runtime",
-        cause="the NVIDIA driver is missing or older than this TensorRT wants",
-        hint="update the driver; building a TensorRT-RTX engine needs none",
-        source="seen here (RTX 1.7.1 without a driver)",
+        cause="the NVIDIA driver is missing or older than this TensorRT requires",
+        hint="install or update the driver; a TensorRT-RTX engine can be built without one",
+        source="observed with TensorRT-RTX 1.7.1 without a driver",
     ),
-    Known(
+    KnownMessage(
         pattern=r"FP32 GEMM is not supported|for Turing \(SM75\)",
-        cause="Turing GPUs (compute capability 7.5) have no FP32 matrix products in TensorRT-RTX",
-        hint="export in FP16, or leave 75 out of `compute_capabilities`",
-        source="seen here (RTX 1.7.1)",
+        cause="TensorRT-RTX has no FP32 matrix product for Turing GPUs (compute capability 7.5)",
+        hint="export in FP16, or remove 75 from the target's `compute_capabilities`",
+        source="observed with TensorRT-RTX 1.7.1",
     ),
-    Known(
+    KnownMessage(
         pattern=r"must have same input types\. But they are of types (Half|Float|BFloat16) and "
         r"(Half|Float|BFloat16)",
-        cause="a node gets FP16 and FP32 at once, which a strongly typed network does not cast "
-        "by itself",
-        hint="a cast is missing in the graph: report it with the node's name",
-        source="seen here (RTX 1.7.1)",
+        cause="a node has inputs of two floating-point dtypes, and a strongly typed network has "
+        "no implicit casts",
+        hint="a cast is missing in the graph: report the node's name as a bug",
+        source="observed with TensorRT-RTX 1.7.1",
     ),
-    Known(
+    KnownMessage(
         pattern=r"Plugin not found|plugin creator .*was not found",
-        cause="TensorRT does not have an operator of this graph",
-        hint="`effsam lint MODEL --target tensorrt` names the operator's line and what to write",
-        source="seen here: custom domain, NonZero",
+        cause="TensorRT does not support an operator of this graph",
+        hint="`effsam lint MODEL --target tensorrt` names the source line of the operator and a "
+        "replacement",
+        source="observed with a custom domain and with NonZero",
     ),
-    Known(
+    KnownMessage(
         pattern=r"ScatterND with reduction is not supported",
-        cause="TensorRT's ScatterND only overwrites",
-        hint="write the sum as a product with a mask, or set `reduction` to none",
-        source="seen here",
+        cause="TensorRT's ScatterND overwrites values and cannot reduce them",
+        hint="write the reduction as a product with a mask, or set `reduction` to none",
+        source="observed in this project",
     ),
-    Known(
+    KnownMessage(
         pattern=r"missing values for shape input tensor (\S+)|no optimization profile has been "
         r"defined",
-        cause="an input decides shapes, or a dynamic input has no range",
-        hint="leave sizes such as `orig_im_size` out of the graph; give every dynamic input a "
-        "range",
-        source="seen here; vietanhdev/samexporter#31",
+        cause="an input sets the shape of a tensor, or a dynamic input has no shape range",
+        hint="remove inputs such as `orig_im_size` from the graph; give every dynamic input a "
+        "shape range",
+        source="observed in this project; vietanhdev/samexporter#31",
     ),
-    Known(
+    KnownMessage(
         pattern=r"no tactics to implement the operation within workspace limit|insufficient "
         r"workspace",
-        cause="the workspace that the builder may use is too small for a layer",
-        hint="raise `workspace_mib` (0 is no limit)",
-        source="seen here (1 byte of workspace)",
+        cause="a layer needs more workspace than the builder may use",
+        hint="raise the target option `workspace_mib` (0 is no limit)",
+        source="observed with a workspace of 1 byte",
     ),
-    Known(
+    KnownMessage(
         pattern=r"mismatched inputs : .*ONNXTRT_ShapeElementWise"
         r"|isInFlight\(p\.second\.symbolicRep\)",
-        cause="a shape is computed from data, as by `repeat_interleave` (OneHot, Tile) or a "
-        "size given as a float",
-        hint="broadcast instead, and keep sizes out of the graph",
-        source="seen here; nanosam#12, efficientvit#78",
+        cause="a shape is computed from the values of a tensor, for example by `repeat_interleave` "
+        "(OneHot, Tile)",
+        hint="broadcast instead of repeating, and compute no sizes in the graph",
+        source="observed in this project; nanosam#12, efficientvit#78",
     ),
-    Known(
+    KnownMessage(
         pattern=r"Could not find any implementation for node",
         cause="TensorRT found no kernel for a layer, often because GPU memory ran out",
-        hint="free the GPU's memory, set another `workspace_mib` in the target's options, or use a "
-        "newer TensorRT",
+        hint="free GPU memory, change the target option `workspace_mib`, or use a newer TensorRT",
         source="NVIDIA/TensorRT#4258; NVIDIA-AI-IOT/nanosam#6",
     ),
-    Known(
+    KnownMessage(
         pattern=r"serialized engine.*(version|compatib)|plan file.*(version|incompatible)"
         r"|magicTag|Version tag does not match|incompatible serialization version"
         r"|plan\.header\.size == blobSize",
-        cause="an engine only works with the TensorRT version and GPU that it was built for",
-        hint="build it again on the device, from the ONNX file in the bundle",
+        cause="an engine works only with the TensorRT version and GPU that it was built for",
+        hint="build the engine again on the device, from the ONNX file in the bundle",
         source="NVIDIA/TensorRT#70, #292, #818; open-mmlab/mmdeploy#1231",
     ),
-    Known(
+    KnownMessage(
         pattern=r"Flex(Delegate| ops?\b)|flex delegate|SELECT_TF_OPS",
-        cause="the graph needs TensorFlow operators that TFLite does not have by itself",
+        cause="the graph needs TensorFlow operators that TFLite does not include",
         hint="`effsam lint MODEL --target tflite` names them; fixed shapes often avoid them",
         source="ChaoningZhang/MobileSAM#141; PINTO0309/onnx2tf#543",
     ),
-    Known(
+    KnownMessage(
         pattern=r"ANECCompile\(\) FAILED",
-        cause="the Neural Engine's compiler gave up on the graph",
-        hint="lower ranks and split large reshapes, or choose other compute units in the target",
+        cause="the Neural Engine's compiler could not compile the graph",
+        hint="use tensors of lower rank, smaller reshapes, or other `compute_units` in the target",
         source="apple/coremltools#1548",
     ),
-    Known(
+    KnownMessage(
         pattern=r"exceeds? (the )?maximum protobuf size|2147483648|larger than 2 ?GB|"
         r"Failed to serialize proto",
         cause="a file would be larger than the 2 GB that protobuf allows",
-        hint="export components one by one; ViT-H needs weights outside the file",
+        hint="export one component at a time (--component), or store the weights outside the file",
         source="vietanhdev/samexporter, sam_onnx_full_export#3",
     ),
-    Known(
+    KnownMessage(
         pattern=r"torchvision::nms does not exist",
-        cause="the installed torchvision does not belong to the installed torch",
+        cause="the installed torchvision was built for another version of torch",
         hint="pip uninstall torchvision; effsam does not need it",
-        source="seen here",
+        source="observed in this project",
     ),
-    Known(
+    KnownMessage(
         pattern=r"module 'onnx' has no attribute",
-        cause="a file or folder called `onnx` hides the package",
-        hint="rename it, or start from another folder",
+        cause="a file or folder called `onnx` hides the Python package",
+        hint="rename it, or run the command in another folder",
         source="CASIA-IVA-Lab/FastSAM#264",
     ),
-    Known(
+    KnownMessage(
         pattern=r"UnpicklingError|Weights only load failed",
-        cause="the checkpoint is a pickle that runs code when it is loaded",
-        hint="give it to `effsam export --checkpoint`, which reads the tensors and runs nothing",
+        cause="the checkpoint is a pickle with objects that are not tensors",
+        hint="pass it to `effsam export --checkpoint`, which reads the tensors and runs no code",
         source="CASIA-IVA-Lab/FastSAM, torch 2.6",
     ),
 )
 
 
-def explain(log: str) -> Known | None:
-    """The first known message that is in a log, or None."""
+def explain(log: str) -> KnownMessage | None:
+    """Return the first entry of `MESSAGES` whose pattern occurs in a log, or None."""
     return next((m for m in MESSAGES if re.search(m.pattern, log)), None)

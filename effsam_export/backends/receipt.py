@@ -1,4 +1,8 @@
-"""Proof that the precision asked for is the precision in the file."""
+"""Check the precision of an artefact by the constants read back from its file.
+
+An artefact's receipt is the number of constant elements by dtype and of operators by kind. Both are
+counted in the re-opened file, not in the graph that the converter was given.
+"""
 
 from __future__ import annotations
 
@@ -13,62 +17,66 @@ if TYPE_CHECKING:
 
 EXPECTED_FLOAT: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 MIN_SHARE = 0.99
-"""Share of the floating-point constants that must have the asked dtype.
+"""Minimum share of the floating-point elements that must have the target's dtype.
 
-Not 1: a toolchain may keep a scalar it needs in FP32 (an epsilon, the inputs' normalisation).
+Not 1: a toolchain may keep scalars in FP32 (an epsilon, the normalisation of the input).
 """
 
 MIN_INT8_SHARE = 0.5
-"""Share of the constants that must be INT8: a recipe may leave layers in FP16, and a model may keep
-large tables (positions, attention biases), but one that is mostly floating is not an INT8 file."""
+"""Minimum share of the elements that must be INT8.
+
+A recipe may keep layers in FP16, and a model may have large tables (positions, attention biases).
+"""
 MAX_FP32_SHARE = 0.1
-"""Scales, biases and norms, which quantizers store in FP32."""
+"""Maximum share of FP32 elements: scales, biases and norms, which quantizers store in FP32."""
 
 
 def check_precision(
-    component: str, asked: Precision, counts: Mapping[str, int], *, kept_fp32: int = 0
+    component: str, precision: Precision, counts: Mapping[str, int], *, fp32_by_recipe: int = 0
 ) -> None:
-    """Compare the constants of a re-opened file with the precision that was asked.
+    """Compare the constants of a re-opened file with the precision of its target.
 
     Args:
         component: Name for the message.
-        asked: Precision of the target profile.
+        precision: Precision of the target profile.
         counts: Elements of the file's constants by numpy dtype name.
-        kept_fp32: Elements that a precision recipe keeps in FP32: so many are not held against the
-            file.
+        fp32_by_recipe: FP32 elements that an FP16 recipe allows; they are left out of the share.
 
     Raises:
-        CheckFailed: Too few floating-point constants have the asked dtype, with the counts.
+        CheckFailed: Too few floating-point elements have the dtype of the precision.
     """
-    if asked == "int8":
+    if precision == "int8":
         check_int8(component, counts)
         return
-    expected = EXPECTED_FLOAT[asked]
+    expected = EXPECTED_FLOAT[precision]
     floats = {k: v for k, v in counts.items() if k.startswith(("float", "bfloat"))}
-    excused = min(kept_fp32, floats.get("float32", 0)) if expected != "float32" else 0
-    total = sum(floats.values()) - excused
+    allowed = min(fp32_by_recipe, floats.get("float32", 0)) if expected != "float32" else 0
+    total = sum(floats.values()) - allowed
     share = floats.get(expected, 0) / total if total else 0.0
     if share < MIN_SHARE:
-        found = ", ".join(f"{v} {k}" for k, v in sorted(floats.items())) or "no float constants"
+        found = (
+            ", ".join(f"{v} {k}" for k, v in sorted(floats.items()))
+            or "no floating-point constants"
+        )
         raise CheckFailed(
-            f"{component}: asked for {asked}, but the file holds {found} "
-            f"({share:.2%} {expected}, want {MIN_SHARE:.0%})"
+            f"{component}: the precision is {precision}, but the file holds {found} "
+            f"({share:.2%} {expected}, minimum {MIN_SHARE:.0%})"
         )
 
 
 def check_int8(component: str, counts: Mapping[str, int]) -> None:
-    """Check that a file holds INT8 weights, and that what stayed floating is stored in FP16.
+    """Check that most constants of a file are INT8 and that few are FP32.
 
     Raises:
-        CheckFailed: Most constants are something else, with the counts.
+        CheckFailed: Too few elements are INT8, or too many are FP32.
     """
-    eight = sum(counts.get(k, 0) for k in ("int8", "uint8"))
+    int8 = sum(counts.get(k, 0) for k in ("int8", "uint8"))
     floats = {k: v for k, v in counts.items() if k.startswith(("float", "bfloat"))}
-    total = eight + sum(floats.values())
-    share = eight / total if total else 0.0
+    total = int8 + sum(floats.values())
+    share = int8 / total if total else 0.0
     if share < MIN_INT8_SHARE or floats.get("float32", 0) > MAX_FP32_SHARE * total:
         found = ", ".join(f"{v} {k}" for k, v in sorted(counts.items())) or "no constants"
         raise CheckFailed(
-            f"{component}: asked for int8, but the file holds {found} ({share:.2%} INT8, "
-            f"want {MIN_INT8_SHARE:.0%}, and at most {MAX_FP32_SHARE:.0%} float32)"
+            f"{component}: the precision is int8, but the file holds {found} ({share:.2%} INT8, "
+            f"minimum {MIN_INT8_SHARE:.0%}; at most {MAX_FP32_SHARE:.0%} may be float32)"
         )

@@ -271,7 +271,7 @@ class Int8Evaluator:
         with stage(f"ranges {name}", self._on_event):
             ranges = activation_ranges.measure(
                 prepared.model,
-                onnx_qdq.wanted_tensors(prepared.model, quantized),
+                onnx_qdq.activations_to_measure(prepared.model, quantized),
                 quantized.feeds(),
                 quantized.recipe.method,
                 self._scratch,

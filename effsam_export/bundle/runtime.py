@@ -29,9 +29,9 @@ def document(target: TargetProfile, versions: Mapping[str, str]) -> dict[str, st
     options = target.options
     match target.backend:
         case "coreml":
-            from effsam_export.backends.coreml.backend import settings
+            from effsam_export.backends.coreml.backend import parse_options
 
-            return {"name": "Core ML", "versions": f">={settings(options).deployment_target}"}
+            return {"name": "Core ML", "versions": f">={parse_options(options).deployment_target}"}
         case "tensorrt":
             return {"name": "tensorrt", "versions": f">={options['tensorrt']}"}
         case "tensorrt-rtx":

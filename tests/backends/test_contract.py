@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from effsam_export import backends
-from effsam_export.backends.onnx.backend import kept_elements
+from effsam_export.backends.onnx.backend import fp32_constant_elements
 from effsam_export.config import targets as profiles
 from effsam_export.errors import CheckFailed
 from effsam_export.graph.passes import cast_fp16
@@ -230,8 +230,8 @@ def test_toolchain_that_leaves_fp32_is_found_out(
     with pytest.raises(CheckFailed) as caught:
         lower(backend, "fp16", tmp_path)
     assert caught.value.message == (
-        f"decoder: asked for fp16, but the file holds {WEIGHT.size} float32 "
-        "(0.00% float16, want 99%)"
+        f"decoder: the precision is fp16, but the file holds {WEIGHT.size} float32 "
+        "(0.00% float16, minimum 99%)"
     )
 
 
@@ -241,7 +241,7 @@ def test_what_a_recipe_keeps_is_counted_in_the_file(tmp_path: Path) -> None:
     for node in model.graph.node:
         node.name = f"node_{node.op_type}"
     onnx.save(cast_fp16.apply(model, keep=["node_MatMul"]), path)
-    assert kept_elements(path, ("node_MatMul", "node_Tanh")) == WEIGHT.size
-    assert kept_elements(path, ("node_Tanh",)) == 0
+    assert fp32_constant_elements(path, ("node_MatMul", "node_Tanh")) == WEIGHT.size
+    assert fp32_constant_elements(path, ("node_Tanh",)) == 0
     onnx.save(cast_fp16.apply(model), path)
-    assert kept_elements(path, ("node_MatMul",)) == 0
+    assert fp32_constant_elements(path, ("node_MatMul",)) == 0

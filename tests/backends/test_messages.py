@@ -10,44 +10,44 @@ from effsam_export.backends import messages
 
 SEEN = {
     # What a tool printed -> the start of the cause it has to lead to.
-    "TypeError: only 0-dimensional arrays can be converted to Python scalars": "coremltools 9",
+    "TypeError: only 0-dimensional arrays can be converted to Python scalars": "NumPy 2.4",
     "terminate called after throwing an instance of 'std::bad_alloc'": "memory ran out",
     "MemoryError: Unable to allocate 1.50 GiB for an array": "memory ran out",
     "OSError: [Errno 28] No space left on device": "the disk is full",
     "NotImplementedError: PyTorch convert function for op 'repeat_interleave' not implemented.": (
-        "the decoder repeats the image"
+        "the graph uses `repeat_interleave`"
     ),
     "NotImplementedError: PyTorch convert function for op 'unique_dim' not implemented.": (
-        "coremltools has no conversion"
+        "coremltools cannot convert"
     ),
-    "/OneHot: an IIOneHotLayer cannot be used to compute a shape tensor": "`repeat_interleave`",
-    "orig_im_size: shape tensor must be INT32": "the image size is an input",
+    "/OneHot: an IIOneHotLayer cannot be used to compute a shape tensor": "TensorRT refused",
+    "orig_im_size: shape tensor must be INT32": "the input `orig_im_size`",
     "Could not find any implementation for node {ForeignNode[norm...Softmax]}": "TensorRT found",
-    "Error Code 1: Serialization (Version tag does not match. Note: ...)": "an engine only works",
+    "Error Code 1: Serialization (Version tag does not match. Note: ...)": "an engine works only",
     "cudaError 35: CUDA driver version is insufficient for CUDA runtime version": (
         "the NVIDIA driver is missing"
     ),
     "Cannot compile operation 'node_of_hidden' for Turing (SM75): FP32 GEMM is not supported": (
-        "Turing GPUs (compute capabil"
+        "TensorRT-RTX has no FP32 matrix"
     ),
     "mixed_mul: ElementWiseOperation PROD must have same input types. But they are "
-    "of types Half and Float": "a node gets FP16 and FP32 at",
+    "of types Half and Float": "a node has inputs of two",
     "NonZero plugin creator version 1 was not found in plugin registry.": (
-        "TensorRT does not have an op"
+        "TensorRT does not support an op"
     ),
     'Assertion failed: mode == "none": ScatterND with reduction is not supported.': (
         "TensorRT's ScatterND only ov"
     ),
     "Optimization profile 0 is missing values for shape input tensor orig_im_size": (
-        "an input decides shapes, or "
+        "an input sets the shape"
     ),
     "Tactic Selection: no tactics to implement the operation within workspace limit.": (
-        "the workspace that the build"
+        "a layer needs more workspace"
     ),
     "mismatched inputs : ONNXTRT_ShapeTensorFromDims_output [1] and rep [1,p] in "
-    "ONNXTRT_ShapeElementWise": "a shape is computed from dat",
+    "ONNXTRT_ShapeElementWise": "a shape is computed from",
     "Serialization assertion header.magicTag == kEXPECTED_MAGIC_TAG failed.Trying to "
-    "load an engine created with incompatible serialization version": "an engine only works",
+    "load an engine created with incompatible serialization version": "an engine works only",
     "Flex ops: FlexErf, FlexExtractImagePatches": "the graph needs TensorFlow operators",
     "E5RT: ANECCompile() FAILED (11)": "the Neural Engine's compiler",
     "ValueError: Message onnx.ModelProto exceeds maximum protobuf size of 2GB": "a file would be",
@@ -66,12 +66,12 @@ def test_a_message_leads_to_its_cause(text: str, cause: str) -> None:
 
 
 @pytest.mark.parametrize("known", messages.MESSAGES, ids=[m.cause[:30] for m in messages.MESSAGES])
-def test_each_entry_is_met_by_a_message(known: messages.Known) -> None:
+def test_each_entry_is_met_by_a_message(known: messages.KnownMessage) -> None:
     assert any(messages.explain(text) is known for text in SEEN)
 
 
 @pytest.mark.parametrize("known", messages.MESSAGES, ids=[m.cause[:30] for m in messages.MESSAGES])
-def test_each_entry_is_written_as_our_errors_are(known: messages.Known) -> None:
+def test_each_entry_is_written_as_our_errors_are(known: messages.KnownMessage) -> None:
     re.compile(known.pattern)
     for text in (known.cause, known.hint):
         assert text

@@ -30,27 +30,27 @@ def test_right(asked: Precision, counts: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("asked", "counts", "found"),
     [
-        ("fp16", {"float32": 100}, "100 float32 (0.00% float16, want 99%)"),
-        ("fp32", {"float16": 100}, "100 float16 (0.00% float32, want 99%)"),
+        ("fp16", {"float32": 100}, "100 float32 (0.00% float16, minimum 99%)"),
+        ("fp32", {"float16": 100}, "100 float16 (0.00% float32, minimum 99%)"),
         (
             "fp16",
             {"float16": 98, "float32": 2},
-            "98 float16, 2 float32 (98.00% float16, want 99%)",
+            "98 float16, 2 float32 (98.00% float16, minimum 99%)",
         ),
         (
             "fp16",
             {"bfloat16": 100, "int64": 3},
-            "100 bfloat16 (0.00% float16, want 99%)",
+            "100 bfloat16 (0.00% float16, minimum 99%)",
         ),
-        ("fp32", {"int8": 100}, "no float constants (0.00% float32, want 99%)"),
-        ("fp32", {}, "no float constants (0.00% float32, want 99%)"),
+        ("fp32", {"int8": 100}, "no floating-point constants (0.00% float32, minimum 99%)"),
+        ("fp32", {}, "no floating-point constants (0.00% float32, minimum 99%)"),
     ],
     ids=["still fp32", "already fp16", "too much left", "bfloat16", "quantised", "nothing"],
 )
 def test_wrong(asked: Precision, counts: dict[str, int], found: str) -> None:
     with pytest.raises(CheckFailed) as caught:
         check_precision("encoder", asked, counts)
-    assert caught.value.message == f"encoder: asked for {asked}, but the file holds {found}"
+    assert caught.value.message == f"encoder: the precision is {asked}, but the file holds {found}"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_wrong(asked: Precision, counts: dict[str, int], found: str) -> None:
     ids=["what is kept does not count", "less than was allowed", "none at all"],
 )
 def test_constants_of_a_recipe(counts: dict[str, int], kept: int) -> None:
-    check_precision("encoder", "fp16", counts, kept_fp32=kept)
+    check_precision("encoder", "fp16", counts, fp32_by_recipe=kept)
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_constants_of_a_recipe(counts: dict[str, int], kept: int) -> None:
             "fp16",
             {"float16": 98, "float32": 202},
             200,
-            "98 float16, 202 float32 (98.00% float16, want 99%)",
+            "98 float16, 202 float32 (98.00% float16, minimum 99%)",
         ),
-        ("fp16", {"float32": 200}, 200, "200 float32 (0.00% float16, want 99%)"),
+        ("fp16", {"float32": 200}, 200, "200 float32 (0.00% float16, minimum 99%)"),
         (
             "fp32",
             {"float16": 100, "float32": 100},
             100,
-            "100 float16, 100 float32 (50.00% float32, want 99%)",
+            "100 float16, 100 float32 (50.00% float32, minimum 99%)",
         ),
     ],
     ids=["too much beside it", "nothing beside it", "a recipe is of no use in fp32"],
@@ -89,5 +89,5 @@ def test_more_than_a_recipe_keeps(
     asked: Precision, counts: dict[str, int], kept: int, found: str
 ) -> None:
     with pytest.raises(CheckFailed) as caught:
-        check_precision("encoder", asked, counts, kept_fp32=kept)
-    assert caught.value.message == f"encoder: asked for {asked}, but the file holds {found}"
+        check_precision("encoder", asked, counts, fp32_by_recipe=kept)
+    assert caught.value.message == f"encoder: the precision is {asked}, but the file holds {found}"

@@ -229,5 +229,5 @@ def test_a_file_that_is_mostly_floating_is_no_int8_file(
     if passes:
         check_int8("encoder", counts)
         return
-    with pytest.raises(CheckFailed, match="asked for int8, but the file holds"):
+    with pytest.raises(CheckFailed, match="the precision is int8, but the file holds"):
         check_int8("encoder", counts)

@@ -1,7 +1,7 @@
-"""Ranges of activations, from a saved ML program run on the samples by our own evaluator.
+"""Measure activation ranges of a saved ML program by running it on calibration samples.
 
-coremltools calibrates by predictions of Core ML, which needs macOS. What it asks of them is the
-least and the largest value of each tensor, and those the evaluator has too.
+coremltools measures them with predictions of Core ML, which needs macOS. Here the evaluator in
+`mil` runs the program instead.
 """
 
 from __future__ import annotations
@@ -25,48 +25,51 @@ if TYPE_CHECKING:
     from effsam_export.spec.tensors import Feeds
 
 Ranges = dict[str, tuple[float, float]]
-"""Value of the program -> its least and largest value; zero lies between."""
+"""Name of a value -> its minimum and maximum; the minimum is at most 0, the maximum at least 0."""
 
 QUANTILE = 1e-5
+"""Share of the values that `percentile` cuts off at each end."""
 SHARES = tuple(share / 20 for share in range(6, 21))
-"""Parts of the whole range that `mse` tries."""
-LARGEST = 500.0
-"""coremltools works out the zero point of a range in FP16, where 128 times more is infinite."""
-LEAST_SPAN = 255 * 2.0**-18
-"""A scale is stored in FP16, which has six bits left for one of this span and none for one of 0.
-A tensor that is zero on every sample has no span at all."""
+"""Shares of the min-max range that `mse` compares."""
+MAX_MAGNITUDE = 500.0
+"""Maximum magnitude of a range: coremltools computes 128 times it in FP16 (maximum 65504)."""
+MIN_SPAN = 255 * 2.0**-18
+"""Minimum span of a range. Its scale is stored in FP16, which keeps six bits of 2**-18.
+
+A tensor that is zero on every sample would have the scale 0.
+"""
 
 
 def measure(
     program: Program, values: Iterable[str], feeds: Callable[[], Iterable[Feeds]], method: Method
 ) -> Ranges:
-    """The range of each of `values`, over all samples.
+    """Measure the range of each of `values` over all samples.
 
     Args:
         program: In floating point.
         values: Names of inputs or results.
-        feeds: Gives the samples from the first on; they are not kept.
-        method: See `plan.Int8Recipe`.
+        feeds: Iterates over the samples, from the first one on each call.
+        method: How a range is chosen, see `Int8Recipe`.
 
     Raises:
-        UsageError: There are no samples, or a range is past what coremltools can quantize.
-        CheckFailed: The program does not give one of the values, or a value is not finite.
+        UsageError: There are no samples, or a range is too large for coremltools to quantize.
+        CheckFailed: The program does not compute one of the values, or a value is not finite.
     """
     count, wanted = sum(1 for _ in feeds()), frozenset(values)
     if not count:
-        raise UsageError("there are no calibration samples, and activations are to be INT8")
+        raise UsageError("INT8 activations need calibration samples, and there are none")
     tails = _Tails(share=QUANTILE if method == "percentile" else 0.0, samples=count)
     _visit(program, wanted, feeds(), tails.add)
     lost = sorted(wanted - set(tails.low))
     if lost:
-        raise CheckFailed(f"the program does not compute `{lost[0]}`, whose range is wanted")
+        raise CheckFailed(f"the program does not compute `{lost[0]}`, whose range is needed")
     ranges = {name: tails.range(name) for name in sorted(wanted)}
     if method == "mse":
         errors = _Errors(ranges=ranges)
         _visit(program, wanted, feeds(), errors.add)
         ranges = {name: errors.best(name) for name in ranges}
     _check(ranges)
-    return {name: (low, max(high, low + LEAST_SPAN)) for name, (low, high) in ranges.items()}
+    return {name: (low, max(high, low + MIN_SPAN)) for name, (low, high) in ranges.items()}
 
 
 def _visit(
@@ -85,11 +88,11 @@ def _visit(
 
 @dataclass(kw_only=True)
 class _Tails:
-    """The least and the largest values of each tensor, as many as a quantile needs.
+    """The smallest and the largest values of each tensor, as many as a quantile needs.
 
     Attributes:
-        share: Of the values that lie outside the range at either end.
-        samples: How many will come.
+        share: Share of the values to cut off at each end.
+        samples: Number of samples that will be added.
     """
 
     share: float
@@ -98,17 +101,17 @@ class _Tails:
     high: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, name: str, values: Tensor) -> None:
-        # All samples are of one shape, so that the first says how many values there will be.
-        kept = min(len(values), math.floor(self.share * len(values) * self.samples) + 1)
+        # All samples have one shape, so the first one gives the number of values in total.
+        count = min(len(values), math.floor(self.share * len(values) * self.samples) + 1)
         low, high = values, values
         if name in self.low:
-            kept = len(self.low[name])
+            count = len(self.low[name])
             low = torch.cat((values, self.low[name]))
             high = torch.cat((values, self.high[name]))
-        # One value is found much faster than several.
-        one = kept == 1
-        self.low[name] = low.amin()[None] if one else low.topk(kept, largest=False).values
-        self.high[name] = high.amax()[None] if one else high.topk(kept).values
+        # `amin` is much faster than `topk` with k = 1.
+        one = count == 1
+        self.low[name] = low.amin()[None] if one else low.topk(count, largest=False).values
+        self.high[name] = high.amax()[None] if one else high.topk(count).values
 
     def range(self, name: str) -> tuple[float, float]:
         low, high = float(self.low[name][-1]), float(self.high[name][-1])
@@ -119,7 +122,7 @@ class _Tails:
 
 @dataclass(kw_only=True)
 class _Errors:
-    """Squared rounding errors of each tensor, for a row of ranges."""
+    """Sums of squared rounding errors of each tensor, one for each of `SHARES`."""
 
     ranges: Ranges
     sums: dict[str, list[float]] = field(default_factory=dict)
@@ -138,20 +141,21 @@ class _Errors:
 
 
 def rounded(values: Tensor, low: float, high: float) -> Tensor:
-    """Values as INT8 of a range gives them back; a range of nothing gives zeros."""
+    """Quantize values to INT8 by a range and dequantize them; an empty range gives zeros."""
     scale = (high - low) / 255
     if scale == 0:
         return torch.zeros_like(values)
     zero = round(-128 - low / scale)
-    places = (torch.round(values / scale) + zero).clamp(-128, 127)
-    return (places - zero) * scale
+    integers = (torch.round(values / scale) + zero).clamp(-128, 127)
+    return (integers - zero) * scale
 
 
 def _check(ranges: Ranges) -> None:
-    wide = [name for name, ends in ranges.items() if max(map(abs, ends)) > LARGEST]
+    wide = [name for name, ends in ranges.items() if max(map(abs, ends)) > MAX_MAGNITUDE]
     if wide:
         low, high = ranges[wide[0]]
         raise UsageError(
-            f"`{wide[0]}` runs from {low:.4g} to {high:.4g}, too far for coremltools to quantize",
-            hint="give the modules it goes into the treatment `weight_only`",
+            f"`{wide[0]}` ranges from {low:.4g} to {high:.4g}, and coremltools quantizes at most "
+            f"-{MAX_MAGNITUDE:g} to {MAX_MAGNITUDE:g}",
+            hint="give the modules that read it the treatment `weight_only`",
         )

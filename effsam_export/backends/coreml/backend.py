@@ -1,6 +1,6 @@
-"""Core ML: an ML program package of the traced program, FP16 by default.
+"""Core ML: convert a traced program to an ML program package (`.mlpackage`).
 
-Inputs and outputs are float32 arrays under the names of the contract; the casts are in the program.
+Inputs and outputs are float32 arrays with the names of the contract; an FP16 program casts them.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
     from effsam_export.spec.targets import Precision, TargetProfile
 
 DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
-"""The oldest system that can open a package. iOS 15 has no FP16 arithmetic in ML programs' inputs
-and outputs, and is left out."""
+"""Oldest systems that a package can be made for. iOS 15 is missing: it lacks FP16 inputs and
+outputs."""
 FUNCTIONS_SINCE = "iOS18"
-"""A package of several functions needs this system. Source: coremltools, `save_multifunction`."""
+"""First system with packages of several functions. Source: coremltools, `save_multifunction`."""
 COMPUTE_UNITS = ("ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The options of a target profile, checked."""
+class CoremlOptions:
+    """The checked options of a Core ML target."""
 
     deployment_target: str
     compute_units: str
     image_input: bool
 
 
-def settings(options: Options) -> Settings:
-    """Read the options of a profile; what it leaves out is iOS 16, all units, float arrays.
+def parse_options(options: Options) -> CoremlOptions:
+    """Parse the options of a target; the defaults are iOS 16, all compute units, float arrays.
 
     Raises:
-        UnknownNameError: A deployment target or compute units that do not exist.
+        UnknownNameError: The deployment target or the compute units do not exist.
     """
-    found = Settings(
+    found = CoremlOptions(
         deployment_target=str(options.get("deployment_target", DEPLOYMENT_TARGETS[0])),
         compute_units=str(options.get("compute_units", COMPUTE_UNITS[0])),
         image_input=bool(options.get("image_input", False)),
@@ -64,19 +64,19 @@ def settings(options: Options) -> Settings:
 
 
 def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
-    """Convert the traced program, save the package, re-open it and count what it holds.
+    """Convert the traced program, save the package, re-open it and check its precision.
 
     Raises:
-        UsageError: The program has shapes that change, several functions are asked of a system that
-            has no such packages, or the INT8 recipe asks what Core ML does not have.
-        CheckFailed: The precisions found in the file are not those asked for.
+        UsageError: The program has dynamic shapes, the deployment target does not support several
+            functions, or Core ML does not support the INT8 recipe.
+        CheckFailed: The precision of the saved package is not the target's.
     """
-    assert graph.program is not None, "the backend table says that this one reads programs"
-    chosen, component = settings(target.options), graph.component
+    assert graph.program is not None, 'the entry of this backend has `reads="program"`'
+    chosen, component = parse_options(target.options), graph.component
     quantization = graph.quantization if target.precision == "int8" else None
     conversion = Conversion(
         component=component,
-        precision=floating(graph, target),
+        precision=float_precision(graph, target),
         deployment_target=chosen.deployment_target,
         image_input=chosen.image_input,
         recipe=graph.recipe,
@@ -91,9 +91,9 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     coreml_package.normalise(
         package,
         tensors=(*component.inputs, *component.outputs),
-        described=f"{graph.about.get('title', 'Segment Anything')}: {component.name}, "
+        description=f"{graph.about.get('title', 'Segment Anything')}: {component.name}, "
         f"{target.precision}",
-        about=about(graph, target),
+        about=package_metadata(graph, target),
     )
     constants, ops = coreml_receipt.receipt(package, conversion, origins)
     return Artifact(
@@ -108,8 +108,8 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     )
 
 
-def floating(graph: Graph, target: TargetProfile) -> Precision:
-    """The precision of what is not INT8: of all, for a component its recipe does not quantize."""
+def float_precision(graph: Graph, target: TargetProfile) -> Precision:
+    """Return the precision of all that a recipe does not quantize: FP32 or FP16."""
     if target.precision != "int8":
         return target.precision
     if graph.quantization is None:
@@ -117,15 +117,15 @@ def floating(graph: Graph, target: TargetProfile) -> Precision:
     return "fp32" if graph.quantization.recipe.scheme == "fp32" else "fp16"
 
 
-def about(graph: Graph, target: TargetProfile) -> dict[str, str]:
-    """Facts that travel inside the package, for a person who has nothing but it."""
-    kept = graph.recipe if floating(graph, target) == "fp16" else ()
+def package_metadata(graph: Graph, target: TargetProfile) -> dict[str, str]:
+    """Return the user-defined metadata that is stored inside the package."""
+    rules = graph.recipe if float_precision(graph, target) == "fp16" else ()
     return {
         **graph.about,
         "version": __version__,
         "component": graph.component.name,
         "precision": target.precision,
-        "kept_fp32": "; ".join(describe(k) for k in kept),
+        "kept_fp32": "; ".join(describe(rule) for rule in rules),
         "target": target.name,
     }
 
@@ -134,14 +134,15 @@ def _check_functions(deployment_target: str) -> None:
     newest = DEPLOYMENT_TARGETS.index(deployment_target)
     if newest < DEPLOYMENT_TARGETS.index(FUNCTIONS_SINCE):
         raise UsageError(
-            f"a package of several functions needs {FUNCTIONS_SINCE}, and the target profile is "
-            f"for {deployment_target}",
-            hint=f'give its options `deployment_target = "{FUNCTIONS_SINCE}"`, or no `functions`',
+            f"a package of several functions needs {FUNCTIONS_SINCE}, and the target's "
+            f"`deployment_target` is {deployment_target}",
+            hint=f'set the target option `deployment_target = "{FUNCTIONS_SINCE}"`, or remove '
+            "`functions`",
         )
 
 
 def _functions(graph: Graph) -> dict[str, Path]:
-    """Name of each function -> its program; the slots of the component itself come first."""
+    """Return the program file of each function by name; the component's own comes first."""
     assert graph.program is not None
     slots = next(t.shape[1] for t in graph.component.inputs if t.name == "point_labels")
     programs = {f"slots_{slots}": graph.program}
@@ -151,7 +152,7 @@ def _functions(graph: Graph) -> dict[str, Path]:
 
 def open_session(artifact: Artifact) -> CoremlSession:
     """Open a package: in Core ML on macOS, in the evaluator of ML programs elsewhere."""
-    chosen = settings(artifact.options)
+    chosen = parse_options(artifact.options)
     return coreml_session.open_package(
         coreml_package.package_of(artifact.files),
         units=chosen.compute_units,
@@ -160,6 +161,6 @@ def open_session(artifact: Artifact) -> CoremlSession:
 
 
 def simulator(options: Options) -> str:
-    """Nothing on macOS; elsewhere the program of the saved file is run without Core ML."""
+    """Return "" on macOS, elsewhere the name of the evaluator that replaces Core ML."""
     del options
     return "" if platform.system() == "Darwin" else "an evaluator of the saved ML program"

@@ -1,4 +1,4 @@
-"""From a traced program to a saved ML program, in one function or in several that share weights."""
+"""Convert traced programs to a package with one function, or with several that share weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from effsam_export.backends.coreml import sdk as coreml_sdk
 from effsam_export.backends.coreml import torch_ops
 from effsam_export.backends.coreml.package import DEBUG_HANDLES
-from effsam_export.backends.coreml.precision import HANDLE, Kept, kept, number_nodes
+from effsam_export.backends.coreml.precision import HANDLE, Fp32Nodes, fp32_nodes, number_nodes
 from effsam_export.backends.coreml.quantize import Quantizer
 from effsam_export.errors import UsageError
 from effsam_export.precision.select import fx_scope
@@ -30,19 +30,20 @@ if TYPE_CHECKING:
     from effsam_export.spec.targets import Precision
 
 MAIN = "main"
-"""Name coremltools gives the function of a package that has one."""
+"""Name that coremltools gives the only function of a package."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """How a component becomes an ML program.
+    """How to convert a component to an ML program.
 
     Attributes:
-        deployment_target: Member of `coremltools.target`, as `iOS17`.
-        image_input: Take the input `image` as a picture instead of as a float32 array.
-        precision: What is not quantized computes in it; `fp32` or `fp16`.
-        recipe: What stays in FP32 when `precision` is `fp16`.
-        quantization: What is INT8 besides; None for nothing.
+        component: Contract of the component.
+        precision: Precision of everything that is not quantized, `fp32` or `fp16`.
+        deployment_target: Member of `coremltools.target`, such as `iOS17`.
+        image_input: Declare the input `image` as an RGB image instead of a float32 array.
+        recipe: What stays in FP32 if `precision` is `fp16`.
+        quantization: INT8 recipe and samples; None to quantize nothing.
     """
 
     component: ComponentSpec
@@ -55,22 +56,22 @@ class Conversion:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where the operations of a saved function come from.
+    """The FX nodes that a recipe keeps in FP32, and the operations they were converted to.
 
     Attributes:
-        kept: What its recipe keeps in FP32; empty for an FP32 program.
-        operations: Names of the first outputs of what came of the kept nodes.
+        fp32: FX nodes that the recipe keeps in FP32; none for an FP32 program.
+        operations: Name of the first output of each operation made from those nodes.
     """
 
-    kept: Kept
+    fp32: Fp32Nodes
     operations: frozenset[str]
 
 
 def read_program(path: Path, component: ComponentSpec) -> ExportedProgram:
-    """Load a traced program of fixed shapes, with its operations numbered.
+    """Load a traced program of fixed shapes and number its operations.
 
     Raises:
-        UsageError: Some of its shapes change from call to call.
+        UsageError: An input has a dynamic dimension.
     """
     with coreml_sdk.quiet():
         program: ExportedProgram = torch.export.load(path).run_decompositions({})
@@ -81,16 +82,16 @@ def read_program(path: Path, component: ComponentSpec) -> ExportedProgram:
     ]
     if changing:
         raise UsageError(
-            f"Core ML takes fixed shapes only, and the {component.name} has inputs that change: "
-            + ", ".join(f"`{n}`" for n in changing),
-            hint="give the options of the target profile `slots = 8`: that many points per prompt",
+            f"Core ML takes fixed shapes only, and the {component.name} has inputs with dynamic "
+            "shapes: " + ", ".join(f"`{n}`" for n in changing),
+            hint="set the target option `slots = 8`, the number of points per prompt",
         )
     number_nodes(program)
     return program
 
 
 def _shapes(program: ExportedProgram, component: ComponentSpec) -> dict[str, tuple[Any, ...]]:
-    """Shapes of the inputs by their contract names; a size that changes is not an int."""
+    """Return the shapes of the inputs by contract name; a dynamic size is not an int."""
     by_name = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
     names = program.graph_signature.user_inputs
     return {
@@ -109,15 +110,15 @@ def save(
 
     Args:
         program_path: The `.pt2` file.
-        conversion: How.
-        package: The `.mlpackage` directory to be written.
-        quantizer: Of the package this function is for; a new one if it is left out and needed.
+        conversion: Precision, deployment target and recipes.
+        package: The `.mlpackage` directory to write.
+        quantizer: Quantizer shared by the functions of one package; a new one by default.
     """
     ct = coreml_sdk.load()
     torch_ops.register()
     component = conversion.component
     program = read_program(program_path, component)
-    keep = kept(program, conversion.recipe if conversion.precision == "fp16" else ())
+    fp32 = fp32_nodes(program, conversion.recipe if conversion.precision == "fp16" else ())
     with coreml_sdk.quiet():
         model = ct.convert(
             program,
@@ -125,20 +126,20 @@ def save(
             inputs=_inputs(program, conversion),
             outputs=[ct.TensorType(name=t.name, dtype=np.float32) for t in component.outputs],
             minimum_deployment_target=getattr(ct.target, conversion.deployment_target),
-            compute_precision=ct.transform.FP16ComputePrecision(op_selector=keep.casts)
+            compute_precision=ct.transform.FP16ComputePrecision(op_selector=fp32.may_cast)
             if conversion.precision == "fp16"
             else ct.precision.FLOAT32,
             skip_model_load=True,
         )
         model.save(str(package))
-    noted = _noted(package)
+    outputs = _outputs_by_handle(package)
     if conversion.quantization is not None:
         quantizer = quantizer or Quantizer(quantization=conversion.quantization)
         with coreml_sdk.quiet():
-            quantizer.quantize(package, _places(program, noted))
+            quantizer.quantize(package, _nodes_by_operation(program, outputs))
     return Origin(
-        kept=keep,
-        operations=frozenset(name for handle in keep.handles for name in noted.get(handle, ())),
+        fp32=fp32,
+        operations=frozenset(name for handle in fp32.handles for name in outputs.get(handle, ())),
     )
 
 
@@ -152,36 +153,39 @@ def _inputs(program: ExportedProgram, conversion: Conversion) -> list[Any]:
     ]
 
 
-def _noted(package: Path) -> dict[int, tuple[str, ...]]:
-    """Number of an FX node -> first outputs of what came of it, as coremltools noted it."""
+def _outputs_by_handle(package: Path) -> dict[int, tuple[str, ...]]:
+    """Return the first outputs of the operations made from each FX node, by its number.
+
+    coremltools writes this mapping into the package.
+    """
     mapping = json.loads((package / DEBUG_HANDLES).read_text("utf-8"))["mapping"]
     return {
-        int(handle): tuple(place[-1]["Output"] for place in places)
-        for handle, places in mapping.items()
+        int(handle): tuple(entry[-1]["Output"] for entry in entries)
+        for handle, entries in mapping.items()
         if handle.isdigit()
     }
 
 
-def _places(
-    program: ExportedProgram, noted: Mapping[int, tuple[str, ...]]
+def _nodes_by_operation(
+    program: ExportedProgram, outputs: Mapping[int, tuple[str, ...]]
 ) -> dict[str, list[ModuleScope]]:
-    """Operation by its first output -> where the FX nodes it came of are, in their order."""
-    places: dict[str, list[ModuleScope]] = {}
+    """Return the FX nodes that each operation was made from, by its first output, in order."""
+    nodes: dict[str, list[ModuleScope]] = {}
     for node in program.graph.nodes:
-        for output in noted.get(node.meta.get(HANDLE, -1), ()):
-            places.setdefault(output, []).append(fx_scope(node))
-    return places
+        for output in outputs.get(node.meta.get(HANDLE, -1), ()):
+            nodes.setdefault(output, []).append(fx_scope(node))
+    return nodes
 
 
 def save_functions(
     programs: Mapping[str, Path], conversion: Conversion, package: Path
 ) -> dict[str, Origin]:
-    """Convert several programs into one package, a function each; equal weights are stored once.
+    """Convert several programs to one package with a function for each.
 
-    The first is the default function.
+    Functions share equal weights. The first one is the default function.
 
     Raises:
-        UsageError: Two of them take inputs of the same shapes, so that no caller could choose.
+        UsageError: Two programs have the same input shapes, by which a function is chosen.
     """
     ct = coreml_sdk.load()
     _check_distinct(programs, conversion.component)
@@ -206,8 +210,8 @@ def _check_distinct(programs: Mapping[str, Path], component: ComponentSpec) -> N
         shapes = str(_shapes(read_program(path, component), component))
         if shapes in seen:
             raise UsageError(
-                f"the {component.name} takes the same number of points in `{seen[shapes]}` and "
-                f"`{name}`: it has no further functions",
-                hint="leave `functions` out of the options of the target profile",
+                f"`{seen[shapes]}` and `{name}` of the {component.name} have the same input "
+                "shapes, and a function is chosen by its input shapes",
+                hint="remove `functions` from the target's options",
             )
         seen[shapes] = name

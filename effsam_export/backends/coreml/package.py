@@ -1,7 +1,7 @@
-"""A Core ML package (`.mlpackage`, a directory) with nothing in it that changes by the hour.
+"""Make Core ML packages (`.mlpackage` directories) reproducible, and describe them.
 
-coremltools names the items of a package by random numbers, stamps the date of the conversion on
-it, and leaves a file for another toolchain. Here a package is a function of what it holds.
+coremltools gives the items of a package random names, stores the date of the conversion, and adds a
+file for ExecuTorch. These functions remove all three.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ MANIFEST = "Manifest.json"
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 DEBUG_HANDLES = "executorch_debug_handle_mapping.json"
-"""Written by coremltools for ExecuTorch: operations by the number of the node they came from."""
+"""Written by coremltools for ExecuTorch: number of an FX node -> operations made from it."""
 DATE = "com.github.apple.coremltools.conversion_date"
 
 
 def package_of(files: tuple[Path, ...]) -> Path:
-    """The package that files of an artefact make up; its manifest comes first.
+    """Return the package directory of an artefact's files, of which the manifest is the first.
 
     Raises:
-        BundleError: They are no package.
+        BundleError: The first file is not the manifest of a package.
     """
     if not files or files[0].name != MANIFEST:
         raise BundleError("a Core ML artefact has no package manifest")
@@ -40,7 +40,7 @@ def package_of(files: tuple[Path, ...]) -> Path:
 
 
 def files_of(package: Path) -> tuple[Path, ...]:
-    """Every file of a package, the manifest first, the others by path."""
+    """Return every file of a package: the manifest first, the others sorted by path."""
     first = package / MANIFEST
     others = {p for p in package.rglob("*") if p.is_file()} - {first}
     return (first, *sorted(others))
@@ -50,30 +50,30 @@ def normalise(
     package: Path,
     *,
     tensors: Iterable[TensorSpec],
-    described: str,
+    description: str,
     about: Mapping[str, str],
 ) -> None:
-    """Describe a package that coremltools has just saved, and drop what is random or dated.
+    """Describe a package that coremltools has saved, and remove random names and dates.
 
     Args:
         package: The `.mlpackage` directory, changed in place.
         tensors: Inputs and outputs, whose descriptions Xcode shows.
-        described: One line on the model.
-        about: Facts for the user-defined metadata; `origin`, `licence` and `version` also fill
-            the fields Core ML has for author, licence and version.
+        description: One line about the model.
+        about: User-defined metadata. `origin`, `licence` and `version` also fill Core ML's own
+            fields for author, licence and version.
     """
     (package / DEBUG_HANDLES).unlink(missing_ok=True)
     spec = read_spec(package)
-    _describe(spec.description, tensors, described, about)
-    _undate(spec)
+    _describe(spec.description, tensors, description, about)
+    _remove_dates(spec)
     model = package / MODEL
     model.write_bytes(spec.SerializeToString(deterministic=True))
     model.chmod(0o644)  # written through a private temporary file
-    _renumber(package)
+    _name_items_by_contents(package)
 
 
 def read_spec(package: Path) -> Any:  # noqa: ANN401 - protobuf of a package without types
-    """The specification of a model, a protobuf message."""
+    """Read the specification of a model, a protobuf message."""
     ct = coreml_sdk.load()
     spec = ct.proto.Model_pb2.Model()
     spec.ParseFromString((package / MODEL).read_bytes())
@@ -81,18 +81,18 @@ def read_spec(package: Path) -> Any:  # noqa: ANN401 - protobuf of a package wit
 
 
 def _describe(
-    description: Any,  # noqa: ANN401
+    model: Any,  # noqa: ANN401
     tensors: Iterable[TensorSpec],
-    described: str,
+    description: str,
     about: Mapping[str, str],
 ) -> None:
     texts = {t.name: t.description for t in tensors}
-    # Several functions: each has tensors of its own, and the model has none.
-    for owner in [description, *description.functions]:
+    # In a package of several functions each function has its tensors, and the model has none.
+    for owner in [model, *model.functions]:
         for feature in [*owner.input, *owner.output]:
             feature.shortDescription = texts[feature.name]
-    metadata = description.metadata
-    metadata.shortDescription = described
+    metadata = model.metadata
+    metadata.shortDescription = description
     metadata.author = about.get("origin", "")
     metadata.license = about.get("licence", "")
     metadata.versionString = about.get("version", "")
@@ -100,21 +100,21 @@ def _describe(
         metadata.userDefined[f"effsam.{key}"] = value
 
 
-def _undate(spec: Any) -> None:  # noqa: ANN401
-    """Take the date out of both places, and sort what was written in the order of a hash table."""
+def _remove_dates(spec: Any) -> None:  # noqa: ANN401
+    """Remove the date from the metadata and the build info, and sort the build info."""
     spec.description.metadata.userDefined.pop(DATE, None)
     entries = spec.mlProgram.attributes["buildInfo"].immediateValue.dictionary.values
-    kept = sorted((e for e in entries if _key(e) != DATE), key=_key)
+    dateless = sorted((e for e in entries if _key(e) != DATE), key=_key)
     del entries[:]
-    entries.extend(kept)
+    entries.extend(dateless)
 
 
 def _key(entry: Any) -> str:  # noqa: ANN401
     return str(entry.key.immediateValue.tensor.strings.values[0])
 
 
-def _renumber(package: Path) -> None:
-    """Name the items of a package by their contents instead of by random numbers."""
+def _name_items_by_contents(package: Path) -> None:
+    """Name the items of a package by their contents instead of random numbers."""
     path = package / MANIFEST
     manifest = json.loads(path.read_text("utf-8"))
     names = {
@@ -129,7 +129,7 @@ def _renumber(package: Path) -> None:
 
 
 def _name_by_contents(item: Path) -> str:
-    """A UUID from the names and bytes of a file, or of all files of a directory."""
+    """Return a UUID from the names and bytes of a file, or of all files of a directory."""
     digest = hashlib.sha256()
     for file in sorted(p for p in [item, *item.rglob("*")] if p.is_file()):
         digest.update(file.relative_to(item.parent).as_posix().encode())

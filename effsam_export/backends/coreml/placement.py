@@ -1,8 +1,7 @@
-"""Where Core ML means to run each operation of a package: a compute plan, which needs macOS.
+"""Count on which device Core ML plans to run each operation of a package. Needs macOS.
 
-`supported` is not `preferred`: Core ML may leave an operation that the Neural Engine supports on
-the GPU or CPU, beside others that it does not. Unverified: no Mac has run `placement` so far; the
-counting is tested on plans made by hand.
+Core ML may prefer the CPU or GPU for an operation that the Neural Engine supports, to avoid copies
+between devices. Unverified: `placement` has not run on a Mac; tests count hand-made plans.
 """
 
 from __future__ import annotations
@@ -19,50 +18,50 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEVICES = {
-    # Class in `coremltools.models.compute_device` -> name used here
+    # Class in `coremltools.models.compute_device` -> short name
     "MLCPUComputeDevice": "cpu",
     "MLGPUComputeDevice": "gpu",
     "MLNeuralEngineComputeDevice": "neural engine",
 }
 UNDECIDED = "undecided"
-"""Of an operation the plan says nothing about; constants, for example."""
+"""Device of an operation that the plan does not cover."""
 
 
 class Usage(Protocol):
-    """What a plan says of one operation."""
+    """The devices of one operation in a plan."""
 
     @property
     def preferred_compute_device(self) -> object:
-        """The device Core ML will use."""
+        """Return the device that Core ML plans to use."""
         ...
 
     @property
     def supported_compute_devices(self) -> Iterable[object]:
-        """The devices that could."""
+        """Return the devices that could run the operation."""
         ...
 
 
 class Plan(Protocol):
-    """The part of `MLComputePlan` that is read."""
+    """The part of `MLComputePlan` that is used here."""
 
     def get_compute_device_usage_for_mlprogram_operation(self, operation: Any) -> Usage | None:  # noqa: ANN401
-        """Where an operation may and will run, or None if Core ML does not say."""
+        """Return the devices of an operation, or None if the plan does not cover it."""
         ...
 
     def get_estimated_cost_for_mlprogram_operation(self, operation: Any) -> Any:  # noqa: ANN401
-        """An object whose `weight` is the operation's share of the work, or None."""
+        """Return an object whose `weight` is the operation's share of the cost, or None."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Operations of one function by device, constants left out.
+    """Number of operations of one function by device, without constants.
 
     Attributes:
-        preferred: Device -> operations Core ML will run there.
+        preferred: Device -> operations that Core ML plans to run there.
         supported: Device -> operations that could run there.
-        work: Device -> share of the estimated work it will do, 0 to 1.
-        elsewhere: Kinds of operations that will not run on the Neural Engine, with their number.
+        work: Device -> share of the estimated cost, 0 to 1.
+        elsewhere: Kind of operation -> number of those not planned for the Neural Engine.
     """
 
     preferred: Mapping[str, int]
@@ -76,7 +75,7 @@ def count(plan: Plan, operations: Iterable[Any]) -> Placement:
 
     Args:
         plan: A compute plan.
-        operations: Of the function's block; of each, `operator_name` is read.
+        operations: The operations of the function's block.
     """
     preferred, supported, elsewhere = Counter[str](), Counter[str](), Counter[str]()
     work = dict.fromkeys([*DEVICES.values(), UNDECIDED], 0.0)
@@ -102,16 +101,18 @@ def count(plan: Plan, operations: Iterable[Any]) -> Placement:
 
 
 def device_name(device: object) -> str:
-    """Short name of a compute device; the class's own for one that is new."""
+    """Return the short name of a compute device; of an unknown one, the name of its class."""
     kind = type(device).__name__
     return DEVICES.get(kind, kind)
 
 
 def placement(package: Path, *, units: str) -> dict[str, Placement]:
-    """Where each function of a package would run on this Mac. Unverified, see the module.
+    """Count the operations of each function of a package by device on this Mac.
+
+    Unverified: this function has not run on a Mac.
 
     Args:
-        package: The `.mlpackage` directory; it is compiled for the purpose.
+        package: The `.mlpackage` directory, which is compiled in a temporary directory.
         units: Member of `coremltools.ComputeUnit`.
     """
     ct = coreml_sdk.load()

@@ -1,8 +1,7 @@
-"""Which operations stay in FP32: from a precision recipe to the operations of an ML program.
+"""Keep the operations that an FP16 recipe names in FP32 while coremltools converts a program.
 
-coremltools carries one number of every FX node, its `debug_handle`, through all its passes and
-fusions to the operations that came of the node. So the nodes that a recipe names are numbered
-here, and the pass that casts to FP16 is told to leave alone what bears one of those numbers.
+coremltools copies the `debug_handle` of an FX node to every operation made from that node, through
+all passes and fusions. The FP16 pass skips the operations with the handles of the recipe's nodes.
 """
 
 from __future__ import annotations
@@ -20,44 +19,44 @@ if TYPE_CHECKING:
     from effsam_export.spec.model import KeepFp32
 
 HANDLE = "debug_handle"
-"""Key in the metadata of an FX node that coremltools copies to what it makes of the node."""
+"""Key of the node metadata that coremltools copies to the operations made from the node."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
-    """The part of a program that stays in FP32.
+class Fp32Nodes:
+    """The FX nodes of a program that stay in FP32.
 
     Attributes:
-        handles: Numbers of its FX nodes.
+        handles: Their `debug_handle` numbers.
         nodes: Their names.
     """
 
     handles: frozenset[int]
     nodes: tuple[str, ...]
 
-    def casts(self, op: Any) -> bool:  # noqa: ANN401 - an operation of coremltools
-        """Whether the cast to FP16 may take an operation of the program that is being made."""
+    def may_cast(self, op: Any) -> bool:  # noqa: ANN401 - an operation of coremltools
+        """Return whether the FP16 pass may cast an operation."""
         from coremltools.converters.mil.mil.scope import ScopeSource
 
         return self.handles.isdisjoint(op.scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or ())
 
 
 def number_nodes(program: ExportedProgram) -> None:
-    """Give every operation of a program its place as `debug_handle`."""
+    """Number the operations of a program in `debug_handle`."""
     for i, node in enumerate(program.graph.nodes):
         if node.op == "call_function":
             node.meta[HANDLE] = i
 
 
-def kept(program: ExportedProgram, recipe: Sequence[KeepFp32]) -> Kept:
-    """The nodes of a numbered program that a recipe keeps in FP32.
+def fp32_nodes(program: ExportedProgram, recipe: Sequence[KeepFp32]) -> Fp32Nodes:
+    """Return the nodes of a numbered program that a recipe keeps in FP32.
 
     Raises:
-        UsageError: Entries of the recipe that select nothing.
+        UsageError: An entry of the recipe selects no node.
     """
     names = fp32_program_nodes(program, recipe) if recipe else frozenset()
     nodes = tuple(n for n in program.graph.nodes if n.name in names)
-    return Kept(
+    return Fp32Nodes(
         handles=frozenset(n.meta[HANDLE] for n in nodes),
         nodes=tuple(n.name for n in nodes),
     )

@@ -1,15 +1,14 @@
-"""INT8 of a saved ML program: weights by coremltools, activations by its own pass and our ranges.
+"""Quantize a saved ML program to INT8 with the passes of coremltools.
 
-Weights are linear, symmetric, a scale for each output channel; tables of attention biases, a scale
-for each head. In a package for iOS 17 and older they are unpacked by `constexpr_affine_dequantize`,
-from iOS 18 on by `constexpr_blockwise_shift_scale`. An input that is INT8 too goes through a pair
-of `quantize` and `dequantize`, which need iOS 17.
+Weights are quantized linearly and symmetrically, with a scale for each output channel. A table of
+attention biases has a scale for each head. In a package for iOS 17 and older, weights are unpacked
+by `constexpr_affine_dequantize`; from iOS 18 on, by `constexpr_blockwise_shift_scale`. An INT8
+input of a layer goes through a pair of `quantize` and `dequantize`, which need iOS 17.
 
-`coremltools.optimize.coreml.linear_quantize_activations` would insert the pairs, but begins with
-predictions of Core ML and so needs macOS (and keeps of each tensor the range of the last sample
-only, as of coremltools 9). Of the passes it runs, the one that puts a pair before a layer is run
-here. The one that puts another behind each layer is not: it rounds what goes to the softmax or the
-residual sum, which no recipe asks for. Unverified: whether Core ML computes in INT8 without it.
+`coremltools.optimize.coreml.linear_quantize_activations` is not used: it needs macOS, and
+coremltools 9 keeps only the range of the last sample. Its pass that inserts a pair before a layer
+is run here. Its pass that inserts a pair after a layer is not, because it would also round the
+inputs of softmax and residual sums. Unverified: whether Core ML computes in INT8 without it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from effsam_export.backends.coreml import activation_ranges
 from effsam_export.backends.coreml.mil import read
 from effsam_export.backends.coreml.mil.program import Constant
-from effsam_export.backends.coreml.quantize_layers import KINDS, Layer, layers
+from effsam_export.backends.coreml.quantize_layers import KINDS, Layer, find_layers
 from effsam_export.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
@@ -34,9 +33,9 @@ if TYPE_CHECKING:
     from effsam_export.spec.int8 import Quantization
 
 OPSETS_BEFORE_PAIRS = ("CoreML5", "CoreML6")
-"""Of iOS 15 and 16."""
+"""Opsets of iOS 15 and 16, without `quantize` and `dequantize`."""
 UNPACKING = {
-    # Operation -> its parameter that holds the integers
+    # Operation -> parameter with the integers
     "constexpr_affine_dequantize": "quantized_data",
     "constexpr_blockwise_shift_scale": "data",
 }
@@ -46,50 +45,51 @@ PAIRS_PASS = "compression::insert_prefix_quantize_dequantize_pair"
 
 @dataclass(frozen=True, kw_only=True)
 class Quantizer:
-    """Quantizes the functions of one package; the ranges of the first serve all.
+    """Quantize the functions of one package, all with the ranges of the first.
 
     Attributes:
-        quantization: Recipe and samples; the samples fit the first function.
-        ranges: Measured so far.
+        quantization: Recipe and samples; the samples have the input shapes of the first function.
+        ranges: Ranges of the activations, empty until the first function is quantized.
     """
 
     quantization: Quantization
     ranges: Ranges = field(default_factory=dict)
 
-    def quantize(self, package: Path, places: Mapping[str, Sequence[ModuleScope]]) -> None:
-        """Replace a saved package of one function, in FP16, by the same in INT8.
+    def quantize(self, package: Path, nodes_by_output: Mapping[str, Sequence[ModuleScope]]) -> None:
+        """Quantize a saved package of one function in place.
 
-        coremltools has been imported, and the caller keeps it from writing to the terminal.
+        coremltools must be imported already. The caller suppresses its output.
 
         Args:
             package: The `.mlpackage` directory.
-            places: Operation by its first output -> the FX nodes it came of.
+            nodes_by_output: First output of an operation -> the FX nodes that it was made from.
 
         Raises:
-            UsageError: The recipe asks what coremltools cannot do.
-            CheckFailed: The weights found in the new package are not those of the recipe.
+            UsageError: coremltools does not support the recipe.
+            CheckFailed: The INT8 weights of the new package are not those of the recipe.
         """
         recipe = self.quantization.recipe
         if recipe.quantize_activation_products:
             raise UsageError(
-                "products of two activations cannot be INT8 in Core ML: coremltools quantizes the "
-                "inputs of layers with weights only"
+                "Core ML has no INT8 products of two activations: coremltools quantizes only the "
+                "inputs of layers with weights"
             )
         program = read.load(package)
-        found = layers(program, places, recipe)
-        self._calibrate(program, found)
-        _rewrite(package, found, self.ranges)
-        check(read.load(package), found)
+        layers = find_layers(program, nodes_by_output, recipe)
+        self._calibrate(program, layers)
+        _rewrite(package, layers, self.ranges)
+        check(read.load(package), layers)
 
-    def _calibrate(self, program: Program, found: Sequence[Layer]) -> None:
-        """Measure what is not known yet of the inputs of INT8 products."""
-        wanted = {layer.fed for layer in found if layer.in_int8}
+    def _calibrate(self, program: Program, layers: Sequence[Layer]) -> None:
+        """Measure the input ranges of INT8 products, unless an earlier function has them."""
+        wanted = {layer.input_name for layer in layers if layer.in_int8}
         if not wanted:
             return
         if program.opset in OPSETS_BEFORE_PAIRS:
             raise UsageError(
-                "INT8 activations need iOS 17, and the target profile is for an older system",
-                hint='set the option `deployment_target = "iOS17"`, or the scheme "weight_only"',
+                "INT8 activations need iOS 17, and the target's `deployment_target` is older",
+                hint='set the target option `deployment_target = "iOS17"`, or choose the recipe '
+                'scheme "weight_only"',
             )
         if not self.ranges:
             self.ranges.update(
@@ -100,23 +100,24 @@ class Quantizer:
         lost = sorted(wanted - set(self.ranges))
         if lost:
             raise UsageError(
-                f"a further function has INT8 inputs of its own, such as `{lost[0]}`, and the "
-                "samples fit the first function only",
-                hint='set the scheme "weight_only", or leave out the option `functions`',
+                f"the input `{lost[0]}` of an INT8 layer exists only in a further function, and "
+                "ranges are measured in the first function",
+                hint='choose the recipe scheme "weight_only" for the component, or '
+                "remove `functions` from the target's options",
             )
 
 
-def _rewrite(package: Path, found: Sequence[Layer], ranges: Ranges) -> None:
-    """Run coremltools' passes on a package, and save what comes out in its place."""
+def _rewrite(package: Path, layers: Sequence[Layer], ranges: Ranges) -> None:
+    """Run coremltools' passes on a package and replace it by the result."""
     import coremltools as ct
 
-    # Private, but all of the public functions are these calls with other passes.
+    # Private, but the public functions make the same calls with other passes.
     from coremltools.converters.mil.converter import mil_convert
     from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
     from coremltools.models.utils import _apply_graph_pass
 
     passes = []
-    products = [layer.operation for layer in found if layer.in_int8]
+    products = [layer.operation for layer in layers if layer.in_int8]
     if products:
         pairs = PASS_REGISTRY[PAIRS_PASS]
         pairs.config = _config(products, mode="linear")
@@ -126,12 +127,12 @@ def _rewrite(package: Path, found: Sequence[Layer], ranges: Ranges) -> None:
         passes.append(pairs)
     weights = PASS_REGISTRY[WEIGHTS_PASS]
     weights.config = _config(
-        (layer.weight for layer in found if layer.treatment != "keep_float"),
+        (layer.weight for layer in layers if layer.treatment != "keep_float"),
         mode="linear_symmetric",
     )
     passes.append(weights)
     model = ct.models.MLModel(str(package), skip_model_load=True)
-    # No newer version than the package has: the weights pass writes the operations of that one.
+    # The weights pass writes operations of this version, so it must not be newer than the package.
     program = _apply_graph_pass(
         model, passes, spec_version=0, skip_model_load=True, return_pymil_prog=True
     )
@@ -148,22 +149,22 @@ def _rewrite(package: Path, found: Sequence[Layer], ranges: Ranges) -> None:
     # The old package's weights are read until the new one is complete.
     fresh = package.with_name(f"int8.{package.name}")
     smaller.save(str(fresh))
-    # Their temporary folders go with them, and say so.
+    # Deleted here, because they log the removal of their temporary folders.
     del model, smaller
     shutil.rmtree(package)
     fresh.rename(package)
 
 
 def _pipeline() -> Any:  # noqa: ANN401 - coremltools has no types
-    """coremltools' passes without those that read the values of a weight, which is packed by now.
+    """Return coremltools' passes without those that fail on quantized weights.
 
-    They ran on the floating package. On a transpose and a sum behind a convolution (a ViT's patch
-    embedding) `fuse_conv_bias` of coremltools 9.0 crashes where there are none.
+    They have already run on the floating-point package. `fuse_conv_bias` of coremltools 9.0 crashes
+    on a convolution with quantized weights that a transpose and a sum follow (a patch embedding).
     """
     import coremltools as ct
 
     pipeline = ct.PassPipeline()
-    # The casts: where coremltools makes the pipeline itself, it leaves them out here too.
+    # coremltools leaves the two casts out as well when it converts `milinternal` itself.
     pipeline.remove_passes(
         {"common::fuse_conv_bias", "common::add_fp16_cast", "common::add_int16_cast"}
     )
@@ -171,49 +172,45 @@ def _pipeline() -> Any:  # noqa: ANN401 - coremltools has no types
 
 
 def _config(names: Iterable[str], *, mode: str) -> Any:  # noqa: ANN401 - coremltools has no types
-    """A configuration of what bears these names, and of nothing else."""
+    """Return a configuration that quantizes only the operations with these names."""
     from coremltools.optimize.coreml import OpLinearQuantizerConfig, OptimizationConfig
 
-    # Not by size: small weights are the recipe's business.
+    # No size limit: the recipe decides about small weights.
     each = OpLinearQuantizerConfig(
         mode=mode, dtype="int8", granularity="per_channel", weight_threshold=0
     )
     return OptimizationConfig(global_config=None, op_name_configs=dict.fromkeys(names, each))
 
 
-# ------------------------------------------------------------------ what came out
-
-
-def check(program: Program, found: Sequence[Layer]) -> None:
-    """Compare the INT8 weights and pairs of a saved program with those that were asked for.
+def check(program: Program, layers: Sequence[Layer]) -> None:
+    """Compare the INT8 weights and `quantize` pairs of a saved program with its layers' treatments.
 
     Raises:
-        CheckFailed: They differ.
+        CheckFailed: They differ, or no layer is quantized.
     """
-    wanted = sum({y.weight: y.elements for y in found if y.treatment != "keep_float"}.values())
+    wanted = sum({y.weight: y.elements for y in layers if y.treatment != "keep_float"}.values())
     stored = weights_in_int8(program)
     if not wanted:
-        raise CheckFailed("the INT8 recipe leaves every layer floating")
+        raise CheckFailed("the INT8 recipe keeps every layer in floating point")
     if stored != wanted:
         raise CheckFailed(
-            f"{stored} elements of weights are INT8 in the saved package, and the recipe asks for "
-            f"{wanted}"
+            f"{stored} weight elements are INT8 in the saved package, and {wanted} in the recipe"
         )
     given = {o.name for op in program.operations if op.kind == "dequantize" for o in op.outputs}
     pairs = {
         op.name for op in program.operations if op.kind in KINDS and op.inputs["x"][0] in given
     }
-    products = {layer.operation for layer in found if layer.in_int8}
+    products = {layer.operation for layer in layers if layer.in_int8}
     if pairs != products:
         some = sorted(pairs ^ products)[0]
         raise CheckFailed(
-            f"the input of `{some}` is {'floating' if some in products else 'INT8'} in the saved "
-            "package, and the recipe asks for the other"
+            f"the input of `{some}` is {'not INT8' if some in products else 'INT8'} in the saved "
+            f"package, and {'INT8' if some in products else 'not INT8'} in the recipe"
         )
 
 
 def weights_in_int8(program: Program) -> int:
-    """Elements of the weights that a program stores in INT8, without scales and zero points."""
+    """Return the number of weight elements that a program stores in INT8."""
     stored = {op.outputs[0].name: op.inputs["val"][0] for op in program.operations if _const(op)}
     total = 0
     for op in program.operations:

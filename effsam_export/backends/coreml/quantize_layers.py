@@ -1,8 +1,7 @@
-"""The weights of a saved ML program, and what an INT8 recipe makes of each.
+"""Find the layers of a saved ML program and the treatment that an INT8 recipe gives each.
 
-coremltools carries the number of an FX node, its `debug_handle`, to the operations that came of it
-(see `backends/coreml_precision.py`). So an operation is sorted by the modules its node was called
-in, and not by a name that coremltools made up.
+An operation is matched to the modules that its FX node was called in. `precision.py` explains how
+coremltools links an operation to the FX node.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.tensors import Array
 
 KINDS = ("conv", "conv_transpose", "linear")
-"""MIL's operations that have a weight and are sorted by a recipe."""
+"""MIL operations with a weight that a recipe treats as layers."""
 CALLS = (
     "conv1d",
     "conv2d",
@@ -34,18 +33,23 @@ CALLS = (
     "linear",
     "addmm",
 )
-"""Torch's, by the names of `precision.select.op_name`. A product with a constant matrix, as of the
-positional encoding, is no layer, though coremltools may write `linear` for it."""
+"""The PyTorch operations of layers, by the names of `precision.select.op_name`.
+
+A product with a constant matrix (as in the positional encoding) is not a layer, although
+coremltools may convert it to `linear`.
+"""
 INT8_PRODUCTS = ("conv", "linear")
-"""Those of `KINDS` whose inputs coremltools quantizes; it leaves a `conv_transpose` alone."""
+"""Operations of `KINDS` whose inputs coremltools can quantize; `conv_transpose` is not one."""
 
 TABLE = "add"
-"""Its constant is a weight too where the sum goes to a softmax: a table of attention biases, which
-stands in the program as large as the attention itself (a sixth of TinyViT's constants)."""
-LEAST_TABLE = 2048
-"""Elements of a constant that coremltools leaves alone unless it is told otherwise."""
-FEWEST = 10
-"""Elements of the smallest weight that coremltools writes to the weight file, and so quantizes."""
+"""An `add` before a softmax: its constant is a table of attention biases and is quantized too.
+
+The program stores the table at the full size of the attention scores.
+"""
+MIN_TABLE_ELEMENTS = 2048
+"""Number of elements up to which coremltools does not quantize a constant by default."""
+MIN_WEIGHT_ELEMENTS = 10
+"""Minimum elements of a weight that coremltools stores in the weight file and can quantize."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,41 +57,41 @@ class Layer:
     """One operation with a weight.
 
     Attributes:
-        operation: Its own name, by which coremltools' configurations find it.
+        operation: Name of the operation, which coremltools' configurations refer to.
         kind: One of `KINDS`, or `TABLE`.
         weight: Name of the constant.
-        elements: Of the weight.
-        fed: Name of the value that goes in.
-        treatment: What becomes of it; a table is never a product, so `weight_only` at most.
+        elements: Number of elements of the weight.
+        input_name: Name of the input value.
+        treatment: How the recipe stores and computes it; a table has weight-only INT8 at most.
     """
 
     operation: str
     kind: str
     weight: str
     elements: int
-    fed: str
+    input_name: str
     treatment: Treatment
 
     @property
     def in_int8(self) -> bool:
-        """Whether its product is computed in INT8."""
+        """Whether the inputs of its product are INT8 too."""
         return self.treatment == "w8a8" and self.kind in INT8_PRODUCTS
 
 
-def layers(
-    program: Program, places: Mapping[str, Sequence[ModuleScope]], recipe: Int8Recipe
+def find_layers(
+    program: Program, nodes_by_output: Mapping[str, Sequence[ModuleScope]], recipe: Int8Recipe
 ) -> tuple[Layer, ...]:
-    """Every layer of a program, in its order, with its treatment.
+    """Return the layers of a program, in order, with their treatments.
 
-    Weights that several layers share are stored once: if one of them stays floating, so do all.
+    Layers that share a weight all stay in floating point if one of them does.
 
     Args:
-        program: In floating point, as it was saved.
-        places: Operation by its first output -> the FX nodes it came of.
-        recipe: What is asked.
+        program: The saved program in floating point.
+        nodes_by_output: First output of an operation -> the FX nodes that it was made from.
+        recipe: The INT8 recipe.
 
     Raises:
-        CheckFailed: coremltools has not noted where an operation with a weight came from.
+        CheckFailed: coremltools recorded no FX node for an operation with a weight.
     """
     stored = {op.outputs[0].name: op for op in program.operations if op.kind == "const"}
     to_softmax = {_name(op, "x") for op in program.operations if op.kind == "softmax"}
@@ -102,25 +106,25 @@ def layers(
             continue
         if weight is None:
             continue
-        came_of = places.get(op.outputs[0].name, ())
-        if not came_of:
+        nodes = nodes_by_output.get(op.outputs[0].name, ())
+        if not nodes:
             lost.append(str(op))
-        call = next((place for place in came_of if place.op in calls), None)
+        call = next((place for place in nodes if place.op in calls), None)
         if call is not None:
             found.append(_layer(op, weight, recipe.treatment(call.modules)))
     if lost:
-        raise CheckFailed(f"it is not known of which module the {lost[0]} is")
-    return _agreed(found)
+        raise CheckFailed(f"coremltools recorded no source node for the {lost[0]}")
+    return _one_treatment_per_weight(found)
 
 
 def _table(op: Operation, stored: Mapping[str, Operation]) -> Operation | None:
-    """The constant of a sum, if it is a table of finite values for several heads."""
+    """Return the constant of a sum if it is a table of finite values for several heads."""
     for parameter in ("x", "y"):
         const = stored.get(_name(op, parameter))
         if const is None:
             continue
         value = _data(const)
-        if value.ndim >= 3 and value.size > LEAST_TABLE and np.isfinite(value).all():
+        if value.ndim >= 3 and value.size > MIN_TABLE_ELEMENTS and np.isfinite(value).all():
             return const
     return None
 
@@ -131,13 +135,13 @@ def _layer(op: Operation, weight: Operation, treatment: Treatment) -> Layer:
         kind=op.kind,
         weight=weight.name,
         elements=_data(weight).size,
-        fed=_name(op, "x"),
+        input_name=_name(op, "x"),
         treatment="weight_only" if op.kind == TABLE and treatment == "w8a8" else treatment,
     )
 
 
 def _name(op: Operation, parameter: str) -> str:
-    """The value an operand is bound to by name; nothing for one written in place."""
+    """Return the name of the value that a parameter reads, or "" for an inline constant."""
     bound = op.inputs[parameter][0]
     return bound if isinstance(bound, str) else ""
 
@@ -149,9 +153,11 @@ def _data(const: Operation) -> Array:
     return value.data
 
 
-def _agreed(found: Sequence[Layer]) -> tuple[Layer, ...]:
-    """The same with one treatment for each weight, and none for those coremltools passes over."""
-    floating = {y.weight for y in found if y.treatment == "keep_float" or y.elements < FEWEST}
+def _one_treatment_per_weight(found: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Give layers that share a weight one treatment, and keep weights too small for coremltools."""
+    floating = {
+        y.weight for y in found if y.treatment == "keep_float" or y.elements < MIN_WEIGHT_ELEMENTS
+    }
     return tuple(
         replace(layer, treatment="keep_float") if layer.weight in floating else layer
         for layer in found

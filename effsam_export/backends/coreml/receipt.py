@@ -1,4 +1,7 @@
-"""Proof that a saved ML program computes in the precisions that were asked for."""
+"""Count the constants and operations of a saved ML program, and check their precision.
+
+The counts read back from a saved file are an artefact's receipt, see `backends/receipt.py`.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,22 @@ if TYPE_CHECKING:
     from effsam_export.backends.coreml.mil.program import Operation, Program
 
 FP16_MAX = 65504.0
+"""Largest finite FP16 value."""
 
 
 def receipt(
     package: Path, conversion: Conversion, origins: Mapping[str, Origin]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Constants by dtype and operations by kind of a saved package, once they are as asked.
+    """Check the precision of a saved package and return its counts.
 
-    Operations that compute in FP32 inside an FP16 program are counted apart, as `softmax float32`.
-    Several functions share their constants: those of the first are counted.
+    Functions share their constants, so only those of the first function are counted.
+
+    Returns:
+        Constant elements by dtype, and operations by kind. FP32 operations of an FP16 program are
+        counted separately, for example as `softmax float32`.
 
     Raises:
-        CheckFailed: Constants or operations have another precision than was asked.
+        CheckFailed: The precision of constants or operations is not that of the conversion.
     """
     component, fp16 = conversion.component.name, conversion.precision == "fp16"
     counted: list[dict[str, int]] = []
@@ -43,29 +50,29 @@ def receipt(
             component,
             conversion.precision,
             counted[-1],
-            kept_fp32=_kept_constants(program, origin) if fp16 else 0,
+            fp32_by_recipe=_fp32_constants(program, origin) if fp16 else 0,
         )
         if fp16:
-            check_kept(component, program, origin)
-        ops.update(_kinds(program, apart=fp16))
+            check_fp32_operations(component, program, origin)
+        ops.update(_kinds(program, separate_fp32=fp16))
     return dict(sorted(counted[0].items())), dict(sorted(ops.items()))
 
 
-def check_kept(component: str, program: Program, origin: Origin) -> None:
-    """Compare what computes in FP32 in a saved function with what the recipe keeps there.
+def check_fp32_operations(component: str, program: Program, origin: Origin) -> None:
+    """Compare the FP32 operations of an FP16 function with those that its recipe keeps in FP32.
 
     Raises:
-        CheckFailed: Something else computes in FP32, or something of the recipe does not.
+        CheckFailed: Another operation computes in FP32, or one of the recipe computes in FP16.
     """
-    alone = _in_fp32(program)
-    forced = _past_fp16(program)
+    in_fp32 = _in_fp32(program)
+    forced = _forced_fp32(program)
     problems = [
-        f"`{_first(op)}` ({op.kind}) computes in fp32 and should not"
-        for op in alone
+        f"`{_first(op)}` ({op.kind}) computes in fp32, and no recipe keeps it there"
+        for op in in_fp32
         if _first(op) not in origin.operations | forced
     ]
     problems += [
-        f"`{_first(op)}` computes in fp16 and the recipe keeps it in fp32"
+        f"`{_first(op)}` computes in fp16, and the recipe keeps it in fp32"
         for op in _computing(program)
         if _first(op) in origin.operations and any(o.type.dtype == "float16" for o in op.outputs)
     ]
@@ -78,7 +85,7 @@ def _first(op: Operation) -> str:
 
 
 def _computing(program: Program) -> tuple[Operation, ...]:
-    """The operations that do arithmetic when the program runs."""
+    """Return the operations that compute when the program runs."""
     return tuple(
         op
         for op in program.operations
@@ -87,27 +94,27 @@ def _computing(program: Program) -> tuple[Operation, ...]:
 
 
 def _in_fp32(program: Program) -> tuple[Operation, ...]:
-    """Those whose result is float32."""
+    """Return the computing operations with a float32 result."""
     return tuple(
         op for op in _computing(program) if any(o.type.dtype == "float32" for o in op.outputs)
     )
 
 
-def _kinds(program: Program, *, apart: bool) -> Counter[str]:
-    alone = {_first(op) for op in _in_fp32(program)} if apart else set()
+def _kinds(program: Program, *, separate_fp32: bool) -> Counter[str]:
+    in_fp32 = {_first(op) for op in _in_fp32(program)} if separate_fp32 else set()
     return Counter(
-        f"{op.kind} float32" if _first(op) in alone else op.kind
+        f"{op.kind} float32" if _first(op) in in_fp32 else op.kind
         for op in program.operations
         if op.kind != "const"
     )
 
 
-def _kept_constants(program: Program, origin: Origin) -> int:
-    """Elements of the float32 constants that only stay so because FP32 was asked of their users."""
-    allowed = origin.operations | _past_fp16(program)
-    held = _constants_by_user(program)
+def _fp32_constants(program: Program, origin: Origin) -> int:
+    """Return the number of float32 elements that operations kept in FP32 read."""
+    allowed = origin.operations | _forced_fp32(program)
+    constants = _constants_by_user(program)
     read_there = {
-        id(c): c for op in _in_fp32(program) if _first(op) in allowed for c in held[_first(op)]
+        id(c): c for op in _in_fp32(program) if _first(op) in allowed for c in constants[_first(op)]
     }
     return sum(
         c.data.size
@@ -116,20 +123,21 @@ def _kept_constants(program: Program, origin: Origin) -> int:
     )
 
 
-def _past_fp16(program: Program) -> set[str]:
-    """Operations with a constant that FP16 cannot hold, by first output.
+def _forced_fp32(program: Program) -> set[str]:
+    """Return the first outputs of operations with a constant that overflows FP16.
 
-    coremltools leaves them in FP32 of its own accord (`FP16ComputePrecision.fp16_overflow`), and
-    is right: the other choice is infinity.
+    coremltools keeps them in FP32 itself (`FP16ComputePrecision.fp16_overflow`).
     """
-    held = _constants_by_user(program)
+    by_user = _constants_by_user(program)
     return {
-        name for name, constants in held.items() if any(_largest(c) > FP16_MAX for c in constants)
+        name
+        for name, constants in by_user.items()
+        if any(_largest(c) > FP16_MAX for c in constants)
     }
 
 
 def _constants_by_user(program: Program) -> dict[str, list[Constant]]:
-    """The constants each operation reads, by its first output: written there, or named."""
+    """Return the constants that each operation reads, inline or by name, by its first output."""
     named = {_first(op): op.inputs["val"][0] for op in program.operations if op.kind == "const"}
     users = {}
     for op in _computing(program):
@@ -140,7 +148,7 @@ def _constants_by_user(program: Program) -> dict[str, list[Constant]]:
 
 
 def _largest(constant: Constant) -> float:
-    """Greatest finite magnitude of a float32 constant; 0 for any other."""
+    """Return the largest finite magnitude of a float32 constant, or 0 for another dtype."""
     if isinstance(constant.data, str) or constant.type.dtype != "float32":
         return 0.0
     magnitudes = np.abs(constant.data)

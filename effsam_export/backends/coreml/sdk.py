@@ -1,4 +1,4 @@
-"""coremltools, imported and called without its notes on the terminal."""
+"""Import and call coremltools without its output on the terminal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ if TYPE_CHECKING:
 
 
 def load() -> Any:  # noqa: ANN401 - a package without types
-    """The coremltools package.
+    """Import coremltools and return the module.
 
-    Its import says on stderr which of its parts need macOS, and that newer versions of torch and
-    scikit-learn are untested. The first is known (`coreml.simulator`), the second is what the
-    comparison with PyTorch is for.
+    Its import warns about parts that need macOS and about untested versions of torch and
+    scikit-learn. Both warnings are suppressed: every export is compared with PyTorch.
     """
     with _muted_logging():
         return import_module("coremltools")
@@ -26,9 +25,9 @@ def load() -> Any:  # noqa: ANN401 - a package without types
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what coremltools and `torch.export` tell during a conversion; errors still raise.
+    """Suppress the warnings, logs and progress bars of a conversion; errors still raise.
 
-    Progress bars go to stderr, by tqdm; the warnings are about torch's own classes.
+    tqdm writes progress bars to stderr. The warnings are about torch's own classes.
     """
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), _muted_logging():
         warnings.simplefilter("ignore")
@@ -37,10 +36,9 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _muted_logging() -> Iterator[None]:
-    """Hold back log records below ERROR.
+    """Suppress log records below ERROR of all loggers.
 
-    For all loggers: coremltools sets the level of its own one during import, and logs under the
-    names of its modules.
+    coremltools logs under the names of its modules and sets the level of its logger during import.
     """
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))

@@ -1,4 +1,4 @@
-"""Running a package: in Core ML, or in the evaluator that stands in for it off macOS."""
+"""Run a package in Core ML, or in the evaluator of `mil` on systems other than macOS."""
 
 from __future__ import annotations
 
@@ -24,92 +24,100 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Takes:
-    """What one function of a package takes and gives, as its description says.
+class FunctionSignature:
+    """The inputs and outputs of one function of a package, from the model's description.
 
     Attributes:
-        shapes: Of its inputs, by name.
-        pictures: Those of its inputs that are pictures.
-        outputs: Names in order.
+        shapes: Input shapes by name.
+        image_inputs: Names of the inputs that are RGB images.
+        outputs: Output names in order.
     """
 
     shapes: Shapes
-    pictures: frozenset[str]
+    image_inputs: frozenset[str]
     outputs: tuple[str, ...]
 
 
-def functions_of(package: Path) -> dict[str, Takes]:
-    """Every function of a package by name; the default function comes first."""
+def functions_of(package: Path) -> dict[str, FunctionSignature]:
+    """Return the functions of a package by name, the default function first."""
     description = coreml_package.read_spec(package).description
     if not description.functions:
-        return {MAIN: _takes(description)}
-    found = {f.name: _takes(f) for f in description.functions}
+        return {MAIN: _signature(description)}
+    found = {f.name: _signature(f) for f in description.functions}
     default = description.defaultFunctionName
     return {default: found[default], **found}
 
 
-def _takes(function: Any) -> Takes:  # noqa: ANN401 - protobuf of a package without types
+def _signature(function: Any) -> FunctionSignature:  # noqa: ANN401 - protobuf of a package without types
     shapes: Shapes = {}
-    pictures = []
+    image_inputs = []
     for feature in function.input:
         if feature.type.WhichOneof("Type") == "imageType":
             image = feature.type.imageType
             shapes[feature.name] = (1, 3, image.height, image.width)
-            pictures.append(feature.name)
+            image_inputs.append(feature.name)
         else:
             shapes[feature.name] = tuple(feature.type.multiArrayType.shape)
-    return Takes(
+    return FunctionSignature(
         shapes=shapes,
-        pictures=frozenset(pictures),
+        image_inputs=frozenset(image_inputs),
         outputs=tuple(f.name for f in function.output),
     )
 
 
-def function_for(functions: Mapping[str, Takes], feeds: Feeds) -> str:
-    """The function that takes tensors of these shapes.
+def function_for(functions: Mapping[str, FunctionSignature], feeds: Feeds) -> str:
+    """Return the name of the function whose inputs have the shapes of these tensors.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such function.
     """
     given = {name: tuple(value.shape) for name, value in feeds.items()}
-    for name, takes in functions.items():
-        if takes.shapes == given:
+    for name, signature in functions.items():
+        if signature.shapes == given:
             return name
-    wanted = " or ".join(str(t.shapes) for t in functions.values())
-    raise UsageError(f"the package takes {wanted}, and was given {given}")
+    expected = " or ".join(str(s.shapes) for s in functions.values())
+    raise UsageError(f"the package takes {expected}, but the inputs are {given}")
 
 
-def whole_pixels(image: Array) -> Array:
-    """A picture as an image input of Core ML gets it: uint8, HxWx3, of a float 1x3xHxW."""
+def to_uint8_image(image: Array) -> Array:
+    """Convert a float image 1x3xHxW (0 to 255) to uint8 HxWx3 for an image input of Core ML."""
     pixels: Array = np.clip(np.rint(image[0]), 0, 255).astype(np.uint8).transpose(1, 2, 0)
     return np.ascontiguousarray(pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoremlSession:
-    """A package whose functions are opened when they are first needed."""
+    """A package whose functions are loaded when they are first used.
+
+    Attributes:
+        package: The `.mlpackage` directory.
+        units: Member of `coremltools.ComputeUnit`, for Core ML.
+        native: Run in Core ML instead of in the evaluator.
+        functions: Signatures by function name.
+        opened: Functions loaded so far, by name.
+    """
 
     package: Path
     units: str
     native: bool
-    functions: Mapping[str, Takes]
+    functions: Mapping[str, FunctionSignature]
     opened: dict[str, Any] = field(default_factory=dict)
 
     def run(self, feeds: Feeds) -> Feeds:
-        """Run the function that takes as many points as were given."""
+        """Run the function whose input shapes match; return its outputs by name."""
         name = function_for(self.functions, feeds)
-        takes = self.functions[name]
-        pictures = takes.pictures
-        given = {k: whole_pixels(v) if k in pictures else v for k, v in feeds.items()}
+        signature = self.functions[name]
+        images = signature.image_inputs
+        given = {k: to_uint8_image(v) if k in images else v for k, v in feeds.items()}
         if name not in self.opened:
             self.opened[name] = self._open(name)
         program = self.opened[name]
         if not self.native:
             return evaluate.run(program, given)
         found = program.predict(
-            {k: Image.fromarray(v) if k in pictures else v for k, v in given.items()}
+            {k: Image.fromarray(v) if k in images else v for k, v in given.items()}
         )
-        return {k: np.asarray(found[k]) for k in takes.outputs}
+        return {k: np.asarray(found[k]) for k in signature.outputs}
 
     def _open(self, name: str) -> Any:  # noqa: ANN401 - a model of Core ML, or a program
         if not self.native:
@@ -123,7 +131,7 @@ class CoremlSession:
 
 
 def open_package(package: Path, *, units: str, native: bool) -> CoremlSession:
-    """Open a package without loading anything yet.
+    """Read the signatures of a package; its functions are loaded when they are first used.
 
     Args:
         package: The `.mlpackage` directory.

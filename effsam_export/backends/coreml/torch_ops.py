@@ -1,4 +1,4 @@
-"""Operations of PyTorch that coremltools does not know or gets wrong, in terms of others."""
+"""Conversions of PyTorch operations that coremltools lacks or converts incorrectly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def register() -> None:
-    """Teach coremltools the operations of this file; a second call changes nothing."""
+    """Register the conversions of this module in coremltools. Can be called again."""
     coreml_sdk.load()
     from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
 
@@ -25,15 +25,15 @@ def register() -> None:
 
 
 def alias(context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools' own
-    """Another name for a tensor."""
+    """Convert `aten.alias`, which is another name for the same tensor."""
     context.add(context[node.inputs[0]], torch_name=node.name)
 
 
 def gelu(context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools' own
-    """GELU, exact or by tanh.
+    """Convert GELU with `approximate` given as a keyword or as the second input.
 
-    coremltools 9 reads `approximate` as the second input only. A traced program has it as a
-    keyword, which is dropped: the thirty of EfficientViT-SAM's encoder became exact ones.
+    coremltools 9 reads only the second input. A traced program passes a keyword, so coremltools
+    would convert a tanh GELU to an exact one.
     """
     from coremltools.converters.mil.frontend.torch.ops import _get_inputs, _get_kwinputs
     from coremltools.converters.mil.mil import Builder
@@ -46,13 +46,13 @@ def gelu(context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools' own
 
 
 def upsample_bicubic2d(context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools' own
-    """A bicubic resize to a fixed size as two matrix products.
+    """Convert a bicubic resize to a fixed size to two matrix products.
 
     Given: ``y = upsample_bicubic2d(x, size, align_corners, scale_factors)``
     Result: ``y = rows @ x @ columns.T``, both matrices constant
 
-    The resize is linear and separable; `resize_matrix` has PyTorch's own weights. In place of the
-    indexing that torch decomposes it to, this runs on the Neural Engine.
+    The resize is linear and separable, and `resize_matrix` returns PyTorch's weights. The products
+    run on the Neural Engine, unlike the indexing that torch decomposes the resize to.
     """
     from coremltools.converters.mil.frontend.torch.ops import _get_inputs
     from coremltools.converters.mil.mil import Builder
@@ -73,7 +73,7 @@ def upsample_bicubic2d(context: Any, node: Any) -> None:  # noqa: ANN401 - corem
 
 
 def _value(argument: Any) -> Any:  # noqa: ANN401
-    """The constant behind an argument of a node."""
+    """Return the constant value of an argument of a node."""
     if isinstance(argument, (list, tuple)):
         return [_value(a) for a in argument]
     return getattr(argument, "val", argument)
@@ -82,18 +82,18 @@ def _value(argument: Any) -> Any:  # noqa: ANN401
 def resize_matrix(
     length: int, *, size: int | None, scale: float | None, align_corners: bool
 ) -> NDArray[np.float32]:
-    """The matrix that resizes a column of `length` values as PyTorch's bicubic filter does.
+    """Return the matrix that resizes a column of `length` values like PyTorch's bicubic filter.
 
     Args:
-        length: Values before.
-        size: Values after, or None.
-        scale: Values after per value before, where the size follows from it, or None.
-        align_corners: As PyTorch means it.
+        length: Number of input values.
+        size: Number of output values, or None.
+        scale: Output values per input value if `size` is None, else None.
+        align_corners: As in `torch.nn.functional.interpolate`.
 
     Returns:
-        float32, values after x `length`.
+        float32, output values x `length`.
     """
-    # What becomes of each unit column: `length` channels of one column each.
+    # Column i of the matrix is the resized unit vector i. One channel holds one unit vector.
     columns = torch.eye(length).reshape(1, length, length, 1)
     resized = interpolate(
         columns,

@@ -1,7 +1,7 @@
-"""Ranges of activations of an ONNX graph over the calibration samples, by three methods.
+"""Measure activation ranges of an ONNX graph over the calibration samples, by three methods.
 
-Least and largest values and a regular sample of each activation are computed inside the graph, so
-that no activation leaves the runtime whole: those of a ViT-H take over 10 GB.
+The graph itself computes the minimum, the maximum and a subsample of each activation. Whole
+activations are never outputs: those of a ViT-H take over 10 GB.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     Range = tuple[float, float]
 
 STEP = 211
-"""Every so-manieth value is sampled: prime, so that it does not fall on one channel for ever."""
+"""Step of the subsample. Prime, so that the samples do not all fall on one channel."""
 TAIL = 1e-5
 """Share of the values that `percentile` cuts off at each end."""
 SHARES = np.linspace(0.3, 1.0, 36)
-"""Of the whole range: what `mse` tries."""
+"""Shares of the min-max range that `mse` compares."""
 LEVELS = 255
+"""Number of quantization steps of a range."""
 
 
 def measure(
@@ -40,14 +41,14 @@ def measure(
     method: Method,
     scratch: Path,
 ) -> dict[str, Range]:
-    """Range of each tensor, with zero inside it.
+    """Return the range (minimum, maximum) of each tensor; every range includes zero.
 
     Args:
-        model: In FP32; not changed.
-        tensors: Names of activations, graph inputs included; nothing is run for none.
+        model: FP32 graph; not changed.
+        tensors: Names of activations, graph inputs included.
         feeds: Samples, at least one.
         method: `minmax`, `percentile` or `mse`.
-        scratch: Folder for the graph that is run.
+        scratch: Directory for a temporary ONNX file.
     """
     if not tensors:
         return {}
@@ -74,14 +75,14 @@ def measure(
         file.unlink(missing_ok=True)
     if method == "minmax":
         return {t: (lows[t], highs[t]) for t in tensors}
-    narrow = _percentile if method == "percentile" else _least_error
+    narrow = _percentile if method == "percentile" else _min_error
     return {t: narrow(np.concatenate(values[t]), (lows[t], highs[t])) for t in tensors}
 
 
 def _with_statistics(
     model: onnx.ModelProto, tensors: Sequence[str], *, sampled: bool
 ) -> onnx.ModelProto:
-    """Given a graph; Result: one whose outputs are statistics of its activations."""
+    """Return a copy of a graph whose outputs are statistics of its activations."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     graph = out.graph
@@ -113,9 +114,9 @@ def _percentile(values: Array, whole: Range) -> Range:
     return max(min(float(low), 0.0), whole[0]), min(max(float(high), 0.0), whole[1])
 
 
-def _least_error(values: Array, whole: Range) -> Range:
-    """The shrunk range whose rounding to 8 bits and clipping have the least squared error."""
-    best, least = whole, np.inf
+def _min_error(values: Array, whole: Range) -> Range:
+    """Return the share of a range with the minimum squared error of clipping and rounding."""
+    best, minimum = whole, np.inf
     for share in SHARES:
         low, high = whole[0] * share, whole[1] * share
         scale = (high - low) / LEVELS
@@ -124,6 +125,6 @@ def _least_error(values: Array, whole: Range) -> Range:
         zero = np.round(-low / scale)
         rounded = (np.clip(np.round(values / scale) + zero, 0, LEVELS) - zero) * scale
         error = float(np.square(rounded - values, dtype=np.float64).mean())
-        if error < least:
-            best, least = (float(low), float(high)), error
+        if error < minimum:
+            best, minimum = (float(low), float(high)), error
     return best

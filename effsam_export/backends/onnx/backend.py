@@ -1,4 +1,4 @@
-"""ONNX Runtime: the traced graph itself, in FP32, or with its arithmetic cast to FP16."""
+"""ONNX Runtime: write the traced graph in FP32, cast to FP16, or quantized to INT8."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
-    """Write the graph, cast to FP16 or quantized if that is asked, and count its constants."""
+    """Write the graph in the target's precision, then check and count its constants."""
     import onnx
 
     from effsam_export.graph import onnx_file
@@ -46,8 +46,8 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
             shutil.copyfile(file, out_dir / file.name)
     data = path.with_name(f"{path.name}.data")
     counts = count_constants(path)
-    kept = kept_elements(path, graph.fp32_nodes) if target.precision == "fp16" else 0
-    check_precision(graph.component.name, target.precision, counts, kept_fp32=kept)
+    in_fp32 = fp32_constant_elements(path, graph.fp32_nodes) if target.precision == "fp16" else 0
+    check_precision(graph.component.name, target.precision, counts, fp32_by_recipe=in_fp32)
     return Artifact(
         component=graph.component.name,
         backend="onnx",
@@ -61,7 +61,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
 
 
 def count_constants(path: Path) -> dict[str, int]:
-    """Elements of all constants in an ONNX file, by numpy dtype name."""
+    """Return the number of constant elements of an ONNX file by numpy dtype name."""
     import onnx
 
     counts = Counter[str]()
@@ -71,8 +71,8 @@ def count_constants(path: Path) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def kept_elements(path: Path, nodes: Collection[str]) -> int:
-    """Elements of the FP32 constants of an ONNX file that these nodes read."""
+def fp32_constant_elements(path: Path, nodes: Collection[str]) -> int:
+    """Return the number of FP32 constant elements of an ONNX file that these nodes read."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -85,7 +85,7 @@ def kept_elements(path: Path, nodes: Collection[str]) -> int:
 
 
 def count_ops(path: Path) -> dict[str, int]:
-    """Operators of an ONNX file by kind."""
+    """Return the number of nodes of an ONNX file by operator."""
     import onnx
 
     nodes = onnx.load(path, load_external_data=False).graph.node
@@ -93,17 +93,16 @@ def count_ops(path: Path) -> dict[str, int]:
 
 
 class OnnxSession:
-    """An ONNX file, or the bytes of one, in ONNX Runtime."""
+    """An ONNX file, or its bytes, loaded in ONNX Runtime."""
 
     def __init__(self, model: Path | bytes, provider: str) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # The arena keeps the largest intermediate of every operator for good: 12 GB after one
-        # run of a SlimSAM-77, whose attention maps have 0.8 GB each.
+        # The arena never frees its memory: 12 GB after one run of SlimSAM-77.
         options.enable_cpu_mem_arena = False
         if not cpu.int8_flags():
-            # There the sum of two products of UINT8 and INT8 may not fit into its 16 bits; this
-            # takes UINT8 alone, which fits. With VNNI the same to the bit, in 1.2 of the time.
+            # Without VNNI, the sum of two products of UINT8 and INT8 may overflow 16 bits. This
+            # option uses UINT8 weights, which do not overflow.
             options.add_session_config_entry("session.x64quantprecision", "1")
         self._session: Any = onnxruntime.InferenceSession(
             str(model) if isinstance(model, Path) else model,
@@ -117,24 +116,24 @@ class OnnxSession:
 
 
 def open_session(artifact: Artifact) -> OnnxSession:
-    """Open with the provider of the target profile, and with no other to fall back on."""
+    """Open an artefact with the execution provider of its target, without a fallback."""
     provider = str(artifact.options.get("provider", "CPUExecutionProvider"))
     return OnnxSession(artifact.files[0], provider)
 
 
 def simulator(options: Options) -> str:
-    """Nothing: ONNX Runtime on a CPU is what ships."""
+    """Return "": ONNX Runtime itself runs on this machine."""
     del options
     return ""
 
 
 def open_source(graph: Graph) -> Session:
-    """A traced graph in ONNX Runtime, for the seam between PyTorch and ONNX."""
+    """Open a traced graph in ONNX Runtime, to compare it with PyTorch."""
     return open_onnx(graph.component.name, graph.path)
 
 
 def open_onnx(component: str, path: Path) -> Session:
-    """Any ONNX file of a component in ONNX Runtime."""
+    """Open an ONNX file of a component in ONNX Runtime on the CPU."""
     artifact = Artifact(
         component=component,
         backend="onnx",

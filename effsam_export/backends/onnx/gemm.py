@@ -1,12 +1,11 @@
-"""Linear layers as Gemm, the form in which ONNX Runtime computes them in INT8 with their bias.
+"""Rewrite linear layers as Gemm, which ONNX Runtime computes in INT8 together with its bias.
 
 Given: ``Add(MatMul(x, w), b)``, x of any rank, w and b constants.
 Result: ``Reshape(Gemm(Reshape(x), w, b))``; the Gemm has the MatMul's name.
 
-Of MatMul and Add ONNX Runtime makes a Gemm itself, and does so before it looks for Q/DQ pairs. The
-quantizer has put none around the bias then, and so it computes the Gemm in FP32, on values that
-were rounded to INT8 for nothing: as it did with all 28 such layers of MobileSAM's encoder (ONNX
-Runtime 1.32, its optimized graph). Around a Gemm the quantizer puts all three pairs.
+ONNX Runtime fuses MatMul and Add to a Gemm before it looks for Q/DQ pairs. The quantizer inserts no
+pair around the bias of an Add, so the fused Gemm computes in FP32 on rounded values. Around a Gemm,
+the quantizer inserts all three pairs. Observed with ONNX Runtime 1.32.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ if TYPE_CHECKING:
 def apply(
     model: onnx.ModelProto, layers: Collection[str], ranges: Mapping[str, Range]
 ) -> tuple[onnx.ModelProto, dict[str, Range]]:
-    """The graph with these layers as Gemm, and the ranges with those of the Gemms' inputs.
+    """Return the graph with these layers as Gemm, and the ranges with those of the Gemms' inputs.
 
-    A layer stays as it is that is no MatMul by a matrix, whose product is read by anything but the
-    addition of a bias, or whose sizes are not all known.
+    A layer is rewritten only if it is a MatMul by a constant matrix, if only the addition of a bias
+    reads its product, and if all sizes of its result are known.
 
     Args:
         model: Not changed.
         layers: Names of nodes.
-        ranges: Of activations; a Gemm's input has the range of what it is reshaped from.
+        ranges: Ranges of activations by name. A Gemm's input gets the range of the MatMul's input.
     """
     known = _sizes(model)
     whole = ir.from_proto(model)
@@ -65,8 +64,8 @@ def apply(
 
 
 def _sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Sizes of the tensors that nodes make, where all are known."""
-    # On a copy: the graph that is written does not keep what was inferred.
+    """Return the shapes of node outputs whose sizes are all known."""
+    # On a copy, so that the inferred shapes are not written to the file.
     inferred = ShapeInferencePass(data_prop=False)(ir.from_proto(model)).model
     return {
         str(v.name): tuple(v.shape.numpy())
@@ -77,7 +76,7 @@ def _sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def _biased(product: ir.Node) -> tuple[ir.Node, ir.Value] | None:
-    """The addition of a vector that alone reads a product, and the vector."""
+    """Return the Add that is the only reader of a product, and its bias; None for no such Add."""
     uses = product.outputs[0].uses()
     if len(uses) != 1 or product.outputs[0].is_graph_output():
         return None
@@ -89,7 +88,7 @@ def _biased(product: ir.Node) -> tuple[ir.Node, ir.Value] | None:
 
 
 def _reshape(graph: ir.Graph, value: ir.Value, sizes: tuple[int, ...], name: str) -> ir.Node:
-    """A reshape with its sizes in a constant of the graph."""
+    """Return a Reshape node; its sizes become an initializer of the graph."""
     shape = ir.Value(name=f"{name}_shape", const_value=ir.tensor(np.array(sizes, np.int64)))
     graph.register_initializer(shape)
     node = ir.node("Reshape", [value, shape], name=name)

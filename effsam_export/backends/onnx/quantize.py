@@ -1,12 +1,17 @@
-"""INT8 in an ONNX graph, by ONNX Runtime's own quantizer: Q/DQ pairs around layers with weights.
+"""Quantize an ONNX graph to INT8 with ONNX Runtime's quantizer.
 
-Given: Conv / MatMul / Gemm with constant weights, in FP32.
-Result: for `w8a8`, DequantizeLinear on INT8 weights (one scale a channel, symmetric) and a Quantize
-and Dequantize pair on the input (and, for a convolution, the output: ONNX Runtime computes it in
-INT8 only so); for `weight_only`, INT8 weights behind a Cast and a Mul; other constants are in FP16
-behind a Cast. For TensorRT: `weight_only` is DequantizeLinear on the weights, activations are
-symmetric, outputs have no pairs (a layer writes what the next one reads), and constants stay in
-FP32, for the cast of the whole graph that follows.
+Given: Conv, MatMul or Gemm with constant FP32 weights.
+Result for ONNX Runtime:
+
+* INT8 weights and activations: DequantizeLinear on INT8 weights (symmetric, one scale per output
+  channel) and a QuantizeLinear/DequantizeLinear pair (Q/DQ) on the input. A convolution also has a
+  pair on its output, without which ONNX Runtime does not compute it in INT8.
+* Weight-only INT8: INT8 weights, converted to FP32 by a Cast and a Mul.
+* Other large constants are stored in FP16, before a Cast to FP32.
+
+Result for TensorRT: weight-only INT8 is a DequantizeLinear on the weights. Activations are
+symmetric, and outputs have no pairs. Other constants stay in FP32, because the whole graph is cast
+to FP16 later.
 """
 
 from __future__ import annotations
@@ -30,25 +35,26 @@ if TYPE_CHECKING:
     from effsam_export.spec.tensors import Array
 
 QUANTIZABLE = ("Conv", "MatMul", "Gemm")
-"""What ONNX Runtime computes in INT8; a transposed convolution gets INT8 weights at most."""
-SMALLEST_HALVED = 1024
-"""Constants below so many elements stay in FP32: epsilons, scales, a norm's weights."""
+"""Operators that ONNX Runtime computes in INT8. ConvTranspose has weight-only INT8 at most."""
+MIN_FP16_ELEMENTS = 1024
+"""Minimum elements of a constant to store in FP16: epsilons, scales and norms stay in FP32."""
 
 
 def apply(
     model: onnx.ModelProto, quantization: Quantization, scratch: Path, *, for_tensorrt: bool = False
 ) -> onnx.ModelProto:
-    """The quantized graph; the given one is not changed.
+    """Measure activation ranges and return the quantized graph.
 
     Args:
-        model: In FP32.
+        model: FP32 graph; not changed.
         quantization: Recipe, samples, and the treatment of each node.
-        scratch: Folder for intermediate files.
-        for_tensorrt: In the form TensorRT takes; else in ONNX Runtime's, activations in UINT8.
+        scratch: Directory for intermediate files.
+        for_tensorrt: Write the form for TensorRT; else that for ONNX Runtime, with UINT8
+            activations.
     """
     ranges = activation_ranges.measure(
         model,
-        wanted_tensors(model, quantization),
+        activations_to_measure(model, quantization),
         quantization.feeds(),
         quantization.recipe.method,
         scratch,
@@ -56,12 +62,12 @@ def apply(
     return insert(model, quantization, ranges, for_tensorrt=for_tensorrt)
 
 
-def wanted_tensors(model: onnx.ModelProto, quantization: Quantization) -> list[str]:
-    """Activations whose ranges are measured, in the graph's order; integers have none.
+def activations_to_measure(model: onnx.ModelProto, quantization: Quantization) -> list[str]:
+    """Return the floating-point activations whose ranges are measured, in the graph's order.
 
-    Those of layers that float too, where any other's are needed: asked for other tensors, ONNX
-    Runtime fuses otherwise and a range has another last digit, from which masks of a model that is
-    quantized whole were lost. So a recipe with one exception more has the same ranges.
+    They include those of layers kept in floating point, if any layer has INT8 activations. ONNX
+    Runtime fuses nodes differently when the outputs differ, which changes the last digit of a
+    range. With a fixed set of outputs, an override in the recipe does not change other ranges.
     """
     if "w8a8" not in quantization.treatments.values():
         return []
@@ -85,24 +91,23 @@ def insert(
     *,
     for_tensorrt: bool = False,
 ) -> onnx.ModelProto:
-    """The graph with Q/DQ pairs for ranges that were measured before."""
+    """Return the quantized graph for ranges that were measured before."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     if ranges and not (for_tensorrt or quantization.recipe.quantize_activation_products):
-        # With `quantize_activation_products` sums are quantized by themselves.
+        # A recipe that quantizes sums puts pairs around each Add, and needs no Gemm.
         layers = {n for n, treatment in quantization.treatments.items() if treatment == "w8a8"}
         out, ranges = gemm.apply(out, layers, ranges)
     out = _with_pairs(out, quantization, ranges, for_tensorrt=for_tensorrt) if ranges else out
     scales = {n for node in out.graph.node if node.op_type in PAIRS for n in node.input[1:]}
     for node in list(out.graph.node):
-        # With `quantize_activation_products` sums and products have a treatment
-        # too, and no weights to store.
+        # Sums and products of activations may have a treatment too, but no weights.
         weighted = node.op_type in WEIGHTED
         if weighted and quantization.treatments.get(node.name) == "weight_only":
             scales.add(_store_in_int8(out.graph, node, dequantize=for_tensorrt))
     if not for_tensorrt:
-        _halve(out.graph, besides=scales)
-    # The quantizer appends pairs behind the nodes that use them, against the standard.
+        _store_in_fp16(out.graph, keep=scales)
+    # The quantizer appends pairs after the nodes that use them, which ONNX does not allow.
     whole = ir.from_proto(out)
     whole.graph.sort()
     done: onnx.ModelProto = ir.to_proto(whole)
@@ -123,13 +128,13 @@ def _with_pairs(
     constants = {i.name for i in model.graph.initializer}
     with_products = quantization.recipe.quantize_activation_products
     kinds = {*QUANTIZABLE, *(OTHERS if with_products else ())}
-    floating = ["Conv", "MatMul", "Gemm"] if for_tensorrt else ["MatMul", "Gemm"]
+    float_outputs = ["Conv", "MatMul", "Gemm"] if for_tensorrt else ["MatMul", "Gemm"]
     chosen: list[str] = []
-    kept: list[str] = []
+    excluded: list[str] = []
     for node in model.graph.node:
-        right = quantization.treatments.get(node.name) == "w8a8" and node.op_type in kinds
-        right = right and all(name in ranges for name in node.input if name not in constants)
-        (chosen if right else kept).append(node.name)
+        int8 = quantization.treatments.get(node.name) == "w8a8" and node.op_type in kinds
+        int8 = int8 and all(name in ranges for name in node.input if name not in constants)
+        (chosen if int8 else excluded).append(node.name)
     data: dict[str, Any] = {
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
         for name, (low, high) in ranges.items()
@@ -142,15 +147,15 @@ def _with_pairs(
         activation_qType=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
         nodes_to_quantize=chosen,
-        nodes_to_exclude=kept,
+        nodes_to_exclude=excluded,
         op_types_to_quantize=sorted(kinds),
         extra_options={
             "ActivationSymmetric": for_tensorrt,
             "WeightSymmetric": True,
-            # TensorRT dequantizes nothing but INT8, and a bias would be INT32.
+            # TensorRT dequantizes only INT8, and a bias would be INT32.
             "QuantizeBias": not for_tensorrt,
-            # Its result is wanted in floating point: a norm, GELU or a residual comes next.
-            "OpTypesToExcludeOutputQuantization": [] if with_products else floating,
+            # A norm, GELU or residual sum reads the result in floating point.
+            "OpTypesToExcludeOutputQuantization": [] if with_products else float_outputs,
         },
     )
     quantizer.quantize_model()
@@ -159,21 +164,25 @@ def _with_pairs(
 
 
 def _store_in_int8(graph: onnx.GraphProto, node: onnx.NodeProto, *, dequantize: bool) -> str:
-    """Put INT8 and what makes floats of it in the place of a node's weight; the scale's name.
+    """Replace a node's weight by an INT8 constant and nodes that dequantize it.
+
+    ONNX Runtime folds Cast and Mul when it loads the file. It would compute a DequantizeLinear
+    before a convolution at every call, and fuse one before a MatMul to MatMulNBits, which rounds
+    activations too (ONNX Runtime 1.32).
 
     Args:
         graph: Changed.
-        node: With a constant weight.
-        dequantize: By DequantizeLinear; else by Cast and Mul, which ONNX Runtime folds while it
-            loads. DequantizeLinear it computes again at every call in front of a convolution, and
-            makes MatMulNBits of it in front of a matrix, which rounds activations too and takes
-            1.2 times as long as the same product in FP32 (ONNX Runtime 1.32, MobileSAM).
+        node: Node with a constant weight.
+        dequantize: Use DequantizeLinear; else Cast and Mul.
+
+    Returns:
+        Name of the scale.
     """
     name = node.input[1]
     stored, scale_name, wide = f"{name}_int8", f"{name}_scale", f"{name}_wide"
     weight = next((i for i in graph.initializer if i.name == name), None)
     if weight is None:
-        # Shared with a layer that came first.
+        # An earlier layer shares the weight, which is replaced already.
         return scale_name
     values: Array = numpy_helper.to_array(weight)
     axis = output_axis(node, values.ndim)
@@ -183,8 +192,8 @@ def _store_in_int8(graph: onnx.GraphProto, node: onnx.NodeProto, *, dequantize: 
     rounded = np.round(values / scale).astype(np.int8)
     if dequantize:
         kind, scale = "DequantizeLinear", scale.reshape(-1)
-        # Without it ONNX Runtime fails where it is asked for exact sums: of such weights it makes
-        # UINT8 with one zero point for all channels, and then wants one for each.
+        # With `session.x64quantprecision` ONNX Runtime converts the weights to UINT8, and then
+        # requires a zero point for each channel.
         zeros = numpy_helper.from_array(np.zeros(scale.shape, np.int8), f"{name}_zero_point")
         graph.initializer.append(zeros)
         inputs = [stored, scale_name, zeros.name]
@@ -197,31 +206,27 @@ def _store_in_int8(graph: onnx.GraphProto, node: onnx.NodeProto, *, dequantize: 
     graph.initializer.remove(weight)
     graph.initializer.append(numpy_helper.from_array(rounded, stored))
     graph.initializer.append(numpy_helper.from_array(scale, scale_name))
-    for made in reversed(nodes):
-        graph.node.insert(0, made)
+    for new in reversed(nodes):
+        graph.node.insert(0, new)
     return scale_name
 
 
 def output_axis(node: onnx.NodeProto, rank: int) -> int:
-    """Axis of a weight that counts output channels."""
+    """Return the axis of a weight that indexes output channels."""
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type == "Conv" or (node.op_type == "Gemm" and attributes.get("transB")):
         return 0
     if node.op_type == "ConvTranspose":
-        # With groups, a channel of this axis is one in every group: still one scale a channel.
+        # With groups, an index of this axis is one channel of every group: they share a scale.
         return 1
     return rank - 1
 
 
-def _halve(graph: onnx.GraphProto, *, besides: Collection[str]) -> None:
-    """Store large FP32 constants in FP16, behind a Cast; a runtime folds it while it loads."""
+def _store_in_fp16(graph: onnx.GraphProto, *, keep: Collection[str]) -> None:
+    """Store large FP32 constants in FP16 before a Cast, which a runtime folds when it loads."""
     for tensor in list(graph.initializer):
         size = int(np.prod(tensor.dims, dtype=np.int64))
-        if (
-            tensor.data_type != TensorProto.FLOAT
-            or size < SMALLEST_HALVED
-            or tensor.name in besides
-        ):
+        if tensor.data_type != TensorProto.FLOAT or size < MIN_FP16_ELEMENTS or tensor.name in keep:
             continue
         half = numpy_helper.to_array(tensor).astype(np.float16)
         if not np.isfinite(half).all():

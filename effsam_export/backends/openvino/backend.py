@@ -1,4 +1,4 @@
-"""OpenVINO: the IR of the traced graph, in FP32, with weights in FP16, or in INT8 by NNCF."""
+"""OpenVINO: convert the traced graph to IR in FP32, with FP16 weights, or in INT8 by NNCF."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
-    """Convert the ONNX graph and save the IR (`.xml` and `.bin`)."""
+    """Convert the ONNX graph, save the IR (`.xml` and `.bin`), then check its constants."""
     path = out_dir / f"{graph.component.name}.xml"
     model = openvino.convert_model(str(graph.path))
     versions = {"openvino": str(openvino.__version__)}
@@ -49,14 +49,14 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
 
 
 def number_names(model: openvino.Model) -> None:
-    """Number made-up names within the model, so that equal graphs give equal files.
+    """Number generated names within the model, so that equal graphs give equal files.
 
-    OpenVINO calls what it makes `Constant_8895`, by a count that runs over the whole process.
+    OpenVINO generates names such as `Constant_8895` with a counter of the whole process.
     """
     for i, op in enumerate(model.get_ordered_ops()):
         if op.get_type_name() in ("Parameter", "Result"):
             continue
-        # A count stands at the end of any part: `Transpose_2026/fq_weights_1/scale`.
+        # The counter may end any part of a name: `Transpose_2026/fq_weights_1/scale`.
         parts = [part.rpartition("_") for part in op.get_friendly_name().split("/")]
         named = [
             f"{stem}_{i}" if stem and number.isdigit() else f"{stem}{bar}{number}"
@@ -66,7 +66,7 @@ def number_names(model: openvino.Model) -> None:
 
 
 def count_constants(path: Path) -> dict[str, int]:
-    """Elements of all constants in an IR, by numpy dtype name."""
+    """Return the number of constant elements of an IR by numpy dtype name."""
     counts = Counter[str]()
     for op in openvino.Core().read_model(str(path)).get_ops():
         if op.get_type_name() == "Constant":
@@ -76,7 +76,7 @@ def count_constants(path: Path) -> dict[str, int]:
 
 
 def count_ops(path: Path) -> dict[str, int]:
-    """Operators of an IR by kind; constants, inputs and outputs are none."""
+    """Return the number of operators of an IR by kind, without constants, inputs and outputs."""
     kinds = Counter(op.get_type_name() for op in openvino.Core().read_model(str(path)).get_ops())
     return {k: n for k, n in sorted(kinds.items()) if k not in ("Constant", "Parameter", "Result")}
 
@@ -97,7 +97,7 @@ class OpenvinoSession:
 
 
 def open_session(artifact: Artifact) -> OpenvinoSession:
-    """Compile for the device and inference precision of the target profile."""
+    """Compile an artefact for the device and inference precision of its target."""
     return OpenvinoSession(
         artifact.files[0],
         str(artifact.options.get("device", "CPU")),
@@ -106,6 +106,6 @@ def open_session(artifact: Artifact) -> OpenvinoSession:
 
 
 def simulator(options: Options) -> str:
-    """Nothing for a CPU; another device of Intel's is taken to be here, or does not compile."""
+    """Return "": OpenVINO itself runs here. Compilation fails if the target's device is missing."""
     del options
     return ""

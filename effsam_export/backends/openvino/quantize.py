@@ -1,7 +1,7 @@
-"""INT8 in an OpenVINO model, by NNCF: FakeQuantize where arithmetic is INT8, small constants.
+"""Quantize an OpenVINO model to INT8: NNCF for activations, INT8 and FP16 constants.
 
-Layers are found by the names of the ONNX graph, which OpenVINO keeps; a convolution with a bias
-becomes two operations, of which the product is called `<name>/WithoutBiases`.
+OpenVINO keeps the node names of the ONNX graph, by which layers are found. A convolution with a
+bias becomes two operations; the product is called `<name>/WithoutBiases`.
 """
 
 from __future__ import annotations
@@ -22,55 +22,54 @@ if TYPE_CHECKING:
 
 LAYERS = ("Convolution", "GroupConvolution", "MatMul", "ConvolutionBackpropData")
 WITHOUT_BIASES = "/WithoutBiases"
-LARGEST = 127
-SMALLEST_STORED = 1024
-"""Constants below so many elements stay as they are."""
+INT8_MAX = 127
+MIN_STORED_ELEMENTS = 1024
+"""Minimum elements of a constant to store in a smaller dtype."""
 
 
 def apply(model: openvino.Model, quantization: Quantization) -> openvino.Model:
-    """The quantized model.
+    """Return the quantized model.
 
     Args:
-        model: Converted from the FP32 ONNX graph; changed.
+        model: Model converted from the FP32 ONNX graph; changed.
         quantization: Recipe, samples, and the treatment of each node of the ONNX graph.
     """
-    found = layers(model, quantization)
-    if "w8a8" in found.values() or quantization.recipe.quantize_activation_products:
-        model = _with_activations(model, quantization, found)
-    store_in_int8(model, {n for n, treatment in found.items() if treatment == "weight_only"})
+    layers = find_layers(model, quantization)
+    if "w8a8" in layers.values() or quantization.recipe.quantize_activation_products:
+        model = _with_activations(model, quantization, layers)
+    store_in_int8(model, {n for n, treatment in layers.items() if treatment == "weight_only"})
     store_small(model)
     for key in ("nncf", "conversion_parameters"):
-        # What the tool notes there are paths and options, in an order of its own.
+        # Paths and options, in an order that changes from run to run.
         if key in model.get_rt_info():
             del model.get_rt_info()[key]
-    # The CPU quantizes what weights-only linear layers read too unless the model says otherwise
-    # (openvino#27778): on MobileSAM that left the embedding's error 1 dB higher.
+    # By default the CPU plugin also quantizes the inputs of linear layers with weight-only INT8
+    # (openvino#27778).
     model.set_rt_info(0, ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
     return model
 
 
-def layers(model: openvino.Model, quantization: Quantization) -> dict[str, Treatment]:
-    """Treatment of every convolution and product of a model, by its own name.
+def find_layers(model: openvino.Model, quantization: Quantization) -> dict[str, Treatment]:
+    """Return the treatment of every convolution and matrix product of a model by its name.
 
-    Products of two activations are `keep_float`, unless the recipe
-    sets `quantize_activation_products`; then the other
-    operators that have a treatment are here too.
+    Products of two activations stay in floating point, unless the recipe quantizes them. Then the
+    other operators with a treatment are included.
     """
-    found: dict[str, Treatment] = {}
+    layers: dict[str, Treatment] = {}
     for op in model.get_ordered_ops():
         name = op.get_friendly_name()
         treatment = quantization.treatments.get(name.removesuffix(WITHOUT_BIASES))
         if op.get_type_name() in LAYERS:
-            found[name] = treatment or "keep_float"
+            layers[name] = treatment or "keep_float"
         elif treatment is not None and quantization.recipe.quantize_activation_products:
-            found[name] = treatment
-    return found
+            layers[name] = treatment
+    return layers
 
 
 def _with_activations(
-    model: openvino.Model, quantization: Quantization, found: dict[str, Treatment]
+    model: openvino.Model, quantization: Quantization, layers: dict[str, Treatment]
 ) -> openvino.Model:
-    # Asked for before the package is imported: it reports its use to its makers otherwise.
+    # Must be set before the import: it switches NNCF's telemetry off.
     os.environ.setdefault("NNCF_CI", "1")
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
@@ -85,7 +84,7 @@ def _with_activations(
     nncf.set_log_level(logging.ERROR)
     ranges = RangeEstimatorParametersSet.MINMAX
     if quantization.recipe.method != "minmax":
-        # NNCF has no search by squared error; its quantiles are the nearest it offers to both.
+        # NNCF has no search by squared error, so `mse` uses quantiles like `percentile`.
         ranges = RangeEstimatorParameters(
             min=StatisticsCollectorParameters(
                 statistics_type=StatisticsType.QUANTILE,
@@ -103,37 +102,36 @@ def _with_activations(
     if not quantization.recipe.quantize_activation_products:
         others = {o.get_type_name() for o in model.get_ops()} - {*LAYERS, "Constant", "Parameter"}
         ignored = nncf.IgnoredScope(
-            names=[n for n, treatment in found.items() if treatment != "w8a8"],
+            names=[n for n, treatment in layers.items() if treatment != "w8a8"],
             types=sorted(others - {"Result"}),
         )
-    elif kept := [n for n, treatment in found.items() if treatment != "w8a8"]:
-        ignored = nncf.IgnoredScope(names=kept)
+    elif unquantized := [n for n, treatment in layers.items() if treatment != "w8a8"]:
+        ignored = nncf.IgnoredScope(names=unquantized)
     return nncf.quantize(
         model,
         nncf.Dataset(feeds, dict),
-        # Activations around zero or not, as their values are; weights always around zero.
+        # Symmetric weights, asymmetric activations.
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(feeds),
         ignored_scope=ignored,
         advanced_parameters=AdvancedQuantizationParameters(
             activations_range_estimator_params=ranges,
-            # Measured on MobileSAM: it changes no mask (0.9908 with, 0.9910 without).
+            # It does not improve the masks: IoU 0.9908 with it, 0.9910 without (MobileSAM).
             disable_bias_correction=True,
         ),
     )
 
 
 def store_in_int8(model: openvino.Model, names: Collection[str]) -> None:
-    """Store the weights of some layers in INT8, a scale for each output channel.
+    """Store the weights of the named layers in INT8, with a scale for each output channel.
 
-    `nncf.compress_weights` would do it too, but divides a channel's largest weight by 128, and not
-    by 127 as `nncf.quantize` and every other toolchain here: weights that are on the grid already
-    would be rounded a second time.
+    `nncf.compress_weights` is not used: it divides the largest weight of a channel by 128, not by
+    127 like `nncf.quantize` and the other toolchains. Weights already rounded to multiples of their
+    scale would be rounded a second time.
     """
     stored: dict[tuple[str, tuple[int, ...]], openvino.Output] = {}
     for op in model.get_ordered_ops():
-        # With `quantize_activation_products` sums and norms have a treatment too, and
-        # no weights to store.
+        # Sums and norms may have a treatment too, but no weights.
         if op.get_type_name() not in LAYERS or op.get_friendly_name() not in names:
             continue
         weight = op.input_value(1).get_node()
@@ -144,9 +142,9 @@ def store_in_int8(model: openvino.Model, names: Collection[str]) -> None:
         key = (weight.get_friendly_name(), axes)
         if key not in stored:
             values = weight.get_data()
-            scale = np.abs(values).max(axis=axes, keepdims=True) / LARGEST
+            scale = np.abs(values).max(axis=axes, keepdims=True) / INT8_MAX
             scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
-            integers = np.clip(np.rint(values / scale), -LARGEST, LARGEST).astype(np.int8)
+            integers = np.clip(np.rint(values / scale), -INT8_MAX, INT8_MAX).astype(np.int8)
             constant = opset13.constant(integers, name=weight.get_friendly_name())
             back = opset13.multiply(opset13.convert(constant, "f32"), opset13.constant(scale))
             stored[key] = back.output(0)
@@ -154,7 +152,7 @@ def store_in_int8(model: openvino.Model, names: Collection[str]) -> None:
 
 
 def output_axes(op: openvino.Node, ndim: int) -> tuple[int, ...]:
-    """Which axes of a layer's weights number its output channels."""
+    """Return the axes of a layer's weights that index its output channels."""
     kind = op.get_type_name()
     if kind == "MatMul":
         return (ndim - 2,) if op.get_attributes()["transpose_b"] else (ndim - 1,)
@@ -162,9 +160,9 @@ def output_axes(op: openvino.Node, ndim: int) -> tuple[int, ...]:
 
 
 def store_small(model: openvino.Model) -> None:
-    """Store large FP32 constants in FP16 and large INT64 ones in a byte or INT32, behind a Convert.
+    """Store large FP32 constants in FP16 and large INT64 ones in UINT8 or INT32, before a Convert.
 
-    `save_model(compress_to_fp16=True)` leaves models that NNCF has seen alone.
+    `save_model(compress_to_fp16=True)` does not change models that NNCF has quantized.
     """
     smaller: dict[str, tuple[type[np.generic], ...]] = {
         "f32": (np.float16,),
@@ -175,7 +173,7 @@ def store_small(model: openvino.Model) -> None:
             continue
         kind = op.get_element_type().get_type_name()
         size = int(np.prod(op.get_output_shape(0), dtype=np.int64))
-        if kind not in smaller or size < SMALLEST_STORED:
+        if kind not in smaller or size < MIN_STORED_ELEMENTS:
             continue
         values = op.get_data()
         fitting = [t for t in smaller[kind] if _fits(values, t)]
@@ -191,6 +189,6 @@ def _fits(values: Array, dtype: type[np.generic]) -> bool:
     if issubclass(dtype, np.integer):
         limits = np.iinfo(dtype)
         return bool(values.min() >= limits.min and values.max() <= limits.max)
-    # Too large for FP16 is infinity there.
+    # A value too large for FP16 becomes infinite.
     with np.errstate(over="ignore"):
         return bool(np.isfinite(values.astype(dtype)).all())

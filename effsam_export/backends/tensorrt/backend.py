@@ -1,8 +1,8 @@
-"""TensorRT (10.3 of JetPack 6 to 11): a build kit anywhere, and the engine where it can be built.
+"""TensorRT (10.3 of JetPack 6 to 11): write a typed ONNX file and a kit that builds its engine.
 
-The bundle holds the typed ONNX and the scripts that build and check its engine on the device. On a
-machine with `tensorrt` and a GPU the engine is built here too, and is what the parity check runs;
-elsewhere ONNX Runtime stands in, on the very ONNX file that the engine is to be built from.
+A typed ONNX file contains the casts and FP16 constants of its precision. On a machine with
+`tensorrt` and a GPU, the engine is also built and checked here. Elsewhere ONNX Runtime simulates it
+with the same ONNX file.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 
 def simulator(options: Options) -> str:
-    """What runs in place of TensorRT on this machine; empty where TensorRT itself can."""
+    """Return the name of the simulator, or "" if TensorRT runs on this machine."""
     del options
     return "" if usable() else trt_typed.SIMULATOR
 
 
 def usable() -> bool:
-    """Whether `tensorrt` is installed and there is a GPU to build and run on."""
+    """Return whether `tensorrt` is installed and the machine has a GPU."""
     return find_spec("tensorrt") is not None and trt_engine.capability() is not None
 
 
 def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
-    """Write the typed ONNX and its build kit; where it can be built, the engine and its receipt.
+    """Write the typed ONNX and its build kit, and the engine if TensorRT runs on this machine.
 
     Raises:
-        UsageError: The shape ranges of the target are out of order.
-        CheckFailed: The precision found is not the one asked for, or TensorRT refused the graph.
+        UsageError: The shape ranges of the target are not valid.
+        CheckFailed: The precision of a file is not the target's, or TensorRT refused the graph.
     """
     name = graph.component.name
     shapes = shape_ranges.ranges(graph.component, target.options)
@@ -78,40 +78,44 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
 
 
 def _build(trt: Any, bundle: Path, component: str) -> bytes:  # noqa: ANN401 - an SDK module
-    """The engine, by the kit's own script, so that what ships is what was tried."""
+    """Build the engine with the script of the kit, so that the shipped script is tested."""
     try:
         return build_engine.build(trt, bundle, component)
     except RuntimeError as error:
-        raise CheckFailed(f"{component}: TensorRT built no engine: {error}") from error
+        raise CheckFailed(f"{component}: TensorRT could not build the engine: {error}") from error
 
 
 def inspect(
     trt: Any,  # noqa: ANN401 - an SDK module
     path: Path,
     component: str,
-    asked: Precision,
+    precision: Precision,
     *,
     int8: bool = False,
 ) -> dict[str, int]:
-    """Open an engine, and hold the dtypes of its layers against the precision that was asked.
+    """Open an engine and compare the dtypes of its layers with the precision of its target.
 
     Returns:
-        Layers by kind.
+        Number of layers by kind.
+
+    Raises:
+        CheckFailed: No layer has the precision, or an FP32 engine has layers in half precision.
     """
     layers = _open(trt, path).layers()
     half = [n for n in layers if {"float16", "bfloat16"} & set(n["outputs"])]
-    if asked == "fp32" and half:
+    if precision == "fp32" and half:
         raise CheckFailed(
-            f"{component}: asked for fp32, but {len(half)} of {len(layers)} layers compute in half "
-            f"precision, first `{half[0]['name']}`"
+            f"{component}: the precision is fp32, but {len(half)} of {len(layers)} layers compute "
+            f"in half precision, first `{half[0]['name']}`"
         )
-    if asked == "fp16" and not half:
+    if precision == "fp16" and not half:
         raise CheckFailed(
-            f"{component}: asked for fp16, but none of {len(layers)} layers computes in it"
+            f"{component}: the precision is fp16, but none of {len(layers)} layers computes in fp16"
         )
     if int8 and not any("int8" in n["outputs"] for n in layers):
         raise CheckFailed(
-            f"{component}: asked for int8, but none of {len(layers)} layers gives INT8 to another"
+            f"{component}: the precision is int8, but none of {len(layers)} layers has an INT8 "
+            "output"
         )
     return dict(sorted(Counter(str(n["kind"]) for n in layers).items()))
 
@@ -124,7 +128,7 @@ def _open(trt: Any, path: Path) -> trt_engine.Engine:  # noqa: ANN401 - an SDK m
 
 
 class EngineSession:
-    """An engine on the GPU of this machine."""
+    """An engine loaded on the GPU of this machine."""
 
     def __init__(self, engine: trt_engine.Engine) -> None:
         self._engine = engine
@@ -137,7 +141,7 @@ class EngineSession:
 
 
 def open_session(artifact: Artifact) -> Session:
-    """Open the engine, built now if the bundle came without one; or what stands in for it."""
+    """Open the engine, built first if the bundle has none, or its simulator without TensorRT."""
     typed = artifact.files[0]
     if not usable():
         return trt_typed.open_simulator(typed)

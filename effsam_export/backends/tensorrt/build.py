@@ -1,7 +1,6 @@
-"""A typed ONNX file to an engine: the calls that `tensorrt` and `tensorrt_rtx` have in common.
+"""Build an engine from a typed ONNX file, with `tensorrt` or `tensorrt_rtx`.
 
-The builder's own list of the layers it made is read from its log, so the receipt is of the engine
-and needs no GPU: to open an engine one is needed.
+The layers of the engine are read from the builder's log. Opening an engine would need a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.targets import Precision
 
 DTYPES = {
-    # What TensorRT calls a dtype in its layer information -> numpy's name.
+    # Name in TensorRT's layer information -> numpy name
     "Float": "float32",
     "Half": "float16",
     "BFloat16": "bfloat16",
@@ -48,9 +47,9 @@ NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 REASON = re.compile(
     r"Error Code \d+: [\w ]+ \((?P<reason>.*?)(?:\.?\s+In \w+ at |\)\s*$)", re.DOTALL
 )
-PLACE = re.compile(r"^\[[\w./]+:\d+: \w+\] ")
-NOISE = "checkMacros.cpp"
-"""Follows every refusal on a machine without a GPU, and says only that."""
+SOURCE_PREFIX = re.compile(r"^\[[\w./]+:\d+: \w+\] ")
+NO_GPU_NOISE = "checkMacros.cpp"
+"""In a message that follows every error on a machine without a GPU, and adds nothing to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +57,11 @@ class Layer:
     """One layer of an engine.
 
     Attributes:
-        nodes: Names of the ONNX nodes fused into it, as far as the builder knows them.
-        outputs: Dtypes of what it writes.
-        constants: Elements of its constants by dtype.
+        name: TensorRT's name of the layer.
+        kind: TensorRT's type of the layer.
+        nodes: Names of the ONNX nodes fused into it, as far as the builder lists them.
+        outputs: Dtypes of its outputs.
+        constants: Number of constant elements by dtype.
     """
 
     name: str
@@ -71,8 +72,8 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Built:
-    """A serialised engine and what the builder said about it."""
+class BuiltEngine:
+    """A serialised engine, with its layers, the builder's warnings and the build time."""
 
     engine: bytes
     layers: tuple[Layer, ...]
@@ -81,7 +82,7 @@ class Built:
 
     @property
     def constants(self) -> dict[str, int]:
-        """Elements of all constants of the engine by dtype."""
+        """Number of constant elements of the engine by dtype."""
         total = Counter[str]()
         for layer in self.layers:
             total.update(layer.constants)
@@ -89,13 +90,13 @@ class Built:
 
     @property
     def kinds(self) -> dict[str, int]:
-        """Layers by kind."""
+        """Number of layers by kind."""
         return dict(sorted(Counter(layer.kind for layer in self.layers).items()))
 
 
 @cache
 def recorder(trt: Any) -> Any:  # noqa: ANN401 - SDK objects
-    """The one logger of the process: TensorRT keeps the first it is given and ignores others."""
+    """Return the logger of the process; TensorRT keeps the first logger and ignores later ones."""
 
     class Recorder(trt.ILogger):  # type: ignore[misc]  # the SDK has no stubs
         def __init__(self) -> None:
@@ -114,18 +115,18 @@ def build(
     path: Path,
     shapes: Mapping[str, Range],
     configure: Callable[[Any], None],
-) -> Built:
-    """Compile an engine.
+) -> BuiltEngine:
+    """Build an engine.
 
     Args:
         trt: The SDK.
-        component: Whose inputs and outputs the network has to have.
+        component: Contract with the names of inputs and outputs.
         path: The typed ONNX file.
-        shapes: The range of every input.
-        configure: Sets what is particular to a target on the builder's configuration.
+        shapes: Shape range of every input.
+        configure: Sets the target's options in the builder's configuration.
 
     Raises:
-        CheckFailed: The parser or the builder refused, with every reason it gave.
+        CheckFailed: The parser or the builder failed; the message has all of its reasons.
     """
     log = recorder(trt)
     log.lines.clear()
@@ -137,7 +138,7 @@ def build(
     faults = [parser.get_error(i) for i in range(parser.num_errors)]
     if not parsed or faults:
         reasons = [node_fault(f.node_name(), f.node_operator(), f.desc()) for f in faults]
-        raise refused(f"{component.name}: TensorRT cannot read the graph", reasons)
+        raise refusal(f"{component.name}: TensorRT cannot read the graph", reasons)
     problems = signature_faults(network, component)
     if problems:
         raise CheckFailed(f"{component.name}: {'; '.join(problems)}")
@@ -151,9 +152,11 @@ def build(
     engine = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - begin
     if engine is None:
-        found = [reason(m) for s, m in log.lines if _is_error(trt, s) and NOISE not in m]
-        raise refused(f"{component.name}: TensorRT built no engine", list(dict.fromkeys(found)))
-    return Built(
+        found = [reason(m) for s, m in log.lines if _is_error(trt, s) and NO_GPU_NOISE not in m]
+        raise refusal(
+            f"{component.name}: TensorRT could not build the engine", list(dict.fromkeys(found))
+        )
+    return BuiltEngine(
         engine=bytes(engine),
         layers=layers_of(m for _, m in log.lines),
         warnings=tuple(dict.fromkeys(m for s, m in log.lines if s == trt.ILogger.WARNING)),
@@ -162,9 +165,9 @@ def build(
 
 
 def strongly_typed(trt: Any) -> int:  # noqa: ANN401 - an SDK module
-    """Flags of a network that computes in the dtypes of its graph.
+    """Return the creation flags of a strongly typed network.
 
-    TensorRT 10 has to be asked; later versions know no other network and may drop the flag.
+    TensorRT 10 needs a flag. Later versions have only strongly typed networks and may drop it.
     """
     flags = getattr(trt, "NetworkDefinitionCreationFlag", None)
     flag = getattr(flags, "STRONGLY_TYPED", None)
@@ -175,32 +178,32 @@ def _is_error(trt: Any, severity: Any) -> bool:  # noqa: ANN401 - SDK objects
     return severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
 
 
-def refused(what: str, reasons: list[str]) -> CheckFailed:
-    """The error of a refusal, with every reason, and with advice where one is known."""
-    text = "; ".join(reasons) or "it gave no reason"
+def refusal(what: str, reasons: list[str]) -> CheckFailed:
+    """Return the error for a failed build, with every reason and the hint of a known message."""
+    text = "; ".join(reasons) or "no reason in its log"
     known = messages.explain(text)
     return CheckFailed(f"{what}: {text}", hint=f"{known.cause}: {known.hint}" if known else None)
 
 
 def node_fault(name: str, op: str, description: str) -> str:
-    """One refusal of the parser as a sentence with the node it is about."""
+    """Return a parser error as a sentence that names the node."""
     return f"node `{name}` ({op}): {reason(description)}"
 
 
 def reason(message: str) -> str:
-    """What a message of TensorRT says, without its codes and source lines."""
-    lines = [line for line in message.splitlines() if NOISE not in line]
+    """Return the text of a TensorRT message without error codes and source lines."""
+    lines = [line for line in message.splitlines() if NO_GPU_NOISE not in line]
     found = REASON.search("\n".join(lines))
     if found:
-        return PLACE.sub("", found["reason"].strip().removeprefix("("))
+        return SOURCE_PREFIX.sub("", found["reason"].strip().removeprefix("("))
     rest = " ".join(line for line in lines if not line.startswith("Invalid Node")).strip()
     return rest or "it is not valid"
 
 
 def signature_faults(network: Any, component: ComponentSpec) -> list[str]:  # noqa: ANN401
-    """Where a parsed network's inputs and outputs are not the component's.
+    """Return how a parsed network's inputs and outputs differ from the component's.
 
-    The parser takes bytes that are no ONNX for an empty graph and finds no fault in them.
+    The parser reads bytes that are not ONNX as an empty graph, without an error.
     """
     problems = []
     for kind, count, get, specs in (
@@ -210,12 +213,12 @@ def signature_faults(network: Any, component: ComponentSpec) -> list[str]:  # no
         found = [get(i).name for i in range(count)]
         wanted = [s.name for s in specs]
         if found != wanted:
-            problems.append(f"TensorRT reads the {kind} {found}, want {wanted}")
+            problems.append(f"TensorRT reads the {kind} {found}, expected {wanted}")
     return problems
 
 
 def layers_of(messages: Any) -> tuple[Layer, ...]:  # noqa: ANN401 - any iterable of strings
-    """The layers a builder lists in its verbose log; empty where there is no such list."""
+    """Return the layers that a builder lists in its verbose log; empty without such a list."""
     text = next((m for m in messages if m.startswith("Layers:\n")), "")
     return tuple(
         Layer(
@@ -242,47 +245,48 @@ def _elements(constants: str) -> dict[str, int]:
 
 
 def check_layers(
-    component: str, asked: Precision, layers: tuple[Layer, ...], *, int8: bool = False
+    component: str, precision: Precision, layers: tuple[Layer, ...], *, int8: bool = False
 ) -> None:
-    """Compare the layers of an engine with the precision that was asked.
+    """Compare the layers of an engine with the precision of its target.
 
-    An FP16 engine may compute single layers in FP32: those the recipe names, and the mean and
-    variance of a LayerNormalization, which TensorRT takes in FP32 of its own accord.
+    An FP16 engine may compute layers in FP32: those of the recipe, and the mean and variance of a
+    LayerNormalization, which TensorRT always computes in FP32.
 
     Args:
         component: Name for the message.
-        asked: Precision of the target.
-        layers: Of the engine, as the builder listed them.
-        int8: The graph quantizes activations, and not weights alone.
+        precision: Precision of the target.
+        layers: Layers of the engine, from the builder's log.
+        int8: Whether the graph quantizes activations, not only weights.
 
     Raises:
-        CheckFailed: A layer of an FP32 engine is narrower, none of an FP16 engine is FP16, or none
-            that should be INT8 is.
+        CheckFailed: An FP32 engine has a layer in half precision, an FP16 engine has none, or an
+            engine with INT8 activations has no INT8 output.
     """
     if not layers:
         raise CheckFailed(
             f"{component}: the builder did not list the layers of its engine, "
             "so their precision cannot be checked",
-            hint="use a version of TensorRT this effsam was made for (`effsam doctor`)",
+            hint="use the version that `pip install 'effsam-export[tensorrt-rtx]'` installs",
         )
     narrow = [n.name for n in layers if {"float16", "bfloat16"} & set(n.outputs)]
-    if asked == "fp32" and narrow:
+    if precision == "fp32" and narrow:
         raise CheckFailed(
-            f"{component}: asked for fp32, but {len(narrow)} of {len(layers)} layers compute in "
-            f"half precision, first `{narrow[0]}`"
+            f"{component}: the precision is fp32, but {len(narrow)} of {len(layers)} layers "
+            f"compute in half precision, first `{narrow[0]}`"
         )
-    if asked == "fp16" and not narrow:
+    if precision == "fp16" and not narrow:
         raise CheckFailed(
-            f"{component}: asked for fp16, but none of {len(layers)} layers computes in it"
+            f"{component}: the precision is fp16, but none of {len(layers)} layers computes in fp16"
         )
     if int8 and not any("int8" in n.outputs for n in layers):
         raise CheckFailed(
-            f"{component}: asked for int8, but none of {len(layers)} layers gives INT8 to another"
+            f"{component}: the precision is int8, but none of {len(layers)} layers has an INT8 "
+            "output"
         )
 
 
-def layers_document(built: Built) -> dict[str, Any]:
-    """The layers as JSON, in the order they run."""
+def layers_document(built: BuiltEngine) -> dict[str, Any]:
+    """Return the layers as JSON, in the order in which they run."""
     outputs = Counter(d for layer in built.layers for d in layer.outputs)
     return {
         "outputs_by_dtype": dict(sorted(outputs.items())),

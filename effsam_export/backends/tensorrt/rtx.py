@@ -1,12 +1,10 @@
-"""TensorRT-RTX: engines compiled ahead of time, without a GPU, for the GPUs a target names.
+"""TensorRT-RTX: build engines without a GPU, for the compute capabilities that a target names.
 
-One engine holds every named compute capability and is as large as one for a single capability
-(MobileSAM's encoder in FP16: 19.7 MB for 80, 86 and 89 together, 19.7 MB for each), because the
-kernels are finished on the user's GPU. With the option `per_capability` there is a file for each.
+One engine supports all named capabilities and is no larger than an engine for one, because its
+kernels are compiled on the user's GPU. The option `per_capability` writes an engine for each.
 
-Equal graphs give engines of equal layers and size. Encoders are equal to the byte; in the decoders
-of SAM and in FastSAM TensorRT-RTX 1.7 numbers its internal tensors (`__mye104710`) otherwise each
-time: some hundred bytes of 17 million, with one thread and at fixed addresses too.
+Equal graphs give engines with equal layers and size, but not always equal bytes: TensorRT-RTX 1.7
+numbers some internal tensors (`__mye104710`) differently in each build of a decoder or of FastSAM.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import onnx
 import onnxruntime
 import tensorrt_rtx_bindings as trt
 
-from effsam_export.backends.onnx.backend import kept_elements
+from effsam_export.backends.onnx.backend import fp32_constant_elements
 from effsam_export.backends.receipt import check_precision
 from effsam_export.backends.tensorrt import build as trt_build
 from effsam_export.backends.tensorrt import shape_ranges
@@ -41,75 +39,77 @@ if TYPE_CHECKING:
 DEFAULT_CAPABILITIES = "80 86 89"
 
 
-def known() -> tuple[int, ...]:
-    """Compute capabilities this TensorRT-RTX compiles for, as 86 for 8.6."""
+def known_capabilities() -> tuple[int, ...]:
+    """Return the compute capabilities that this TensorRT-RTX supports, 86 for 8.6."""
     return tuple(
         sorted(int(n[2:]) for n in trt.ComputeCapability.__members__ if n.startswith("SM"))
     )
 
 
 def capabilities(options: Options) -> tuple[int, ...]:
-    """The compute capabilities a target names, in its order.
+    """Return the compute capabilities that a target names, in order.
 
     Raises:
-        UsageError: Everything that is wrong with the option, with those that are known.
+        UsageError: The option is not valid; the message has all reasons and the supported values.
     """
     words = str(options.get("compute_capabilities", DEFAULT_CAPABILITIES)).split()
-    names = {str(c) for c in known()}
-    problems = [f"`{w}` is not one of them" for w in dict.fromkeys(words) if w not in names]
+    names = {str(c) for c in known_capabilities()}
+    problems = [f"`{w}` is not supported" for w in dict.fromkeys(words) if w not in names]
     problems += [f"`{w}` is named twice" for w in dict.fromkeys(words) if words.count(w) > 1]
     if not words:
         problems.append("it is empty")
     if problems:
         raise UsageError(
             f"option `compute_capabilities`: {'; '.join(problems)} (TensorRT-RTX "
-            f"{trt.__version__} compiles for {', '.join(str(c) for c in known())})",
-            hint="Jetson Orin (87), Hopper (90) and others take the full TensorRT, on the device: "
-            "targets `jetson-orin` and `tensorrt`",
+            f"{trt.__version__} supports {', '.join(str(c) for c in known_capabilities())})",
+            hint="Jetson Orin (87), Hopper (90) and others need TensorRT on the device: choose the "
+            "target `jetson-orin` or `tensorrt`",
         )
     return tuple(int(w) for w in words)
 
 
 def engine_files(component: str, options: Options) -> dict[str, tuple[int, ...]]:
-    """File names of a component's engines, and the compute capabilities in each."""
-    wanted = capabilities(options)
+    """Return the file names of a component's engines, with the compute capabilities of each."""
+    chosen = capabilities(options)
     if options.get("per_capability", False):
-        return {f"{component}.sm{c}.engine": (c,) for c in wanted}
-    return {f"{component}.engine": wanted}
+        return {f"{component}.sm{c}.engine": (c,) for c in chosen}
+    return {f"{component}.engine": chosen}
 
 
 def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
-    """Write the typed ONNX, its engines, and the list of the layers in them.
+    """Write the typed ONNX, its engines and a list of their layers.
 
     Files: `<component>.onnx`, `<component>.engine`, `<component>.layers.json`.
 
     Raises:
-        UsageError: The options of the target are out of order.
-        CheckFailed: TensorRT refused the graph, or the precision found is not the one asked for.
+        UsageError: An option of the target is not valid.
+        CheckFailed: TensorRT refused the graph, or the precision of a file is not the target's.
     """
     name, options = graph.component.name, target.options
     shapes = shape_ranges.ranges(graph.component, options)
-    wanted = engine_files(name, options)
+    engines = engine_files(name, options)
     typed = trt_typed.write(graph, target.precision, out_dir)
-    kept = kept_elements(typed.path, graph.fp32_nodes) if target.precision == "fp16" else 0
+    in_fp32 = (
+        fp32_constant_elements(typed.path, graph.fp32_nodes) if target.precision == "fp16" else 0
+    )
     files, built = list(typed.files), []
-    for file, chosen in wanted.items():
+    for file, chosen in engines.items():
 
         def configure(config: Any, chosen: Sequence[int] = chosen) -> None:  # noqa: ANN401
             set_capabilities(config, chosen)
             set_tf32(config, allowed=bool(options.get("tf32", False)))
 
-        made = trt_build.build(trt, graph.component, typed.path, shapes, configure)
-        check_precision(name, target.precision, made.constants, kept_fp32=kept)
-        trt_build.check_layers(name, target.precision, made.layers, int8=typed.int8)
-        (out_dir / file).write_bytes(made.engine)
+        result = trt_build.build(trt, graph.component, typed.path, shapes, configure)
+        check_precision(name, target.precision, result.constants, fp32_by_recipe=in_fp32)
+        trt_build.check_layers(name, target.precision, result.layers, int8=typed.int8)
+        (out_dir / file).write_bytes(result.engine)
         files.append(out_dir / file)
-        built.append(made)
+        built.append(result)
     layers = out_dir / f"{name}.layers.json"
-    # By engine: the layers for one capability may differ from those for another.
+    # By engine, because the layers may depend on the compute capability.
     write_json(
         layers,
-        {f: trt_build.layers_document(b) for f, b in zip(wanted, built, strict=True)},
+        {f: trt_build.layers_document(b) for f, b in zip(engines, built, strict=True)},
     )
     return Artifact(
         component=name,
@@ -128,7 +128,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
 
 
 def set_capabilities(config: Any, chosen: Sequence[int]) -> None:  # noqa: ANN401 - an SDK object
-    """Name the GPUs an engine is for; naming any keeps the builder from looking for one here."""
+    """Set the compute capabilities of an engine; without them the builder would need a GPU."""
     config.num_compute_capabilities = len(chosen)
     for i, capability in enumerate(chosen):
         if not config.set_compute_capability(trt.ComputeCapability(capability), i):
@@ -136,12 +136,12 @@ def set_capabilities(config: Any, chosen: Sequence[int]) -> None:  # noqa: ANN40
 
 
 def set_tf32(config: Any, *, allowed: bool) -> None:  # noqa: ANN401 - an SDK object
-    """TF32 keeps ten bits of an FP32 product's mantissa; it is on unless it is switched off."""
+    """Allow or forbid TF32 (FP32 products with a mantissa of 10 bits), which is on by default."""
     (config.set_flag if allowed else config.clear_flag)(trt.BuilderFlag.TF32)
 
 
 def simulator(options: Options) -> str:
-    """What runs in place of the engine on this machine; empty where the engine itself can."""
+    """Return the name of the simulator, or "" if the engine runs on this machine's GPU."""
     found = trt_engine.capability()
     if found is None:
         return trt_typed.SIMULATOR
@@ -155,11 +155,11 @@ def simulator(options: Options) -> str:
     return ""
 
 
-def pick(files: Sequence[Path], options: Options, capability: int) -> Path:
-    """The engine of an artefact for one compute capability.
+def engine_for(files: Sequence[Path], options: Options, capability: int) -> Path:
+    """Return the engine file of an artefact for one compute capability.
 
     Raises:
-        CheckFailed: It is not among the files.
+        CheckFailed: No file is for this capability.
     """
     component = files[0].stem
     for name, held in engine_files(component, options).items():
@@ -168,12 +168,12 @@ def pick(files: Sequence[Path], options: Options, capability: int) -> Path:
             return found
     raise CheckFailed(
         f"{component}: there is no engine for compute capability {capability}",
-        hint="name it in `compute_capabilities` of the target and export again",
+        hint="add it to the target option `compute_capabilities` and export again",
     )
 
 
 class EngineSession:
-    """An engine on the GPU of this machine; the first run finishes its kernels."""
+    """An engine loaded on the GPU of this machine; the first run compiles its kernels."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -190,9 +190,9 @@ class EngineSession:
 
 
 def open_session(artifact: Artifact) -> Session:
-    """Open the engine for this machine's GPU; or what stands in for it, on the same typed ONNX."""
+    """Open the engine for this machine's GPU, or its simulator on the same typed ONNX."""
     if simulator(artifact.options):
         return trt_typed.open_simulator(artifact.files[0])
     capability = trt_engine.capability()
     assert capability is not None
-    return EngineSession(pick(artifact.files, artifact.options, capability))
+    return EngineSession(engine_for(artifact.files, artifact.options, capability))

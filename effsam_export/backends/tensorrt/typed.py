@@ -1,7 +1,7 @@
-"""The typed ONNX that engines are compiled from, and what is in it.
+"""Write the typed ONNX file that an engine is built from, and count its constants and nodes.
 
-Precision is written into the graph: a strongly typed network computes every node in the dtype its
-inputs have. What is counted here is therefore what a builder is asked for.
+A typed file contains the casts and FP16 constants of its precision. TensorRT builds it as a
+strongly typed network, in which every node computes in the dtype of its inputs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnx.version_converter
 
-from effsam_export.backends.onnx.backend import OnnxSession, kept_elements
+from effsam_export.backends.onnx.backend import OnnxSession, fp32_constant_elements
 from effsam_export.backends.receipt import check_precision
 from effsam_export.errors import CheckFailed
 from effsam_export.graph import onnx_file
@@ -28,20 +28,21 @@ if TYPE_CHECKING:
     from effsam_export.spec.targets import Precision
 
 SHAPE_OPS = ("Cast", "Constant", "Shape")
-"""Ops whose dtype says nothing about the precision that the graph computes in."""
+"""Operators whose dtype is not a precision of the computation."""
 CPU = "CPUExecutionProvider"
-HALF_SCALES = 19
-"""The first opset in which Q/DQ take scales in FP16, and so give FP16."""
+FP16_SCALES_OPSET = 19
+"""First opset in which QuantizeLinear and DequantizeLinear take FP16 scales."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TypedOnnx:
-    """A typed ONNX file and the counts of the re-opened file.
+    """A typed ONNX file, with the counts read back from it.
 
     Attributes:
-        constants: Elements of the constants by numpy dtype name.
-        ops: Nodes by op type.
-        nodes: Nodes that compute in floating point: name -> op type, dtype of the first output.
+        path: The ONNX file.
+        constants: Number of constant elements by numpy dtype name.
+        ops: Number of nodes by operator.
+        nodes: Nodes that compute in floating point: name -> operator, dtype of the first output.
     """
 
     path: Path
@@ -51,32 +52,32 @@ class TypedOnnx:
 
     @property
     def float_ops(self) -> dict[str, int]:
-        """Computing nodes by dtype."""
+        """Number of nodes that compute in floating point, by dtype."""
         return dict(sorted(Counter(dtype for _, dtype in self.nodes.values()).items()))
 
     @property
     def fp32_nodes(self) -> dict[str, str]:
-        """Nodes that compute in FP32, name -> op type; all of them in an FP32 graph."""
+        """Nodes that compute in FP32: name -> operator."""
         return {n: op for n, (op, dtype) in self.nodes.items() if dtype == "float32"}
 
     @property
     def int8(self) -> bool:
-        """Whether activations are quantized, and not weights alone."""
+        """Whether activations are quantized, not only weights."""
         return "QuantizeLinear" in self.ops
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The file, and its weights where they lie outside."""
+        """The ONNX file, and its external weights if there are any."""
         data = self.path.with_name(f"{self.path.name}.data")
         return (self.path, data) if data.is_file() else (self.path,)
 
 
 def write(graph: Graph, precision: Precision, out_dir: Path) -> TypedOnnx:
-    """Write `<component>.onnx` with the precision in the graph, re-open it and count.
+    """Write `<component>.onnx` in a precision, re-open it and check it.
 
     Raises:
-        CheckFailed: The constants do not have the asked dtype, or a node the recipe keeps in
-            FP32 is not.
+        CheckFailed: The constants do not have the precision, or a node that the recipe keeps in
+            FP32 computes in FP16.
     """
     path = out_dir / f"{graph.component.name}.onnx"
     if precision == "int8":
@@ -87,15 +88,15 @@ def write(graph: Graph, precision: Precision, out_dir: Path) -> TypedOnnx:
         for file in graph.files:
             shutil.copyfile(file, out_dir / file.name)
     found = count(path)
-    kept = kept_elements(path, graph.fp32_nodes) if precision == "fp16" else 0
-    check_precision(graph.component.name, precision, found.constants, kept_fp32=kept)
+    in_fp32 = fp32_constant_elements(path, graph.fp32_nodes) if precision == "fp16" else 0
+    check_precision(graph.component.name, precision, found.constants, fp32_by_recipe=in_fp32)
     if precision != "fp32":
-        check_kept(graph, found)
+        check_fp32_nodes(graph, found)
     return found
 
 
 def quantized(graph: Graph) -> onnx.ModelProto:
-    """The graph with Q/DQ pairs where its recipe wants them, and all the rest in FP16."""
+    """Return the graph with the Q/DQ pairs of its recipe and everything else in FP16."""
     from effsam_export.backends.onnx import quantize as onnx_qdq
 
     assert graph.quantization is not None
@@ -104,8 +105,8 @@ def quantized(graph: Graph) -> onnx.ModelProto:
             onnx.load(graph.path), graph.quantization, Path(name), for_tensorrt=True
         )
     opset = next(o.version for o in model.opset_import if o.domain == "")
-    if opset < HALF_SCALES:
-        model = onnx.version_converter.convert_version(model, HALF_SCALES)
+    if opset < FP16_SCALES_OPSET:
+        model = onnx.version_converter.convert_version(model, FP16_SCALES_OPSET)
     return cast_fp16.apply(model, keep=graph.fp32_nodes)
 
 
@@ -113,7 +114,7 @@ SIMULATOR = "ONNX Runtime on the typed ONNX, rounding after every FP16 operation
 
 
 def open_simulator(path: Path) -> OnnxSession:
-    """What runs a typed ONNX on a CPU in the place of an engine, FP16 as it is typed."""
+    """Open a typed ONNX file in ONNX Runtime on the CPU, rounding where the file is FP16."""
     model = onnx.load(path)
     kinds = {t.data_type for t in model.graph.initializer}
     if onnx.TensorProto.FLOAT16 not in kinds:
@@ -121,22 +122,22 @@ def open_simulator(path: Path) -> OnnxSession:
     return OnnxSession(round_fp16.apply(model).SerializeToString(), CPU)
 
 
-def check_kept(graph: Graph, typed: TypedOnnx) -> None:
-    """Hold the nodes of an FP16 graph against the recipe that keeps some in FP32.
+def check_fp32_nodes(graph: Graph, typed: TypedOnnx) -> None:
+    """Check that the nodes that a recipe keeps in FP32 compute in FP32.
 
     Raises:
-        CheckFailed: A node the recipe keeps computes in FP16.
+        CheckFailed: One of them computes in FP16.
     """
     lost = [n for n in graph.fp32_nodes if typed.nodes.get(n, ("", ""))[1] == "float16"]
     if lost:
         raise CheckFailed(
-            f"{graph.component.name}: {len(lost)} of {len(graph.fp32_nodes)} nodes that stay in "
-            f"FP32 compute in FP16, first `{lost[0]}`"
+            f"{graph.component.name}: {len(lost)} of {len(graph.fp32_nodes)} nodes that the "
+            f"recipe keeps in FP32 compute in FP16, first `{lost[0]}`"
         )
 
 
 def count(path: Path) -> TypedOnnx:
-    """Open a typed ONNX file and count what it holds."""
+    """Count the constants and nodes of a typed ONNX file."""
     model = onnx.load(path, load_external_data=False)
     constants = Counter[str]()
     for tensor in model.graph.initializer:
@@ -157,11 +158,11 @@ def count(path: Path) -> TypedOnnx:
 
 
 def _dtypes(model: onnx.ModelProto) -> dict[str, str]:
-    """Dtype of every tensor, by ONNX's own inference."""
+    """Return the dtype of every tensor by ONNX's type inference."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values = [*inferred.input, *inferred.value_info, *inferred.output]
     return {
-        # 0: inference knows the shape of a tensor and not its dtype.
+        # 0 is a tensor whose dtype was not inferred.
         **{v.name: _dtype(e) for v in values if (e := v.type.tensor_type.elem_type)},
         **{t.name: _dtype(t.data_type) for t in inferred.initializer},
     }

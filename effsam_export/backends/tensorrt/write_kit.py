@@ -1,7 +1,7 @@
-"""The build kit of a TensorRT bundle: what a device needs to build and check its own engines.
+"""Write the build kit of a TensorRT bundle: scripts and documents that build and check engines.
 
-An engine works only with the TensorRT version and the kind of GPU it was built with, so it is built
-on the device, from the typed ONNX, by scripts that need nothing of this package.
+An engine works only with the TensorRT version and GPU that it was built with. The scripts therefore
+build it on the device, from the typed ONNX file, and do not need this package.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 FOLDER = "kit"
 FILES = ("README.md", "build_engine.py", "golden_masks.py", "trt_engine.py", "verify_engine.py")
-OLDEST = "10.3"
-"""The first TensorRT with everything the kit asks for that JetPack ships."""
+MIN_TENSORRT = "10.3"
+"""Oldest TensorRT version in JetPack with all features that the kit uses."""
 NOTE = (
-    "counts are of ONNX nodes; TensorRT fuses nodes, so an engine has fewer layers, of the same "
-    "dtypes. TensorRT takes the mean and variance of a LayerNormalization in float32 by itself"
+    "the counts are ONNX nodes; TensorRT fuses nodes, so an engine has fewer layers, with the same "
+    "dtypes. TensorRT always computes the mean and variance of a LayerNormalization in float32"
 )
 
 
@@ -42,9 +42,9 @@ def write(
     shapes: Mapping[str, Range],
     out_dir: Path,
 ) -> tuple[Path, Path]:
-    """Write a component's `<component>.profiles.json` and `.expected_layers.json`, and the scripts.
+    """Write `<component>.profiles.json`, `<component>.expected_layers.json` and the scripts.
 
-    The scripts go to `kit/` and are the same for every component.
+    The scripts are written to `kit/` and are the same for every component.
 
     Returns:
         The two JSON files.
@@ -64,13 +64,13 @@ def write(
 def profiles_document(
     graph: Graph, target: TargetProfile, shapes: Mapping[str, Range]
 ) -> dict[str, Any]:
-    """How to build one component: shape ranges and the settings that no graph can hold."""
+    """Return the shape ranges and builder options of a component, which its graph cannot hold."""
     return {
         "onnx": f"{graph.component.name}.onnx",
         "opset": graph.opset,
         "precision": target.precision,
         "strongly_typed": True,
-        "tensorrt": str(target.options.get("tensorrt", OLDEST)),
+        "tensorrt": str(target.options.get("tensorrt", MIN_TENSORRT)),
         "tf32": bool(target.options.get("tf32", False)),
         "workspace_mib": int(target.options.get("workspace_mib", 0)),
         "inputs": document(shapes),
@@ -78,10 +78,10 @@ def profiles_document(
 
 
 def expected_document(graph: Graph, target: TargetProfile, typed: TypedOnnx) -> dict[str, Any]:
-    """What a builder is asked for, by the typed ONNX: dtypes of nodes and constants, and islands.
+    """Return the dtypes of nodes and constants that an engine should have, from the typed ONNX.
 
-    In an FP16 or INT8 graph the islands are the nodes that compute in FP32, with the reasons of the
-    recipe.
+    For an FP16 or INT8 graph, `fp32_islands` lists the nodes that compute in FP32, and `reasons`
+    the entries of the recipe that keep them there.
     """
     islands = typed.fp32_nodes if target.precision != "fp32" else {}
     return {
@@ -90,13 +90,13 @@ def expected_document(graph: Graph, target: TargetProfile, typed: TypedOnnx) -> 
         "nodes_by_op": typed.ops,
         "constants_by_dtype": typed.constants,
         "fp32_islands": [{"name": n, "op": op} for n, op in islands.items()],
-        "reasons": [without_default(rule) for rule in graph.recipe] if islands else [],
+        "reasons": [recipe_entry(rule) for rule in graph.recipe] if islands else [],
         "note": NOTE,
     }
 
 
-def without_default(rule: KeepFp32) -> dict[str, Any]:
-    """An entry of a recipe; most keep all that is inside their modules, and say nothing of it."""
+def recipe_entry(rule: KeepFp32) -> dict[str, Any]:
+    """Return an entry of an FP16 recipe as a dictionary, with `recursive` only if it is false."""
     document = asdict(rule)
     if document.pop("recursive"):
         return document
@@ -104,6 +104,6 @@ def without_default(rule: KeepFp32) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON with sorted keys, so that equal contents are equal bytes."""
+    """Write JSON with sorted keys, so that equal contents give equal bytes."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_whole(path, f"{text}\n".encode())

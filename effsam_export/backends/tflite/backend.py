@@ -1,4 +1,4 @@
-"""TFLite (LiteRT): the traced program through litert-torch, without TensorFlow."""
+"""TFLite (LiteRT): convert a traced program to a .tflite file with litert-torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from effsam_export.backends.receipt import check_precision
 from effsam_export.backends.tflite import file as tflite_file
 from effsam_export.backends.tflite import gpu as tflite_gpu
 from effsam_export.backends.tflite import merge as tflite_merge
-from effsam_export.backends.tflite.session import HalfSession, InterpreterSession
+from effsam_export.backends.tflite.session import Fp16Session, InterpreterSession
 from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.spec.stages import Artifact
 
@@ -32,20 +32,20 @@ TOOLS = ("ai-edge-litert", "litert-torch")
 QUANTIZER = "ai-edge-quantizer"
 SIMULATOR = "LiteRT on the CPU, computing in FP16"
 MAX_BYTES = 2**31 - 2**24
-"""A flatbuffer's 2 GB, less a share for everything that is not a constant."""
+"""Maximum size of all constants: a flatbuffer's 2 GB, less 16 MB for everything else."""
 SHOWN = 5
-"""Operators of a refused file that the message names."""
+"""Maximum number of operators that an error message lists."""
 
 
 def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
-    """Convert the traced program, halve or quantize its constants, and count and check the file.
+    """Convert the traced program, store its constants in the precision, and check the file.
 
-    The file has one signature, called as the component, with the contract's names of tensors.
+    The file has one signature with the name of the component and the tensor names of the contract.
 
     Raises:
         UsageError: The graph has dynamic dimensions.
-        CheckFailed: The file does not hold what was asked for, or something that the target cannot
-            run: a custom operator, a forbidden one, a tensor of too high a rank.
+        CheckFailed: The file does not have the target's precision, or the target cannot run it: a
+            custom operator, a forbidden one, or a tensor with too many dimensions.
     """
     from effsam_export.backends.tflite import convert as tflite_convert
 
@@ -62,53 +62,53 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     if target.options.get("delegate") == "gpu":
         tflite_gpu.align_ranks(model)
     if target.precision == "fp16":
-        tflite_file.halve_constants(model)
+        tflite_file.store_constants_in_fp16(model)
     path = out_dir / f"{component.name}.tflite"
     write(model, path)
     return artifact_of(path, component, target)
 
 
 def check_size(name: str, size: int) -> None:
-    """Refuse constants that the converter cannot hold, before it has run for minutes.
+    """Check that the constants fit into one file, before the conversion takes minutes.
 
     Raises:
-        CheckFailed: The traced program's constants have over 2 GB.
+        CheckFailed: The constants of the traced program are larger than 2 GB.
     """
     if size > MAX_BYTES:
         raise CheckFailed(
-            f"{name}: these constants have {size / 1e9:.1f} GB in FP32, and the converter builds "
-            "one .tflite file of at most 2 GB before any are halved",
+            f"{name}: the constants have {size / 1e9:.1f} GB in FP32, and the converter first "
+            "writes an FP32 .tflite file of at most 2 GB",
             hint="choose another target, or a smaller encoder",
         )
 
 
 def write(model: schema.ModelT, path: Path) -> None:
-    """Write a file.
+    """Write a .tflite file.
 
     Raises:
-        CheckFailed: Its constants are more than a .tflite file can hold.
+        CheckFailed: The constants are larger than the 2 GB of a .tflite file.
     """
     size = tflite_file.bytes_of_constants(model)
     if size > MAX_BYTES:
         raise CheckFailed(
-            f"{path.stem}: a .tflite file holds at most 2 GB, and these constants have "
+            f"{path.stem}: a .tflite file has at most 2 GB, and the constants have "
             f"{size / 1e9:.1f} GB",
-            hint="FP16 (`--fp16`) halves them",
+            hint="export in FP16 (`--fp16`) or INT8 (`--int8`)",
         )
     path.write_bytes(tflite_file.serialise(model))
 
 
 def artifact_of(path: Path, component: ComponentSpec, target: TargetProfile) -> Artifact:
-    """Re-open a file, check it against the contract and the target, and count what it holds."""
+    """Re-open a file, check it against the contract and the target, and return its counts."""
     model = tflite_file.read(path)
     faults = tflite_file.signature_faults(
         model, component.name, component.inputs, component.outputs
     )
-    # Not the user's doing: the converter and this module disagree.
+    # A difference is a bug of the converter or of this module, not a user error.
     assert not faults, f"{component.name}: {'; '.join(faults)}"
     check_limits(component.name, target, model)
     counts = tflite_file.count_constants(model)
-    # What of an INT8 file has to be INT8 is the recipe's to say, and was checked against it.
+    # `quantize` has checked the INT8 weights of the file against the recipe.
     if target.precision != "int8":
         check_precision(component.name, target.precision, counts)
     tools = (*TOOLS, QUANTIZER) if target.precision == "int8" else TOOLS
@@ -125,25 +125,26 @@ def artifact_of(path: Path, component: ComponentSpec, target: TargetProfile) -> 
 
 
 def check_fixed(component: ComponentSpec) -> None:
-    """Refuse dynamic dimensions.
+    """Check that a component has no dynamic dimensions.
 
     Raises:
-        UsageError: There are some, with their names.
+        UsageError: It has some; the message names them.
     """
     dynamic = dict.fromkeys(n for s in component.inputs for n in s.shape if isinstance(n, str))
     if dynamic:
         names = ", ".join(f"`{n}`" for n in dynamic)
         raise UsageError(
-            f"{component.name}: TFLite takes fixed shapes, and this graph has {names} open",
-            hint="give the target's `options` a number of prompt points, `slots = 8`",
+            f"{component.name}: TFLite takes fixed shapes only, and this graph has dynamic "
+            f"dimensions: {names}",
+            hint="set the target option `slots = 8`, the number of points per prompt",
         )
 
 
 def check_limits(name: str, target: TargetProfile, model: schema.ModelT) -> None:
-    """Refuse what the target cannot run.
+    """Check that the target can run every operator of a file.
 
     Raises:
-        CheckFailed: Operator, tensor and shape of each such thing, as far as they can be shown.
+        CheckFailed: It cannot; the message has operator, tensor and shape of the first ones.
     """
     options = target.options
     rank = options.get("max_rank")
@@ -167,16 +168,17 @@ def combine(
     target: TargetProfile,
     out_dir: Path,
 ) -> tuple[Artifact, ...]:
-    """The artefacts as one file with a signature for each, if the target's `single_file` asks so.
+    """Merge artefacts to one file with a signature for each, if the target has `single_file`.
 
     Args:
-        artifacts: What `lower` gave, whose files are removed.
+        artifacts: Artefacts of `lower`; their files are deleted.
         components: Their contracts, in the same order.
-        target: With or without `single_file`.
-        out_dir: Where `model.tflite` goes.
+        target: Target, with or without `single_file`.
+        out_dir: Directory of the merged file, `model.tflite`.
 
     Returns:
-        The same artefacts, with their own receipts, all in that file; or untouched.
+        The artefacts with the merged file and unchanged counts, or the same artefacts without
+        `single_file`.
     """
     if not target.options.get("single_file") or len(artifacts) < 2:
         return tuple(artifacts)
@@ -188,20 +190,20 @@ def combine(
             model, component.name, component.inputs, component.outputs
         )
         assert not faults, f"{component.name}: {'; '.join(faults)}"
-    wanted = sum((Counter(a.tensors_by_dtype) for a in artifacts), Counter[str]())
-    assert tflite_file.count_constants(model) == dict(wanted)
+    expected = sum((Counter(a.tensors_by_dtype) for a in artifacts), Counter[str]())
+    assert tflite_file.count_constants(model) == dict(expected)
     for artifact in artifacts:
         artifact.files[0].unlink()
     return tuple(replace(a, files=(path,)) for a in artifacts)
 
 
 def open_session(artifact: Artifact) -> Session:
-    """Load the component's signature with the number of threads of the target profile."""
-    kind = HalfSession if artifact.options.get("delegate") == "gpu" else InterpreterSession
+    """Load the signature of a component with the number of threads of its target."""
+    kind = Fp16Session if artifact.options.get("delegate") == "gpu" else InterpreterSession
     threads = int(artifact.options.get("num_threads", 1))
     return kind(artifact.files[0], artifact.component, threads)
 
 
 def simulator(options: Options) -> str:
-    """What runs here in the place of the target's runtime; empty where that is LiteRT's CPU one."""
+    """Return the name of the simulator for a GPU target, or "" for a CPU target."""
     return SIMULATOR if options.get("delegate") == "gpu" else ""

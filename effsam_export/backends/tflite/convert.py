@@ -1,4 +1,4 @@
-"""A traced program to the bytes of a .tflite file, by litert-torch."""
+"""Convert a traced program to the bytes of a .tflite file with litert-torch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from effsam_export.spec.model import ComponentSpec
 
 
-class Named(nn.Module):
-    """A traced graph that takes and gives its tensors by name, which litert-torch keeps."""
+class NamedTensors(nn.Module):
+    """A traced graph with named inputs and outputs, whose names litert-torch keeps."""
 
     def __init__(self, graph: fx.GraphModule, outputs: Sequence[str]) -> None:
         super().__init__()
-        # A traced graph refuses `eval()`: it has no training mode to leave.
+        # Set directly, because a traced graph does not support `eval()`.
         self.training = False
         self.inner = graph
         self.outputs = tuple(outputs)
@@ -36,45 +36,47 @@ class Named(nn.Module):
 
 
 def convert(program: Path, component: ComponentSpec) -> bytes:
-    """Convert a traced program, with one signature that is called as its component.
+    """Convert a traced program to a file with one signature, named like its component.
 
     Args:
-        program: A file that `torch.export.save` wrote, FP32, with fixed shapes.
+        program: File of `torch.export.save`, FP32, with fixed shapes.
         component: Names and shapes of its tensors, in the program's order.
 
     Returns:
-        The file, FP32, with the contract's names of inputs and outputs.
+        The bytes of an FP32 file with the input and output names of the contract.
     """
     with warnings.catch_warnings():
-        # Raised inside torch's, jax's and litert-torch's own code; nothing a caller could change.
+        # Warnings about the code of torch, jax and litert-torch.
         warnings.simplefilter("ignore")
         import litert_torch
 
         graph = torch.export.load(program).module()
         tflite_rewrite.apply(graph)
-        lay_out(graph)
+        make_constants_contiguous(graph)
         feeds: Mapping[str, Tensor] = {
             s.name: torch.zeros([int(n) for n in s.shape]) for s in component.inputs
         }
-        named = Named(graph, [s.name for s in component.outputs])
+        named = NamedTensors(graph, [s.name for s in component.outputs])
         converter = litert_torch.signature(component.name, named, sample_kwargs=feeds)
         with torch.no_grad():
             return bytes(converter.convert().model_content())
 
 
-def lay_out(graph: fx.GraphModule) -> None:
-    """Lay every constant out in the order of its axes.
+def make_constants_contiguous(graph: fx.GraphModule) -> None:
+    """Make every constant of a graph contiguous in memory.
 
-    litert-torch 0.10.0 knows constants apart by address (`backend/inline_consts.py`), and takes
-    that of a copy where one is laid out otherwise. The copy is gone before the next is made, which
-    may lie at the same place: it gets the first one's values.
+    litert-torch 0.10.0 identifies constants by address (`backend/inline_consts.py`). It copies a
+    non-contiguous constant and frees the copy, so a later copy may have the same address and would
+    get the values of the first.
     """
     for node in graph.graph.find_nodes(op="get_attr"):
         parent, _, name = str(node.target).rpartition(".")
         owner = graph.get_submodule(parent)
         value = getattr(owner, name)
         if isinstance(value, Tensor) and not value.is_contiguous():
-            laid = value.detach().contiguous()
+            contiguous = value.detach().contiguous()
             setattr(
-                owner, name, nn.Parameter(laid, False) if isinstance(value, nn.Parameter) else laid
+                owner,
+                name,
+                nn.Parameter(contiguous, False) if isinstance(value, nn.Parameter) else contiguous,
             )

@@ -1,4 +1,4 @@
-"""A .tflite file as records: read, counted, checked, its constants halved, and written again."""
+"""Read, count, check, change and write a .tflite file as records (`ModelT`) of its schema."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ DTYPES: dict[int, str] = {
     schema.TensorType.UINT32: "uint32",
     schema.TensorType.BOOL: "bool",
 }
-"""Tensor types by numpy dtype name; another one is called by its number."""
+"""Tensor type of the schema -> numpy dtype name."""
 DEQUANTIZE = schema.BuiltinOperator.DEQUANTIZE
 DEQUANTIZE_FP16 = 3
-"""First version of the operator that takes FP16. Source: TensorFlow Lite, `op_version.cc`."""
+"""First operator version with FP16 input. Source: TensorFlow Lite, `op_version.cc`."""
 ALIGNMENT = 16
 """Bytes. Source: TensorFlow Lite, `schema.fbs`, `Buffer.data (force_align: 16)`."""
 SCALAR = np.float32().nbytes
-HALF_MAX = float(np.finfo(np.float16).max)
+FP16_MAX = float(np.finfo(np.float16).max)
 
 
 class AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]
-    """A builder that keeps the schema's alignment of constants, which Python's own one drops."""
+    """A flatbuffer builder that aligns constants as the schema requires, unlike Python's own."""
 
     def CreateNumpyVector(self, x: NDArray[Any]) -> int:
         if x.dtype != np.uint8:
@@ -60,37 +60,37 @@ class AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]
 
 
 def parse(content: bytes) -> schema.ModelT:
-    """The records (`ModelT`) of a file's bytes, which they share their constants with."""
+    """Parse the bytes of a file to records; the constants share memory with the bytes."""
     return flatbuffer_utils.read_model_from_bytearray(content)
 
 
 def serialise(model: schema.ModelT) -> bytes:
-    """The bytes of a file; equal records give equal bytes."""
+    """Return the bytes of a file; equal records give equal bytes."""
     builder = AlignedBuilder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
 
 
 def read(path: Path) -> schema.ModelT:
-    """The records of a file."""
+    """Read a file as records."""
     return parse(path.read_bytes())
 
 
 def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
-    """Kind of one operator, as the schema spells it; a custom one with its own name."""
+    """Return an operator's name in the schema; of a custom one, `CUSTOM` and its own name."""
     code = model.operatorCodes[operator.opcodeIndex]
     name = OPERATORS[flatbuffer_utils.get_builtin_code_from_operator_code(code)]
     return f"CUSTOM {code.customCode.decode()}" if name == "CUSTOM" else name
 
 
 def count_operators(model: schema.ModelT) -> dict[str, int]:
-    """Operators of all subgraphs by kind."""
+    """Return the number of operators of all subgraphs by name."""
     counts = Counter(operator_name(model, o) for s in model.subgraphs for o in s.operators)
     return dict(sorted(counts.items()))
 
 
 def count_constants(model: schema.ModelT) -> dict[str, int]:
-    """Elements of all constants by numpy dtype name; a shared one counts once."""
+    """Return the number of constant elements by numpy dtype name; a shared one counts once."""
     counts, seen = Counter[str](), set[int]()
     for graph in model.subgraphs:
         for tensor in graph.tensors:
@@ -101,7 +101,7 @@ def count_constants(model: schema.ModelT) -> dict[str, int]:
 
 
 def bytes_of_constants(model: schema.ModelT) -> int:
-    """Size of all constants."""
+    """Return the size of all constants in bytes."""
     return sum(b.data.size for b in model.buffers if b.data is not None)
 
 
@@ -114,12 +114,12 @@ def shape_of(tensor: schema.TensorT) -> tuple[int, ...]:
 
 
 def signature_of(model: schema.ModelT, key: str) -> schema.SignatureDefT | None:
-    """The signature called `key`, or None."""
+    """Return the signature called `key`, or None."""
     return next((s for s in model.signatureDefs or () if s.signatureKey.decode() == key), None)
 
 
 def signature_outputs(model: schema.ModelT, key: str) -> tuple[str, ...]:
-    """Names of a signature's outputs in the order of its graph; the file sorts them by name."""
+    """Return the output names of a signature in the graph's order; the file sorts them."""
     signature = signature_of(model, key)
     assert signature is not None
     order = list(model.subgraphs[signature.subgraphIndex].outputs)
@@ -130,7 +130,7 @@ def signature_outputs(model: schema.ModelT, key: str) -> tuple[str, ...]:
 def signature_faults(
     model: schema.ModelT, key: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> list[str]:
-    """Where the signature `key` differs from the contract in name, shape or dtype."""
+    """Return how the signature `key` differs from the contract in names, shapes or dtypes."""
     signature = signature_of(model, key)
     if signature is None:
         return [f"there is no signature `{key}`"]
@@ -144,20 +144,20 @@ def signature_faults(
             (m.name.decode(), shape_of(t), dtype_name(t))
             for m, t in ((m, tensors[m.tensorIndex]) for m in maps)
         )
-        wanted = sorted((s.name, s.shape, s.dtype) for s in specs)
-        if found != wanted:
-            problems.append(f"{kind}s are {found}, want {wanted}")
+        expected = sorted((s.name, s.shape, s.dtype) for s in specs)
+        if found != expected:
+            problems.append(f"{kind}s are {found}, expected {expected}")
     return problems
 
 
 def limit_faults(model: schema.ModelT, max_rank: int | None, forbidden: Sequence[str]) -> list[str]:
-    """What a target cannot run: its forbidden operators, custom ones, and tensors of high rank."""
+    """Return forbidden operators, custom operators, and tensors above a rank, as sentences."""
     problems = []
     for graph in model.subgraphs:
         for operator in graph.operators:
             name = operator_name(model, operator)
             result = graph.tensors[operator.outputs[0]]
-            at = f"`{name}` that gives `{result.name.decode()}` of shape {times(result)}"
+            at = f"`{name}` with output `{result.name.decode()}` of shape {shape_text(result)}"
             if name in forbidden:
                 problems.append(f"forbidden {at}")
             elif name.startswith("CUSTOM"):
@@ -169,38 +169,38 @@ def limit_faults(model: schema.ModelT, max_rank: int | None, forbidden: Sequence
                     tensor = graph.tensors[index]
                     problems.append(
                         f"rank {len(shape_of(tensor))} at {name}: "
-                        f"`{tensor.name.decode()}` of shape {times(tensor)}"
+                        f"`{tensor.name.decode()}` of shape {shape_text(tensor)}"
                     )
     return problems
 
 
-def times(tensor: schema.TensorT) -> str:
-    """A shape as text: `1x64x64x32`."""
+def shape_text(tensor: schema.TensorT) -> str:
+    """Return the shape of a tensor as text, such as `1x64x64x32`."""
     return "x".join(map(str, shape_of(tensor))) or "()"
 
 
-def halve_constants(model: schema.ModelT, kept: Collection[int] = ()) -> None:
-    """Store every FP32 constant in FP16, behind a DEQUANTIZE; arithmetic stays as it is.
+def store_constants_in_fp16(model: schema.ModelT, excluded: Collection[int] = ()) -> None:
+    """Store every FP32 constant in FP16 before a DEQUANTIZE; operators still compute in FP32.
 
-    This is TensorFlow Lite's own form of FP16 weights: a CPU unpacks them once, when it loads the
-    file, and the GPU delegate drops the DEQUANTIZE and reads FP16. Scalars stay in FP32 (an epsilon
-    of 1e-12 would be zero), and so does a constant with a value past 65504.
+    This is TensorFlow Lite's form of FP16 weights. A CPU converts them once when it loads the file;
+    the GPU delegate removes the DEQUANTIZE and reads FP16. Scalars stay in FP32 (an epsilon of
+    1e-12 would become zero), and so does a constant with a magnitude over 65504.
 
     Args:
-        model: The file's records, changed in place.
-        kept: Indices of buffers that stay as they are.
+        model: Records of the file, changed in place.
+        excluded: Indices of buffers to leave in FP32.
     """
-    halved = {
+    converted = {
         tensor.buffer
         for graph in model.subgraphs
         for tensor in graph.tensors
-        if tensor.buffer not in kept and _fits(model.buffers[tensor.buffer].data, tensor)
+        if tensor.buffer not in excluded and _fits(model.buffers[tensor.buffer].data, tensor)
     }
     for graph in model.subgraphs:
         casts = []
         for index, tensor in enumerate(list(graph.tensors)):
             buffer = tensor.buffer
-            if buffer not in halved:
+            if buffer not in converted:
                 continue
             half = schema.TensorT()
             half.name = tensor.name + b"/fp16"
@@ -215,26 +215,26 @@ def halve_constants(model: schema.ModelT, kept: Collection[int] = ()) -> None:
             tensor.buffer = 0
             casts.append(cast)
         graph.operators = [*casts, *graph.operators]
-    for index in halved:
+    for index in converted:
         values = np.frombuffer(model.buffers[index].data, np.float32)
         model.buffers[index].data = values.astype(np.float16).view(np.uint8)
 
 
 def _fits(data: NDArray[np.uint8] | None, tensor: schema.TensorT) -> bool:
-    """Whether a tensor is a constant FP32 array that FP16 can hold."""
+    """Return whether a tensor is a constant FP32 array whose values fit into FP16."""
     if data is None or tensor.type != schema.TensorType.FLOAT32 or data.size <= SCALAR:
         return False
-    return bool(np.abs(np.frombuffer(data, np.float32)).max() <= HALF_MAX)
+    return bool(np.abs(np.frombuffer(data, np.float32)).max() <= FP16_MAX)
 
 
 def operator_code(model: schema.ModelT, builtin: int, version: int) -> int:
-    """Index of an operator in the file's table of operators, where it is put if it is missing."""
+    """Return the index of an operator in the file's operator table; add it if it is missing."""
     for i, code in enumerate(model.operatorCodes):
         found = flatbuffer_utils.get_builtin_code_from_operator_code(code)
         if (found, code.version) == (builtin, version):
             return i
     code = schema.OperatorCodeT()
-    # The older field holds a byte. Source: TensorFlow Lite, `schema.fbs`.
+    # The deprecated field is a byte. Source: TensorFlow Lite, `schema.fbs`.
     code.builtinCode, code.deprecatedBuiltinCode = builtin, min(builtin, 127)
     code.version = version
     model.operatorCodes.append(code)
@@ -244,21 +244,21 @@ def operator_code(model: schema.ModelT, builtin: int, version: int) -> int:
 def add_reshape(
     model: schema.ModelT, graph: schema.SubGraphT, index: int, shape: tuple[int, ...]
 ) -> schema.OperatorT:
-    """A RESHAPE of a tensor, with its result and its constant put into the graph, itself not."""
+    """Return a RESHAPE of a tensor; add its tensors to the graph, but not the operator."""
     source = graph.tensors[index]
-    result, wanted = schema.TensorT(), schema.TensorT()
+    result, shape_tensor = schema.TensorT(), schema.TensorT()
     result.name = source.name + b"/reshaped"
     result.shape, result.type, result.hasRank = list(shape), source.type, source.hasRank
     buffer = schema.BufferT()
     buffer.data = np.array(shape, np.int32).view(np.uint8)
     model.buffers.append(buffer)
-    wanted.name, wanted.shape, wanted.type = (
+    shape_tensor.name, shape_tensor.shape, shape_tensor.type = (
         source.name + b"/shape",
         [len(shape)],
         schema.TensorType.INT32,
     )
-    wanted.buffer, wanted.hasRank = len(model.buffers) - 1, source.hasRank
-    graph.tensors += [result, wanted]
+    shape_tensor.buffer, shape_tensor.hasRank = len(model.buffers) - 1, source.hasRank
+    graph.tensors += [result, shape_tensor]
     options = schema.ReshapeOptionsT()
     options.newShape = list(shape)
     operator = schema.OperatorT()

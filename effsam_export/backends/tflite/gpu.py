@@ -1,7 +1,7 @@
-"""What LiteRT's GPU delegate takes, so that a file it would refuse or cut up is found here.
+"""Check which operators of a .tflite file LiteRT's GPU delegate supports.
 
-An operator it does not take is run on the CPU, with copies to and from the GPU around it; in an app
-that asked for the GPU, this is only seen as slowness. Source of all of it: google-ai-edge/LiteRT,
+An unsupported operator runs on the CPU, with copies to and from the GPU, and an app only notices
+that it is slow. Source of all conditions: google-ai-edge/LiteRT,
 `tflite/tools/versioning/gpu_compatibility.cc` (`CheckGpuDelegateCompatibility`).
 """
 
@@ -14,7 +14,7 @@ from effsam_export.backends.tflite.file import (
     dtype_name,
     operator_name,
     shape_of,
-    times,
+    shape_text,
 )
 
 if TYPE_CHECKING:
@@ -38,16 +38,16 @@ SUPPORTED = frozenset((
     "TILE", "TOPK_V2", "TRANSPOSE", "TRANSPOSE_CONV",
 ))
 # fmt: on
-"""Operators that are always taken, or taken under the conditions checked below."""
+"""Operators that the delegate supports, some only under the conditions checked below."""
 SLICED_RANKS = (3, 4)
 CASTS = frozenset({("bool", "float32"), ("float32", "bool"), ("int32", "float32")})
 
 
 def align_ranks(model: schema.ModelT) -> None:
-    """Give both operands of an ADD or MUL the same rank, by a RESHAPE that moves nothing.
+    """Give both operands of an ADD or MUL the same rank with a RESHAPE that adds leading ones.
 
-    The converter drops leading ones where broadcasting would put them back: 1x4096x256 plus
-    4096x256. The delegate does not take that.
+    The converter removes leading ones that broadcasting restores, as in 1x4096x256 plus 4096x256.
+    The delegate does not support that.
     """
     for graph in model.subgraphs:
         operators = []
@@ -66,11 +66,11 @@ def align_ranks(model: schema.ModelT) -> None:
 
 
 def faults(model: schema.ModelT) -> list[str]:
-    """Every operator of a file that the delegate would not take, as sentences."""
+    """Return a sentence for each operator of a file that the delegate does not support."""
     return [
-        f"{why}: `{operator_name(model, operator)}` that gives "
+        f"{why}: `{operator_name(model, operator)}` with output "
         f"`{graph.tensors[operator.outputs[0]].name.decode()}` of shape "
-        f"{times(graph.tensors[operator.outputs[0]])}"
+        f"{shape_text(graph.tensors[operator.outputs[0]])}"
         for graph in model.subgraphs
         for operator in graph.operators
         for why in _reasons(model, graph, operator)
@@ -80,29 +80,30 @@ def faults(model: schema.ModelT) -> list[str]:
 def _reasons(
     model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT
 ) -> Iterator[str]:
-    """Why the delegate would not take one operator."""
+    """Yield the reasons why the delegate does not support an operator."""
     name = operator_name(model, operator)
     inputs = [graph.tensors[i] for i in operator.inputs if i >= 0]
     shapes = [shape_of(t) for t in inputs]
     if name not in SUPPORTED:
-        yield "not on the GPU"
+        yield "not supported on the GPU"
     elif name in ("ADD", "MUL"):
         if not _broadcasts(shapes):
-            yield f"cannot broadcast {' and '.join('x'.join(map(str, s)) for s in shapes)} there"
+            text = " and ".join("x".join(map(str, s)) for s in shapes)
+            yield f"cannot broadcast {text} on the GPU"
     elif name in ("SLICE", "STRIDED_SLICE"):
         if len(shapes[0]) not in SLICED_RANKS:
-            yield f"cannot slice rank {len(shapes[0])} there"
+            yield f"cannot slice rank {len(shapes[0])} on the GPU"
     elif name in ("PAD", "PADV2", "MIRROR_PAD"):
         if shapes[1][0] not in SLICED_RANKS:
-            yield f"cannot pad rank {shapes[1][0]} there"
+            yield f"cannot pad rank {shapes[1][0]} on the GPU"
     elif name == "CAST":
         pair = (dtype_name(inputs[0]), dtype_name(graph.tensors[operator.outputs[0]]))
         if pair not in CASTS:
-            yield f"cannot cast {pair[0]} to {pair[1]} there"
+            yield f"cannot cast {pair[0]} to {pair[1]} on the GPU"
 
 
 def _broadcasts(shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether two operands go together; only ranks that differ, neither below 2, are in doubt."""
+    """Return whether the delegate broadcasts two shapes; only different ranks >= 2 may fail."""
     longer, shorter = sorted(shapes, key=len, reverse=True)
     if len(longer) == len(shorter) or len(shorter) < 2:
         return True

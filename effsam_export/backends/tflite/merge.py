@@ -1,4 +1,4 @@
-"""Several .tflite files of one signature each to one file with all of them."""
+"""Merge .tflite files with one signature each to one file with all signatures."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def merge(models: Sequence[schema.ModelT]) -> schema.ModelT:
-    """Put the graphs of all files into the first, in order; the records given are used up.
+    """Move the graphs of all files into the first, in order, and return it.
 
-    Every file has one graph and one signature, with a name of its own; constants and table entries
-    are renumbered, and nothing else changes.
+    Every file must have one graph and one signature with a unique name. Constants and operator
+    table entries are renumbered. The records of the other files must not be used afterwards.
     """
     whole, *others = models
     assert all(len(m.subgraphs) == len(m.signatureDefs) == 1 for m in models)
     for other in others:
         buffers = [0, *range(len(whole.buffers), len(whole.buffers) + len(other.buffers) - 1)]
-        # The first one is the empty one, for every tensor that is not a constant.
+        # Buffer 0 is empty and belongs to every tensor that is not a constant.
         whole.buffers += other.buffers[1:]
         codes = [_copied_code(whole, code) for code in other.operatorCodes]
         graph, signature = other.subgraphs[0], other.signatureDefs[0]
@@ -39,6 +39,6 @@ def merge(models: Sequence[schema.ModelT]) -> schema.ModelT:
 
 
 def _copied_code(whole: schema.ModelT, code: schema.OperatorCodeT) -> int:
-    """Index of an operator of another file in this file's table."""
+    """Return the index of another file's operator in this file's operator table."""
     builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
     return operator_code(whole, builtin, code.version)

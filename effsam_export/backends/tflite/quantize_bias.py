@@ -1,9 +1,8 @@
-"""Tables that are added to attention's scores, in INT8.
+"""Store the bias tables that are added to attention scores in INT8.
 
-The converter spells a relative position bias out for every pair of tokens: in MobileSAM's encoder
-such tables are more than half of what is left beside the INT8 weights. A softmax takes them: an
-error of d in a score is a factor of exp(d) in a weight, and d is at most 1/510 of the table's range
-in that head.
+The converter expands a relative position bias to a value for every pair of tokens, which is large.
+The error of a value is at most 1/510 of the range of its head's table. An error of d in a score
+changes the softmax weight before normalisation by a factor of exp(d).
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ if TYPE_CHECKING:
     from effsam_export.spec.tensors import Float32
 
 DEQUANTIZE_PER_CHANNEL = 5
-"""First version of the operator with a scale for each channel, as the library numbers it for
-layers. Source: TensorFlow Lite, `op_version.cc`."""
-LEAST = 1024
-"""Elements from which a table is worth an operator."""
+"""First version of DEQUANTIZE with a scale for each channel. Source: TensorFlow Lite,
+`op_version.cc`."""
+MIN_ELEMENTS = 1024
+"""Minimum elements of a table to store in INT8."""
 LOWEST, STEPS = -128, 255
 
 
-def shrink(model: schema.ModelT) -> tuple[str, ...]:
-    """Store the tables of a file in INT8, with a scale for each head, behind a DEQUANTIZE.
+def store_tables_in_int8(model: schema.ModelT) -> tuple[str, ...]:
+    """Store the bias tables of a file in INT8 with a scale for each head, before a DEQUANTIZE.
 
     Args:
-        model: The file's records, changed in place.
+        model: Records of the file, changed in place.
 
     Returns:
         Names of the tables.
     """
-    done = []
+    stored = []
     for graph in model.subgraphs:
         casts = []
         for index in _tables(model, graph):
@@ -46,18 +45,18 @@ def shrink(model: schema.ModelT) -> tuple[str, ...]:
             shape = tflite_file.shape_of(tensor)
             values = np.frombuffer(model.buffers[tensor.buffer].data, np.float32).reshape(shape)
             casts.append(_cast(model, graph, index, values))
-            done.append(tensor.name.decode())
+            stored.append(tensor.name.decode())
         graph.operators = [*casts, *graph.operators]
-    return tuple(done)
+    return tuple(stored)
 
 
 def _tables(model: schema.ModelT, graph: schema.SubGraphT) -> list[int]:
-    """Large constants that are added to what a SOFTMAX takes, and used for nothing else."""
+    """Return the large constants that are only added to the input of a SOFTMAX."""
     names = [tflite_file.operator_name(model, o) for o in graph.operators]
-    takers: dict[int, set[str]] = {}
+    readers: dict[int, set[str]] = {}
     for name, operator in zip(names, graph.operators, strict=True):
         for index in operator.inputs:
-            takers.setdefault(index, set()).add(name)
+            readers.setdefault(index, set()).add(name)
     scores = {o.inputs[0] for n, o in zip(names, graph.operators, strict=True) if n == "SOFTMAX"}
     uses = Counter(t.buffer for t in graph.tensors)
     found = []
@@ -67,10 +66,10 @@ def _tables(model: schema.ModelT, graph: schema.SubGraphT) -> list[int]:
         for index in operator.inputs:
             tensor = graph.tensors[index]
             data = model.buffers[tensor.buffer].data
-            if data is None or data.size < LEAST * tflite_file.SCALAR or index in found:
+            if data is None or data.size < MIN_ELEMENTS * tflite_file.SCALAR or index in found:
                 continue
-            alone = takers[index] == {"ADD"} and uses[tensor.buffer] == 1
-            if alone and tflite_file.dtype_name(tensor) == "float32":
+            only_added = readers[index] == {"ADD"} and uses[tensor.buffer] == 1
+            if only_added and tflite_file.dtype_name(tensor) == "float32":
                 found.append(index)
     return found
 
@@ -78,10 +77,10 @@ def _tables(model: schema.ModelT, graph: schema.SubGraphT) -> list[int]:
 def _cast(
     model: schema.ModelT, graph: schema.SubGraphT, index: int, values: Float32
 ) -> schema.OperatorT:
-    """The DEQUANTIZE that makes a table of its INT8 form, which takes its buffer over."""
+    """Quantize a table in its buffer and return the DEQUANTIZE that gives the FP32 table."""
     tensor = graph.tensors[index]
     axis = next(i for i, n in enumerate(values.shape) if n > 1)
-    rounded, scales, zeros = in_steps(values, axis)
+    rounded, scales, zeros = to_int8(values, axis)
     stored = schema.TensorT()
     stored.name, stored.shape = tensor.name + b"/int8", tensor.shape
     stored.type, stored.buffer = schema.TensorType.INT8, tensor.buffer
@@ -102,10 +101,10 @@ def _cast(
     return operator
 
 
-def in_steps(
+def to_int8(
     values: Float32, axis: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int64]]:
-    """Values as INT8 with the scale and the zero of each slice along an axis; zero is a step."""
+    """Quantize values to INT8; return integers, scales and zero points of each slice of an axis."""
     others = tuple(i for i in range(values.ndim) if i != axis)
     low = np.minimum(values.min(others, keepdims=True), 0)
     high = np.maximum(values.max(others, keepdims=True), 0)

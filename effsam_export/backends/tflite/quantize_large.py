@@ -1,11 +1,11 @@
-"""Large convolutions, in the form that `ai-edge-quantizer` takes them in.
+"""Reshape large convolution weights for `ai-edge-quantizer`, and restore their shapes afterwards.
 
-It rounds weights of more than 32 MiB in pieces, and then expects two axes:
+The library quantizes weights over 32 MiB in chunks, and then supports two axes only:
 
     Given   CONV_2D weights [1024, 1, 1, 12288]     Result  [1024, 12288], and back afterwards
 
-The output channels, each with its scale, are the first axis of both. The library only reads shapes
-and constants; a runtime would not take the form in between.
+The output channels, each with a scale, are the first axis of both. A runtime could not load the
+file in between.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ KINDS = ("CONV_2D", "TRANSPOSE_CONV")
 
 
 def flatten(model: schema.ModelT) -> dict[bytes, tuple[int, ...]]:
-    """Give large weights two axes.
+    """Reshape large weights to two axes.
 
     Args:
         model: A file with one graph, changed in place.
 
     Returns:
-        The shapes they had, by name, for `restore`.
+        Original shapes by tensor name, for `restore`.
     """
     graph = model.subgraphs[0]
     shapes: dict[bytes, tuple[int, ...]] = {}
@@ -45,23 +45,23 @@ def flatten(model: schema.ModelT) -> dict[bytes, tuple[int, ...]]:
         shape = tflite_file.shape_of(tensor)
         size = int(np.prod(shape)) * np.float32().nbytes
         if size > LIMIT and model.buffers[tensor.buffer].data is not None:
-            # A second operator with the same weights finds them flat.
+            # `setdefault`: a second operator with the same weights finds them reshaped.
             shapes.setdefault(tensor.name, shape)
             tensor.shape = [shape[0], size // np.float32().nbytes // shape[0]]
     return shapes
 
 
 def restore(model: schema.ModelT, shapes: Mapping[bytes, tuple[int, ...]]) -> None:
-    """Give weights, and what the library unpacks of them, the shapes back that they had."""
+    """Restore the shapes of weights and of the outputs of their DEQUANTIZE operators."""
     graph = model.subgraphs[0]
-    made = {o.outputs[0]: o for o in graph.operators}
+    producers = {o.outputs[0]: o for o in graph.operators}
     for operator in graph.operators:
         if tflite_file.operator_name(model, operator) not in KINDS:
             continue
-        places = [operator.inputs[1]]
-        if places[0] in made:
-            places.append(made[places[0]].inputs[0])
-        tensors = [graph.tensors[i] for i in places]
+        indices = [operator.inputs[1]]
+        if indices[0] in producers:
+            indices.append(producers[indices[0]].inputs[0])
+        tensors = [graph.tensors[i] for i in indices]
         shape = next((shapes[t.name] for t in tensors if t.name in shapes), None)
         if shape is None:
             continue

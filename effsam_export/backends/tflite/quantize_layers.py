@@ -1,9 +1,8 @@
-"""The layers of a traced program found again in the .tflite file that was made of it.
+"""Match the layers of a traced program to the operators of the .tflite file converted from it.
 
-litert-torch keeps no module paths: every tensor is called after the module that was handed to it.
-So a layer is known by its weights. The converter lays them out anew, and may fold a factor into
-them: of each output channel, or of each input (LayerNorm's, before a linear layer). Either leaves
-the directions of the rows or those of the columns.
+litert-torch keeps no module paths, so a layer is matched by its weights. The converter changes
+their layout and may fold scales into them: one for each output channel, or one for each input
+channel (of a LayerNorm before a linear layer). The directions of rows or of columns stay the same.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ if TYPE_CHECKING:
     from effsam_export.spec.tensors import Float32
 
 WEIGHTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
-"""Operators of layers; the second input of each holds the weights."""
+"""Operators of layers; their second input is the weights."""
 LAYERS = ("linear", "conv2d", "conv_transpose2d")
-CLOSE = 1e-4
-"""How far from 1 the cosine of two rows, or columns, may be that only a factor tells apart."""
+COSINE_TOLERANCE = 1e-4
+"""Maximum distance from 1 of the cosine of two rows or columns that differ by a scale."""
 SHOWN = 5
-"""Layers that a refusal names."""
+"""Maximum number of layers that an error message lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +43,16 @@ class Layer:
     """A layer with weights.
 
     Attributes:
-        modules: Paths of the modules it was called in, outermost first.
-        rows: Its weights, a row for each output channel, the rest in TFLite's order.
+        modules: Paths of the modules that the layer was called in, outermost first.
+        rows: Weights, a row for each output channel, with the other axes in TFLite's order.
     """
 
     modules: tuple[str, ...]
     rows: Float32
 
 
-def of_program(program: Path) -> tuple[Layer, ...]:
-    """The layers of a traced program, in the order they are called."""
+def layers_of_program(program: Path) -> tuple[Layer, ...]:
+    """Return the layers of a traced program in the order of their calls."""
     traced = torch.export.load(program)
     layers = []
     for node in traced.graph.nodes:
@@ -66,11 +65,11 @@ def of_program(program: Path) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def find(model: schema.ModelT, layers: Sequence[Layer]) -> dict[int, Layer]:
-    """Operators of a file with one graph, by index -> the layer that each of them computes.
+def match_layers(model: schema.ModelT, layers: Sequence[Layer]) -> dict[int, Layer]:
+    """Return the layer that each operator of a file computes, by the operator's index.
 
-    An operator with constant weights that are no layer's (an interpolation as a matrix product) is
-    left out.
+    The file has one graph. Operators with constants that are not weights of a layer are left out,
+    for example an interpolation written as a matrix product.
 
     Raises:
         CheckFailed: A layer is not in the file.
@@ -78,7 +77,7 @@ def find(model: schema.ModelT, layers: Sequence[Layer]) -> dict[int, Layer]:
     (graph,) = model.subgraphs
     waiting, found = list(layers), {}
     for index, operator in enumerate(graph.operators):
-        rows = rows_of_file(model, operator)
+        rows = weight_rows(model, operator)
         fits = (i for i, x in enumerate(waiting) if rows is not None and _same(x.rows, rows))
         first = next(fits, None)
         if first is not None:
@@ -86,23 +85,24 @@ def find(model: schema.ModelT, layers: Sequence[Layer]) -> dict[int, Layer]:
     if waiting:
         names = ", ".join(f"`{x.modules[-1]}`" for x in waiting[:SHOWN])
         raise CheckFailed(
-            f"{len(waiting)} of {len(layers)} layers with weights are not in the .tflite file as "
-            f"the program has them: {names}",
-            hint="the converter rewrote them, so INT8 cannot tell which is which; export in FP16 "
-            "(`--fp16`)",
+            f"the weights of {len(waiting)} of {len(layers)} layers were not found in the .tflite "
+            f"file: {names}",
+            hint="the converter changed them, so that an INT8 recipe cannot be applied; export in "
+            "FP16 (`--fp16`)",
         )
     return found
 
 
-def unfold(model: schema.ModelT, found: Mapping[int, Layer]) -> None:
-    """Take factors of the inputs out of the weights of linear layers; the file computes the same.
+def unfold_input_scales(model: schema.ModelT, found: Mapping[int, Layer]) -> None:
+    """Undo the folding of input scales into the weights of linear layers.
 
-    LayerNorm's factors differ by orders of magnitude. Folded into the next layer they fill each row
-    with a few large values, and one INT8 scale for the row rounds the rest away.
+    The scales of a LayerNorm differ by orders of magnitude. In the weights of the next layer they
+    make a few values of each row large, and one INT8 scale for the row rounds the others to zero.
+    A MUL applies the scales instead, so the result of the file does not change.
 
     Args:
-        model: The file's records, changed in place.
-        found: The layers to give their own weights back, by operator.
+        model: Records of the file, changed in place.
+        found: Layers whose own weights are restored, by operator index.
     """
     (graph,) = model.subgraphs
     uses = Counter(graph.tensors[i].buffer for o in graph.operators for i in o.inputs if i >= 0)
@@ -110,9 +110,9 @@ def unfold(model: schema.ModelT, found: Mapping[int, Layer]) -> None:
     for index, operator in enumerate(graph.operators):
         layer = found.get(index)
         linear = tflite_file.operator_name(model, operator) == "FULLY_CONNECTED"
-        # Weights that several operators share stay: each would need the product.
+        # Weights that several operators share stay folded: each would need a MUL.
         if layer and linear and uses[graph.tensors[operator.inputs[1]].buffer] == 1:
-            rows = rows_of_file(model, operator)
+            rows = weight_rows(model, operator)
             assert rows is not None
             if not _parallel(layer.rows, rows, 1):
                 operators.append(_unfolded(model, operator, layer.rows, rows))
@@ -123,7 +123,7 @@ def unfold(model: schema.ModelT, found: Mapping[int, Layer]) -> None:
 def _unfolded(
     model: schema.ModelT, operator: schema.OperatorT, own: Float32, folded: Float32
 ) -> schema.OperatorT:
-    """The product that does beforehand what the weights no longer do, which are set here."""
+    """Restore the weights of an operator and return the MUL that scales its input instead."""
     graph = model.subgraphs[0]
     weight, source = (graph.tensors[operator.inputs[i]] for i in (1, 0))
     squares = (own * own).sum(0)
@@ -154,23 +154,23 @@ def _bytes_of(values: Float32) -> NDArray[np.uint8]:
 
 
 def _same(a: Float32, b: Float32) -> bool:
-    """Whether two matrices differ by a factor of each row, or of each column, at most."""
+    """Return whether two matrices differ at most by a scale of each row or of each column."""
     return a.shape == b.shape and any(_parallel(a, b, axis) for axis in (1, 0))
 
 
 def _parallel(a: Float32, b: Float32, axis: int) -> bool:
     product = np.abs((a * b).sum(axis))
     lengths = np.linalg.norm(a, axis=axis) * np.linalg.norm(b, axis=axis)
-    # A row of zeros fits every other.
-    return bool(np.all(product >= (1 - CLOSE) * lengths))
+    # A row of zeros matches every row.
+    return bool(np.all(product >= (1 - COSINE_TOLERANCE) * lengths))
 
 
 def _value(traced: ExportedProgram, node: Node) -> Float32 | None:
-    """A parameter, a buffer or a constant of a program; None for what it computes."""
+    """Return the value of a parameter, buffer or constant of a program; None for other nodes."""
     signature, name = traced.graph_signature, node.name
-    for kept in (signature.inputs_to_parameters, signature.inputs_to_buffers):
-        if name in kept:
-            key = kept[name]
+    for keys in (signature.inputs_to_parameters, signature.inputs_to_buffers):
+        if name in keys:
+            key = keys[name]
             tensor = traced.state_dict[key] if key in traced.state_dict else traced.constants[key]
             return np.asarray(tensor.detach().float().numpy())
     if name in signature.inputs_to_lifted_tensor_constants:
@@ -180,7 +180,7 @@ def _value(traced: ExportedProgram, node: Node) -> Float32 | None:
 
 
 def _rows_of_torch(weight: Float32, op: str) -> Float32:
-    """Weights by output channel, the channels of the input last."""
+    """Return weights as rows by output channel, with the input channels last."""
     if op == "conv_transpose2d":
         weight = weight.swapaxes(0, 1)
     if weight.ndim == 4:
@@ -188,8 +188,8 @@ def _rows_of_torch(weight: Float32, op: str) -> Float32:
     return weight.reshape(len(weight), -1)
 
 
-def rows_of_file(model: schema.ModelT, operator: schema.OperatorT) -> Float32 | None:
-    """The same of an operator, or None where it has no constant FP32 weights."""
+def weight_rows(model: schema.ModelT, operator: schema.OperatorT) -> Float32 | None:
+    """Return an operator's weights as rows by output channel; None for no FP32 constant."""
     kind = tflite_file.operator_name(model, operator)
     if kind not in WEIGHTS:
         return None
@@ -199,6 +199,6 @@ def rows_of_file(model: schema.ModelT, operator: schema.OperatorT) -> Float32 | 
         return None
     weight = np.frombuffer(data, np.float32).reshape(tflite_file.shape_of(tensor))
     if kind == "DEPTHWISE_CONV_2D":
-        # Its kernels lie along the last axis.
+        # Its output channels are the last axis.
         weight = np.moveaxis(weight, -1, 0)
     return weight.reshape(len(weight), -1)

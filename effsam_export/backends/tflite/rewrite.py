@@ -1,8 +1,8 @@
-"""Given a traced program; Result: the same program without what litert-torch converts badly.
+"""Replace operations of a traced program that litert-torch converts to unsupported operators.
 
-Bicubic interpolation becomes sixteen gathers of single pixels (GATHER_ND and BROADCAST_TO, which
-the GPU delegate does not have). It is linear and separable, so two products with constant matrices
-say the same. `topk` becomes STABLEHLO_SORT, which LiteRT cannot run, although TOPK_V2 exists.
+Bicubic interpolation would become gathers of pixels (GATHER_ND and BROADCAST_TO), which the GPU
+delegate does not support. It is linear and separable, so two products with constant matrices
+replace it. `topk` would become STABLEHLO_SORT, which LiteRT cannot run; TOPK_V2 replaces it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOPK = torch.ops.aten.topk.default
 
 
 def apply(module: fx.GraphModule) -> tuple[str, ...]:
-    """Rewrite a graph in place; returns the names of the nodes that were replaced."""
+    """Rewrite a graph in place and return the names of the replaced nodes."""
     found = [n for n in module.graph.nodes if n.target in (BICUBIC, TOPK)]
     for node in found:
         rewrite = _bicubic if node.target is BICUBIC else _topk
@@ -33,12 +33,12 @@ def apply(module: fx.GraphModule) -> tuple[str, ...]:
 
 
 def _bicubic(module: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """Columns, then rows, each from the right, where TFLite wants its constants."""
+    """Replace a bicubic resize by two products with the constant on the right, as TFLite needs."""
     x, size, align_corners, factors = (*node.args, None)[:4]
     assert isinstance(x, torch.fx.Node)
     h, w = x.meta["val"].shape[-2:]
     out_h, out_w = node.meta["val"].shape[-2:]
-    # Else the kernel would place its samples by the factors, which are not the sizes' quotient.
+    # Without a size, torch places samples by the factors, which must then be the ratio of sizes.
     assert size is not None or factors == [out_h / h, out_w / w]
     for axis, length, out in (("columns", w, out_w), ("rows", h, out_h)):
         name = f"{node.name}_{axis}"
@@ -50,9 +50,9 @@ def _bicubic(module: fx.GraphModule, node: fx.Node) -> fx.Node:
 
 
 def weights(length: int, out: int, *, align_corners: bool) -> Tensor:
-    """What bicubic interpolation does along one axis, as a matrix `length` x `out`.
+    """Return the matrix `length` x `out` of bicubic interpolation along one axis.
 
-    Taken from torch's own kernel: it is applied to every unit vector.
+    Column values are torch's own, from interpolating every unit vector.
     """
     units = torch.eye(length).reshape(1, length, length, 1)
     stretched: Tensor = BICUBIC(units, (out, 1), align_corners, None)
@@ -60,7 +60,7 @@ def weights(length: int, out: int, *, align_corners: bool) -> Tensor:
 
 
 def _topk(module: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """The largest along the last axis; `torch.ops.tfl` is there once litert-torch is imported."""
+    """Replace topk along the last axis. `torch.ops.tfl` exists after litert-torch is imported."""
     x, k, dim, largest = (*node.args, -1, True)[:4]
     assert isinstance(x, torch.fx.Node)
     assert largest

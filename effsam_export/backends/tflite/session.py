@@ -1,4 +1,4 @@
-"""A .tflite file in LiteRT's CPU runtime, in FP32 as a phone runs it or in FP16 for its GPU."""
+"""Run a .tflite file in LiteRT on the CPU, in FP32 or, to simulate a GPU, in FP16."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORCE_FP16 = 4
 
 
 class InterpreterSession:
-    """One signature of a file in LiteRT's interpreter, with XNNPACK in FP32."""
+    """A signature of a file in LiteRT's interpreter; XNNPACK computes in FP32."""
 
     def __init__(self, path: Path, signature: str, num_threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -45,11 +45,11 @@ class InterpreterSession:
         return {name: np.array(results[name]) for name in self._outputs}
 
 
-class HalfSession:
-    """One signature of a file in LiteRT's compiled model, with XNNPACK in FP16.
+class Fp16Session:
+    """A signature of a file in LiteRT's compiled model; XNNPACK computes in FP16.
 
-    As near to a GPU as a CPU comes: every value between operators is FP16, with its range and its
-    rounding. Sums inside an operator are FP32 here, and FP16 on many GPUs.
+    It simulates a GPU: every value between operators is rounded to FP16 and may overflow. Sums
+    inside an operator are FP32 here, and FP16 on many GPUs.
     """
 
     def __init__(self, path: Path, signature: str, num_threads: int) -> None:
@@ -61,22 +61,22 @@ class HalfSession:
         self._signature = signature
         records = tflite_file.read(path)
         self._outputs = tflite_file.signature_outputs(records, signature)
-        free_operands(records)
-        # The runtime reads its constants from there as long as it lives.
+        reshape_constant_operands(records)
+        # Stored, because the runtime reads constants from these bytes.
         self._content = tflite_file.serialise(records)
         options = LitertOptions(cpu_options=cpu)
         with quiet_runtime():
             model = CompiledModel.from_buffer(self._content, options=options)
             details = model.get_output_tensor_details(signature)
-        self._held: list[Any] = [model]
-        weakref.finalize(self, let_go, self._held)
-        # The runtime keeps an environment of its own until after the last line of Python.
-        atexit.unregister(mute)
-        atexit.register(mute)
+        self._models: list[Any] = [model]
+        weakref.finalize(self, close_model, self._models)
+        # The runtime frees its environment, and logs that, after Python has ended.
+        atexit.unregister(mute_stderr)
+        atexit.register(mute_stderr)
         self._shapes = {n: tuple(int(d) for d in details[n]["shape"]) for n in self._outputs}
 
     def run(self, feeds: Feeds) -> Feeds:
-        (model,), key = self._held, self._signature
+        (model,), key = self._models, self._signature
         with quiet_runtime():
             inputs = {name: model.create_input_buffer_by_name(key, name) for name in feeds}
             outputs = {n: model.create_output_buffer_by_name(key, n) for n in self._outputs}
@@ -84,15 +84,15 @@ class HalfSession:
                 inputs[name].write(np.ascontiguousarray(value))
             model.run_by_name(key, inputs, outputs)
             found = {n: outputs[n].read(math.prod(s), np.float32) for n, s in self._shapes.items()}
-            # Not left to the end of the call: the last one to let go of the runtime hears from it.
+            # Deleted here, because freeing them logs to stderr.
             del model, inputs, outputs
         return {n: np.array(found[n]).reshape(s) for n, s in self._shapes.items()}
 
 
-def free_operands(model: schema.ModelT) -> None:
-    """Put a RESHAPE that changes nothing behind every constant that BATCH_MATMUL takes.
+def reshape_constant_operands(model: schema.ModelT) -> None:
+    """Add a RESHAPE to the same shape after every constant operand of BATCH_MATMUL.
 
-    XNNPACK refuses a file whose stacks of matrices are constants when it computes in FP16.
+    XNNPACK in FP16 does not load a file in which an operand of BATCH_MATMUL is a constant.
     """
     for graph in model.subgraphs:
         constants = {
@@ -115,33 +115,33 @@ def free_operands(model: schema.ModelT) -> None:
         graph.operators = operators
 
 
-def let_go(held: list[Any]) -> None:
-    """Take a compiled model down; it reports that too."""
+def close_model(models: list[Any]) -> None:
+    """Free a compiled model without its log messages."""
     with quiet_runtime():
-        held.clear()
+        models.clear()
 
 
-def mute() -> None:
-    """Send what C++ still says while the process ends nowhere."""
+def mute_stderr() -> None:
+    """Discard what C++ writes to stderr while the process ends."""
     sys.stderr.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @contextmanager
 def quiet_runtime() -> Iterator[None]:
-    """Keep the runtime's own notes off the terminal; they are written by C++, past `sys.stderr`.
+    """Suppress what the runtime's C++ code writes to stderr.
 
-    What it said stays available where it matters: it is added to an error that is raised.
+    An error that is raised meanwhile gets the suppressed text appended to its message.
     """
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
         try:
             yield
         except (RuntimeError, ValueError) as error:
-            notes.seek(0)
-            said = notes.read().decode(errors="replace").strip()
-            raise RuntimeError(f"{error}\n{said}" if said else str(error)) from error
+            log.seek(0)
+            text = log.read().decode(errors="replace").strip()
+            raise RuntimeError(f"{error}\n{text}" if text else str(error)) from error
         finally:
             os.dup2(saved, 2)
             os.close(saved)

@@ -127,14 +127,14 @@ def test_values_are_rounded_as_int8_is() -> None:
 
 
 def test_there_have_to_be_samples(program: Program) -> None:
-    with pytest.raises(UsageError, match="there are no calibration samples"):
+    with pytest.raises(UsageError, match="INT8 activations need calibration samples"):
         measured(program, [])
 
 
 def test_a_value_that_is_not_there_is_named(program: Program) -> None:
     with pytest.raises(CheckFailed) as raised:
         measured(program, samples(1), name="gone")
-    assert raised.value.message == "the program does not compute `gone`, whose range is wanted"
+    assert raised.value.message == "the program does not compute `gone`, whose range is needed"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -19,7 +19,7 @@ from effsam_export.backends.coreml import package as coreml_package
 from effsam_export.backends.coreml import receipt as coreml_receipt
 from effsam_export.backends.coreml.convert import Origin
 from effsam_export.backends.coreml.mil import read
-from effsam_export.backends.coreml.precision import Kept
+from effsam_export.backends.coreml.precision import Fp32Nodes
 from effsam_export.errors import CheckFailed, EffsamError, UnknownNameError, UsageError
 from effsam_export.spec.model import KeepFp32
 from tests.backends.coreml import tools
@@ -281,17 +281,17 @@ def test_recipe_that_names_nothing(graph: Graph, tmp_path: Path) -> None:
 def test_toolchain_that_leaves_fp32_is_found_out(
     graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Kept, "casts", lambda self, op: False)
+    monkeypatch.setattr(Fp32Nodes, "casts", lambda self, op: False)
     with pytest.raises(CheckFailed) as caught:
         tools.lower(graph, tmp_path / "out")
-    assert caught.value.message.startswith("decoder: asked for fp16, but the file holds ")
-    assert caught.value.message.endswith("(0.00% float16, want 99%)")
+    assert caught.value.message.startswith("decoder: the precision is fp16, but the file holds ")
+    assert caught.value.message.endswith("(0.00% float16, minimum 99%)")
 
 
 def test_toolchain_that_ignores_the_recipe_is_found_out(
     graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Kept, "casts", lambda self, op: True)
+    monkeypatch.setattr(Fp32Nodes, "casts", lambda self, op: True)
     with pytest.raises(CheckFailed) as caught:
         tools.lower(replace(graph, recipe=(NORM,)), tmp_path / "out")
     assert caught.value.message == (
@@ -302,13 +302,13 @@ def test_toolchain_that_ignores_the_recipe_is_found_out(
 def test_operation_that_stays_in_fp32_unasked_is_found_out(graph: Graph, tmp_path: Path) -> None:
     artifact = tools.lower(replace(graph, recipe=(NORM,)), tmp_path / "out")
     package = coreml_package.package_of(artifact.files)
-    nothing = Kept(handles=frozenset(), nodes=())
+    nothing = Fp32Nodes(handles=frozenset(), nodes=())
     with pytest.raises(CheckFailed) as caught:
-        coreml_receipt.check_kept(
+        coreml_receipt.check_fp32_operations(
             "decoder", read.load(package), Origin(kept=nothing, operations=frozenset())
         )
     assert caught.value.message == (
-        "decoder: `layer_norm` (layer_norm) computes in fp32 and should not"
+        "decoder: `layer_norm` (layer_norm) computes in fp32, and no recipe keeps it there"
     )
 
 
@@ -340,7 +340,7 @@ def test_shapes_that_change_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         tools.lower(graph, tmp_path / "out")
     assert caught.value.message == (
-        "Core ML takes fixed shapes only, and the decoder has inputs that change: "
+        "Core ML takes fixed shapes only, and the decoder has inputs with dynamic shapes: "
         "`point_coords`, `point_labels`"
     )
     assert caught.value.hint == (
@@ -367,6 +367,6 @@ def test_options_that_do_not_exist(
 
 
 def test_defaults_of_the_options() -> None:
-    assert coreml.settings({}) == coreml.Settings(
+    assert coreml.parse_options({}) == coreml.CoremlOptions(
         deployment_target="iOS16", compute_units="ALL", image_input=False
     )

@@ -99,7 +99,9 @@ def test_number_of_slots_that_no_function_has(artifact: Artifact) -> None:
         coreml.open_session(artifact).run(tools.as_arrays(tools.decoder_feeds(3)))
     message = caught.value.message
     assert message.startswith("the package takes {'point_coords': (1, 8, 2), 'point_labels'")
-    assert message.endswith("and was given {'point_coords': (1, 3, 2), 'point_labels': (1, 3)}")
+    assert message.endswith(
+        "but the inputs are {'point_coords': (1, 3, 2), 'point_labels': (1, 3)}"
+    )
 
 
 def test_recipe_holds_in_every_function(artifact: Artifact) -> None:
@@ -129,7 +131,8 @@ def test_system_without_such_packages(graph: Graph, system: str, tmp_path: Path)
     with pytest.raises(UsageError) as caught:
         tools.lower(graph, tmp_path / "out", deployment_target=system, functions="2 4")
     assert caught.value.message == (
-        f"a package of several functions needs iOS18, and the target profile is for {system}"
+        "a package of several functions needs iOS18, and the target's `deployment_target` is "
+        f"{system}"
     )
     assert caught.value.hint == (
         'give its options `deployment_target = "iOS18"`, or no `functions`'

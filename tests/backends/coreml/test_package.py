@@ -50,7 +50,7 @@ def package(raw: Path, tmp_path: Path) -> Path:
 
 
 def normalise(package: Path, **about: str) -> None:
-    coreml_package.normalise(package, tensors=TENSORS, described="tiny", about=about)
+    coreml_package.normalise(package, tensors=TENSORS, description="tiny", about=about)
 
 
 def test_coremltools_has_a_date_and_a_file_too_many(raw: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_second_time_changes_nothing(package: Path) -> None:
 def test_tensor_without_a_description_is_a_bug(package: Path) -> None:
     strangers = (TensorSpec(name="pixels", shape=(1,)),)
     with pytest.raises(KeyError, match="point_coords"):
-        coreml_package.normalise(package, tensors=strangers, described="tiny", about={})
+        coreml_package.normalise(package, tensors=strangers, description="tiny", about={})
 
 
 def test_package_of_files(tmp_path: Path) -> None:

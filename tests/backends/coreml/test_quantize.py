@@ -86,7 +86,7 @@ def test_a_weight_is_rounded_for_each_output_channel(
 ) -> None:
     program = tools.opened(light)
     name = tools.unpacked(program, module)
-    places = tools.constant(program, name, "quantized_data").astype(np.float64)
+    integers = tools.constant(program, name, "quantized_data").astype(np.float64)
     scale = tools.constant(program, name, "scale").astype(np.float64)
     exact = tools.Net().get_parameter(f"{module}.weight").detach().numpy().astype(np.float64)
     others = tuple(a for a in range(exact.ndim) if a != axis)
@@ -96,9 +96,9 @@ def test_a_weight_is_rounded_for_each_output_channel(
     assert not tools.constant(program, name, "zero_point").any()
     np.testing.assert_allclose(scale.reshape(largest.shape), largest / 127, rtol=2e-3)
     # Half a step, and what FP16 rounds of the weight and of the scale.
-    steps = np.abs(places * scale.reshape(largest.shape) - exact) / (largest / 127)
+    steps = np.abs(integers * scale.reshape(largest.shape) - exact) / (largest / 127)
     assert steps.max() < 0.65
-    assert np.abs(places).max() == 127
+    assert np.abs(integers).max() == 127
 
 
 def test_a_channel_of_zeros_stays_one(samples: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_int8_activations_need_ios_17(graph: Graph, samples: Path, tmp_path: Pat
 
 
 def test_int8_activations_need_samples(graph: Graph, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there are no calibration samples"):
+    with pytest.raises(UsageError, match="INT8 activations need calibration samples"):
         tools.lower(graph, tmp_path / "out", tools.recipe("w8a8"), tmp_path / "none")
 
 
@@ -264,7 +264,7 @@ def test_a_recipe_that_quantizes_nothing_is_refused(
     graph: Graph, samples: Path, tmp_path: Path
 ) -> None:
     floating: dict[str, Treatment] = {m.replace(".", "_"): "keep_float" for m in SIZES}
-    with pytest.raises(CheckFailed, match="the INT8 recipe leaves every layer floating"):
+    with pytest.raises(CheckFailed, match="the INT8 recipe keeps every layer in floating point"):
         tools.lower(graph, tmp_path / "out", tools.recipe("w8a8", **floating), samples)
 
 
@@ -304,7 +304,7 @@ def layer(name: str, elements: int, treatment: Treatment) -> Layer:
         kind="conv",
         weight=f"{name} weight",
         elements=elements,
-        fed="x",
+        input_name="x",
         treatment=treatment,
     )
 
@@ -314,7 +314,7 @@ def test_weights_that_are_not_int8_are_found(light: Artifact) -> None:
     with pytest.raises(CheckFailed) as raised:
         coreml_ptq.check(tools.opened(light), [wanted])
     assert raised.value.message == (
-        "1856 elements of weights are INT8 in the saved package, and the recipe asks for 1865"
+        "1856 weight elements are INT8 in the saved package, and 1865 in the recipe"
     )
 
 
@@ -323,7 +323,7 @@ def test_inputs_that_are_not_int8_are_found(light: Artifact) -> None:
     with pytest.raises(CheckFailed) as raised:
         coreml_ptq.check(tools.opened(light), [wanted])
     assert raised.value.message == (
-        "the input of `other` is floating in the saved package, and the recipe asks for the other"
+        "the input of `other` is not INT8 in the saved package, and INT8 in the recipe"
     )
 
 

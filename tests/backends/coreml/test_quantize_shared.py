@@ -37,7 +37,7 @@ def test_layers_of_one_weight_share_its_treatment(samples: Path, tmp_path: Path)
     found = tools.lower(shared, tmp_path / "int8", tools.recipe(), samples)
     # 81 once, and the nine of the last layer stay as they are.
     assert coreml_ptq.weights_in_int8(tools.opened(found)) == 81
-    with pytest.raises(CheckFailed, match="leaves every layer floating"):
+    with pytest.raises(CheckFailed, match="keeps every layer in floating point"):
         tools.lower(shared, tmp_path / "keep_float", tools.recipe(two="keep_float"), samples)
 
 
@@ -59,9 +59,9 @@ def test_a_table_of_attention_biases_is_a_weight(
         if op.kind.startswith("constexpr") and op.outputs[0].type.shape[-1] == 64
     )
     table = tools.Attention().get_buffer("table").numpy()
-    places = tools.constant(program, name, "quantized_data")
+    integers = tools.constant(program, name, "quantized_data")
     scale = tools.constant(program, name, "scale").astype(np.float32)
-    error = np.abs(places * scale.reshape(3, 1, 1) - table).max((1, 2))
+    error = np.abs(integers * scale.reshape(3, 1, 1) - table).max((1, 2))
     assert (error < np.abs(table).max((1, 2)) / 127 * 0.65).all()
     picture = tools.images(1)[0]
     want = tools.values(tools.Attention(), picture)[""]

@@ -87,7 +87,7 @@ def test_pixels_are_rounded_as_a_picture_rounds_them(picture: Artifact) -> None:
 )
 def test_whole_pixels(value: float, pixel: int) -> None:
     image = np.full((1, 3, 2, 5), value, dtype=np.float32)
-    found = coreml_session.whole_pixels(image)
+    found = coreml_session.to_uint8_image(image)
     assert found.shape == (2, 5, 3)
     assert found.dtype == np.uint8
     assert np.unique(found).tolist() == [pixel]
@@ -95,7 +95,7 @@ def test_whole_pixels(value: float, pixel: int) -> None:
 
 def test_channels_stay_in_order() -> None:
     image = np.stack([np.full((4, 4), v, dtype=np.float32) for v in (10, 20, 30)])[None]
-    assert coreml_session.whole_pixels(image)[0, 0].tolist() == [10, 20, 30]
+    assert coreml_session.to_uint8_image(image)[0, 0].tolist() == [10, 20, 30]
 
 
 def test_array_input_is_the_default(tmp_path: Path) -> None:

@@ -198,20 +198,20 @@ def test_other_samples_give_other_scales(tmp_path: Path) -> None:
 def test_what_is_measured_does_not_follow_from_what_floats(tmp_path: Path) -> None:
     # Else the runtime fuses otherwise, and all other ranges have another last digit.
     asked = toy.quantization(tmp_path / "s", toy.ALL)
-    whole = onnx_qdq.wanted_tensors(toy.network(), asked)
+    whole = onnx_qdq.activations_to_measure(toy.network(), asked)
     assert len(asked.treatments) > 1
     for name in asked.treatments:
         fewer = replace(asked, treatments={**asked.treatments, name: "keep_float"})
-        assert onnx_qdq.wanted_tensors(toy.network(), fewer) == whole
+        assert onnx_qdq.activations_to_measure(toy.network(), fewer) == whole
     for treatment in ("keep_float", "weight_only"):
         nothing = replace(asked, treatments=dict.fromkeys(asked.treatments, treatment))
-        assert onnx_qdq.wanted_tensors(toy.network(), nothing) == []
+        assert onnx_qdq.activations_to_measure(toy.network(), nothing) == []
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
 def test_ranges_hold_zero_and_lie_within_the_values(tmp_path: Path, method: str) -> None:
     asked = toy.quantization(tmp_path / "s", toy.ALL)
-    tensors = onnx_qdq.wanted_tensors(toy.network(), asked)
+    tensors = onnx_qdq.activations_to_measure(toy.network(), asked)
     assert tensors == ["image", "a", "b", "c", "e", "f", "g", "h"]
     whole = activation_ranges.measure(toy.network(), tensors, asked.feeds(), "minmax", tmp_path)
     found = activation_ranges.measure(
@@ -234,7 +234,7 @@ def test_an_outlier_widens_minmax_and_not_the_others() -> None:
     values[7] = 500
     whole = (float(values.min()), 500.0)
     assert activation_ranges._percentile(values, whole)[1] < 6
-    assert activation_ranges._least_error(values, whole)[1] < 499
+    assert activation_ranges._min_error(values, whole)[1] < 499
 
 
 @pytest.mark.parametrize("for_tensorrt", [False, True])

@@ -77,7 +77,7 @@ def test_layers_are_found_by_the_names_of_the_onnx_graph(tmp_path: Path) -> None
     from effsam_export.backends.openvino import quantize as nncf_ptq
 
     treatments: dict[str, Treatment] = {**toy.ALL, "stem": "keep_float", "fc2": "weight_only"}
-    found = nncf_ptq.layers(converted(tmp_path), toy.quantization(tmp_path / "s", treatments))
+    found = nncf_ptq.find_layers(converted(tmp_path), toy.quantization(tmp_path / "s", treatments))
     # What gives an output of the graph is called by its name.
     assert found == {
         "stem/WithoutBiases": "keep_float",

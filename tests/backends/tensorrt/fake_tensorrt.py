@@ -89,8 +89,8 @@ class Profile:
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[Any, ...]] = {}
 
-    def set_shape(self, name: str, least: Any, opt: Any, greatest: Any) -> None:
-        self.shapes[name] = (least, opt, greatest)
+    def set_shape(self, name: str, minimum: Any, opt: Any, maximum: Any) -> None:
+        self.shapes[name] = (minimum, opt, maximum)
 
 
 class Network:

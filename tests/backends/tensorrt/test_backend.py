@@ -100,8 +100,8 @@ def test_graph_that_stays_in_fp32_is_found_out(
     with pytest.raises(CheckFailed) as caught:
         lower(tmp_path)
     assert caught.value.message == (
-        f"decoder: asked for fp16, but the file holds {WEIGHT.size} float32 "
-        "(0.00% float16, want 99%)"
+        f"decoder: the precision is fp16, but the file holds {WEIGHT.size} float32 "
+        "(0.00% float16, minimum 99%)"
     )
 
 
@@ -115,16 +115,16 @@ def test_node_of_the_recipe_that_went_to_fp16_is_found_out(tmp_path: Path) -> No
     assert typed.fp32_nodes == {"node_Tanh": "Tanh"}
     assert typed.float_ops == {"float16": 4, "float32": 1}
     with pytest.raises(CheckFailed) as caught:
-        trt_typed.check_kept(replace(graph, fp32_nodes=("node_Tanh", "node_Mul")), typed)
+        trt_typed.check_fp32_nodes(replace(graph, fp32_nodes=("node_Tanh", "node_Mul")), typed)
     assert caught.value.message == (
-        "decoder: 1 of 2 nodes that stay in FP32 compute in FP16, first `node_Mul`"
+        "decoder: 1 of 2 nodes that the recipe keeps in FP32 compute in FP16, first `node_Mul`"
     )
 
 
 def test_names_of_the_recipe_that_compute_nothing_are_let_be(tmp_path: Path) -> None:
     graph = write_graph(tmp_path / "named.onnx")
     typed = trt_typed.write(graph, "fp16", tmp_path)
-    trt_typed.check_kept(replace(graph, fp32_nodes=("node_of_a_shape",)), typed)
+    trt_typed.check_fp32_nodes(replace(graph, fp32_nodes=("node_of_a_shape",)), typed)
 
 
 @every_precision
@@ -202,11 +202,12 @@ def test_call_outside_the_ranges(on_device: None, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("precision", "layers", "message"),
     [
-        ("fp16", "Float", "decoder: asked for fp16, but none of 1 layers computes in it"),
+        ("fp16", "Float", "decoder: the precision is fp16, but none of 1 layers computes in fp16"),
         (
             "fp32",
             "Half",
-            "decoder: asked for fp32, but 1 of 1 layers compute in half precision, first `fused`",
+            "decoder: the precision is fp32, but 1 of 1 layers compute in half precision, "
+            "first `fused`",
         ),
     ],
 )
@@ -224,7 +225,7 @@ def test_refusal_of_the_parser(on_device: None, tmp_path: Path) -> None:
     with pytest.raises(CheckFailed) as caught:
         lower(tmp_path)
     assert caught.value.message == (
-        "decoder: TensorRT built no engine: node `node_7`: not a shape tensor"
+        "decoder: TensorRT could not build the engine: node `node_7`: not a shape tensor"
     )
 
 

@@ -10,14 +10,14 @@ pytest.importorskip("onnx")
 
 from effsam_export.backends import messages
 from effsam_export.backends.tensorrt.build import (
-    Built,
+    BuiltEngine,
     Layer,
     check_layers,
     layers_document,
     layers_of,
     node_fault,
     reason,
-    refused,
+    refusal,
     signature_faults,
     strongly_typed,
 )
@@ -56,7 +56,7 @@ LOG = "\n".join(
     ]
 )
 SHAPE, GEMM, FUSED = layers_of(["Adding 1 engine(s) to plan file.", LOG])
-BUILT = Built(engine=b"", layers=(SHAPE, GEMM, FUSED), warnings=("careful",), seconds=1.0)
+BUILT = BuiltEngine(engine=b"", layers=(SHAPE, GEMM, FUSED), warnings=("careful",), seconds=1.0)
 
 
 def test_layers() -> None:
@@ -115,7 +115,9 @@ def test_fp32_found() -> None:
 def test_fp16_asked_and_not_found() -> None:
     with pytest.raises(CheckFailed) as caught:
         check_layers("encoder", "fp16", (layer("float32"), layer("int32")))
-    assert caught.value.message == ("encoder: asked for fp16, but none of 2 layers computes in it")
+    assert caught.value.message == (
+        "encoder: the precision is fp16, but none of 2 layers computes in fp16"
+    )
 
 
 @pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
@@ -123,7 +125,8 @@ def test_fp32_asked_and_not_found(narrow: str) -> None:
     with pytest.raises(CheckFailed) as caught:
         check_layers("encoder", "fp32", (layer("float32"), layer("float32", narrow)))
     assert caught.value.message == (
-        "encoder: asked for fp32, but 1 of 2 layers compute in half precision, first `fused_3`"
+        "encoder: the precision is fp32, but 1 of 2 layers compute in half precision, "
+        "first `fused_3`"
     )
 
 
@@ -175,18 +178,20 @@ def test_reason(message: str, wanted: str) -> None:
 
 
 def test_refusal_with_every_reason() -> None:
-    found = refused("decoder: TensorRT built no engine", ["this", "that"])
+    found = refusal("decoder: TensorRT built no engine", ["this", "that"])
     assert (found.message, found.hint) == ("decoder: TensorRT built no engine: this; that", None)
 
 
 def test_refusal_without_a_reason() -> None:
-    assert refused("decoder: no engine", []).message == "decoder: no engine: it gave no reason"
+    assert refusal("decoder: no engine", []).message == "decoder: no engine: no reason in its log"
 
 
 def test_refusal_that_is_known_brings_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = messages.Known(pattern="no tactics", cause="too little room", hint="give more", source="")
+    row = messages.KnownMessage(
+        pattern="no tactics", cause="too little room", hint="give more", source=""
+    )
     monkeypatch.setattr(messages, "MESSAGES", (row,))
-    assert refused("decoder", ["no tactics at all"]).hint == "too little room: give more"
+    assert refusal("decoder", ["no tactics at all"]).hint == "too little room: give more"
 
 
 def test_fault_names_the_node() -> None:
@@ -224,6 +229,6 @@ def test_signature() -> None:
 
 def test_signature_of_an_empty_network() -> None:
     assert signature_faults(network([], []), COMPONENT) == [
-        "TensorRT reads the inputs [], want ['tokens', 'flags']",
-        "TensorRT reads the outputs [], want ['masks', 'iou']",
+        "TensorRT reads the inputs [], expected ['tokens', 'flags']",
+        "TensorRT reads the outputs [], expected ['masks', 'iou']",
     ]

@@ -66,7 +66,7 @@ def test_weights_are_int8_and_scales_fp16(tmp_path: Path) -> None:
     assert "float32" not in typed.constants
     assert typed.int8
     opsets = {o.domain: o.version for o in onnx.load(typed.path).opset_import}
-    assert opsets[""] == trt_typed.HALF_SCALES
+    assert opsets[""] == trt_typed.FP16_SCALES_OPSET
 
 
 def test_activations_are_symmetric_and_outputs_have_no_pair(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_weights_alone_leave_activations(tmp_path: Path) -> None:
 
 
 def test_a_recipe_that_leaves_everything_is_no_int8_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckFailed, match="asked for int8, but the file holds"):
+    with pytest.raises(CheckFailed, match="the precision is int8, but the file holds"):
         typed_of(tmp_path, "keep_float")
 
 
@@ -146,7 +146,7 @@ def test_the_kit_expects_int8(tmp_path: Path) -> None:
         (
             {"QuantizeLinear": 1},
             ["float16", "float16"],
-            ["encoder: none of 2 layers gives INT8 to another"],
+            ["encoder: none of 2 layers has an INT8 output"],
         ),
         ({"DequantizeLinear": 1}, ["float16", "float16"], []),
     ],
@@ -200,5 +200,7 @@ def test_an_engine_without_int8_is_found_out(
         return tuple(replace(n, outputs=("float16",)) for n in real(messages))
 
     monkeypatch.setattr(trt_build, "layers_of", silent)
-    with pytest.raises(CheckFailed, match=r"asked for int8, but none of .* gives INT8 to another"):
+    with pytest.raises(
+        CheckFailed, match=r"the precision is int8, but none of .* has an INT8 output"
+    ):
         compile_rtx(tmp_path, "w8a8")

@@ -150,8 +150,8 @@ def test_graph_that_stays_in_fp32_is_found_out(
     with pytest.raises(CheckFailed) as caught:
         lower(tmp_path, "fp16")
     assert caught.value.message == (
-        f"decoder: asked for fp16, but the file holds {WEIGHT.size} float32 "
-        "(0.00% float16, want 99%)"
+        f"decoder: the precision is fp16, but the file holds {WEIGHT.size} float32 "
+        "(0.00% float16, minimum 99%)"
     )
     assert not list((tmp_path / "out").glob("*.engine"))
 
@@ -160,13 +160,13 @@ def test_engine_that_stays_in_fp32_is_found_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     keep_fp32(monkeypatch)
-    monkeypatch.setattr(trt_typed, "check_precision", lambda *_, kept_fp32: None)
+    monkeypatch.setattr(trt_typed, "check_precision", lambda *_, fp32_by_recipe: None)
     with pytest.raises(CheckFailed) as caught:
         lower(tmp_path, "fp16")
     # Two more than in the graph: the factors of a product, which TensorRT adds.
     assert caught.value.message == (
-        f"decoder: asked for fp16, but the file holds {WEIGHT.size + 2} float32 "
-        "(0.00% float16, want 99%)"
+        f"decoder: the precision is fp16, but the file holds {WEIGHT.size + 2} float32 "
+        "(0.00% float16, minimum 99%)"
     )
     assert not list((tmp_path / "out").glob("*.engine"))
 
@@ -181,18 +181,18 @@ def test_known_capabilities() -> None:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ("87", "`87` is not one of them"),
-        ("80 90 8.6", "`90` is not one of them; `8.6` is not one of them"),
+        ("87", "`87` is not supported"),
+        ("80 90 8.6", "`90` is not supported; `8.6` is not supported"),
         ("86 86", "`86` is named twice"),
         ("", "it is empty"),
-        ("1", "`1` is not one of them"),
+        ("1", "`1` is not supported"),
     ],
 )
 def test_unknown_capabilities(given: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         lower(tmp_path, compute_capabilities=given)
     assert caught.value.message == (
-        f"option `compute_capabilities`: {problem} (TensorRT-RTX {trt.__version__} compiles for "
+        f"option `compute_capabilities`: {problem} (TensorRT-RTX {trt.__version__} supports "
         f"{KNOWN})"
     )
     assert caught.value.hint == (
@@ -203,7 +203,7 @@ def test_unknown_capabilities(given: str, problem: str, tmp_path: Path) -> None:
 
 
 def test_sizes_out_of_order_leave_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^`max_points` is 0, want 1 to 1024$"):
+    with pytest.raises(UsageError, match=r"^`max_points` is 0, must be 1 to 1024$"):
         lower(tmp_path, max_points=0)
     assert not list((tmp_path / "out").iterdir())
 
@@ -236,7 +236,7 @@ def test_tf32_is_as_asked(allowed: bool) -> None:
 # ------------------------------------------------------------------ refusals of the SDK
 
 
-def refused(tmp_path: Path, path: Path) -> str:
+def refusal(tmp_path: Path, path: Path) -> str:
     """The message of a build from this file, precision unchecked."""
     shapes = shape_ranges.ranges(COMPONENT, {})
     with pytest.raises(CheckFailed) as caught:
@@ -250,7 +250,7 @@ def test_unknown_operator_is_named_with_its_node(tmp_path: Path) -> None:
         helper.make_node("Identity", ["flags"], ["iou"]),
     ]
     path = graph_of(tmp_path / "decoder.onnx", nodes).path
-    assert refused(tmp_path, path) == (
+    assert refusal(tmp_path, path) == (
         "decoder: TensorRT cannot read the graph: node `the_node` (Frobnicate): creator && "
         '"Plugin not found, are the plugin name, version, and namespace correct?"'
     )
@@ -263,7 +263,7 @@ def test_mixed_types_are_named_with_their_node(tmp_path: Path) -> None:
         helper.make_node("Identity", ["flags"], ["iou"]),
     ]
     path = graph_of(tmp_path / "decoder.onnx", nodes).path
-    assert refused(tmp_path, path) == (
+    assert refusal(tmp_path, path) == (
         "decoder: TensorRT cannot read the graph: node `mixed_mul` (Mul): mixed_mul: "
         "ElementWiseOperation PROD must have same input types. But they are of types Half and Float"
     )
@@ -272,9 +272,9 @@ def test_mixed_types_are_named_with_their_node(tmp_path: Path) -> None:
 def test_file_that_is_no_onnx(tmp_path: Path) -> None:
     path = tmp_path / "decoder.onnx"
     path.write_bytes(b"hello there")
-    assert refused(tmp_path, path) == (
-        "decoder: TensorRT reads the inputs [], want ['tokens', 'flags']; "
-        "TensorRT reads the outputs [], want ['masks', 'iou']"
+    assert refusal(tmp_path, path) == (
+        "decoder: TensorRT reads the inputs [], expected ['tokens', 'flags']; "
+        "TensorRT reads the outputs [], expected ['masks', 'iou']"
     )
 
 
@@ -282,8 +282,8 @@ def test_gpu_that_cannot_compute_the_graph(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed) as caught:
         lower(tmp_path, "fp32", compute_capabilities="75")
     assert caught.value.message == (
-        "decoder: TensorRT built no engine: Cannot compile operation 'node_of_hidden' for Turing "
-        "(SM75): FP32 GEMM is not supported"
+        "decoder: TensorRT could not build the engine: Cannot compile operation "
+        "'node_of_hidden' for Turing (SM75): FP32 GEMM is not supported"
     )
     assert not list((tmp_path / "out").glob("*.engine"))
 
@@ -355,14 +355,14 @@ def test_engine_of_the_machine_is_opened(monkeypatch: pytest.MonkeyPatch, tmp_pa
 @pytest.mark.parametrize("capability", [80, 86, 89])
 def test_one_engine_is_picked_for_each(capability: int, tmp_path: Path) -> None:
     artifact = lower(tmp_path)
-    found = rtx.pick(artifact.files, artifact.options, capability)
+    found = rtx.engine_for(artifact.files, artifact.options, capability)
     assert found.name == "decoder.engine"
 
 
 def test_no_engine_for_a_gpu(tmp_path: Path) -> None:
     artifact = lower(tmp_path)
     with pytest.raises(CheckFailed) as caught:
-        rtx.pick(artifact.files, artifact.options, 120)
+        rtx.engine_for(artifact.files, artifact.options, 120)
     assert caught.value.message == "decoder: there is no engine for compute capability 120"
     assert caught.value.hint == ("name it in `compute_capabilities` of the target and export again")
 
@@ -376,7 +376,7 @@ def test_session_of_an_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     np.testing.assert_allclose(session.run(feeds(2))["masks"], wanted(feeds(2))["masks"], atol=1e-5)
     with pytest.raises(CheckFailed) as caught:
         session.run({"tokens": np.zeros((2, WIDTH), np.float32)})
-    assert caught.value.message == "there is no input `flags`"
+    assert caught.value.message == "the input `flags` is missing"
 
 
 def test_engine_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -41,13 +41,14 @@ def test_options_are_taken() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_points": 0}, "`max_points` is 0, want 1 to 1024"),
-        ({"max_prompts": 1025}, "`max_prompts` is 1025, want 1 to 1024"),
-        ({"opt_points": 17}, "`opt_points` is 17, want 1 to `max_points`, 16"),
-        ({"opt_prompts": 0}, "`opt_prompts` is 0, want 1 to `max_prompts`, 64"),
+        ({"max_points": 0}, "`max_points` is 0, must be 1 to 1024"),
+        ({"max_prompts": 1025}, "`max_prompts` is 1025, must be 1 to 1024"),
+        ({"opt_points": 17}, "`opt_points` is 17, must be 1 to `max_points`, 16"),
+        ({"opt_prompts": 0}, "`opt_prompts` is 0, must be 1 to `max_prompts`, 64"),
         (
             {"max_prompts": -1, "opt_points": 99},
-            "`max_prompts` is -1, want 1 to 1024; `opt_points` is 99, want 1 to `max_points`, 16",
+            "`max_prompts` is -1, must be 1 to 1024; "
+            "`opt_points` is 99, must be 1 to `max_points`, 16",
         ),
     ],
 )
@@ -55,22 +56,22 @@ def test_sizes_out_of_order(options: dict[str, int], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         sizes(options)
     assert caught.value.message == message
-    assert caught.value.hint == "they stand in the [options] of the target's file"
+    assert caught.value.hint == "change them in the target's options"
 
 
 def test_decoder() -> None:
     found = ranges(SAM_DECODER, {"max_prompts": 4, "max_points": 6})
     assert list(found) == [t.name for t in SAM_DECODER.inputs]
-    assert found["point_coords"] == Range(least=(1, 1, 2), opt=(1, 2, 2), greatest=(4, 6, 2))
-    assert found["mask_input"].greatest == (4, 1, 256, 256)
-    assert found["has_mask_input"] == Range(least=(1,), opt=(1,), greatest=(4,))
+    assert found["point_coords"] == Range(minimum=(1, 1, 2), opt=(1, 2, 2), maximum=(4, 6, 2))
+    assert found["mask_input"].maximum == (4, 1, 256, 256)
+    assert found["has_mask_input"] == Range(minimum=(1,), opt=(1,), maximum=(4,))
     assert not found["image_embeddings"].dynamic
 
 
 def test_encoder_is_fixed() -> None:
     (image,) = ranges(SAM_ENCODER, {}).values()
     assert image == Range(
-        least=(1, 3, 1024, 1024), opt=(1, 3, 1024, 1024), greatest=(1, 3, 1024, 1024)
+        minimum=(1, 3, 1024, 1024), opt=(1, 3, 1024, 1024), maximum=(1, 3, 1024, 1024)
     )
     assert not image.dynamic
 
@@ -80,7 +81,10 @@ def test_dimension_without_a_range() -> None:
     component = replace(SAM_DECODER, inputs=strange)
     with pytest.raises(UsageError) as caught:
         ranges(component, {})
-    assert caught.value.message == "decoder: there is no range for the dimension `columns`, `rows`"
+    assert (
+        caught.value.message
+        == "decoder: no target option sets the range of dimension `columns`, `rows`"
+    )
 
 
 @pytest.mark.parametrize("target", NVIDIA)
@@ -120,7 +124,7 @@ def test_every_size_is_an_option(backend: str) -> None:
 
 
 def test_document() -> None:
-    found = document({"flags": Range(least=(1,), opt=(2,), greatest=(3,))})
+    found = document({"flags": Range(minimum=(1,), opt=(2,), maximum=(3,))})
     assert found == {"flags": {"min": [1], "opt": [2], "max": [3]}}
 
 
@@ -131,5 +135,5 @@ def test_profile_of_the_builder() -> None:
         def set_shape(self, *arguments: object) -> None:
             calls.append(arguments)
 
-    set_profile(Profile(), {"flags": Range(least=(1,), opt=(2,), greatest=(3,))})
+    set_profile(Profile(), {"flags": Range(minimum=(1,), opt=(2,), maximum=(3,))})
     assert calls == [("flags", (1,), (2,), (3,))]

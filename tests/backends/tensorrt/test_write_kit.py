@@ -206,7 +206,7 @@ def test_too_old(
     out = lower(tmp_path)
     assert build_engine.main(["--bundle", str(out)]) == 1
     assert capsys.readouterr().err == (
-        f"error: decoder: TensorRT {version} is too old: want 10.3 or newer\n"
+        f"error: decoder: TensorRT {version} is too old: 10.3 or newer is needed\n"
     )
     assert not (out / "decoder.engine").exists()
 
@@ -234,7 +234,7 @@ def test_no_engine_comes_out(
 def test_unknown_component(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build_engine.main(["encoder", "--bundle", str(lower(tmp_path))]) == 2
     assert capsys.readouterr().err == (
-        "error: there is no component `encoder`; the bundle holds decoder\n"
+        "error: there is no component `encoder`; the bundle has decoder\n"
     )
 
 
@@ -263,7 +263,7 @@ def test_script_prints_the_command_where_tensorrt_is_missing(tmp_path: Path) -> 
     done = script(out, "build_engine.py")
     assert done.returncode == 3
     assert done.stdout == COMMAND.format(out=out)
-    assert done.stderr.startswith("error: there is no Python package `tensorrt` here; ")
+    assert done.stderr.startswith("error: the Python package `tensorrt` is not installed; ")
 
 
 def test_script_prints_the_command_when_asked(tmp_path: Path) -> None:

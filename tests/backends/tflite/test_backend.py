@@ -174,7 +174,8 @@ def test_open_dimensions_are_refused(graph: Graph, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         tflite.lower(replace(graph, component=open_ones), target("tflite", "fp32"), tmp_path)
     assert caught.value.message == (
-        "decoder: TFLite takes fixed shapes, and this graph has `prompts`, `points` open"
+        "decoder: TFLite takes fixed shapes only, and this graph has dynamic dimensions: "
+        "`prompts`, `points`"
     )
     assert caught.value.hint == (
         "give the target's `options` a number of prompt points, `slots = 8`"
@@ -219,7 +220,7 @@ def test_forbidden_operators_are_refused(graph: Graph, tmp_path: Path) -> None:
         tflite.lower(graph, target("tflite", "fp32", forbidden_ops="GELU TANH"), tmp_path)
     head, fault = caught.value.message.split("\n  ")
     assert head == "decoder: target `tflite` cannot run this graph:"
-    assert fault.startswith("forbidden `TANH` that gives `")
+    assert fault.startswith("forbidden `TANH` with output `")
     assert fault.endswith(f"` of shape {PROMPTS}x{WIDTH}")
 
 
@@ -245,7 +246,7 @@ def test_what_the_gpu_does_not_take_is_refused(tmp_path: Path) -> None:
         tflite.lower(graph, target("android-gpu", "fp16"), tmp_path)
     assert caught.value.message == (
         "decoder: target `android-gpu` cannot run this graph:\n"
-        "  not on the GPU: `GATHER_ND` that gives `decoder_picked_output` of shape 3"
+        "  not supported on the GPU: `GATHER_ND` with output `decoder_picked_output` of shape 3"
     )
 
 
@@ -265,7 +266,7 @@ def test_toolchain_that_leaves_fp32_is_found_out(
     with pytest.raises(CheckFailed) as caught:
         tflite.lower(graph, target("tflite", "fp16"), tmp_path)
     assert caught.value.message == (
-        f"decoder: asked for fp16, but the file holds {WEIGHT.size} float32 "
+        f"decoder: the precision is fp16, but the file holds {WEIGHT.size} float32 "
         f"(0.00% float16, want {receipt.MIN_SHARE:.0%})"
     )
 
@@ -277,9 +278,9 @@ def test_more_than_a_file_can_hold(
     with pytest.raises(CheckFailed) as caught:
         tflite.lower(graph, target("tflite", "fp32"), tmp_path)
     assert caught.value.message == (
-        "decoder: a .tflite file holds at most 2 GB, and these constants have 2.6 GB"
+        "decoder: a .tflite file has at most 2 GB, and the constants have 2.6 GB"
     )
-    assert caught.value.hint == "FP16 (`--fp16`) halves them"
+    assert caught.value.hint == "export in FP16 (`--fp16`) or INT8 (`--int8`)"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -111,11 +111,11 @@ def test_outputs_come_in_the_graphs_order() -> None:
     [
         (
             component({"picture": (4, 8)}, {"sum": (4, 8)}),
-            "inputs are [('image', (4, 8), 'float32')], want [('picture', (4, 8), 'float32')]",
+            "inputs are [('image', (4, 8), 'float32')], expected [('picture', (4, 8), 'float32')]",
         ),
         (
             component({"image": (4, 8)}, {"sum": (8, 4)}),
-            "outputs are [('sum', (4, 8), 'float32')], want [('sum', (8, 4), 'float32')]",
+            "outputs are [('sum', (4, 8), 'float32')], expected [('sum', (8, 4), 'float32')]",
         ),
         (
             component({"image": (4, 8)}, {"sum": (4, 8), "iou": (1,)}),
@@ -161,7 +161,7 @@ def test_inputs_that_are_left_out_have_no_rank() -> None:
 def test_forbidden_operator() -> None:
     model = one_operator("GELU", [(1, 8)], (1, 8))
     assert tflite_file.limit_faults(model, None, ("SOFTMAX", "GELU")) == [
-        "forbidden `GELU` that gives `out` of shape 1x8"
+        "forbidden `GELU` with output `out` of shape 1x8"
     ]
     assert tflite_file.limit_faults(model, None, ("SOFTMAX",)) == []
 
@@ -170,7 +170,7 @@ def test_forbidden_operator() -> None:
 def test_custom_operators_need_no_ban(custom: str) -> None:
     model = one_operator("CUSTOM", [(1, 8)], (), custom=custom)
     assert tflite_file.limit_faults(model, None, ()) == [
-        f"custom operator `CUSTOM {custom}` that gives `out` of shape ()"
+        f"custom operator `CUSTOM {custom}` with output `out` of shape ()"
     ]
     assert tflite_file.count_operators(model) == {f"CUSTOM {custom}": 1}
 
@@ -180,7 +180,7 @@ def test_custom_operators_need_no_ban(custom: str) -> None:
 
 def test_halved_constants_stand_behind_a_dequantize() -> None:
     model = adder()
-    tflite_file.halve_constants(model)
+    tflite_file.store_constants_in_fp16(model)
     content = tflite_file.serialise(model)
     again = tflite_file.parse(content)
     assert tflite_file.count_constants(again) == {"float16": 32}
@@ -196,7 +196,7 @@ def test_halving_halves_the_file() -> None:
     table = numbers(64, 64)
     model = adder(table)
     whole = len(tflite_file.serialise(model))
-    tflite_file.halve_constants(model)
+    tflite_file.store_constants_in_fp16(model)
     assert whole - len(tflite_file.serialise(model)) > 0.45 * table.nbytes
 
 
@@ -210,7 +210,7 @@ def test_a_shared_constant_is_halved_once() -> None:
     made.operator("ADD", [image, constant], first)
     made.operator("ADD", [first, twin], out)
     made.signature("decoder", [image], [out])
-    tflite_file.halve_constants(made.model)
+    tflite_file.store_constants_in_fp16(made.model)
     content = tflite_file.serialise(made.model)
     assert tflite_file.count_constants(tflite_file.parse(content)) == {"float16": 8}
     feeds = {"image": np.zeros(8, np.float32)}
@@ -232,7 +232,7 @@ def test_a_shared_constant_is_halved_once() -> None:
 def test_what_fp16_cannot_hold_stays(value: Array, dtype: str) -> None:
     made = HandMade()
     made.tensor("c", value.shape, {"i": INT32}.get(value.dtype.kind, 0), value)
-    tflite_file.halve_constants(made.model)
+    tflite_file.store_constants_in_fp16(made.model)
     assert tflite_file.count_constants(made.model) == {dtype: value.size}
 
 
@@ -254,8 +254,8 @@ def test_merged_files_answer_as_before() -> None:
 
 def test_merged_files_keep_their_fp16_and_their_operators() -> None:
     first, second = adder(key="encoder"), adder(numbers(2, 2), "decoder")
-    tflite_file.halve_constants(first)
-    tflite_file.halve_constants(second)
+    tflite_file.store_constants_in_fp16(first)
+    tflite_file.store_constants_in_fp16(second)
     second.operatorCodes.reverse()
     for operator in second.subgraphs[0].operators:
         operator.opcodeIndex = 1 - operator.opcodeIndex

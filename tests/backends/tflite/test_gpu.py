@@ -34,7 +34,9 @@ def test_every_name_is_one_of_the_schemas() -> None:
 @pytest.mark.parametrize("kind", ["GATHER_ND", "BROADCAST_TO", "STABLEHLO_SORT", "BUCKETIZE"])
 def test_operators_it_does_not_have(kind: str) -> None:
     model = one_operator(kind, [(1, 8, 8, 4)], (8, 4))
-    assert tflite_gpu.faults(model) == [f"not on the GPU: `{kind}` that gives `out` of shape 8x4"]
+    assert tflite_gpu.faults(model) == [
+        f"not supported on the GPU: `{kind}` with output `out` of shape 8x4"
+    ]
 
 
 @pytest.mark.parametrize("kind", ["CONV_2D", "GELU", "BATCH_MATMUL", "SOFTMAX", "TOPK_V2", "MEAN"])
@@ -70,7 +72,8 @@ def test_operands_that_go_together(kind: str, long: Shape, short: Shape) -> None
 def test_operands_that_do_not(long: Shape, short: Shape) -> None:
     first, second = ("x".join(map(str, s)) for s in (long, short))
     assert tflite_gpu.faults(one_operator("ADD", (long, short), long)) == [
-        f"cannot broadcast {first} and {second} there: `ADD` that gives `out` of shape {first}"
+        f"cannot broadcast {first} and {second} on the GPU: "
+        f"`ADD` with output `out` of shape {first}"
     ]
     # A subtraction is not held to that rule by the delegate.
     assert tflite_gpu.faults(one_operator("SUB", (long, short), long)) == []
@@ -80,7 +83,7 @@ def test_operands_that_do_not(long: Shape, short: Shape) -> None:
 def test_slices_of_three_or_four_dimensions(shape: Shape) -> None:
     text = "x".join(map(str, shape))
     assert tflite_gpu.faults(one_operator("SLICE", [shape, (2,), (2,)], shape)) == [
-        f"cannot slice rank {len(shape)} there: `SLICE` that gives `out` of shape {text}"
+        f"cannot slice rank {len(shape)} on the GPU: `SLICE` with output `out` of shape {text}"
     ]
     for fine in ((1, *shape), (1, 1, *shape))[2 - len(shape) :]:
         if len(fine) in (3, 4):
@@ -91,9 +94,8 @@ def test_slices_of_three_or_four_dimensions(shape: Shape) -> None:
 def test_pads_of_three_or_four_dimensions(kind: str, rank: int) -> None:
     shape = (1,) * rank
     found = tflite_gpu.faults(one_operator(kind, [shape, (rank, 2)], shape))
-    fault = (
-        f"cannot pad rank {rank} there: `{kind}` that gives `out` of shape {'x'.join('1' * rank)}"
-    )
+    text = "x".join("1" * rank)
+    fault = f"cannot pad rank {rank} on the GPU: `{kind}` with output `out` of shape {text}"
     assert found == ([] if rank in (3, 4) else [fault])
 
 
@@ -103,12 +105,12 @@ def test_pads_of_three_or_four_dimensions(kind: str, rank: int) -> None:
         ((BOOL, FLOAT32), None),
         ((INT32, FLOAT32), None),
         ((FLOAT32, BOOL), None),
-        ((BOOL, INT32), "cannot cast bool to int32 there"),
+        ((BOOL, INT32), "cannot cast bool to int32 on the GPU"),
     ],
 )
 def test_casts(dtypes: tuple[int, int], fault: str | None) -> None:
     found = tflite_gpu.faults(one_operator("CAST", [(1, 8)], (1, 8), dtypes=dtypes))
-    assert found == ([] if fault is None else [f"{fault}: `CAST` that gives `out` of shape 1x8"])
+    assert found == ([] if fault is None else [f"{fault}: `CAST` with output `out` of shape 1x8"])
 
 
 # ------------------------------------------------------------------ ranks made equal

@@ -16,7 +16,7 @@ def test_steps_are_fine_and_keep_zero() -> None:
     values = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
     values[0, 1] = 0
     values[0, 2] -= 30
-    rounded, scales, zeros = quantize_bias.in_steps(values, 1)
+    rounded, scales, zeros = quantize_bias.to_int8(values, 1)
     back = (rounded.astype(np.float32) - zeros[:, None, None]) * scales[:, None, None]
     assert (np.abs(back - values) <= scales[:, None, None] * 0.501).all()
     assert not back[0, 1].any()
@@ -42,7 +42,7 @@ def test_only_large_tables_of_scores_shrink(
     total, out = made.tensor("sum", shape), made.tensor("out", shape)
     made.operator("ADD", ends, total)
     made.operator(kind, [total], out)
-    assert quantize_bias.shrink(made.model) == (("table",) if found else ())
+    assert quantize_bias.store_tables_in_int8(made.model) == (("table",) if found else ())
     counts = tflite_file.count_constants(made.model)
     assert counts == {"int8" if found else "float32": table.size}
     # The table is made before it is added.

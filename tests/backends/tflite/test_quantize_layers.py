@@ -54,7 +54,7 @@ def test_each_layer_is_found_by_its_weights(made: tuple[Graph, bytes]) -> None:
     graph, content = made
     assert graph.program is not None
     model = tflite_file.parse(content)
-    found = quantize_layers.find(model, quantize_layers.of_program(graph.program))
+    found = quantize_layers.match_layers(model, quantize_layers.layers_of_program(graph.program))
     kinds = {
         layer.modules[-1]: tflite_file.operator_name(model, model.subgraphs[0].operators[i])
         for i, layer in found.items()
@@ -72,18 +72,18 @@ def test_each_layer_is_found_by_its_weights(made: tuple[Graph, bytes]) -> None:
 def test_order_does_not_matter(made: tuple[Graph, bytes]) -> None:
     graph, content = made
     assert graph.program is not None
-    model, rows = tflite_file.parse(content), quantize_layers.of_program(graph.program)
-    straight, turned = (quantize_layers.find(model, r) for r in (rows, rows[::-1]))
+    model, rows = tflite_file.parse(content), quantize_layers.layers_of_program(graph.program)
+    straight, turned = (quantize_layers.match_layers(model, r) for r in (rows, rows[::-1]))
     assert {i: x.modules for i, x in straight.items()} == {i: x.modules for i, x in turned.items()}
 
 
 def test_a_layer_that_is_not_there_is_refused(made: tuple[Graph, bytes]) -> None:
     graph, content = made
     assert graph.program is not None
-    first, *rest = quantize_layers.of_program(graph.program)
+    first, *rest = quantize_layers.layers_of_program(graph.program)
     other = replace(first, rows=np.roll(first.rows, 1, axis=0))
     with pytest.raises(CheckFailed, match=r"1 of 5 layers .* not in the \.tflite file.*`stem`"):
-        quantize_layers.find(tflite_file.parse(content), [other, *rest])
+        quantize_layers.match_layers(tflite_file.parse(content), [other, *rest])
 
 
 def test_factors_are_taken_out_and_the_file_computes_the_same(
@@ -92,13 +92,13 @@ def test_factors_are_taken_out_and_the_file_computes_the_same(
     graph, content = made
     assert graph.program is not None
     model = tflite_file.parse(content)
-    found = quantize_layers.find(model, quantize_layers.of_program(graph.program))
+    found = quantize_layers.match_layers(model, quantize_layers.layers_of_program(graph.program))
     before = tflite_file.count_operators(model)
-    quantize_layers.unfold(model, found)
+    quantize_layers.unfold_input_scales(model, found)
     after = tflite_file.count_operators(model)
     assert {k: v - before[k] for k, v in after.items() if v != before[k]} == {"MUL": 1}
     assert error(answer(tflite_file.serialise(model), tmp_path / "m.tflite"), wanted()) < 1e-5
-    stored = [quantize_layers.rows_of_file(model, o) for o in model.subgraphs[0].operators]
+    stored = [quantize_layers.weight_rows(model, o) for o in model.subgraphs[0].operators]
     own = layers().block.fc.weight.detach().numpy()
     assert any(rows is not None and np.array_equal(rows, own) for rows in stored)
 
@@ -130,7 +130,7 @@ def test_what_the_converter_rewrites_is_found_and_quantized(tmp_path: Path) -> N
     spec = component({"image": IMAGE}, {"image_embeddings": expected.shape}, "encoder")
     program = save_program(module, spec, tmp_path / "encoder.pt2").program
     assert program is not None
-    modules = [layer.modules[-1] for layer in quantize_layers.of_program(program)]
+    modules = [layer.modules[-1] for layer in quantize_layers.layers_of_program(program)]
     assert modules == ["conv", "groups", "wider", "twice", "twice"]
     plan = Quantization(recipe=recipe(), samples=tmp_path)
     content = tflite_ptq.quantize(tflite_convert.convert(program, spec), program, plan, spec)

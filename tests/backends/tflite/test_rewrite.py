@@ -38,8 +38,8 @@ class Largest(nn.Module):
     """The k-th largest of each row, and what reaches it, as Expedit-SAM's reconstruction asks."""
 
     def forward(self, x: Tensor) -> Tensor:
-        least = x.topk(3, dim=2).values[..., -1:]
-        return torch.where(x >= least, x, torch.zeros_like(x))
+        minimum = x.topk(3, dim=2).values[..., -1:]
+        return torch.where(x >= minimum, x, torch.zeros_like(x))
 
 
 def trace(module: nn.Module, *shape: int) -> fx.GraphModule:

@@ -118,7 +118,7 @@ def test_only_constant_stacks_are_reshaped_for_the_simulator() -> None:
     made.operator("DEQUANTIZE", [half], matrices)
     made.operator("BATCH_MATMUL", [tokens, matrices], first)
     made.operator("BATCH_MATMUL", [first, other], second)
-    tflite_session.free_operands(made.model)
+    tflite_session.reshape_constant_operands(made.model)
     kinds = [tflite_file.operator_name(made.model, o) for o in made.graph.operators]
     assert kinds == ["DEQUANTIZE", "RESHAPE", "BATCH_MATMUL", "BATCH_MATMUL"]
     reshape, product, untouched = made.graph.operators[1:]

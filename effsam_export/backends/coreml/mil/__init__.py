@@ -1,6 +1,6 @@
 """A reference evaluator of saved Core ML programs, for machines without Core ML.
 
-`read.load` opens a `.mlpackage` as it ships (its own MIL protobuf and weight file, not the
-converter's program in memory), and `evaluate.run` runs it op by op in PyTorch, in the dtypes the
-file declares. What it says about a device is `simulated`: `rounding.py` states what is assumed.
+MIL is the language of Core ML's ML programs. `read.load` reads the MIL protobuf and the weight file
+of a saved `.mlpackage`. `evaluate.run` runs the program op by op in PyTorch, in the dtypes that the
+file declares. Its results are `simulated`: `rounding.py` states the assumptions about a device.
 """

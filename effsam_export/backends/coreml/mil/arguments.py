@@ -1,4 +1,4 @@
-"""The operands of one op about to run, read strictly: what no one reads is an error."""
+"""Read the operands of one op; a parameter that is never read is an error."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class Arguments:
-    """Operands by parameter.
+    """The operands of one op by parameter name.
 
     Args:
         operation: The op.
-        values: Every value alive, by name.
-        pessimistic: See `rounding.py`.
+        values: Values computed so far, by name.
+        pessimistic: Round FP16 intermediates of compound ops, see `rounding.py`.
     """
 
     def __init__(
@@ -37,39 +37,39 @@ class Arguments:
         self._unread = set(operation.inputs)
 
     def has(self, name: str) -> bool:
-        """Whether the file gives a parameter, for those without a default."""
+        """Return whether the file has an optional parameter."""
         return name in self.operation.inputs
 
     def tensor(self, name: str, like: Tensor | None = None) -> Tensor:
-        """A required operand, which has the dtype of `like` if that is given."""
+        """Return a required operand; it must have the dtype of `like` if that is given."""
         found = self._one(name)
         tensor = to_torch(found) if isinstance(found, Constant) else found
         if like is not None and tensor.dtype != like.dtype:
             raise self.refuse(
-                f"has operands of two dtypes: `{name}` is {_name(tensor)}, want {_name(like)}"
+                f"has operands of two dtypes: `{name}` is {_name(tensor)}, expected {_name(like)}"
             )
         return tensor
 
     def optional(self, name: str, like: Tensor | None = None) -> Tensor | None:
-        """An operand that the file may leave out."""
+        """Return an optional operand, or None."""
         return self.tensor(name, like) if self.has(name) else None
 
     def tensors(self, name: str) -> list[Tensor]:
-        """The operands of a tuple parameter, all of one dtype."""
+        """Return the operands of a tuple parameter, which must have one dtype."""
         found = [to_torch(v) if isinstance(v, Constant) else v for v in self._bound(name)]
         if not found or len({tensor.dtype for tensor in found}) != 1:
-            raise self.refuse(f"takes `{name}` of {len(found)} values, or of several dtypes")
+            raise self.refuse(f"has no values in `{name}`, or values of several dtypes")
         return found
 
     def constant(self, name: str) -> Constant:
-        """A required operand that the file holds itself."""
+        """Return a required operand that must be a constant of the file."""
         found = self._one(name)
         if not isinstance(found, Constant):
             raise self.refuse(f"needs `{name}` as a constant")
         return found
 
     def integers(self, name: str, default: Sequence[int] | None = None) -> list[int]:
-        """A vector of integers, constant or computed."""
+        """Return a vector of integers, constant or computed."""
         if not self.has(name) and default is not None:
             return list(default)
         values = self._small(name)
@@ -78,7 +78,7 @@ class Arguments:
         return [int(value) for value in values]
 
     def flags(self, name: str, length: int) -> list[bool]:
-        """A vector of that many booleans, all False where the file gives none."""
+        """Return a vector of `length` booleans; all False if the file has no such parameter."""
         if not self.has(name):
             return [False] * length
         values = self._small(name)
@@ -87,56 +87,56 @@ class Arguments:
         return [bool(value) for value in values]
 
     def integer(self, name: str, default: int | None = None) -> int:
-        """One integer."""
+        """Return an integer."""
         return int(self._scalar(name, default, "iu", "an integer"))
 
     def flag(self, name: str, default: bool | None = None) -> bool:
-        """One boolean."""
+        """Return a boolean."""
         return bool(self._scalar(name, default, "b", "a boolean"))
 
     def number(self, name: str, default: float | None = None) -> float:
-        """One real number, an integer among them."""
+        """Return a floating-point number; the file may have an integer."""
         return float(self._scalar(name, default, "iuf", "a number"))
 
-    def word(self, name: str, choices: Sequence[str], default: str | None = None) -> str:
-        """One of the words that are implemented."""
+    def choice(self, name: str, choices: Sequence[str], default: str | None = None) -> str:
+        """Return a string, which must be one of `choices`."""
         if not self.has(name) and default is not None:
             return default
         found = self._one(name)
-        word = found.data if isinstance(found, Constant) else None
-        if word not in choices:
-            said = word if isinstance(word, str) else "not a word"
-            raise self.refuse(f"has `{name}` `{said}`, want {' or '.join(choices)}")
-        return str(word)
+        choice = found.data if isinstance(found, Constant) else None
+        if choice not in choices:
+            text = f"`{choice}`" if isinstance(choice, str) else "that is not a string"
+            raise self.refuse(f"has `{name}` {text}, supported: {', '.join(choices)}")
+        return str(choice)
 
     def axis(self, name: str, rank: int, default: int | None = None) -> int:
-        """One axis of a tensor of that rank, counted from the front."""
+        """Return an axis of a tensor of rank `rank` as a non-negative index."""
         return self._in_range(name, self.integer(name, default), rank)
 
     def axes(self, name: str, rank: int, default: Sequence[int] | None = None) -> list[int]:
-        """Axes of a tensor of that rank, counted from the front, each once."""
+        """Return distinct axes of a tensor of rank `rank` as non-negative indices."""
         axes = [self._in_range(name, axis, rank) for axis in self.integers(name, default)]
         if len(set(axes)) != len(axes):
             raise self.refuse(f"names an axis twice in `{name}`")
         return axes
 
     def steps(self, like: Tensor) -> Steps:
-        """The rounding of a compound op of the dtype of `like`."""
+        """Return the rounding of a compound op that computes in the dtype of `like`."""
         return Steps(like, pessimistic=self.pessimistic)
 
     def refuse(self, reason: str) -> UsageError:
-        """The error to raise for an op that is not evaluated as the file has it."""
+        """Return the error for an op that cannot be evaluated."""
         return UsageError(f"the {self.operation} {reason}")
 
     def check_all_read(self) -> None:
-        """Raises if the file gives a parameter that the op's function does not know."""
+        """Raise `UsageError` if the file has a parameter that the op's function did not read."""
         if self._unread:
             names = ", ".join(f"`{name}`" for name in sorted(self._unread))
-            raise self.refuse(f"has parameters that are not evaluated: {names}")
+            raise self.refuse(f"has unsupported parameters: {names}")
 
     def _bound(self, name: str) -> list[Value]:
         if name not in self.operation.inputs:
-            raise self.refuse(f"lacks `{name}`")
+            raise self.refuse(f"has no parameter `{name}`")
         self._unread.discard(name)
         return [
             self._values[bound] if isinstance(bound, str) else bound
@@ -146,7 +146,7 @@ class Arguments:
     def _one(self, name: str) -> Value:
         bound = self._bound(name)
         if len(bound) != 1:
-            raise self.refuse(f"takes {len(bound)} values as `{name}`, want one")
+            raise self.refuse(f"has {len(bound)} values for `{name}`, expected one")
         return bound[0]
 
     def _small(self, name: str) -> np.ndarray[Any, Any]:
@@ -154,12 +154,12 @@ class Arguments:
         data = found.data if isinstance(found, Constant) else found.numpy()
         return np.asarray(data)
 
-    def _scalar(self, name: str, default: float | None, kinds: str, wanted: str) -> float:
+    def _scalar(self, name: str, default: float | None, kinds: str, expected: str) -> float:
         if not self.has(name) and default is not None:
             return default
         value = self._small(name)
         if value.dtype.kind not in kinds or value.size != 1:
-            raise self.refuse(f"needs `{name}` as {wanted}")
+            raise self.refuse(f"needs `{name}` as {expected}")
         return float(value.reshape(())[()])
 
     def _in_range(self, name: str, axis: int, rank: int) -> int:
@@ -169,13 +169,13 @@ class Arguments:
 
 
 def to_torch(constant: Constant) -> Tensor:
-    """A copy of a constant as a tensor; sub-byte integers take a byte each.
+    """Copy a constant to a tensor; sub-byte integers take a byte each.
 
     Raises:
-        UsageError: It is a string.
+        UsageError: The constant is a string.
     """
     if isinstance(constant.data, str):
-        raise UsageError(f"the string `{constant.data}` stands where a tensor should")
+        raise UsageError(f"the string `{constant.data}` cannot be read as a tensor")
     return torch.from_numpy(np.array(constant.data))
 
 

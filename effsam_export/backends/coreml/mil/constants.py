@@ -1,4 +1,4 @@
-"""Types and constant values of a MIL protobuf."""
+"""Read types and constant values of a MIL protobuf."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DTYPES: dict[int, str] = {
 }
 
 FIELDS: dict[str, tuple[str, ...]] = {
-    # field of TensorValue -> the dtypes that coremltools writes in it
+    # field of TensorValue -> dtypes that coremltools stores in it
     "floats": ("float32",),
     "doubles": ("float64",),
     "ints": ("int16", "int32", "uint16", "uint32"),
@@ -51,41 +51,42 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 
 def tensor_type(declared: Proto, where: str) -> TensorType:
-    """A declared `ValueType` that is a tensor.
+    """Convert a declared `ValueType` to a `TensorType`.
 
     Raises:
-        UsageError: It is a list, a tuple, a dictionary, a state, or of unknown rank.
+        UsageError: The type is not a tensor (list, tuple, dictionary, state), or its rank or dtype
+            is unknown.
     """
     kind = declared.WhichOneof("type")
     if kind != "tensorType":
-        raise UsageError(f"{where} is a {kind or 'value without a type'}, which is not evaluated")
+        raise UsageError(f"{where} is a {kind or 'value without a type'}, which is not supported")
     found = declared.tensorType
     if found.dataType not in DTYPES:
         raise UsageError(f"{where} has the unknown data type {found.dataType}")
     if found.rank != len(found.dimensions):
-        raise UsageError(f"{where} has a rank that is known only at run time")
+        raise UsageError(f"{where} has a dynamic rank")
     sizes: list[int | None] = []
     for dimension in found.dimensions:
         if dimension.WhichOneof("dimension") == "constant":
             sizes.append(int(dimension.constant.size))
         elif dimension.unknown.variadic:
-            raise UsageError(f"{where} has a rank that is known only at run time")
+            raise UsageError(f"{where} has a dynamic rank")
         else:
             sizes.append(None)
     return TensorType(dtype=DTYPES[found.dataType], shape=tuple(sizes))
 
 
 def constant(value: Proto, where: str, weights: Callable[[str], WeightFile]) -> Constant:
-    """A constant `Value`, from the protobuf itself or from the weight file it names.
+    """Read a constant `Value` from the protobuf or from the weight file that it names.
 
     Args:
-        value: The protobuf.
-        where: Subject of the sentence if it is refused.
-        weights: File name in the protobuf -> the open file.
+        value: The protobuf message.
+        where: Description of the constant for an error message.
+        weights: Function that opens a weight file by its name in the protobuf.
 
     Raises:
-        BundleError: The value is not what its type declares, or the weight file is broken.
-        UsageError: Not a tensor.
+        BundleError: The value does not have its declared type, or the weight file is broken.
+        UsageError: The value is not a tensor.
     """
     declared = tensor_type(value.type, where)
     shape = tuple(size for size in declared.shape if size is not None)
@@ -97,7 +98,9 @@ def constant(value: Proto, where: str, weights: Callable[[str], WeightFile]) -> 
         data = weights(blob.fileName).read(blob.offset, declared.dtype, shape)
         return Constant(type=declared, data=data)
     if held != "immediateValue" or value.immediateValue.WhichOneof("value") != "tensor":
-        raise UsageError(f"{where} is a {held or 'constant without a value'}, which is not read")
+        raise UsageError(
+            f"{where} is a {held or 'constant without a value'}, which is not supported"
+        )
     return Constant(type=declared, data=_immediate(value.immediateValue.tensor, declared, where))
 
 

@@ -1,7 +1,7 @@
-"""A program and its inputs to its outputs, op by op, in the dtypes the file declares.
+"""Evaluate a program op by op, in the dtypes that the file declares.
 
-What it assumes about a device's arithmetic is in `rounding.py`. Whatever it does not know it
-refuses, and a result that is not of the type the file declares is an error: no run passes by luck.
+`rounding.py` states the assumptions about a device's arithmetic. An unknown op, parameter or mode
+is an error, and so is a result that does not have its declared type.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ def run(
     pessimistic: bool = True,
     watch: Callable[[str, Tensor], None] | None = None,
 ) -> dict[str, Array]:
-    """The outputs of a program by the names its description shows.
+    """Run a program and return its outputs by name.
 
     Args:
-        program: From `read.load`.
-        feeds: Every input by name, in the declared shape and dtype; a picture either so (1x3xHxW,
-            0 to 255) or as uint8 HxWx3 RGB.
+        program: Program of `read.load`.
+        feeds: Every input by name, in the declared shape and dtype. An RGB image is either 1x3xHxW
+            (0 to 255) in the declared dtype or uint8 HxWx3.
         pessimistic: Round to FP16 inside compound FP16 ops, see `rounding.py`.
-        watch: Shown every input and every result that is no constant, by name, in the program's
-            order; not to be changed.
+        watch: Called with name and value of every input and every computed result, in the program's
+            order. It must not change them.
 
     Raises:
-        UsageError: Feeds that are not the program's inputs; an op, parameter or mode that is not
-            evaluated. All wrong feeds and unknown kinds of op are named at once.
-        CheckFailed: A result is not of the shape and dtype the file declares.
+        UsageError: The feeds do not match the program's inputs, or an op, parameter or mode is not
+            supported. The message lists all wrong feeds or all unsupported ops.
+        CheckFailed: A result does not have the declared shape and dtype.
     """
     values: dict[str, Tensor | Constant] = dict(_feed(program, feeds))
     unknown = sorted({op.kind for op in program.operations} - {*OPS, "const"})
     if unknown:
         first = next(op for op in program.operations if op.kind == unknown[0])
         known = ", ".join(f"`{kind}`" for kind in unknown)
-        raise UsageError(f"the program has ops that are not evaluated: {known} (the {first})")
+        raise UsageError(f"the program has unsupported ops: {known} (first the {first})")
     last_use = _last_uses(program)
     with torch.inference_mode():
         _show(values, watch)
         for index, op in enumerate(program.operations):
             results = _results(op, values, pessimistic=pessimistic)
             _show(results, watch)
-            # Neither results that nothing reads nor operands that were read last are kept.
+            # Values are freed after their last use.
             values.update({n: r for n, r in results.items() if last_use.get(n, -1) > index})
             for name in _named(op):
                 if last_use[name] == index:
@@ -79,7 +79,7 @@ def _show(
 
 
 def _last_uses(program: Program) -> dict[str, int]:
-    """The op after which each value can be freed; outputs are kept."""
+    """Return the index of the last op that reads each value; outputs are never freed."""
     last: dict[str, int] = {}
     for index, op in enumerate(program.operations):
         last.update(dict.fromkeys(_named(op), index))
@@ -88,14 +88,14 @@ def _last_uses(program: Program) -> dict[str, int]:
 
 
 def _named(op: Operation) -> set[str]:
-    """The values that an op reads."""
+    """Return the names of the values that an op reads."""
     return {value for bound in op.inputs.values() for value in bound if isinstance(value, str)}
 
 
 def _results(
     op: Operation, values: Mapping[str, Tensor | Constant], *, pessimistic: bool
 ) -> dict[str, Tensor | Constant]:
-    """What one op gives, by name, each of its declared type."""
+    """Evaluate one op; return its results by name, checked against their declared types."""
     arguments = Arguments(op, values, pessimistic=pessimistic)
     found: tuple[Tensor | Constant, ...]
     if op.kind == "const":
@@ -104,18 +104,18 @@ def _results(
         try:
             result = OPS[op.kind](arguments)
         except (RuntimeError, IndexError, ValueError) as error:
-            # torch's own refusal of operands that do not go together.
+            # torch refused the operands.
             reason = str(error).splitlines()[0]
             raise UsageError(f"the {op} cannot be evaluated: {reason}") from error
         found = (result,) if isinstance(result, Tensor) else tuple(result)
     arguments.check_all_read()
     if len(found) != len(op.outputs):
-        raise CheckFailed(f"the {op} has {len(op.outputs)} declared outputs, but {len(found)} come")
+        raise CheckFailed(f"the {op} declares {len(op.outputs)} outputs, but has {len(found)}")
     for output, value in zip(op.outputs, found, strict=True):
         dtype, shape = _type_of(value)
         if not output.type.fits(dtype, shape):
             raise CheckFailed(
-                f"the {op} gives {dtype} {list(shape)} as `{output.name}`, "
+                f"the {op} computes {dtype} {list(shape)} for `{output.name}`, "
                 f"but the file declares {output.type}"
             )
     return {output.name: value for output, value in zip(op.outputs, found, strict=True)}
@@ -129,9 +129,9 @@ def _type_of(value: Tensor | Constant) -> tuple[str, tuple[int, ...]]:
 
 
 def _feed(program: Program, feeds: Mapping[str, Array]) -> dict[str, Tensor]:
-    wanted = [feature.name for feature in program.inputs]
-    if sorted(wanted) != sorted(feeds):
-        raise UsageError(f"the program takes {wanted}, but is given {list(feeds)}")
+    expected = [feature.name for feature in program.inputs]
+    if sorted(expected) != sorted(feeds):
+        raise UsageError(f"the program takes {expected}, but the feeds are {list(feeds)}")
     problems = []
     tensors = {}
     for feature in program.inputs:
@@ -140,7 +140,8 @@ def _feed(program: Program, feeds: Mapping[str, Array]) -> dict[str, Tensor]:
             tensors[feature.name] = torch.from_numpy(np.array(value))
         else:
             problems.append(
-                f"`{feature.name}` is {value.dtype.name} {list(value.shape)}, want {feature.type}"
+                f"`{feature.name}` is {value.dtype.name} {list(value.shape)}, "
+                f"expected {feature.type}"
             )
     if problems:
         raise UsageError("; ".join(problems))
@@ -148,10 +149,10 @@ def _feed(program: Program, feeds: Mapping[str, Array]) -> dict[str, Tensor]:
 
 
 def _as_tensor(feature: Feature, value: Array) -> Array:
-    """A picture as the tensor Core ML makes of it; anything else as it is."""
+    """Convert a uint8 image to the tensor that Core ML makes of it; return other values as is."""
     if feature.image and value.dtype == np.uint8 and value.ndim == 3:
-        picture: Array = value.transpose(IMAGE_AXES)[None].astype(feature.type.dtype)
-        return picture
+        image: Array = value.transpose(IMAGE_AXES)[None].astype(feature.type.dtype)
+        return image
     return value
 
 

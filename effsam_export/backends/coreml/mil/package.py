@@ -1,4 +1,4 @@
-"""The files of a `.mlpackage`, and the protobuf of its model."""
+"""Find the files of a `.mlpackage` and parse the protobuf of its model."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Proto = Any
-"""A protobuf message. coremltools ships no types for its schema."""
+"""A protobuf message. coremltools has no types for its schema."""
 
 MODEL_PATH = "@model_path"
-"""How constants name the folder of the model's own file."""
+"""Prefix of weight file names, for the directory of the model file."""
 
 
 def model_file(package: Path) -> Path:
-    """The file with the program, as the package's manifest names it.
+    """Return the path of the model file that the package's manifest names.
 
     Raises:
-        BundleError: Not a package, or its manifest names no file.
+        BundleError: The directory is not a package, or the file is missing.
     """
     try:
         manifest = json.loads((package / "Manifest.json").read_text("utf-8"))
         entry = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
         found: Path = package / "Data" / str(entry)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"`{package.name}` is not a Core ML package: no usable manifest") from (
-            error
-        )
+        raise BundleError(
+            f"`{package.name}` is not a Core ML package: its manifest is missing or not valid"
+        ) from (error)
     if not found.is_file():
-        raise BundleError(f"`{package.name}` lacks `{entry}`, which its manifest names")
+        raise BundleError(f"`{package.name}` has no file `{entry}`, which its manifest names")
     return found
 
 
 def weights_path(model: Path, file_name: str) -> Path:
-    """Where a constant's file is.
+    """Return the path of a weight file.
 
     Raises:
-        BundleError: It would be outside the folder of the model.
+        BundleError: The path is outside the directory of the model file.
     """
     prefix, _, rest = file_name.partition("/")
     parts = rest.split("/")
@@ -52,11 +52,11 @@ def weights_path(model: Path, file_name: str) -> Path:
 
 
 def parse(model: Path) -> Proto:
-    """The model's protobuf, a `Model_pb2.Model`.
+    """Parse the model file to a `Model_pb2.Model`.
 
     Raises:
-        BundleError: The file cannot be read, or is not a protobuf of a model.
-        ToolchainMissing: coremltools, which holds the schema, is not installed.
+        BundleError: The file cannot be read, or is not the protobuf of a model.
+        ToolchainMissing: coremltools, which has the schema, is not installed.
     """
     parsed = _schema().Model()
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -69,13 +69,13 @@ def parse(model: Path) -> Proto:
 
 
 def _schema() -> Proto:
-    """The generated protobuf modules, whose package tells the terminal what it lacks."""
+    """Import the protobuf modules of coremltools without its output on the terminal."""
     before = logging.root.manager.disable
-    # Of all loggers: coremltools sets the level of its own during the import.
+    # All loggers: coremltools sets the level of its own logger during the import.
     logging.disable(max(before, logging.WARNING))
     try:
         with warnings.catch_warnings():
-            # It imports every framework it could convert from; none is used here.
+            # coremltools warns about frameworks that it could convert from.
             warnings.simplefilter("ignore")
             from coremltools.proto import Model_pb2
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The nouns: one function of a saved MIL program. No protobuf, no torch."""
+"""Data classes for one function of a saved MIL program, without protobuf and torch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class TensorType:
     """Declared type of a value.
 
     Attributes:
-        dtype: Name as in numpy (`float16`, `int32`, `bool`), or `string`, or a sub-byte integer
-            such as `uint4`.
-        shape: Sizes; None is a size known only at run time. Empty for a scalar.
+        dtype: numpy name (`float16`, `int32`, `bool`), `string`, or a sub-byte integer such as
+            `uint4`.
+        shape: Sizes, None for a dynamic one; empty for a scalar.
     """
 
     dtype: str
@@ -30,21 +30,22 @@ class TensorType:
         return f"{self.dtype} [{sizes}]"
 
     def fits(self, dtype: str, shape: tuple[int, ...]) -> bool:
-        """Whether a value of that dtype and shape is of this type."""
+        """Return whether a value of a dtype and shape has this type."""
         return (
             dtype == self.dtype
             and len(shape) == len(self.shape)
-            and all(want in (None, found) for want, found in zip(self.shape, shape, strict=True))
+            and all(size in (None, actual) for size, actual in zip(self.shape, shape, strict=True))
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """A value in the file.
+    """A constant value of the file.
 
     Attributes:
-        data: In the declared shape. Elements of sub-byte integers take a byte each (int8, uint8).
-            A string is a `str`.
+        type: Declared type.
+        data: Array of the declared shape, or a string. Sub-byte integers take a byte each (int8,
+            uint8).
     """
 
     type: TensorType
@@ -52,8 +53,8 @@ class Constant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named:
-    """A value and the type the file declares for it."""
+class NamedType:
+    """The name of a value and its declared type."""
 
     name: str
     type: TensorType
@@ -61,33 +62,35 @@ class Named:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One line of a program.
+    """One op of a program.
 
     Attributes:
         kind: MIL's name of the op, such as `conv`.
-        name: The op's own name, for messages.
-        inputs: Parameter -> what it is bound to: names of earlier values, or constants. Where a
-            parameter is not a tuple (as in `concat`), one.
-        outputs: What it gives, with the declared types.
+        name: Name of this op, for messages.
+        inputs: Parameter -> names of earlier values, or constants. Only a tuple parameter (as of
+            `concat`) has more than one.
+        outputs: Names and declared types of the results.
     """
 
     kind: str
     name: str
     inputs: Mapping[str, tuple[str | Constant, ...]]
-    outputs: tuple[Named, ...]
+    outputs: tuple[NamedType, ...]
 
     def __str__(self) -> str:
         named = ", ".join(f"`{output.name}`" for output in self.outputs)
-        return f"`{self.kind}` that gives {named}"
+        return f"`{self.kind}` with output {named}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """One input or output as the model's description shows it to an app.
+    """One input or output in the model's description, which an app uses.
 
     Attributes:
-        image: An RGB picture: to the app a pixel buffer, to the program a float tensor 1x3xHxW of
-            0 to 255. Scale and bias are ops of the program.
+        name: Name of the tensor.
+        type: Declared type.
+        image: Whether it is an RGB image. An app passes a pixel buffer; the program gets a float
+            tensor 1x3xHxW from 0 to 255. Scale and bias are ops of the program.
     """
 
     name: str
@@ -100,9 +103,11 @@ class Program:
     """One function of a package.
 
     Attributes:
-        function: Its name, such as `main`.
-        opset: Such as `CoreML7`.
-        operations: In the order of the file, `const` among them.
+        function: Name of the function, such as `main`.
+        opset: Version of the ops, such as `CoreML7`.
+        inputs: Inputs in the order of the description.
+        outputs: Outputs in the order of the description.
+        operations: Ops in the order of the file, `const` included.
     """
 
     function: str
@@ -113,7 +118,7 @@ class Program:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The dtype in which elements of a declared dtype are held; a byte each below eight bits."""
+    """Return the numpy dtype that stores a declared dtype; sub-byte integers take a byte."""
     import numpy as np
 
     if name.startswith("uint") and int(name[4:]) < 8:

@@ -1,4 +1,4 @@
-"""A saved `.mlpackage` to one function of its program, and the counts a receipt shows."""
+"""Read one function of a saved `.mlpackage`, and count its ops and constants."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from effsam_export.backends.coreml.mil import package as files
 from effsam_export.backends.coreml.mil.constants import constant, tensor_type
-from effsam_export.backends.coreml.mil.features import described
+from effsam_export.backends.coreml.mil.features import read_features
 from effsam_export.backends.coreml.mil.program import (
     Constant,
-    Named,
+    NamedType,
     Operation,
     Program,
     TensorType,
@@ -25,21 +25,22 @@ if TYPE_CHECKING:
     from effsam_export.backends.coreml.mil.package import Proto
 
 OPSETS = ("CoreML5", "CoreML6", "CoreML7", "CoreML8", "CoreML9")
-"""iOS 15 to 18, and 26, whose ops here are those of 18."""
+"""Opsets of iOS 15 to 18 and 26. The supported ops of iOS 26 are those of iOS 18."""
 
 
 def load(package: Path, function: str | None = None) -> Program:
-    """One function of a saved package; constants are views of its weight file.
+    """Read one function of a saved package; its constants are views of the weight file.
 
     Args:
-        package: The `.mlpackage` folder.
-        function: Name of a function; left out, the one the package calls its default.
+        package: The `.mlpackage` directory.
+        function: Name of a function; None for the default function of the package.
 
     Raises:
-        BundleError: Not a package, a file of it is missing or cut off, or it contradicts itself.
-        UnknownNameError: It has no such function.
-        UsageError: It is sound, but has something that is not evaluated: states, control flow,
-            lists, another kind of model than an ML program, an unknown opset.
+        BundleError: The directory is not a package, a file is missing or truncated, or the package
+            contradicts itself.
+        UnknownNameError: The package has no such function.
+        UsageError: The package is valid but not supported: states, control flow, lists, a model
+            that is not an ML program, or an unknown opset.
     """
     model = files.model_file(package)
     spec = files.parse(model)
@@ -57,26 +58,26 @@ def load(package: Path, function: str | None = None) -> Program:
         raise BundleError(f"`{package.name}` has no block for its opset `{found.opset}`")
     block = found.block_specializations[found.opset]
     given = [
-        Named(name=i.name, type=tensor_type(i.type, f"input `{i.name}`")) for i in found.inputs
+        NamedType(name=i.name, type=tensor_type(i.type, f"input `{i.name}`")) for i in found.inputs
     ]
     operations, known = _operations(block, given, _weights_of(model))
     lost = [output for output in block.outputs if output not in known]
     if lost:
-        raise BundleError(f"`{package.name}` lacks its own output `{lost[0]}`")
-    results = [Named(name=output, type=known[output]) for output in block.outputs]
-    inputs, outputs = described(spec.description, name, given, results)
+        raise BundleError(f"`{package.name}` does not compute its output `{lost[0]}`")
+    results = [NamedType(name=output, type=known[output]) for output in block.outputs]
+    inputs, outputs = read_features(spec.description, name, given, results)
     return Program(
         function=name, opset=found.opset, inputs=inputs, outputs=outputs, operations=operations
     )
 
 
 def count_ops(program: Program) -> dict[str, int]:
-    """How often each kind of op occurs, `const` left out."""
+    """Return the number of ops by kind, without `const`."""
     return dict(Counter(op.kind for op in program.operations if op.kind != "const"))
 
 
 def count_constants(program: Program) -> dict[str, int]:
-    """Elements of all constants by numpy dtype name, compressed weights as they are stored."""
+    """Return the number of constant elements by numpy dtype name, in their stored dtype."""
     counts: Counter[str] = Counter()
     for op in program.operations:
         for bound in op.inputs.values():
@@ -98,11 +99,14 @@ def _weights_of(model: Path) -> Callable[[str], WeightFile]:
 
 
 def _operations(
-    block: Proto, given: list[Named], weights: Callable[[str], WeightFile]
+    block: Proto, given: list[NamedType], weights: Callable[[str], WeightFile]
 ) -> tuple[tuple[Operation, ...], dict[str, TensorType]]:
-    """The ops of a block, each of whose inputs is defined before it; and every type declared."""
+    """Return the ops of a block and the declared type of every value.
+
+    Every input of an op must be defined before it.
+    """
     if block.inputs:
-        raise UsageError(f"the block takes inputs of its own, such as `{block.inputs[0].name}`")
+        raise UsageError(f"the block has inputs, such as `{block.inputs[0].name}`")
     known = {value.name: value.type for value in given}
     operations = []
     for proto in block.operations:
@@ -111,11 +115,11 @@ def _operations(
             for value in bound:
                 if isinstance(value, str) and value not in known:
                     raise BundleError(
-                        f"{op} takes `{parameter}` from `{value}`, which no earlier op gives"
+                        f"{op} reads `{parameter}` from `{value}`, which no earlier op defines"
                     )
         for output in op.outputs:
             if output.name in known:
-                raise BundleError(f"{op} gives `{output.name}` for a second time")
+                raise BundleError(f"{op} defines `{output.name}` a second time")
             known[output.name] = output.type
         operations.append(op)
     return tuple(operations), known
@@ -123,9 +127,9 @@ def _operations(
 
 def _operation(proto: Proto, weights: Callable[[str], WeightFile]) -> Operation:
     first = proto.outputs[0].name if proto.outputs else "nothing"
-    where = f"`{proto.type}` that gives `{first}`"
+    where = f"`{proto.type}` with output `{first}`"
     if proto.blocks:
-        raise UsageError(f"{where} holds blocks (control flow), which is not evaluated")
+        raise UsageError(f"{where} has blocks (control flow), which are not supported")
     inputs: dict[str, tuple[str | Constant, ...]] = {}
     for parameter, argument in proto.inputs.items():
         inputs[parameter] = tuple(
@@ -142,10 +146,10 @@ def _operation(proto: Proto, weights: Callable[[str], WeightFile]) -> Operation:
         elif attribute in inputs:
             raise BundleError(f"{where} has `{attribute}` both as input and as attribute")
         else:
-            # Up to iOS 17, `constexpr_*` ops keep their operands here; `const` keeps `val`.
+            # Up to iOS 17, `constexpr_*` ops have their operands here; `const` has `val`.
             inputs[attribute] = (held,)
     outputs = tuple(
-        Named(name=o.name, type=tensor_type(o.type, f"output `{o.name}` of `{proto.type}`"))
+        NamedType(name=o.name, type=tensor_type(o.type, f"output `{o.name}` of `{proto.type}`"))
         for o in proto.outputs
     )
     return Operation(kind=proto.type, name=name, inputs=inputs, outputs=outputs)

@@ -1,16 +1,16 @@
-"""What is assumed about the arithmetic of a device.
+"""Round FP16 values by assumptions about the arithmetic of a device.
 
-Nothing here is measured on one, so a result is `simulated`. The assumptions, for FP16:
+The assumptions were not measured on a device, so a result is `simulated`. For FP16:
 
-* Every op takes its FP16 operands, computes in FP32 and rounds its result to FP16 once. Values
-  over 65504 become infinite and stay so.
-* Convolutions and matrix products, with their bias, accumulate in FP32. So do sums.
-* Ops that stand for several (normalisations, softmax, GELU, SiLU, norms, attention) pass through
-  FP16 wherever a device that runs them as several kernels would store a value: a square over 65504
-  is infinite, an epsilon below 6e-8 is zero. This is the pessimistic reading and the default;
-  `pessimistic=False` keeps their inside in FP32.
+* An op reads FP16 operands, computes in FP32 and rounds its result to FP16 once. Values over 65504
+  become infinite.
+* Convolutions, matrix products and sums accumulate in FP32, bias included.
+* Compound ops (normalisations, softmax, GELU, SiLU, norms, attention) round every intermediate
+  value that a device would store if it ran them as several kernels. A square over 65504 becomes
+  infinite, an epsilon below 6e-8 becomes zero. This is the pessimistic default;
+  `pessimistic=False` keeps intermediate values in FP32.
 
-FP32 ops compute in FP32 throughout, integer ops in their own dtype.
+FP32 ops compute in FP32, integer ops in their dtype.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def lift(function: Callable[..., Tensor], *operands: Tensor) -> Tensor:
-    """`function` of the operands, FP16 ones widened to FP32, rounded to the dtype of the first."""
+def in_fp32(function: Callable[..., Tensor], *operands: Tensor) -> Tensor:
+    """Call `function` with FP16 operands cast to FP32; cast its result to the first dtype."""
     if operands[0].dtype != torch.float16:
         return function(*operands)
     return function(*(operand.float() for operand in operands)).half()
 
 
 class Steps:
-    """The intermediate values of one compound op.
+    """Rounding of the intermediate values of one compound op.
 
     Args:
-        like: The operand whose dtype the op has.
-        pessimistic: Whether FP16 intermediates are rounded.
+        like: Operand with the dtype of the op.
+        pessimistic: Round intermediate values of an FP16 op to FP16.
     """
 
     def __init__(self, like: Tensor, *, pessimistic: bool) -> None:
@@ -45,13 +45,13 @@ class Steps:
         self.rounds = pessimistic and like.dtype == torch.float16
 
     def widen(self, operand: Tensor) -> Tensor:
-        """An operand as the op computes with it."""
+        """Return an operand in the dtype of the computation, FP32 for FP16."""
         return operand.float() if operand.dtype == torch.float16 else operand
 
     def store(self, value: Tensor) -> Tensor:
-        """An intermediate value, as it comes back after being stored."""
+        """Return an intermediate value after storing it, rounded to FP16 if the op rounds."""
         return value.half().float() if self.rounds else value
 
     def finish(self, value: Tensor) -> Tensor:
-        """The op's result, in its dtype."""
+        """Return the result of the op in its dtype."""
         return value.to(self.dtype)

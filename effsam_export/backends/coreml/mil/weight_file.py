@@ -1,10 +1,13 @@
-"""The weight file of a package (`weights/weight.bin`), read by its own records.
+"""Read the weight file of a package (`weights/weight.bin`).
 
-The layout is MIL's blob storage, version 2, little-endian, aligned to 64 bytes. It begins with a
-record of the number of blobs (uint32) and the version (uint32). Every blob has a record of 64
-bytes: a sentinel (uint32), the element type (uint32), the bytes of data (uint64), where the data
-begins (uint64), and for elements below a byte the unused bits of the last one (uint64). A constant
-of the program names the offset of its blob's record. Elements below a byte are packed without gaps,
+The format is MIL's blob storage, version 2, little-endian, aligned to 64 bytes. The header has the
+number of blobs (uint32) and the version (uint32). Every blob has a record of 64 bytes:
+
+* a sentinel (uint32) and the element type (uint32)
+* the size of the data in bytes (uint64) and its offset (uint64)
+* for sub-byte elements, the number of unused bits of the last byte (uint64)
+
+A constant of the program names the offset of its record. Sub-byte elements are packed without gaps,
 lowest bits first. Source: coremltools, `mlmodel/src/MILBlob/Blob/StorageFormat.hpp`.
 """
 
@@ -50,10 +53,10 @@ BITS = dict(ELEMENTS.values())
 
 
 class WeightFile:
-    """An open weight file; arrays are views of it until something copies them.
+    """An open weight file; the arrays that it returns are views of it.
 
     Raises:
-        BundleError: It is missing, or does not begin as a weight file.
+        BundleError: The file is missing, or has no valid header.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,39 +66,39 @@ class WeightFile:
         except (OSError, ValueError) as error:
             raise BundleError(f"`{path.name}` of the package cannot be read: {error}") from error
         if len(self.data) < RECORD_BYTES:
-            raise BundleError(f"`{path.name}` is cut off: it has {len(self.data)} bytes")
+            raise BundleError(f"`{path.name}` is truncated: it has {len(self.data)} bytes")
         _, version = HEADER.unpack(self.data[: HEADER.size].tobytes())
         if version != VERSION:
-            raise BundleError(f"`{path.name}` is a weight file of version {version}, want 2")
+            raise BundleError(f"`{path.name}` is a weight file of version {version}, supported: 2")
 
     def read(self, offset: int, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        """The constant whose record is at `offset`, in the shape and dtype the program declares.
+        """Return the constant with the record at `offset`, in its declared shape and dtype.
 
         Raises:
-            BundleError: There is no such record, it holds something else, or the file is cut off.
+            BundleError: There is no record, it declares other data, or the file is truncated.
         """
         where = f"`{self.name}` at offset {offset}"
         if offset + RECORD_BYTES > len(self.data):
-            raise BundleError(f"{where} is cut off: the file has {len(self.data)} bytes")
+            raise BundleError(f"{where} is truncated: the file has {len(self.data)} bytes")
         record = self.data[offset : offset + RECORD.size].tobytes()
         sentinel, code, size, begin, spare_bits = RECORD.unpack(record)
         if sentinel != SENTINEL:
             raise BundleError(f"{where} has no record of a constant")
         found, bits = ELEMENTS.get(code, (f"type {code}", 0))
         if found != dtype:
-            raise BundleError(f"{where} holds {found}, but the program declares {dtype}")
+            raise BundleError(f"{where} has {found}, but the program declares {dtype}")
         count = int(np.prod(shape, dtype=np.int64))
         if size != -(-count * bits // 8) or spare_bits != (size * 8 - count * bits):
-            raise BundleError(f"{where} holds {size} bytes, want {count} elements of {bits} bits")
+            raise BundleError(f"{where} has {size} bytes, expected {count} elements of {bits} bits")
         if begin + size > len(self.data):
-            raise BundleError(f"{where} is cut off: the file has {len(self.data)} bytes")
+            raise BundleError(f"{where} is truncated: the file has {len(self.data)} bytes")
         raw = self.data[begin : begin + size]
         values = raw.view(numpy_dtype(dtype)) if bits >= 8 else unpack(raw, dtype, count)
         return values.reshape(shape)
 
 
 def unpack(raw: NDArray[np.uint8], dtype: str, count: int) -> NDArray[Any]:
-    """Elements below a byte, one byte each, sign-extended where signed."""
+    """Unpack sub-byte elements to a byte each; signed ones are sign-extended."""
     bits = BITS[dtype]
     every = np.unpackbits(raw, bitorder="little")[: count * bits].reshape(count, bits)
     powers = np.arange(bits, dtype=np.uint8)

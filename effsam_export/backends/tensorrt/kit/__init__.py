@@ -1,4 +1,4 @@
-"""Scripts that are copied into bundles and run on a device, without this package.
+"""Scripts that are copied into a bundle and run on a device without this package.
 
 They need Python 3.10, numpy, the device's own `tensorrt` and (for the check) Pillow.
 """

@@ -4,9 +4,9 @@
     python3 kit/build_engine.py            every component
     python3 kit/build_engine.py --print    only print the trtexec commands
 
-Needs Python 3.10 or newer with `tensorrt` (part of JetPack); without it the trtexec command is
-printed, which does the same. An engine works only with the TensorRT version and on the kind of GPU
-that it was built with: build it again after an update.
+Needs Python 3.10 or newer with `tensorrt` (part of JetPack). Without it, the equivalent trtexec
+commands are printed. An engine works only with the TensorRT version and GPU that it was built with:
+build it again after an update.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from typing import Any
 KIT = Path(__file__).resolve().parent
 OOM = "Could not find any implementation"
 ADVICE = (
-    "this is how TensorRT says that memory ran out: close other programs, give the builder less "
-    "with --workspace-mib, or (Jetson) add swap"
+    "memory probably ran out: close other programs, limit the builder's memory with "
+    "--workspace-mib, or add swap (Jetson)"
 )
 
 
 def components(bundle: Path) -> list[str]:
-    """Components of the bundle, by the profiles that lie beside the graphs."""
+    """Return the components of a bundle, by the names of its `*.profiles.json` files."""
     return sorted(p.name.partition(".")[0] for p in bundle.glob("*.profiles.json"))
 
 
 def profile_of(bundle: Path, component: str) -> dict[str, Any]:
-    """Shape ranges and settings of one component."""
+    """Read the shape ranges and builder options of one component."""
     found: dict[str, Any] = json.loads((bundle / f"{component}.profiles.json").read_text("utf-8"))
     return found
 
 
 def trtexec(bundle: Path, component: str, workspace_mib: int = 0) -> str:
-    """The trtexec command line that builds the same engine."""
+    """Return the trtexec command that builds the same engine."""
     document = profile_of(bundle, component)
     workspace_mib = workspace_mib or document["workspace_mib"]
     words = [
@@ -56,7 +56,7 @@ def trtexec(bundle: Path, component: str, workspace_mib: int = 0) -> str:
         words.append(f"--memPoolSize=workspace:{workspace_mib}M")
     dynamic = {n: r for n, r in document["inputs"].items() if r["min"] != r["max"]}
     if dynamic:
-        # trtexec takes shapes for all inputs or for the dynamic ones, in the same form.
+        # trtexec needs shapes only for the dynamic inputs.
         for key in ("min", "opt", "max"):
             shapes = ",".join(f"{n}:{'x'.join(map(str, r[key]))}" for n, r in dynamic.items())
             words.append(f"--{key}Shapes={shapes}")
@@ -64,20 +64,24 @@ def trtexec(bundle: Path, component: str, workspace_mib: int = 0) -> str:
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """The first two numbers of a version: (10, 3) of 10.3.0.30."""
+    """Return the first two numbers of a version: (10, 3) for 10.3.0.30."""
     return tuple(int(n) for n in text.split(".")[:2])
 
 
 def build(trt: Any, bundle: Path, component: str, workspace_mib: int = 0) -> bytes:
-    """Compile one component; every reason of a refusal in one exception."""
+    """Build the engine of one component and return its bytes.
+
+    Raises:
+        RuntimeError: TensorRT is too old or failed; the message has all of its reasons.
+    """
     document = profile_of(bundle, component)
     workspace_mib = workspace_mib or document["workspace_mib"]
     logger = trt.Logger(trt.Logger.WARNING)
     oldest = document["tensorrt"]
     if version_of(trt.__version__) < version_of(oldest):
-        raise RuntimeError(f"TensorRT {trt.__version__} is too old: want {oldest} or newer")
+        raise RuntimeError(f"TensorRT {trt.__version__} is too old: {oldest} or newer is needed")
     builder = trt.Builder(logger)
-    # TensorRT 10 has to be asked for it; 11 knows no other network and may drop the flag.
+    # TensorRT 10 needs this flag; 11 has only strongly typed networks and may drop it.
     flags = getattr(trt, "NetworkDefinitionCreationFlag", None)
     strong = getattr(flags, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strong is None else 1 << int(strong))
@@ -99,54 +103,54 @@ def build(trt: Any, bundle: Path, component: str, workspace_mib: int = 0) -> byt
         config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise RuntimeError(f"no engine was built; if the log above says `{OOM}`, {ADVICE}")
+        raise RuntimeError(f"no engine was built; if the log above contains `{OOM}`, {ADVICE}")
     return bytes(engine)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build, and say what was built; 1 where something failed, 3 where TensorRT is missing."""
+    """Build engines and print a line for each; return 1 after a failure, 3 without TensorRT."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("components", nargs="*", help="all of the bundle's when left out")
+    parser.add_argument("components", nargs="*", help="default: all components of the bundle")
     parser.add_argument("--bundle", type=Path, default=KIT.parent)
     parser.add_argument("--print", action="store_true", help="only print the trtexec commands")
     parser.add_argument(
-        "--workspace-mib", type=int, default=0, help="most memory for one layer's workspace"
+        "--workspace-mib", type=int, default=0, help="maximum workspace memory of a layer, in MiB"
     )
-    asked = parser.parse_args(arguments)
-    known = components(asked.bundle)
-    chosen = asked.components or known
+    options = parser.parse_args(arguments)
+    known = components(options.bundle)
+    chosen = options.components or known
     unknown = [c for c in chosen if c not in known]
     if unknown or not chosen:
         print(
             f"error: there is no component `{unknown[0] if unknown else '*'}`; "
-            f"the bundle holds {', '.join(known) or 'none'}",
+            f"the bundle has {', '.join(known) or 'none'}",
             file=sys.stderr,
         )
         return 2
-    if asked.print:
+    if options.print:
         for component in chosen:
-            print(trtexec(asked.bundle, component, asked.workspace_mib))
+            print(trtexec(options.bundle, component, options.workspace_mib))
         return 0
     try:
         import tensorrt as trt
     except ImportError:
         print(
-            "error: there is no Python package `tensorrt` here; on a Jetson it comes with "
-            "JetPack (`sudo apt install python3-libnvinfer`). The same with trtexec:\n",
+            "error: the Python package `tensorrt` is not installed; on a Jetson it comes with "
+            "JetPack (`sudo apt install python3-libnvinfer`). The equivalent trtexec commands:\n",
             file=sys.stderr,
         )
         for component in chosen:
-            print(trtexec(asked.bundle, component, asked.workspace_mib))
+            print(trtexec(options.bundle, component, options.workspace_mib))
         return 3
     print(f"TensorRT {trt.__version__}")
     for component in chosen:
         begin = time.monotonic()
         try:
-            engine = build(trt, asked.bundle, component, asked.workspace_mib)
+            engine = build(trt, options.bundle, component, options.workspace_mib)
         except RuntimeError as error:
             print(f"error: {component}: {error}", file=sys.stderr)
             return 1
-        path = asked.bundle / f"{component}.engine"
+        path = options.bundle / f"{component}.engine"
         part = path.with_name(path.name + ".part")
         part.write_bytes(engine)
         part.replace(path)

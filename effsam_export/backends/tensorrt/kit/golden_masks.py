@@ -1,7 +1,7 @@
-"""A bundle's photograph and prompts into tensors, and logits into masks, as its manifest says.
+"""Prepare the golden image and prompts of a bundle, and convert logits to masks, by its manifest.
 
-numpy and Pillow only (`sudo apt install python3-pil` on a Jetson). The same numbers to the bit as
-`effsam run` of the package that wrote the bundle; its tests hold the two together.
+Needs only numpy and Pillow (`sudo apt install python3-pil` on a Jetson). The results equal those of
+`effsam run` bit for bit; a test of effsam-export compares them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 CUBIC = -0.75
-"""The cubic convolution's free parameter, as in torch."""
+"""Parameter of cubic convolution, as in torch."""
 
 
 def load_image(path: Any) -> Any:
-    """The photograph as uint8 HxWx3 RGB."""
+    """Read an image as uint8 HxWx3 RGB."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -23,13 +23,13 @@ def load_image(path: Any) -> Any:
 
 
 def longest_side(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """(height, width) after the longest side has become `longest`."""
+    """Return (height, width) after a resize of the longest side to `longest`."""
     scale = longest / max(size)
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
 def preprocess(image: Any, rule: dict[str, Any]) -> Any:
-    """uint8 HxWx3 RGB to the encoder's `image`, float32 1x3xSxS, by the manifest's `preprocess`."""
+    """Convert uint8 HxWx3 RGB to the encoder's `image`, float32 1x3xSxS, by `preprocess`."""
     size = rule["image_size"]
     if rule["family"] == "squash":
         planes = image.transpose(2, 0, 1).astype(np.float32)
@@ -43,11 +43,11 @@ def preprocess(image: Any, rule: dict[str, Any]) -> Any:
         out[0] = np.asarray(rule["pad"]["value"], dtype=np.float32)[:, None, None]
         out[0, :, :h, :w] = resized.transpose(2, 0, 1)
         return out
-    raise ValueError(f"this kit cannot prepare images of the family `{rule['family']}`")
+    raise ValueError(f"this kit does not support the preprocessing family `{rule['family']}`")
 
 
 def prompt_frame(size: tuple[int, int], manifest: dict[str, Any]) -> tuple[int, int]:
-    """(height, width) of a photograph in the frame of the prompts."""
+    """Return the (height, width) of an image in the coordinate frame of the prompts."""
     side = manifest["prompts"]["coordinates"]["size"]
     if manifest["preprocess"]["family"] == "squash":
         return side, side
@@ -57,13 +57,13 @@ def prompt_frame(size: tuple[int, int], manifest: dict[str, Any]) -> tuple[int, 
 def decoder_feeds(
     case: dict[str, Any], mask_input: Any, size: tuple[int, int], manifest: dict[str, Any]
 ) -> dict[str, Any]:
-    """The decoder's inputs for one golden case, without the embedding.
+    """Return the decoder's inputs for one golden case, without the embedding.
 
     Args:
         case: An entry of `golden.json`: points [x, y, label] and box in original pixels.
-        mask_input: Logits fed back, or None.
-        size: (height, width) of the photograph.
-        manifest: Of the bundle.
+        mask_input: Low-resolution logits of a previous mask, or None.
+        size: (height, width) of the image.
+        manifest: Manifest of the bundle.
     """
     h, w = prompt_frame(size, manifest)
     sy, sx = h / size[0], w / size[1]
@@ -93,7 +93,7 @@ def decoder_feeds(
 
 
 def upscale(low_res: Any, size: tuple[int, int], manifest: dict[str, Any]) -> Any:
-    """Logits KxSxS of the decoder to bool masks KxHxW of the photograph's size."""
+    """Resize the decoder's logits KxSxS to the image size; return bool masks KxHxW."""
     threshold = manifest["masks"]["threshold"]
     if manifest["masks"]["resize"][0].startswith("bicubic"):
         return resize_bicubic(low_res, size) > threshold
@@ -104,7 +104,7 @@ def upscale(low_res: Any, size: tuple[int, int], manifest: dict[str, Any]) -> An
 
 
 def resize_bilinear(x: Any, size: tuple[int, int]) -> Any:
-    """Bilinear resize of KxHxW float32, half-pixel centres, no antialiasing, edges clamped."""
+    """Resize KxHxW float32 bilinearly: half-pixel centres, no antialiasing, edges clamped."""
     for axis, new in ((2, size[1]), (1, size[0])):
         old = x.shape[axis]
         at = np.maximum(positions(old, new), np.float32(0))
@@ -118,7 +118,7 @@ def resize_bilinear(x: Any, size: tuple[int, int]) -> Any:
 
 
 def resize_bicubic(x: Any, size: tuple[int, int]) -> Any:
-    """Bicubic resize of KxHxW float32, half-pixel centres, no antialiasing, edges repeated."""
+    """Resize KxHxW float32 bicubically: half-pixel centres, no antialiasing, edges repeated."""
     for axis, new in ((2, size[1]), (1, size[0])):
         old = x.shape[axis]
         at = positions(old, new)
@@ -134,13 +134,13 @@ def resize_bicubic(x: Any, size: tuple[int, int]) -> Any:
 
 
 def positions(old: int, new: int) -> Any:
-    """Where each new pixel's centre lies among the old ones, rounded to float32 as torch does."""
+    """Return the source coordinate of each new pixel's centre, rounded to float32 like torch."""
     scale = np.float64(np.float32(old) / np.float32(new))
     return ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)
 
 
 def cubic_weights(t: Any) -> list[Any]:
-    """Keys' kernel at the four neighbours of a position `t` past the second."""
+    """Return the weights of Keys' kernel for four neighbours, at distance `t` after the second."""
     a = np.float32(CUBIC)
 
     def near(d: Any) -> Any:
@@ -153,7 +153,7 @@ def cubic_weights(t: Any) -> list[Any]:
 
 
 def decode_rle(rle: dict[str, Any]) -> Any:
-    """The bool HxW mask of an uncompressed COCO run-length encoding."""
+    """Decode an uncompressed COCO run-length encoding to a bool HxW mask."""
     height, width = rle["size"]
     counts = np.asarray(rle["counts"], dtype=np.int64)
     if counts.min(initial=0) < 0 or counts.sum() != height * width:
@@ -163,6 +163,6 @@ def decode_rle(rle: dict[str, Any]) -> Any:
 
 
 def mask_iou(a: Any, b: Any) -> float:
-    """Intersection over union of two HxW masks; 1 when both are empty."""
+    """Return the intersection over union of two HxW masks; 1 if both are empty."""
     union = int(np.count_nonzero(a | b))
     return int(np.count_nonzero(a & b)) / union if union else 1.0

@@ -1,7 +1,7 @@
 """Run a TensorRT engine: numpy in, numpy out. Needs `tensorrt`, numpy and the GPU's driver.
 
 The driver is called through ctypes, so no CUDA package has to be installed. Works with the Python
-packages `tensorrt` (8.5 to 11) and `tensorrt_rtx`; the caller hands in whichever it has.
+packages `tensorrt` (8.5 to 11) and `tensorrt_rtx`; the caller passes the module.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ MAJOR, MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the driver API (`cuda.h`)."""
 
 
-WORDS = {
-    # What inspectors of different versions write of a dtype -> numpy's name.
+DTYPES = {
+    # Name of a dtype in the engine inspector of any version -> numpy name
     "FP32": "float32",
     "Float": "float32",
     "FP16": "float16",
@@ -39,7 +39,7 @@ WORDS = {
 
 
 class GpuError(RuntimeError):
-    """A call of the driver failed, or there is no driver or no GPU."""
+    """A call of the driver failed, or there is no driver or GPU."""
 
 
 class Gpu:
@@ -59,7 +59,7 @@ class Gpu:
         device = ctypes.c_int()
         self._call("cuDeviceGet", ctypes.byref(device), 0)
         self.capability = 10 * self._attribute(MAJOR, device) + self._attribute(MINOR, device)
-        # The primary context is the one that TensorRT works in.
+        # TensorRT uses the primary context too.
         context = ctypes.c_void_p()
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self._call("cuCtxSetCurrent", context)
@@ -75,13 +75,13 @@ class Gpu:
             raise GpuError(f"{name} failed with CUDA error {code}")
 
     def allocate(self, size: int) -> int:
-        """Address of `size` bytes of device memory."""
+        """Allocate `size` bytes of device memory and return their address."""
         address = ctypes.c_uint64()
         self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(1, size)))
         return address.value
 
     def free(self, address: int) -> None:
-        """Give memory back."""
+        """Free device memory."""
         self._call("cuMemFree_v2", ctypes.c_uint64(address))
 
     def upload(self, address: int, array: Any) -> None:
@@ -95,12 +95,15 @@ class Gpu:
         self._call("cuMemcpyDtoH_v2", data, ctypes.c_uint64(address), ctypes.c_size_t(array.nbytes))
 
     def synchronize(self) -> None:
-        """Wait until everything is done."""
+        """Wait until the device is idle."""
         self._call("cuCtxSynchronize")
 
 
 def layer_of(entry: Any) -> dict[str, Any]:
-    """One layer of an inspector's JSON; without detailed profiling it is a bare name."""
+    """Return name, kind and output dtypes of a layer in the inspector's JSON.
+
+    Without detailed profiling the entry is only a name.
+    """
     if isinstance(entry, str):
         return {"name": entry, "kind": "unknown", "outputs": []}
     outputs = [dtype_of(t) for t in entry.get("Outputs", [])]
@@ -108,17 +111,17 @@ def layer_of(entry: Any) -> dict[str, Any]:
 
 
 def dtype_of(tensor: dict[str, Any]) -> str:
-    """The dtype of an inspector's tensor: version 10 hides it in a sentence about the format."""
+    """Return the dtype of a tensor in the inspector's JSON; version 10 has it in the format."""
     text = str(tensor.get("Datatype") or tensor.get("Format/Datatype") or "")
-    found = [WORDS[w] for w in re.findall(r"\w+", text) if w in WORDS]
+    found = [DTYPES[w] for w in re.findall(r"\w+", text) if w in DTYPES]
     return found[0] if found else "unknown"
 
 
 def load_driver() -> Any:
-    """The driver's library.
+    """Load the library of the NVIDIA driver.
 
     Raises:
-        GpuError: There is none.
+        GpuError: The library is missing.
     """
     for name in DRIVERS:
         with contextlib.suppress(OSError):
@@ -127,7 +130,7 @@ def load_driver() -> Any:
 
 
 def capability() -> int | None:
-    """Compute capability of the first GPU, or None on a machine without one."""
+    """Return the compute capability of the first GPU, or None without a GPU."""
     try:
         return Gpu().capability
     except GpuError:
@@ -135,7 +138,7 @@ def capability() -> int | None:
 
 
 class Engine:
-    """An engine on the GPU.
+    """An engine loaded on the GPU.
 
     Attributes:
         inputs, outputs: Names, in the order of the engine.
@@ -145,7 +148,7 @@ class Engine:
         self._trt = trt
         self._gpu = gpu or Gpu()
         self._logger = logger or trt.Logger(trt.Logger.WARNING)
-        # Kept: the engine must not outlive it.
+        # Stored, because the engine must not outlive it.
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -160,26 +163,26 @@ class Engine:
         self.outputs = [n for n in names if n not in self.inputs]
 
     def layers(self) -> list[dict[str, Any]]:
-        """Name, kind and output dtypes of every layer, as the engine's inspector tells them."""
+        """Return name, kind and output dtypes of every layer, from the engine inspector."""
         inspector = self._engine.create_engine_inspector()
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         return [layer_of(entry) for entry in json.loads(text)["Layers"]]
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """The numpy dtype of an input or output."""
+        """Return the numpy dtype of an input or output."""
         found: np.dtype[Any] = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
         return found
 
     def run(self, feeds: Any) -> dict[str, Any]:
-        """Run once: every input by name, every output by name.
+        """Run once on inputs by name; return the outputs by name.
 
         Raises:
-            GpuError: An input is missing, unknown or of a shape the engine was not built for.
+            GpuError: An input is missing, unknown, or outside the engine's shape range.
         """
         given = {
             n: np.ascontiguousarray(feeds[n], self.dtype(n)) for n in self.inputs if n in feeds
         }
-        problems = [f"there is no input `{n}`" for n in self.inputs if n not in feeds]
+        problems = [f"the input `{n}` is missing" for n in self.inputs if n not in feeds]
         problems += [f"the engine has no input `{n}`" for n in feeds if n not in self.inputs]
         for name, array in given.items():
             if not self._context.set_input_shape(name, array.shape):

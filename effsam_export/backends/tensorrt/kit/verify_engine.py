@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Run the engines of this bundle on its golden vectors: does this device segment like PyTorch?
+"""Run the engines of this bundle on its golden vectors and compare the masks with PyTorch's.
 
     python3 kit/verify_engine.py           after `python3 kit/build_engine.py`
 
 Needs Python 3.10 or newer with `tensorrt` and numpy (part of JetPack) and Pillow
-(`sudo apt install python3-pil`). Prints PASSED or FAILED last; 0 passed, 1 failed, 2 cannot be
-checked, 3 something is not installed.
+(`sudo apt install python3-pil`). The last line begins with PASSED or FAILED. Exit codes: 0 passed,
+1 failed, 2 the bundle cannot be checked here, 3 a package, the driver or the GPU is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 KIT = Path(__file__).resolve().parent
-# The two files beside this one, wherever it is called from.
+# So that the two files beside this one can be imported from any working directory.
 sys.path.insert(0, str(KIT))
 
 import golden_masks  # noqa: E402
@@ -27,13 +27,13 @@ import trt_engine  # noqa: E402
 
 
 def check(manifest: dict[str, Any], golden: Path, encoder: Any, decoder: Any) -> list[Any]:
-    """Every golden case as (name, min mask IoU, greatest score error).
+    """Run every golden case; return (name, minimum mask IoU, maximum score error) for each.
 
     Args:
-        manifest: Of the bundle.
-        golden: `golden/golden.json`.
-        encoder: Anything with `run(feeds)`: tensors in and out by name.
-        decoder: The same.
+        manifest: Manifest of the bundle.
+        golden: Path of `golden/golden.json`.
+        encoder: Object with `run(feeds)`, which maps tensors by name to tensors by name.
+        decoder: Likewise.
     """
     document = json.loads(golden.read_text("utf-8"))
     image = golden_masks.load_image(golden.parent / document["image"])
@@ -58,37 +58,35 @@ def check(manifest: dict[str, Any], golden: Path, encoder: Any, decoder: Any) ->
 
 
 def failures(results: list[Any], tolerances: dict[str, float]) -> list[str]:
-    """What misses the bundle's tolerances, as sentences; NaN misses them too."""
+    """Return a sentence for each result outside the bundle's tolerances, NaN included."""
     found = [] if results else ["there is no golden case"]
     for name, iou, error in results:
         if not iou >= tolerances["mask_iou"]:
-            found.append(f"{name}: mask IoU {iou:.6f}, want {tolerances['mask_iou']:g}")
+            found.append(f"{name}: mask IoU {iou:.6f}, minimum {tolerances['mask_iou']:g}")
         if not error <= tolerances["score_error"]:
-            found.append(
-                f"{name}: score off by {error:.2e}, want at most {tolerances['score_error']:g}"
-            )
+            found.append(f"{name}: score error {error:.2e}, maximum {tolerances['score_error']:g}")
     return found
 
 
 def layer_failures(component: str, layers: list[Any], expected: dict[str, Any]) -> list[str]:
-    """Where the precision of an engine's layers is not what its graph asked for."""
+    """Return how the dtypes of an engine's layers differ from the precision of its graph."""
     half = [n["name"] for n in layers if {"float16", "bfloat16"} & set(n["outputs"])]
     known = [n for n in layers if set(n["outputs"]) - {"unknown"}]
     if not known:
-        return [f"{component}: the engine does not tell the dtypes of its layers"]
+        return [f"{component}: the engine inspector lists no dtypes of layers"]
     if expected["precision"] == "fp32" and half:
         return [f"{component}: {len(half)} layers compute in half precision, first `{half[0]}`"]
     if expected["precision"] == "fp16" and not half:
         return [f"{component}: none of {len(layers)} layers computes in half precision"]
-    # Weights alone in INT8 leave no trace in what layers write.
+    # Weight-only INT8 does not change the output dtypes of layers.
     quantized = "QuantizeLinear" in expected.get("nodes_by_op", ())
     if quantized and not any("int8" in n["outputs"] for n in layers):
-        return [f"{component}: none of {len(layers)} layers gives INT8 to another"]
+        return [f"{component}: none of {len(layers)} layers has an INT8 output"]
     return []
 
 
 def layer_summary(layers: list[Any]) -> str:
-    """How many layers write which dtypes."""
+    """Return a text with the number of layers by output dtype."""
     counts: dict[str, int] = {}
     for layer in layers:
         name = "+".join(sorted(set(layer["outputs"]))) or "none"
@@ -96,12 +94,12 @@ def layer_summary(layers: list[Any]) -> str:
     return ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
 
 
-def obstacle(bundle: Path, manifest: dict[str, Any]) -> str:
-    """Why this bundle cannot be checked here, or an empty string."""
+def reason_not_checkable(bundle: Path, manifest: dict[str, Any]) -> str:
+    """Return why this bundle cannot be checked here, or an empty string."""
     names = [c["name"] for c in manifest["components"]]
     if manifest["golden"] is None or names != ["encoder", "decoder"]:
         return (
-            f"the golden vectors need an encoder and a decoder, the bundle holds "
+            f"this script needs golden vectors, an encoder and a decoder, and the bundle has "
             f"{', '.join(names)}; check it with `effsam verify`"
         )
     absent = [f"{n}.engine" for n in names if not (bundle / f"{n}.engine").is_file()]
@@ -111,12 +109,12 @@ def obstacle(bundle: Path, manifest: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check, print a line for each case, and the verdict last."""
+    """Check the engines, print a line for each case and the result, and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--bundle", type=Path, default=KIT.parent)
     bundle: Path = parser.parse_args(arguments).bundle
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
-    reason = obstacle(bundle, manifest)
+    reason = reason_not_checkable(bundle, manifest)
     if reason:
         print(f"error: {reason}", file=sys.stderr)
         return 2
@@ -124,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
         import tensorrt as trt
         from PIL import Image  # noqa: F401
     except ImportError as error:
-        print(f"error: {error}; see the head of this file", file=sys.stderr)
+        print(f"error: {error}; the requirements are at the top of this file", file=sys.stderr)
         return 3
     problems: list[str] = []
     try:
@@ -147,10 +145,10 @@ def main(arguments: list[str] | None = None) -> int:
     problems += failures(results, json.loads(golden.read_text("utf-8"))["tolerances"])
     for problem in problems:
         print(f"  {problem}")
-    least = min((iou for _, iou, _ in results), default=float("nan"))
-    verdict = "FAILED" if problems else "PASSED"
+    min_iou = min((iou for _, iou, _ in results), default=float("nan"))
+    result = "FAILED" if problems else "PASSED"
     print(
-        f"{verdict}: {len(results)} prompts, min mask IoU {least:.4f}, "
+        f"{result}: {len(results)} prompts, min mask IoU {min_iou:.4f}, "
         f"TensorRT {trt.__version__}, compute capability {gpu.capability}"
     )
     return 1 if problems else 0

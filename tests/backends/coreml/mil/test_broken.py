@@ -79,7 +79,7 @@ def test_an_axis_that_changes_the_shape_is_an_error(package: Path) -> None:
     with pytest.raises(CheckFailed) as raised:
         run(breaking.edited(package, change), X)
     assert raised.value.message == (
-        "the `concat` that gives `concat_0` gives float32 [1, 3, 12, 6] as `concat_0`, "
+        "the `concat` with output `concat_0` computes float32 [1, 3, 12, 6] for `concat_0`, "
         "but the file declares float32 [1, 6, 6, 6]"
     )
 
@@ -92,7 +92,7 @@ def test_an_axis_out_of_range_is_an_error(package: Path) -> None:
     with pytest.raises(UsageError) as raised:
         run(breaking.edited(package, change), X)
     assert raised.value.message == (
-        "the `softmax` that gives `softmax_0` has `axis` 4, but its operand has 4 axes"
+        "the `softmax` with output `softmax_0` has `axis` 4, but its operand has 4 axes"
     )
 
 
@@ -103,7 +103,7 @@ def test_another_declared_dtype_is_an_error(package: Path) -> None:
     with pytest.raises(CheckFailed) as raised:
         run(breaking.edited(package, change), X)
     assert raised.value.message == (
-        "the `relu` that gives `relu_0` gives float32 [1, 3, 6, 6] as `relu_0`, "
+        "the `relu` with output `relu_0` computes float32 [1, 3, 6, 6] for `relu_0`, "
         "but the file declares float16 [1, 3, 6, 6]"
     )
 
@@ -121,7 +121,7 @@ def test_a_weight_file_that_is_cut_off_is_an_error(package: Path) -> None:
     with pytest.raises(BundleError) as raised:
         read.load(breaking.shortened(package, 4))
     assert raised.value.message == (
-        f"`weight.bin` at offset 64 is cut off: the file has {size - 4} bytes"
+        f"`weight.bin` at offset 64 is truncated: the file has {size - 4} bytes"
     )
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.backend
 
-NOISE = 2e-5
+NO_GPU_NOISE = 2e-5
 """FP32 noise relative to the largest output."""
 
 
@@ -78,7 +78,7 @@ def compare(model: Loaded, component: ComponentSpec, folder: Path) -> None:
     for name, result in zip(names, results, strict=True):
         wanted = result.numpy()
         assert found[name].shape == wanted.shape
-        assert np.abs(found[name] - wanted).max() <= NOISE * np.abs(wanted).max(), name
+        assert np.abs(found[name] - wanted).max() <= NO_GPU_NOISE * np.abs(wanted).max(), name
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["encoder", "decoder"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.backend
 
-NOISE = 2e-5
+NO_GPU_NOISE = 2e-5
 """FP32 noise relative to the largest output: the two sum in another order."""
 
 HALF_NOISE = 2e-2
@@ -122,7 +122,7 @@ def built(kind: type[nn.Module], shape: tuple[int, ...]) -> tuple[nn.Module, Ten
     return module, x
 
 
-@pytest.mark.parametrize(("half", "noise"), [(False, NOISE), (True, HALF_NOISE)])
+@pytest.mark.parametrize(("half", "noise"), [(False, NO_GPU_NOISE), (True, HALF_NOISE)])
 @pytest.mark.parametrize(("kind", "shape"), MODULES, ids=[row[0].__name__ for row in MODULES])
 def test_a_converted_module_gives_what_torch_gives(
     kind: type[nn.Module], shape: tuple[int, ...], half: bool, noise: float, tmp_path: Path

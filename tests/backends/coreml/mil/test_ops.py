@@ -83,11 +83,11 @@ def check(case: Case, dtype: str, found: Array, want: Array) -> None:
     if found.dtype.kind != "f":
         np.testing.assert_array_equal(found, want)
         return
-    relative, least = (case.half, 2.0**-25) if dtype == "float16" else (SINGLE, 0.0)
+    relative, minimum = (case.half, 2.0**-25) if dtype == "float16" else (SINGLE, 0.0)
     # One rounding is relative to each value, or half of FP16's least step; several, and sums
     # that cancel, are relative to the largest.
     summed = relative if relative not in (0.0, HALF_STEP) else 0.0
-    absolute = max(least, summed * float(np.abs(want).max()))
+    absolute = max(minimum, summed * float(np.abs(want).max()))
     np.testing.assert_allclose(found.astype(np.float64), want, rtol=relative, atol=absolute)
 
 

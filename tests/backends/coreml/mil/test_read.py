@@ -167,7 +167,7 @@ def test_a_picture_is_scaled_by_the_program(picture: Path, fed: np.ndarray[Any, 
 def test_a_picture_of_another_size_is_refused(picture: Path) -> None:
     with pytest.raises(UsageError) as raised:
         evaluate.run(read.load(picture), {"image": PIXELS[:3]})
-    assert raised.value.message == "`image` is float32 [1, 3, 3, 6], want float32 [1, 3, 4, 6]"
+    assert raised.value.message == "`image` is float32 [1, 3, 3, 6], expected float32 [1, 3, 4, 6]"
 
 
 def test_a_picture_of_other_colours_is_refused(picture: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_picture_of_other_colours_is_refused(picture: Path) -> None:
 
     with pytest.raises(UsageError) as raised:
         read.load(breaking.edited(picture, change))
-    assert raised.value.message == "the input `image` is not an RGB picture that goes in"
+    assert raised.value.message == "the input `image` is an image that is not an RGB input"
 
 
 # ------------------------------------------------------------------ refusals
@@ -202,7 +202,7 @@ def test_a_missing_model_is_refused(package: Path) -> None:
     with pytest.raises(BundleError) as raised:
         read.load(package)
     assert raised.value.message == (
-        "`sound.mlpackage` lacks `com.apple.CoreML/model.mlmodel`, which its manifest names"
+        "`sound.mlpackage` has no file `com.apple.CoreML/model.mlmodel`, which its manifest names"
     )
 
 
@@ -280,17 +280,17 @@ REFUSED: tuple[tuple[Callable[[Proto], None], type[Exception], str], ...] = (
     (_other_version, UsageError, "`edited.mlpackage` has a MIL program of version 2"),
     (_other_opset, UsageError, "`edited.mlpackage` uses the unknown opset `CoreML99`"),
     (_no_block, BundleError, "`edited.mlpackage` has no block for its opset `CoreML6`"),
-    (_lost_output, BundleError, "`edited.mlpackage` lacks its own output `elsewhere`"),
+    (_lost_output, BundleError, "`edited.mlpackage` does not compute its output `elsewhere`"),
     (
         _lost_operand,
         BundleError,
-        "`linear` that gives `linear_0` takes `x` from `elsewhere`, which no earlier op gives",
+        "`linear` with output `linear_0` reads `x` from `elsewhere`, which no earlier op defines",
     ),
-    (_given_twice, BundleError, "`identity` that gives `out0` gives `out0` for a second time"),
+    (_given_twice, BundleError, "`identity` with output `out0` defines `out0` a second time"),
     (
         _control_flow,
         UsageError,
-        "`linear` that gives `linear_0` holds blocks (control flow), which is not evaluated",
+        "`linear` with output `linear_0` has blocks (control flow), which are not supported",
     ),
     (
         _described_otherwise,
@@ -306,18 +306,18 @@ REFUSED: tuple[tuple[Callable[[Proto], None], type[Exception], str], ...] = (
     (
         _unknown_rank,
         UsageError,
-        "output `linear_0` of `linear` has a rank that is known only at run time",
+        "output `linear_0` of `linear` has a dynamic rank",
     ),
-    (_a_list, UsageError, "output `linear_0` of `linear` is a listType, which is not evaluated"),
+    (_a_list, UsageError, "output `linear_0` of `linear` is a listType, which is not supported"),
     (
         _too_few_values,
         BundleError,
-        "`val` of `const` that gives `linear_0_bias_0` declares float32 [3] but holds 0 elements",
+        "`val` of `const` with output `linear_0_bias_0` declares float32 [3] but holds 0 elements",
     ),
     (
         _of_another_dtype,
         BundleError,
-        "`val` of `const` that gives `linear_0_bias_0` declares int32 [3] but holds floats",
+        "`val` of `const` with output `linear_0_bias_0` declares int32 [3] but holds floats",
     ),
 )
 

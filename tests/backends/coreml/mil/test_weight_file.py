@@ -87,7 +87,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weight.bin").write_bytes(data)
     with pytest.raises(BundleError) as raised:
         WeightFile(tmp_path / "weight.bin")
-    assert raised.value.message == "`weight.bin` is a weight file of version 3, want 2"
+    assert raised.value.message == "`weight.bin` is a weight file of version 3, supported: 2"
 
 
 def test_another_dtype_than_declared_is_refused(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_another_dtype_than_declared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError) as raised:
         WeightFile(tmp_path / "weight.bin").read(offset, "float16", (COUNT,))
     assert raised.value.message == (
-        f"`weight.bin` at offset {offset} holds float32, but the program declares float16"
+        f"`weight.bin` at offset {offset} has float32, but the program declares float16"
     )
 
 
@@ -107,7 +107,7 @@ def test_another_count_than_declared_is_refused(
     with pytest.raises(BundleError) as raised:
         WeightFile(tmp_path / "weight.bin").read(offset, dtype, (COUNT - 1,))
     assert raised.value.message == (
-        f"`weight.bin` at offset {offset} holds {size} bytes, want 28 elements of {bits} bits"
+        f"`weight.bin` at offset {offset} has {size} bytes, expected 28 elements of {bits} bits"
     )
 
 

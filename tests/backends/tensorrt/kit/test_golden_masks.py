@@ -149,7 +149,7 @@ def test_photograph(photo: Path) -> None:
 
 
 def test_family_the_kit_cannot_prepare() -> None:
-    with pytest.raises(ValueError, match="cannot prepare images of the family `letterbox`"):
+    with pytest.raises(ValueError, match="does not support the preprocessing family `letterbox`"):
         golden_masks.preprocess(
             np.zeros((4, 4, 3), np.uint8), {"family": "letterbox", "image_size": 8}
         )

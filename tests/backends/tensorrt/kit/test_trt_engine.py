@@ -79,7 +79,7 @@ def test_everything_wrong_with_the_inputs_is_said_at_once(engine: Engine) -> Non
     with pytest.raises(GpuError) as caught:
         engine.run({"tokens": np.zeros((2, 47), np.float32), "flag": np.zeros(2, np.float32)})
     assert str(caught.value) == (
-        "there is no input `flags`; the engine has no input `flag`; "
+        "the input `flags` is missing; the engine has no input `flag`; "
         "`tokens` cannot have the shape [2, 47]"
     )
 

@@ -71,7 +71,7 @@ def test_other_masks_fail(device: Path, capsys: pytest.CaptureFixture[str]) -> N
     (device / "golden" / "golden.json").write_text(json.dumps(golden))
     assert verify_engine.main(["--bundle", str(device)]) == 1
     said = capsys.readouterr().out.splitlines()
-    assert "  point: mask IoU 0.000000, want 0.999" in said
+    assert "  point: mask IoU 0.000000, minimum 0.999" in said
     assert said[-1].startswith("FAILED: 3 prompts, min mask IoU 0.0000, ")
 
 
@@ -90,8 +90,8 @@ def test_other_precision_fails(device: Path, capsys: pytest.CaptureFixture[str])
         (["float32"], "fp32", []),
         (["float16"], "fp32", ["encoder: 1 layers compute in half precision, first `fused`"]),
         (["float32"], "fp16", ["encoder: none of 1 layers computes in half precision"]),
-        (["unknown"], "fp16", ["encoder: the engine does not tell the dtypes of its layers"]),
-        ([], "fp32", ["encoder: the engine does not tell the dtypes of its layers"]),
+        (["unknown"], "fp16", ["encoder: the engine inspector lists no dtypes of layers"]),
+        ([], "fp32", ["encoder: the engine inspector lists no dtypes of layers"]),
     ],
 )
 def test_layers_of_an_engine(outputs: list[str], precision: str, problems: list[str]) -> None:
@@ -103,11 +103,11 @@ def test_layers_of_an_engine(outputs: list[str], precision: str, problems: list[
     ("results", "problems"),
     [
         ([("a", 0.999, 0.001)], []),
-        ([("a", 0.5, 0.001)], ["a: mask IoU 0.500000, want 0.999"]),
-        ([("a", 1.0, 0.5)], ["a: score off by 5.00e-01, want at most 0.001"]),
+        ([("a", 0.5, 0.001)], ["a: mask IoU 0.500000, minimum 0.999"]),
+        ([("a", 1.0, 0.5)], ["a: score error 5.00e-01, maximum 0.001"]),
         (
             [("a", float("nan"), float("nan"))],
-            ["a: mask IoU nan, want 0.999", "a: score off by nan, want at most 0.001"],
+            ["a: mask IoU nan, minimum 0.999", "a: score error nan, maximum 0.001"],
         ),
         ([], ["there is no golden case"]),
     ],
@@ -131,8 +131,8 @@ def test_bundle_of_a_segmenter(device: Path, capsys: pytest.CaptureFixture[str])
     (device / "manifest.json").write_text(json.dumps(manifest))
     assert verify_engine.main(["--bundle", str(device)]) == 2
     assert capsys.readouterr().err == (
-        "error: the golden vectors need an encoder and a decoder, the bundle holds segmenter; "
-        "check it with `effsam verify`\n"
+        "error: this script needs golden vectors, an encoder and a decoder, and the bundle has "
+        "segmenter; check it with `effsam verify`\n"
     )
 
 
@@ -155,4 +155,4 @@ def test_script_says_what_is_missing(device: Path) -> None:
     (device / "kit" / "tensorrt.py").write_text("raise ImportError('no libnvinfer')\n")
     done = script(device, "verify_engine.py")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "error: no libnvinfer; see the head of this file\n"
+    assert done.stderr == "error: no libnvinfer; the requirements are at the top of this file\n"

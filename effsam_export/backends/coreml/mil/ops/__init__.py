@@ -1,4 +1,4 @@
-"""Every op that is evaluated, by MIL's name. A new one is a function and a line in its table."""
+"""The supported ops by MIL's name. To add one: a function and a line in the `OPS` of its module."""
 
 from __future__ import annotations
 

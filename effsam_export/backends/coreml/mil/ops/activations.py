@@ -1,4 +1,4 @@
-"""Activation functions."""
+"""Activation functions of MIL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from effsam_export.backends.coreml.mil.rounding import lift
+from effsam_export.backends.coreml.mil.rounding import in_fp32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,46 +20,46 @@ if TYPE_CHECKING:
 
 
 SLICE = 1 << 16
-"""Elements of a slice of softmax, which a core's own cache holds in FP32."""
+"""Elements of a slice of softmax, which fits into the cache of a CPU core in FP32."""
 
 
 def _plain(function: Callable[[Tensor], Tensor], args: Arguments) -> Tensor:
-    return lift(function, args.tensor("x"))
+    return in_fp32(function, args.tensor("x"))
 
 
 def _leaky_relu(args: Arguments) -> Tensor:
     slope = args.number("alpha")
-    return lift(lambda x: torch.where(x >= 0, x, x * slope), args.tensor("x"))
+    return in_fp32(lambda x: torch.where(x >= 0, x, x * slope), args.tensor("x"))
 
 
 def _elu(args: Arguments) -> Tensor:
     alpha = args.number("alpha")
-    return lift(lambda x: functional.elu(x, alpha), args.tensor("x"))
+    return in_fp32(lambda x: functional.elu(x, alpha), args.tensor("x"))
 
 
 def _clamped_relu(args: Arguments) -> Tensor:
-    """`min(beta, x)` where x is not negative, `min(beta, alpha * x)` elsewhere."""
-    slope, most = args.number("alpha"), args.number("beta")
-    return lift(lambda x: torch.where(x >= 0, x, x * slope).clamp(max=most), args.tensor("x"))
+    """Return `min(beta, x)` where `x >= 0`, and `min(beta, alpha * x)` elsewhere."""
+    slope, maximum = args.number("alpha"), args.number("beta")
+    return in_fp32(lambda x: torch.where(x >= 0, x, x * slope).clamp(max=maximum), args.tensor("x"))
 
 
 def _linear_activation(args: Arguments) -> Tensor:
     slope, shift = args.number("alpha"), args.number("beta", 0.0)
-    return lift(lambda x: x * slope + shift, args.tensor("x"))
+    return in_fp32(lambda x: x * slope + shift, args.tensor("x"))
 
 
 def _sigmoid_hard(args: Arguments) -> Tensor:
     slope, shift = args.number("alpha"), args.number("beta")
-    return lift(lambda x: (x * slope + shift).clamp(0.0, 1.0), args.tensor("x"))
+    return in_fp32(lambda x: (x * slope + shift).clamp(0.0, 1.0), args.tensor("x"))
 
 
 def _prelu(args: Arguments) -> Tensor:
-    """A slope per channel, which is the second axis."""
+    """Apply PReLU with a slope for each channel (the second axis)."""
     x = args.tensor("x")
     slope = args.tensor("alpha", x)
     if x.ndim < 3 or slope.shape != x.shape[1:2]:
         raise args.refuse(f"has {list(slope.shape)} slopes for {list(x.shape)}")
-    return lift(functional.prelu, x, slope)
+    return in_fp32(functional.prelu, x, slope)
 
 
 def _silu(args: Arguments) -> Tensor:
@@ -74,16 +74,16 @@ def _gelu(args: Arguments) -> Tensor:
     steps = args.steps(x)
     wide = steps.widen(x)
     modes = ("EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROXIMATION")
-    mode = args.word("mode", modes, "EXACT")
+    mode = args.choice("mode", modes, "EXACT")
     if mode == "SIGMOID_APPROXIMATION":
         return steps.finish(wide * steps.store(torch.sigmoid(steps.store(1.702 * wide))))
     if mode == "EXACT":
-        bent = torch.erf(steps.store(wide / math.sqrt(2.0)))
+        curve = torch.erf(steps.store(wide / math.sqrt(2.0)))
     else:
         cubed = steps.store(wide * steps.store(wide * wide))
         inner = steps.store(wide + steps.store(0.044715 * cubed))
-        bent = torch.tanh(steps.store(math.sqrt(2.0 / math.pi) * inner))
-    return steps.finish(steps.store(0.5 * wide) * steps.store(1.0 + steps.store(bent)))
+        curve = torch.tanh(steps.store(math.sqrt(2.0 / math.pi) * inner))
+    return steps.finish(steps.store(0.5 * wide) * steps.store(1.0 + steps.store(curve)))
 
 
 def _softmax(args: Arguments) -> Tensor:
@@ -92,11 +92,11 @@ def _softmax(args: Arguments) -> Tensor:
 
 
 def softmax(x: Tensor, axis: int, args: Arguments) -> Tensor:
-    """Softmax along one axis: the largest subtracted, FP16 between the steps if pessimistic."""
+    """Return softmax along one axis, rounded to FP16 after every step if pessimistic."""
     steps = args.steps(x)
     if not steps.rounds:
-        return lift(lambda wide: torch.softmax(wide, axis), x)
-    # Slice by slice: attention maps do not fit a cache, and every step goes through them.
+        return in_fp32(lambda wide: torch.softmax(wide, axis), x)
+    # Slice by slice, because attention maps do not fit into a cache.
     slices = x.movedim(axis, -1).reshape(-1, x.shape[axis])
     result = torch.empty_like(slices)
     rows = max(1, SLICE // x.shape[axis])

@@ -1,4 +1,4 @@
-"""Attention as one op (iOS 18)."""
+"""Scaled dot-product attention, an op of iOS 18."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def _attention(args: Arguments) -> Tensor:
-    """`softmax(query @ key.T / sqrt(width) + mask) @ value`; a boolean mask says what is seen."""
+    """Return `softmax(query @ key.T / sqrt(width) + mask) @ value`.
+
+    A boolean mask is true for the keys that a query attends to.
+    """
     query = args.tensor("query")
     key, value = args.tensor("key", query), args.tensor("value", query)
     steps = args.steps(query)

@@ -1,6 +1,6 @@
-"""Weights stored in fewer bits, unpacked when a model is loaded; and integer activations.
+"""Ops that unpack compressed weights, and ops that quantize and dequantize activations.
 
-Values are computed in FP32 and rounded once to the dtype of the scale.
+They compute in FP32 and round once to the dtype of the scale.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _along(args: Arguments, name: str, data: Tensor, axis: int) -> Tensor:
-    """A scalar, or a vector with one element per slice of `data` along `axis`, to broadcast."""
+    """Return a scalar or a vector along `axis` of `data`, in a shape that broadcasts."""
     found = args.tensor(name)
     if found.ndim == 0:
         return found.float()
@@ -31,7 +31,7 @@ def _along(args: Arguments, name: str, data: Tensor, axis: int) -> Tensor:
 
 
 def _affine(args: Arguments) -> Tensor:
-    """`scale * (quantized_data - zero_point)`."""
+    """Return `scale * (quantized_data - zero_point)`."""
     data = args.tensor("quantized_data")
     axis = args.axis("axis", data.ndim)
     zero = _along(args, "zero_point", data, axis)
@@ -40,7 +40,7 @@ def _affine(args: Arguments) -> Tensor:
 
 
 def _blockwise(args: Arguments) -> Tensor:
-    """`scale * (data - offset)`, a scale for every block of `data`."""
+    """Return `scale * (data - offset)`, with a scale for each block of `data`."""
     data, scale = args.tensor("data"), args.tensor("scale")
     wide = data.float()
     if args.has("offset"):
@@ -52,7 +52,7 @@ def _blockwise(args: Arguments) -> Tensor:
 
 
 def _repeat(args: Arguments, blocks: Tensor, shape: torch.Size) -> Tensor:
-    """One value per block -> one per element."""
+    """Repeat one value per block to one value per element."""
     if blocks.ndim != len(shape) or any(
         size % count for size, count in zip(shape, blocks.shape, strict=False)
     ):
@@ -63,12 +63,12 @@ def _repeat(args: Arguments, blocks: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _cast(args: Arguments) -> Tensor:
-    args.word("output_dtype", ("fp32",))
+    args.choice("output_dtype", ("fp32",))
     return args.tensor("source_val").float()
 
 
 def _look_up(args: Arguments) -> Tensor:
-    """Indices into tables: up to iOS 17 packed, one table; from iOS 18 a table per block."""
+    """Look up indices: packed and in one table up to iOS 17, a table per block from iOS 18."""
     return _look_up_packed(args) if args.has("shape") else _look_up_blocks(args)
 
 
@@ -91,7 +91,7 @@ def _look_up_blocks(args: Arguments) -> Tensor:
         raise args.refuse(f"has tables {list(table.shape)} for indices {list(indices.shape)}")
     *tables, entries, width = table.shape
     if int(indices.max()) >= entries:
-        raise args.refuse(f"takes an entry outside a table of {entries}")
+        raise args.refuse(f"has an index outside a table of {entries} entries")
     numbers = torch.arange(int(np.prod(tables))).reshape(tables)
     which = _repeat(args, numbers, indices.shape)
     vectors = table.reshape(-1, entries, width)[which, indices]
@@ -103,7 +103,7 @@ def _look_up_blocks(args: Arguments) -> Tensor:
 
 
 def _sparse(args: Arguments) -> Tensor:
-    """Values where a mask has ones; up to iOS 17 the mask is packed and has a `shape`."""
+    """Place values where a mask is one. Up to iOS 17 the mask is packed and has a `shape`."""
     values = args.tensor("nonzero_data")
     mask = args.tensor("mask")
     if args.has("shape"):
@@ -111,26 +111,28 @@ def _sparse(args: Arguments) -> Tensor:
         flat = unpack(mask.numpy(), "uint1", int(np.prod(shape)))
         mask = torch.from_numpy(flat).reshape(shape)
     if int(mask.sum()) != values.numel():
-        raise args.refuse(f"has {values.numel()} values for {int(mask.sum())} places")
+        raise args.refuse(f"has {values.numel()} values for {int(mask.sum())} ones in the mask")
     dense = torch.zeros(mask.shape, dtype=values.dtype)
     dense[mask.bool()] = values
     return dense
 
 
 def _quantize(args: Arguments) -> Tensor:
-    """`clip(round(input / scale) + zero_point)`."""
+    """Return `clip(round(input / scale) + zero_point)`."""
     x = args.tensor("input")
     axis = args.axis("axis", x.ndim, 0)
-    dtype = {"int8": torch.int8, "uint8": torch.uint8}[args.word("output_dtype", ("int8", "uint8"))]
-    places = torch.round(x.float() / _along(args, "scale", x, axis))
+    dtype = {"int8": torch.int8, "uint8": torch.uint8}[
+        args.choice("output_dtype", ("int8", "uint8"))
+    ]
+    integers = torch.round(x.float() / _along(args, "scale", x, axis))
     if args.has("zero_point"):
-        places = places + _along(args, "zero_point", x, axis)
+        integers = integers + _along(args, "zero_point", x, axis)
     limits = torch.iinfo(dtype)
-    return places.clamp(limits.min, limits.max).to(dtype)
+    return integers.clamp(limits.min, limits.max).to(dtype)
 
 
 def _dequantize(args: Arguments) -> Tensor:
-    """`scale * (input - zero_point)`."""
+    """Return `scale * (input - zero_point)`."""
     x = args.tensor("input")
     axis = args.axis("axis", x.ndim, 0)
     wide = x.float()

@@ -1,4 +1,4 @@
-"""Convolutions over one to three axes: FP32 accumulators, bias included, rounded once."""
+"""Convolutions over one to three axes, accumulated in FP32 with the bias and rounded once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch.nn import functional
 
 from effsam_export.backends.coreml.mil.ops.windows import window
-from effsam_export.backends.coreml.mil.rounding import lift
+from effsam_export.backends.coreml.mil.rounding import in_fp32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ def _operands(args: Arguments) -> tuple[list[Tensor], int]:
     weight, bias = args.tensor("weight", x), args.optional("bias", x)
     axes = x.ndim - 2
     if not 1 <= axes <= 3 or weight.ndim != x.ndim:
-        raise args.refuse(f"moves {list(weight.shape)} over {list(x.shape)}")
+        raise args.refuse(f"has a weight {list(weight.shape)} for an input {list(x.shape)}")
     return ([x, weight] if bias is None else [x, weight, bias]), axes
 
 
@@ -38,7 +38,7 @@ def _conv(args: Arguments) -> Tensor:
     x, weight = operands[:2]
     moves = window(args, x.shape[2:], weight.shape[2:])
     groups = args.integer("groups", 1)
-    # torch pads inside the convolution only by the same amount at both ends.
+    # torch pads inside a convolution only equally at both ends.
     even = moves.before == moves.after
     inside = moves.before if even else 0
     outside = [] if even else moves.as_torch()
@@ -50,17 +50,17 @@ def _conv(args: Arguments) -> Tensor:
         )
         return result
 
-    return lift(convolve, *operands)
+    return in_fp32(convolve, *operands)
 
 
 def _conv_transpose(args: Arguments) -> Tensor:
     operands, axes = _operands(args)
     x, weight = operands[:2]
-    if args.word("pad_type", ("valid", "custom", "same"), "valid") == "same":
+    if args.choice("pad_type", ("valid", "custom", "same"), "valid") == "same":
         raise args.refuse("has the padding `same`, whose alignment is not documented")
     moves = window(args, x.shape[2:], weight.shape[2:])
     groups = args.integer("groups", 1)
-    # What is cut off the full result; an `output_shape` may cut less at the far end.
+    # Padding is cropped from the full result. An `output_shape` may crop less at the end.
     full = [
         (size - 1) * stride + (width - 1) * dilation + 1
         for size, width, stride, dilation in zip(
@@ -68,16 +68,18 @@ def _conv_transpose(args: Arguments) -> Tensor:
         )
     ]
     ends = [size - after for size, after in zip(full, moves.after, strict=True)]
-    wanted = args.integers("output_shape", []) if args.has("output_shape") else None
+    output_shape = args.integers("output_shape", []) if args.has("output_shape") else None
     extra = [0] * axes
-    if wanted is not None:
-        starts = zip(moves.before, wanted[2:], strict=True)
-        asked = [before + size for before, size in starts]
-        extra = [max(0, want - size) for want, size in zip(asked, full, strict=True)]
-        short = [want - end for want, end in zip(asked, ends, strict=True)]
-        if any(not 0 <= more < s for more, s in zip(short, moves.strides, strict=True)):
-            raise args.refuse(f"wants the shape {wanted}, which its padding does not give")
-        ends = asked
+    if output_shape is not None:
+        starts = zip(moves.before, output_shape[2:], strict=True)
+        new_ends = [before + size for before, size in starts]
+        extra = [max(0, new - size) for new, size in zip(new_ends, full, strict=True)]
+        added = [new - end for new, end in zip(new_ends, ends, strict=True)]
+        if any(not 0 <= more < s for more, s in zip(added, moves.strides, strict=True)):
+            raise args.refuse(
+                f"has an `output_shape` {output_shape} that its padding does not allow"
+            )
+        ends = new_ends
 
     def spread(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         result: Tensor = TRANSPOSED[axes - 1](
@@ -87,7 +89,7 @@ def _conv_transpose(args: Arguments) -> Tensor:
             result = result.narrow(axis, before, end - before)
         return result
 
-    return lift(spread, *operands)
+    return in_fp32(spread, *operands)
 
 
 OPS: dict[str, Callable[[Arguments], Tensor]] = {

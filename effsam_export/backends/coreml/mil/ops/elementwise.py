@@ -1,4 +1,4 @@
-"""Arithmetic, comparison and logic, element by element, with numpy's broadcasting."""
+"""Elementwise arithmetic, comparison and logic with numpy's broadcasting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from effsam_export.backends.coreml.mil.rounding import lift
+from effsam_export.backends.coreml.mil.rounding import in_fp32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,16 +28,16 @@ CASTS = {
 }
 
 EPSILONS = {"inverse": 1e-4, "log": 1e-45, "rsqrt": 1e-12}
-"""Added to the operand where the file gives none (coremltools, `ops/defs/iOS15`)."""
+"""Default `epsilon`, which is added to the operand. Source: coremltools, `ops/defs/iOS15`."""
 
 
 def _unary(function: Callable[[Tensor], Tensor], args: Arguments) -> Tensor:
-    return lift(function, args.tensor("x"))
+    return in_fp32(function, args.tensor("x"))
 
 
 def _binary(function: Callable[[Tensor, Tensor], Tensor], args: Arguments) -> Tensor:
     x = args.tensor("x")
-    return lift(function, x, args.tensor("y", x))
+    return in_fp32(function, x, args.tensor("y", x))
 
 
 def _compare(function: Callable[[Tensor, Tensor], Tensor], args: Arguments) -> Tensor:
@@ -48,12 +48,12 @@ def _compare(function: Callable[[Tensor, Tensor], Tensor], args: Arguments) -> T
 def _logical(function: Callable[..., Tensor], args: Arguments) -> Tensor:
     x = args.tensor("x")
     if x.dtype != torch.bool:
-        raise args.refuse("takes numbers, want booleans")
+        raise args.refuse("has numbers as operands, expected booleans")
     return function(x, args.tensor("y", x)) if args.has("y") else function(x)
 
 
 def _shifted(function: Callable[[Tensor], Tensor], args: Arguments) -> Tensor:
-    """`function(x + epsilon)`, the sum stored in the op's dtype."""
+    """Return `function(x + epsilon)`; the sum is rounded to the op's dtype if pessimistic."""
     x = args.tensor("x")
     steps = args.steps(x)
     epsilon = args.number("epsilon", EPSILONS[args.operation.kind])
@@ -65,28 +65,28 @@ def _real_div(args: Arguments) -> Tensor:
     x = args.tensor("x")
     if not x.is_floating_point():
         raise args.refuse("divides integers, whose rounding is not documented")
-    return lift(torch.div, x, args.tensor("y", x))
+    return in_fp32(torch.div, x, args.tensor("y", x))
 
 
 def _cast(args: Arguments) -> Tensor:
-    return args.tensor("x").to(CASTS[args.word("dtype", tuple(CASTS))])
+    return args.tensor("x").to(CASTS[args.choice("dtype", tuple(CASTS))])
 
 
 def _clip(args: Arguments) -> Tensor:
     low, high = args.number("alpha"), args.number("beta")
-    return lift(lambda x: x.clamp(low, high), args.tensor("x"))
+    return in_fp32(lambda x: x.clamp(low, high), args.tensor("x"))
 
 
 def _select(args: Arguments) -> Tensor:
     cond, a = args.tensor("cond"), args.tensor("a")
     if cond.dtype != torch.bool:
-        raise args.refuse("chooses by numbers, want booleans")
+        raise args.refuse("has numbers as condition, expected booleans")
     return torch.where(cond, a, args.tensor("b", a))
 
 
 def _threshold(args: Arguments) -> Tensor:
     low = args.number("alpha")
-    return lift(lambda x: x.clamp(min=low), args.tensor("x"))
+    return in_fp32(lambda x: x.clamp(min=low), args.tensor("x"))
 
 
 OPS: dict[str, Callable[[Arguments], Tensor]] = {

@@ -1,4 +1,4 @@
-"""Normalisations. Those that measure their operand store every step, see `rounding.py`."""
+"""Normalisations. Those that compute statistics round every step, see `rounding.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from effsam_export.backends.coreml.mil.rounding import lift
+from effsam_export.backends.coreml.mil.rounding import in_fp32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 EPSILON = 1e-5
 L2_EPSILON = 1e-6
-"""Where the file gives none (coremltools, `ops/defs/iOS15/normalization.py`)."""
+"""Defaults of `epsilon`. Source: coremltools, `ops/defs/iOS15/normalization.py`."""
 
 
 def _batch_norm(args: Arguments) -> Tensor:
-    """By constants, which a device folds into one scale and one shift per channel."""
+    """Normalise by constants, which a device folds into a scale and a shift per channel."""
     x = args.tensor("x")
     shape = [1, -1] + [1] * (x.ndim - 2)
     mean = args.tensor("mean", x).float()
@@ -32,7 +32,7 @@ def _batch_norm(args: Arguments) -> Tensor:
     if gamma is not None:
         scale = scale * gamma.float()
     shift = -mean * scale if beta is None else beta.float() - mean * scale
-    return lift(lambda wide: wide * scale.reshape(shape) + shift.reshape(shape), x)
+    return in_fp32(lambda wide: wide * scale.reshape(shape) + shift.reshape(shape), x)
 
 
 def _layer_norm(args: Arguments) -> Tensor:
@@ -45,13 +45,13 @@ def _layer_norm(args: Arguments) -> Tensor:
 def _instance_norm(args: Arguments) -> Tensor:
     x = args.tensor("x")
     if x.ndim not in (3, 4):
-        raise args.refuse(f"normalises {list(x.shape)}")
+        raise args.refuse(f"has an input {list(x.shape)} of unsupported rank")
     shape = [1, x.shape[1]] + [1] * (x.ndim - 2)
     return _normalise(args, x, list(range(2, x.ndim)), shape)
 
 
 def _normalise(args: Arguments, x: Tensor, axes: list[int], shape: list[int]) -> Tensor:
-    """Over `axes`; gamma and beta are reshaped to `shape`."""
+    """Normalise over `axes`; gamma and beta are reshaped to `shape`."""
     gamma, beta = args.optional("gamma", x), args.optional("beta", x)
     epsilon = args.number("epsilon", EPSILON)
     steps = args.steps(x)
@@ -68,10 +68,10 @@ def _normalise(args: Arguments, x: Tensor, axes: list[int], shape: list[int]) ->
 
 
 def _l2_norm(args: Arguments) -> Tensor:
-    """Over the last three axes."""
+    """Divide by the L2 norm over the last three axes."""
     x = args.tensor("x")
     if x.ndim < 3:
-        raise args.refuse(f"normalises {list(x.shape)}")
+        raise args.refuse(f"has an input {list(x.shape)} of unsupported rank")
     steps = args.steps(x)
     wide = steps.widen(x)
     total = steps.store(steps.store(wide * wide).sum((-3, -2, -1), keepdim=True))

@@ -1,4 +1,4 @@
-"""Pools over one to three axes."""
+"""Max and average pooling over one to three axes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch.nn import functional
 
 from effsam_export.backends.coreml.mil.ops.windows import Window, window
-from effsam_export.backends.coreml.mil.rounding import lift
+from effsam_export.backends.coreml.mil.rounding import in_fp32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,9 +24,9 @@ MAXIMA = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)
 def _window(args: Arguments, x: Tensor) -> tuple[list[int], Window]:
     kernel = args.integers("kernel_sizes")
     if not 1 <= x.ndim - 2 <= 3:
-        raise args.refuse(f"pools {list(x.shape)}")
+        raise args.refuse(f"has an input {list(x.shape)} of unsupported rank")
     if args.flag("ceil_mode", False):
-        raise args.refuse("has `ceil_mode`, which is not evaluated")
+        raise args.refuse("has `ceil_mode`, which is not supported")
     return kernel, window(args, x.shape[2:], kernel)
 
 
@@ -35,12 +35,12 @@ def _max_pool(args: Arguments) -> Tensor:
     kernel, moves = _window(args, x)
 
     def pool(x: Tensor) -> Tensor:
-        # Padding never wins.
+        # Padding is never the maximum.
         padded = functional.pad(x, moves.as_torch(), value=-math.inf)
         result: Tensor = MAXIMA[x.ndim - 3](padded, kernel, moves.strides)
         return result
 
-    return lift(pool, x)
+    return in_fp32(pool, x)
 
 
 def _avg_pool(args: Arguments) -> Tensor:
@@ -55,11 +55,11 @@ def _avg_pool(args: Arguments) -> Tensor:
 
     def pool(x: Tensor) -> Tensor:
         if only_inside:
-            # Zeros outside: the average of ones is the share of the window that is inside.
+            # The average of ones is the share of the window inside the image.
             return average(x) / average(x.new_ones(x.shape))
         return average(x)
 
-    return lift(pool, x)
+    return in_fp32(pool, x)
 
 
 OPS: dict[str, Callable[[Arguments], Tensor]] = {

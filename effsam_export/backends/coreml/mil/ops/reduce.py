@@ -1,4 +1,4 @@
-"""Reductions over axes: one FP32 accumulator, squares and exponentials stored before it."""
+"""Reductions over axes, accumulated in FP32; squares and exponentials are rounded before."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def _reduce(function: Reduction, args: Arguments) -> Tensor:
 
 
 def _index(function: Callable[..., Tensor], args: Arguments) -> Tensor:
-    """Where the extreme is; the first of equals, as numpy has it."""
+    """Return the index of the extreme value, of equal ones the first, like numpy."""
     x = args.tensor("x")
     axis = args.axis("axis", x.ndim, -1)
     keep = args.flag("keep_dims", False)
-    dtype = args.word("output_dtype", ("int32", "uint16"), "int32")
+    dtype = args.choice("output_dtype", ("int32", "uint16"), "int32")
     extreme = function(x, axis, keepdim=True)
-    places = torch.arange(x.shape[axis]).reshape([-1] + [1] * (x.ndim - 1 - axis))
-    first = torch.where(x == extreme, places, x.shape[axis]).amin(axis, keepdim=keep)
+    positions = torch.arange(x.shape[axis]).reshape([-1] + [1] * (x.ndim - 1 - axis))
+    first = torch.where(x == extreme, positions, x.shape[axis]).amin(axis, keepdim=keep)
     return first.to(torch.int32 if dtype == "int32" else torch.uint16)
 
 

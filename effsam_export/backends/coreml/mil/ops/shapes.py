@@ -1,4 +1,4 @@
-"""Ops that only move, join, cut or repeat values: they never round."""
+"""Ops that move, join, split or repeat values without rounding."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def _reshape(args: Arguments) -> Tensor:
     x, shape = args.tensor("x"), args.integers("shape")
     if 0 in shape and len(shape) != x.ndim:
-        # Opsets disagree about which size a zero copies if the rank changes.
-        raise args.refuse(f"copies sizes of {list(x.shape)} into another rank: {shape}")
+        # Opsets differ in which size a zero copies if the rank changes.
+        raise args.refuse(f"copies sizes of {list(x.shape)} to a shape of another rank: {shape}")
     return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(shape)])
 
 
@@ -41,8 +41,8 @@ def _squeeze(args: Arguments) -> Tensor:
     x = args.tensor("x")
     every = [axis for axis, size in enumerate(x.shape) if size == 1]
     axes = args.axes("axes", x.ndim, every)
-    kept = [size for axis, size in enumerate(x.shape) if axis not in axes]
-    return x.reshape(kept)
+    shape = [size for axis, size in enumerate(x.shape) if axis not in axes]
+    return x.reshape(shape)
 
 
 def _concat(args: Arguments) -> Tensor:
@@ -64,11 +64,11 @@ def _split(args: Arguments) -> Sequence[Tensor]:
     count = args.integer("num_splits") if args.has("num_splits") else None
     if not args.has("split_sizes"):
         if not count or x.shape[axis] % count:
-            raise args.refuse(f"cuts {x.shape[axis]} into {count} equal parts")
+            raise args.refuse(f"splits an axis of {x.shape[axis]} into {count} equal parts")
         return torch.split(x, x.shape[axis] // count, axis)
     sizes = args.integers("split_sizes")
     if count not in (None, len(sizes)):
-        raise args.refuse(f"names {len(sizes)} sizes for {count} parts")
+        raise args.refuse(f"has {len(sizes)} sizes for {count} parts")
     return torch.split(x, sizes, axis)
 
 
@@ -77,7 +77,7 @@ def _slice_by_index(args: Arguments) -> Tensor:
     begin, end = args.integers("begin"), args.integers("end")
     stride = args.integers("stride", [1] * x.ndim)
     if not len(begin) == len(end) == len(stride) == x.ndim:
-        raise args.refuse(f"has a slice of another rank than {x.ndim}")
+        raise args.refuse(f"has a slice whose rank is not {x.ndim}")
     begin_mask = args.flags("begin_mask", x.ndim)
     end_mask = args.flags("end_mask", x.ndim)
     squeeze_mask = args.flags("squeeze_mask", x.ndim)
@@ -86,25 +86,25 @@ def _slice_by_index(args: Arguments) -> Tensor:
     for axis, size in enumerate(x.shape):
         if squeeze_mask[axis]:
             if not -size <= begin[axis] < size:
-                raise args.refuse(f"takes index {begin[axis]} of an axis of {size}")
+                raise args.refuse(f"has the index {begin[axis]} for an axis of {size}")
             index.append(begin[axis])
             continue
         first = None if begin_mask[axis] else begin[axis]
         last = None if end_mask[axis] else end[axis]
         taken = range(size)[slice(first, last, stride[axis])]
         if axis in flipped:
-            # torch has no negative steps: the same elements forwards, then flipped.
+            # torch has no negative steps: take the same elements forwards, and flip them later.
             taken = taken[::-1]
         index.append(slice(taken.start, taken.stop, taken.step))
-    kept = [axis for axis in range(x.ndim) if not squeeze_mask[axis]]
-    return x[tuple(index)].flip([kept.index(axis) for axis in flipped])
+    remaining = [axis for axis in range(x.ndim) if not squeeze_mask[axis]]
+    return x[tuple(index)].flip([remaining.index(axis) for axis in flipped])
 
 
 def _slice_by_size(args: Arguments) -> Tensor:
     x = args.tensor("x")
     begin, size = args.integers("begin"), args.integers("size")
     if not len(begin) == len(size) == x.ndim:
-        raise args.refuse(f"has a slice of another rank than {x.ndim}")
+        raise args.refuse(f"has a slice whose rank is not {x.ndim}")
     for axis in range(x.ndim):
         start = begin[axis] % x.shape[axis]
         length = x.shape[axis] - start if size[axis] == -1 else size[axis]
@@ -115,16 +115,16 @@ def _slice_by_size(args: Arguments) -> Tensor:
 def _tile(args: Arguments) -> Tensor:
     x, reps = args.tensor("x"), args.integers("reps")
     if len(reps) != x.ndim:
-        raise args.refuse(f"repeats {len(reps)} axes of {x.ndim}")
+        raise args.refuse(f"has {len(reps)} repetitions for {x.ndim} axes")
     return x.repeat(reps)
 
 
 def _pad(args: Arguments) -> Tensor:
     x, pad = args.tensor("x"), args.integers("pad")
-    mode = args.word("mode", ("constant", "reflect", "replicate"), "constant")
+    mode = args.choice("mode", ("constant", "reflect", "replicate"), "constant")
     value = args.number("constant_val", 0.0)
     if len(pad) % 2 or len(pad) > 2 * x.ndim or min(pad, default=0) < 0:
-        raise args.refuse(f"pads {x.ndim} axes by {pad}")
+        raise args.refuse(f"has the padding {pad} for {x.ndim} axes")
     pairs = list(zip(pad[::2], pad[1::2], strict=True))
     # torch counts from the last axis.
     backwards = [size for pair in reversed(pairs) for size in pair]
@@ -140,7 +140,7 @@ def _extend(args: Arguments, x: Tensor, axis: int, pad: tuple[int, int], mode: s
     positions = torch.arange(-pad[0], size + pad[1])
     if mode == "reflect":
         if max(pad) >= size:
-            raise args.refuse(f"reflects {max(pad)} of an axis of {size}")
+            raise args.refuse(f"reflects {max(pad)} elements of an axis of {size}")
         positions = (size - 1) - (positions.abs() - (size - 1)).abs()
     return x.index_select(axis, positions.clamp(0, size - 1))
 
@@ -184,7 +184,7 @@ def _pixel_shuffle(args: Arguments) -> Tensor:
 
 
 def _depth_to_space(args: Arguments) -> Tensor:
-    """As TensorFlow orders channels: the block's position before the channel."""
+    """Rearrange channels in TensorFlow's order: the position in the block before the channel."""
     x, block = args.tensor("x"), args.integer("block_size")
     n, c, h, w = x.shape
     cells = x.reshape(n, block, block, c // block**2, h, w)

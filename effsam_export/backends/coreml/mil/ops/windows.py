@@ -1,4 +1,4 @@
-"""How a window moves over an image: the parameters that convolutions and pools share."""
+"""Strides, dilations and padding, which convolutions and pools share."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ PAD_TYPES = ("valid", "custom", "same", "same_lower")
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Steps and padding of a window, per spatial axis.
+    """Strides, dilations and padding of a window, one value per spatial axis.
 
     Attributes:
+        strides: Steps of the window.
+        dilations: Distances of its elements.
         before, after: Padding at the two ends of each axis.
     """
 
@@ -27,33 +29,33 @@ class Window:
     after: list[int]
 
     def as_torch(self) -> list[int]:
-        """Padding as `functional.pad` wants it: last axis first."""
+        """Return the padding in the order of `functional.pad`: last axis first."""
         pairs = zip(reversed(self.before), reversed(self.after), strict=True)
         return [size for pair in pairs for size in pair]
 
 
 def window(args: Arguments, sizes: Sequence[int], kernel: Sequence[int]) -> Window:
-    """Reads `strides`, `dilations`, `pad_type` and `pad`.
+    """Read `strides`, `dilations`, `pad_type` and `pad`.
 
     Args:
-        args: Of the op.
+        args: Operands of the op.
         sizes: Spatial sizes of the image.
         kernel: Sizes of the window.
     """
     ones = [1] * len(sizes)
     strides = args.integers("strides", ones)
     dilations = args.integers("dilations", ones)
-    pad_type = args.word("pad_type", PAD_TYPES, "valid")
-    # coremltools writes zeros as `pad` beside types that do not use it.
+    pad_type = args.choice("pad_type", PAD_TYPES, "valid")
+    # coremltools writes a `pad` of zeros for types that do not use it.
     pad = args.integers("pad", [0, 0] * len(sizes))
     if not len(strides) == len(dilations) == len(sizes) == len(kernel) == len(pad) / 2:
-        raise args.refuse(f"has strides, dilations or padding of other than {len(sizes)} axes")
+        raise args.refuse(f"has strides, dilations or padding for other than {len(sizes)} axes")
     if min(*strides, *dilations) < 1 or min(pad) < 0:
         raise args.refuse("has a stride or dilation below 1, or a padding below 0")
     if pad_type == "custom":
         before, after = pad[::2], pad[1::2]
     elif any(pad):
-        raise args.refuse(f"has padding {pad} beside the type `{pad_type}`")
+        raise args.refuse(f"has the padding {pad} with the type `{pad_type}`")
     else:
         before, after = _automatic(pad_type, sizes, kernel, strides, dilations)
     return Window(strides=strides, dilations=dilations, before=before, after=after)
@@ -66,7 +68,7 @@ def _automatic(
     strides: Sequence[int],
     dilations: Sequence[int],
 ) -> tuple[list[int], list[int]]:
-    """Padding of `valid`, `same` (the odd one after) and `same_lower` (the odd one before)."""
+    """Return the padding of `valid`, `same` (odd one after) or `same_lower` (odd one before)."""
     totals = []
     for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         reach = (width - 1) * dilation + 1
