@@ -1,4 +1,4 @@
-"""What every backend must do, in every precision, on a graph that is made here."""
+"""Behaviour of every backend in every precision, on a small graph."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ COMPONENT = ComponentSpec(
 
 
 def wanted(feeds: Feeds) -> dict[str, Array]:
-    """What the graph computes, in numpy."""
+    """Compute the outputs of the graph in numpy."""
     masks = np.tanh(feeds["tokens"] @ WEIGHT) * feeds["flags"][:, None]
     return {"masks": masks, "iou": masks.sum(axis=1)}
 
@@ -109,14 +109,14 @@ def lower(backend: str, precision: Precision, folder: Path) -> Artifact:
 
 
 every_backend = pytest.mark.parametrize("backend", ["onnx", "openvino"])
-"""Those that lower from any ONNX file; the others have tests of their own."""
+"""Backends that lower from an ONNX file; the others have separate tests."""
 
 every_precision = pytest.mark.parametrize("precision", PRECISIONS)
 
 
 @every_precision
 @every_backend
-def test_artifact_says_what_it_is(backend: str, precision: Precision, tmp_path: Path) -> None:
+def test_fields_of_the_artifact(backend: str, precision: Precision, tmp_path: Path) -> None:
     artifact = lower(backend, precision, tmp_path)
     assert (artifact.component, artifact.backend) == ("decoder", backend)
     assert artifact.precision == precision
@@ -158,7 +158,7 @@ def test_numbers_names_and_dtypes(
 
 
 @every_backend
-def test_one_session_takes_changing_sizes(backend: str, tmp_path: Path) -> None:
+def test_one_session_runs_several_sizes(backend: str, tmp_path: Path) -> None:
     session = backends.load(backend).open_session(lower(backend, "fp32", tmp_path))
     for prompts in (3, 1, 5):
         found = session.run(feeds(prompts))
@@ -166,7 +166,7 @@ def test_one_session_takes_changing_sizes(backend: str, tmp_path: Path) -> None:
 
 
 @every_backend
-def test_an_answer_outlives_the_next_one(backend: str, tmp_path: Path) -> None:
+def test_outputs_are_not_overwritten_by_the_next_run(backend: str, tmp_path: Path) -> None:
     session = backends.load(backend).open_session(lower(backend, "fp32", tmp_path))
     first = session.run(feeds(2))["masks"]
     before = first.copy()
@@ -194,7 +194,7 @@ def test_equal_bytes_every_time(backend: str, precision: Precision, tmp_path: Pa
 
 @every_precision
 @every_backend
-def test_given_graph_is_left_alone(backend: str, precision: Precision, tmp_path: Path) -> None:
+def test_the_graph_is_not_changed(backend: str, precision: Precision, tmp_path: Path) -> None:
     lower(backend, precision, tmp_path)
     again = write_graph(tmp_path / "again.onnx")
     assert (tmp_path / "decoder.onnx").read_bytes() == again.path.read_bytes()
@@ -222,7 +222,7 @@ SABOTAGE = {"onnx": leave_onnx_in_fp32, "openvino": leave_openvino_in_fp32}
 
 
 @every_backend
-def test_toolchain_that_leaves_fp32_is_found_out(
+def test_a_file_that_stayed_fp32_is_refused(
     backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip(backends.BACKENDS[backend].packages[0])
@@ -235,7 +235,7 @@ def test_toolchain_that_leaves_fp32_is_found_out(
     )
 
 
-def test_what_a_recipe_keeps_is_counted_in_the_file(tmp_path: Path) -> None:
+def test_fp32_constants_of_a_recipe_are_counted(tmp_path: Path) -> None:
     path = write_graph(tmp_path / "decoder.onnx").path
     model = onnx.load(path)
     for node in model.graph.node:

@@ -1,4 +1,4 @@
-"""The table of converters' messages: each is found, and says what to do."""
+"""The table of error messages: each pattern matches an example."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def test_a_message_leads_to_its_cause(text: str, cause: str) -> None:
 
 
 @pytest.mark.parametrize("known", messages.MESSAGES, ids=[m.cause[:30] for m in messages.MESSAGES])
-def test_each_entry_is_met_by_a_message(known: messages.KnownMessage) -> None:
+def test_each_entry_has_an_example_message(known: messages.KnownMessage) -> None:
     assert any(messages.explain(text) is known for text in SEEN)
 
 
 @pytest.mark.parametrize("known", messages.MESSAGES, ids=[m.cause[:30] for m in messages.MESSAGES])
-def test_each_entry_is_written_as_our_errors_are(known: messages.KnownMessage) -> None:
+def test_each_entry_has_the_style_of_error_messages(known: messages.KnownMessage) -> None:
     re.compile(known.pattern)
     for text in (known.cause, known.hint):
         assert text

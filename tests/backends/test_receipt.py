@@ -1,4 +1,4 @@
-"""The precision asked for must be the precision in the file."""
+"""The precision of the file must be that of the target."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     ],
     ids=["pure", "whole numbers do not count", "a scalar may stay", "fp16"],
 )
-def test_right(asked: Precision, counts: dict[str, int]) -> None:
+def test_right_precision_passes(asked: Precision, counts: dict[str, int]) -> None:
     check_precision("encoder", asked, counts)
 
 
@@ -47,7 +47,7 @@ def test_right(asked: Precision, counts: dict[str, int]) -> None:
     ],
     ids=["still fp32", "already fp16", "too much left", "bfloat16", "quantised", "nothing"],
 )
-def test_wrong(asked: Precision, counts: dict[str, int], found: str) -> None:
+def test_wrong_precision_is_refused(asked: Precision, counts: dict[str, int], found: str) -> None:
     with pytest.raises(CheckFailed) as caught:
         check_precision("encoder", asked, counts)
     assert caught.value.message == f"encoder: the precision is {asked}, but the file holds {found}"
@@ -62,7 +62,7 @@ def test_wrong(asked: Precision, counts: dict[str, int], found: str) -> None:
     ],
     ids=["what is kept does not count", "less than was allowed", "none at all"],
 )
-def test_constants_of_a_recipe(counts: dict[str, int], kept: int) -> None:
+def test_fp32_constants_of_a_recipe_are_left_out(counts: dict[str, int], kept: int) -> None:
     check_precision("encoder", "fp16", counts, fp32_by_recipe=kept)
 
 
@@ -85,7 +85,7 @@ def test_constants_of_a_recipe(counts: dict[str, int], kept: int) -> None:
     ],
     ids=["too much beside it", "nothing beside it", "a recipe is of no use in fp32"],
 )
-def test_more_than_a_recipe_keeps(
+def test_fp32_constants_beyond_a_recipe_are_refused(
     asked: Precision, counts: dict[str, int], kept: int, found: str
 ) -> None:
     with pytest.raises(CheckFailed) as caught:

@@ -1,4 +1,4 @@
-"""The table of backends, the extras that go with it, and what is said when one is missing."""
+"""The table of backends, its extras, and the errors for missing packages."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Twice(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head for each colour, with a table of biases; another constant comes behind it."""
+    """Attention with a head for each colour and a table of biases, followed by a constant."""
 
     table: Tensor
     shift: Tensor
@@ -106,7 +106,7 @@ SPEC = ComponentSpec(
 
 
 def images(count: int) -> list[Array]:
-    """Pictures that are all different."""
+    """Return different images."""
     rng = np.random.default_rng(7)
     return [rng.uniform(0, 255, (1, 3, SIDE, SIDE)).astype(np.float32) for _ in range(count)]
 
@@ -128,7 +128,7 @@ def graph(folder: Path, module: nn.Module | None = None) -> Graph:
 def recipe(
     scheme: str = "weight_only", method: str = "minmax", **treatments: Treatment
 ) -> Int8Recipe:
-    """A scheme, and modules that are treated otherwise; `mlp_0` is `mlp.0`."""
+    """Return a recipe with a scheme and the treatments of some modules; `mlp_0` is `mlp.0`."""
     return Int8Recipe(
         scheme=scheme,  # type: ignore[arg-type]
         method=method,  # type: ignore[arg-type]
@@ -142,7 +142,7 @@ def recipe(
 def lower(
     graph: Graph, folder: Path, chosen: Int8Recipe, samples: Path, **options: str | int | bool
 ) -> Artifact:
-    """Lower a graph by an INT8 recipe, for iOS 17 if nothing else is said."""
+    """Lower a graph with an INT8 recipe, by default for iOS 17."""
     folder.mkdir(parents=True)
     quantized = replace(graph, quantization=Quantization(recipe=chosen, samples=samples))
     options = {"deployment_target": "iOS17", **options}
@@ -150,12 +150,12 @@ def lower(
 
 
 def opened(artifact: Artifact, function: str | None = None) -> Program:
-    """The program of an artefact, as it was saved."""
+    """Read the saved program of an artefact."""
     return read.load(coreml_package.package_of(artifact.files), function)
 
 
 def constant(program: Program, operation: str, parameter: str) -> Array:
-    """A constant that the operation with this first output has, in place or by name."""
+    """Return a constant parameter of the operation with this first output."""
     op = next(op for op in program.operations if op.outputs[0].name == operation)
     bound = op.inputs[parameter][0]
     if isinstance(bound, str):
@@ -176,7 +176,7 @@ def unpacked(program: Program, module: str) -> str:
 
 
 def modules_in(program: Program, kind: str) -> set[str]:
-    """Modules whose weight is read through an operation of a kind (`const` for a floating one)."""
+    """Return modules whose weight is read through a kind of operation (`const`: not INT8)."""
     made = {o.name: op for op in program.operations for o in op.outputs}
     weights = [op.inputs["weight"][0] for op in program.operations if "weight" in op.inputs]
     names = [w for w in weights if isinstance(w, str) and made[w].kind == kind]
@@ -201,7 +201,7 @@ def as_feeds(pictures: list[Array]) -> list[dict[str, Array]]:
 
 
 def values(module: nn.Module, picture: Array) -> Mapping[str, Array]:
-    """What goes into each layer of a module, by its path, and what comes out of the whole as ``."""
+    """Return the input of each layer of a module by path, and the module's output by ``."""
     found: dict[str, Array] = {}
     handles = [
         layer.register_forward_hook(

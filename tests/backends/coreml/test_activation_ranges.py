@@ -31,13 +31,13 @@ METHODS: tuple[Method, ...] = ("minmax", "percentile", "mse")
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """`out0` is thrice `in0`."""
+    """A program whose `out0` is three times `in0`."""
     path = tmp_path_factory.mktemp("program") / "one.mlpackage"
     return read.load(save(path, [(SHAPE, "float32")], lambda x: mb.mul(x=x, y=np.float32(3))))
 
 
 def samples(count: int, seed: int = 0) -> list[Array]:
-    """Every sample is wider than the one before, and the first has the least value of all."""
+    """Samples of increasing range; the first has the minimum of all."""
     rng = np.random.default_rng(seed)
     found = [rng.standard_normal(SHAPE).astype(np.float32) * (1 + i) for i in range(count)]
     found[0][3, 4] = -50
@@ -51,7 +51,7 @@ def measured(
     return activation_ranges.measure(program, [name], lambda: feeds, method)[name]
 
 
-def test_the_least_and_the_largest_of_all_samples(program: Program) -> None:
+def test_minmax_over_all_samples(program: Program) -> None:
     values = samples(3)
     # coremltools' own calibration would forget the first sample.
     assert measured(program, values) == (-150.0, float(np.max(values) * np.float32(3)))
@@ -62,7 +62,7 @@ def test_inputs_have_a_range_too(program: Program) -> None:
     assert measured(program, values, name="in0") == (-50.0, float(np.max(values)))
 
 
-def test_samples_in_another_order_give_the_same(program: Program) -> None:
+def test_the_order_of_samples_does_not_matter(program: Program) -> None:
     values = samples(3)
     for method in METHODS:
         assert measured(program, values, method) == pytest.approx(
@@ -71,7 +71,7 @@ def test_samples_in_another_order_give_the_same(program: Program) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 10])
-def test_a_percentile_leaves_out_that_share_at_either_end(program: Program, count: int) -> None:
+def test_a_percentile_cuts_off_its_share_at_each_end(program: Program, count: int) -> None:
     values = samples(count)
     low, high = measured(program, values, "percentile")
     every = np.sort(np.concatenate([v.ravel() for v in values]) * np.float32(3))
@@ -80,20 +80,20 @@ def test_a_percentile_leaves_out_that_share_at_either_end(program: Program, coun
     assert (low, high) == (every[out], every[-1 - out])
 
 
-def test_zero_is_always_within(program: Program) -> None:
+def test_a_range_includes_zero(program: Program) -> None:
     ones = np.ones(SHAPE, np.float32)
     assert measured(program, [ones, ones * 2]) == (0.0, 6.0)
     assert measured(program, [-ones], "percentile") == (-3.0, 0.0)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_but_zeros_has_a_scale_too(program: Program, method: Method) -> None:
+def test_a_tensor_of_zeros_has_a_scale(program: Program, method: Method) -> None:
     low, high = measured(program, [np.zeros(SHAPE, np.float32)], method)
     assert low == 0.0
     assert np.float16((high - low) / 255) == 2**-18
 
 
-def test_mse_cuts_off_a_lonely_value(program: Program) -> None:
+def test_mse_cuts_off_an_outlier(program: Program) -> None:
     values = samples(1)
     low, high = measured(program, values, "mse")
     largest = float(np.max(values[0]) * 3)
@@ -101,7 +101,7 @@ def test_mse_cuts_off_a_lonely_value(program: Program) -> None:
     assert high / largest == pytest.approx(low / -150, rel=1e-4)
 
 
-def test_mse_has_the_least_error_of_its_choices(program: Program) -> None:
+def test_mse_has_the_minimum_error_of_its_shares(program: Program) -> None:
     values = samples(2, seed=5)
     chosen = measured(program, values, "mse")
     every = torch.from_numpy(np.concatenate([v.ravel() for v in values]) * np.float32(3))
@@ -126,12 +126,12 @@ def test_values_are_rounded_as_int8_is() -> None:
     assert not activation_ranges.rounded(torch.from_numpy(values), 0.0, 0.0).any()
 
 
-def test_there_have_to_be_samples(program: Program) -> None:
+def test_samples_are_required(program: Program) -> None:
     with pytest.raises(UsageError, match="INT8 activations need calibration samples"):
         measured(program, [])
 
 
-def test_a_value_that_is_not_there_is_named(program: Program) -> None:
+def test_a_missing_value_is_named(program: Program) -> None:
     with pytest.raises(CheckFailed) as raised:
         measured(program, samples(1), name="gone")
     assert raised.value.message == "the program does not compute `gone`, whose range is needed"

@@ -1,4 +1,4 @@
-"""The Core ML backend on a tiny program: what is in the file, and what it computes."""
+"""The Core ML backend on a tiny program: contents and results of the package."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 
 
 @every_precision
-def test_artifact_says_what_it_is(graph: Graph, precision: Precision, tmp_path: Path) -> None:
+def test_fields_of_the_artifact(graph: Graph, precision: Precision, tmp_path: Path) -> None:
     artifact = tools.lower(graph, tmp_path / "out", precision)
     assert (artifact.component, artifact.backend) == ("decoder", "coreml")
     assert artifact.precision == precision
@@ -120,7 +120,7 @@ def test_equal_bytes_every_time(graph: Graph, precision: Precision, tmp_path: Pa
     assert [f.read_bytes() for f in one.files] == [f.read_bytes() for f in two.files]
 
 
-def test_given_program_is_left_alone(graph: Graph, tmp_path: Path) -> None:
+def test_the_traced_program_is_not_changed(graph: Graph, tmp_path: Path) -> None:
     assert graph.program is not None
     before = graph.program.read_bytes()
     tools.lower(graph, tmp_path / "out")
@@ -194,7 +194,7 @@ def test_descriptions_of_inputs_and_outputs(graph: Graph, tmp_path: Path) -> Non
 
 
 def in_fp32(artifact_files: tuple[Path, ...]) -> dict[str, int]:
-    """Kinds of operations that give float32, casts and constants apart, from the file alone."""
+    """Return the kinds of operations with a float32 result, without casts and constants."""
     program = read.load(coreml_package.package_of(artifact_files))
     kinds = [
         op.kind
@@ -261,7 +261,7 @@ def test_recipe_makes_the_result_better(graph: Graph, tmp_path: Path) -> None:
     assert errors[1] < errors[0]
 
 
-def test_recipe_is_of_no_use_in_fp32(graph: Graph, tmp_path: Path) -> None:
+def test_recipe_has_no_effect_in_fp32(graph: Graph, tmp_path: Path) -> None:
     plain, asked = (
         tools.lower(replace(graph, recipe=recipe), tmp_path / name, "fp32")
         for name, recipe in (("plain", ()), ("asked", (NORM,)))
@@ -269,7 +269,7 @@ def test_recipe_is_of_no_use_in_fp32(graph: Graph, tmp_path: Path) -> None:
     assert [f.read_bytes() for f in plain.files] == [f.read_bytes() for f in asked.files]
 
 
-def test_recipe_that_names_nothing(graph: Graph, tmp_path: Path) -> None:
+def test_recipe_that_selects_nothing_is_refused(graph: Graph, tmp_path: Path) -> None:
     rotten = replace(NORM, modules=("norm1",))
     with pytest.raises(UsageError) as caught:
         tools.lower(replace(graph, recipe=(rotten,)), tmp_path / "out")
@@ -278,7 +278,7 @@ def test_recipe_that_names_nothing(graph: Graph, tmp_path: Path) -> None:
     )
 
 
-def test_toolchain_that_leaves_fp32_is_found_out(
+def test_a_file_that_stayed_fp32_is_refused(
     graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Fp32Nodes, "casts", lambda self, op: False)
@@ -288,7 +288,7 @@ def test_toolchain_that_leaves_fp32_is_found_out(
     assert caught.value.message.endswith("(0.00% float16, minimum 99%)")
 
 
-def test_toolchain_that_ignores_the_recipe_is_found_out(
+def test_a_file_without_the_fp32_operations_of_the_recipe_is_refused(
     graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Fp32Nodes, "casts", lambda self, op: True)
@@ -299,7 +299,7 @@ def test_toolchain_that_ignores_the_recipe_is_found_out(
     )
 
 
-def test_operation_that_stays_in_fp32_unasked_is_found_out(graph: Graph, tmp_path: Path) -> None:
+def test_an_fp32_operation_outside_the_recipe_is_refused(graph: Graph, tmp_path: Path) -> None:
     artifact = tools.lower(replace(graph, recipe=(NORM,)), tmp_path / "out")
     package = coreml_package.package_of(artifact.files)
     nothing = Fp32Nodes(handles=frozenset(), nodes=())
@@ -313,7 +313,7 @@ def test_operation_that_stays_in_fp32_unasked_is_found_out(graph: Graph, tmp_pat
 
 
 class Far(tools.Decoder):
-    """Adds what FP16 cannot hold, and takes it away again."""
+    """Adds and subtracts a constant that overflows FP16."""
 
     def forward(
         self, point_coords: torch.Tensor, point_labels: torch.Tensor
@@ -322,7 +322,7 @@ class Far(tools.Decoder):
         return masks, (iou + 1e5) - 1e5
 
 
-def test_constant_past_fp16_stays_and_is_counted(tmp_path: Path) -> None:
+def test_constant_that_overflows_fp16_stays_fp32_and_is_counted(tmp_path: Path) -> None:
     program = tools.write_program(Far().eval(), tools.decoder(4), tmp_path / "far.pt2")
     graph = replace(tools.decoder_graph(tmp_path), program=program)
     artifact = tools.lower(graph, tmp_path / "out")
@@ -335,7 +335,7 @@ def test_constant_past_fp16_stays_and_is_counted(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ refusals
 
 
-def test_shapes_that_change_are_refused(tmp_path: Path) -> None:
+def test_dynamic_shapes_are_refused(tmp_path: Path) -> None:
     graph = tools.decoder_graph(tmp_path, slots="points")
     with pytest.raises(UsageError) as caught:
         tools.lower(graph, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Several numbers of slots in one package: a function each, and the weights once."""
+"""A package with a function for each number of points, and shared weights."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_weights_are_stored_once(artifact: Artifact, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("slots", [2, 4, 8])
-def test_session_takes_the_function_with_that_many_slots(artifact: Artifact, slots: int) -> None:
+def test_session_runs_the_function_with_the_number_of_slots(artifact: Artifact, slots: int) -> None:
     found = coreml.open_session(artifact).run(tools.as_arrays(tools.decoder_feeds(slots)))
     with torch.inference_mode():
         masks, iou = tools.Decoder().eval()(*tools.decoder_feeds(slots).values())
@@ -94,7 +94,7 @@ def test_one_session_changes_functions(artifact: Artifact) -> None:
     np.testing.assert_array_equal(first, again)
 
 
-def test_number_of_slots_that_no_function_has(artifact: Artifact) -> None:
+def test_unknown_number_of_slots_is_refused(artifact: Artifact) -> None:
     with pytest.raises(UsageError) as caught:
         coreml.open_session(artifact).run(tools.as_arrays(tools.decoder_feeds(3)))
     message = caught.value.message
@@ -127,7 +127,9 @@ def test_precision_fp32(graph: Graph, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("system", ["iOS16", "iOS17"])
-def test_system_without_such_packages(graph: Graph, system: str, tmp_path: Path) -> None:
+def test_deployment_target_without_functions_is_refused(
+    graph: Graph, system: str, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError) as caught:
         tools.lower(graph, tmp_path / "out", deployment_target=system, functions="2 4")
     assert caught.value.message == (
@@ -140,8 +142,8 @@ def test_system_without_such_packages(graph: Graph, system: str, tmp_path: Path)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_functions_that_take_the_same(tmp_path: Path) -> None:
-    """A model with a number of points of its own has no second number of slots."""
+def test_functions_of_equal_shapes_are_refused(tmp_path: Path) -> None:
+    """A model with a fixed number of points has the same shapes in every function."""
     graph = tools.decoder_graph(tmp_path, slots=4, further=(2,))
     assert graph.program is not None
     twice = replace(graph, variants=((2, graph.program),))

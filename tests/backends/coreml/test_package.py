@@ -1,4 +1,4 @@
-"""Packages without random names and dates: the same contents, the same bytes."""
+"""Packages with equal contents have equal bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TENSORS = (*tools.decoder(4).inputs, *tools.decoder(4).outputs)
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A package as coremltools leaves it."""
+    """A package as coremltools saves it."""
     folder = tmp_path_factory.mktemp("raw")
     program = tools.decoder_graph(folder).program
     assert program is not None
@@ -53,13 +53,13 @@ def normalise(package: Path, **about: str) -> None:
     coreml_package.normalise(package, tensors=TENSORS, description="tiny", about=about)
 
 
-def test_coremltools_has_a_date_and_a_file_too_many(raw: Path) -> None:
-    """If this fails, coremltools has changed and a part of the module can go."""
+def test_coremltools_writes_dates_and_a_debug_file(raw: Path) -> None:
+    """If this fails, coremltools has changed and a part of the module is not needed."""
     assert coreml_package.DATE in coreml_package.read_spec(raw).description.metadata.userDefined
     assert (raw / coreml_package.DEBUG_HANDLES).is_file()
 
 
-def test_date_is_gone_from_both_places(package: Path) -> None:
+def test_both_dates_are_removed(package: Path) -> None:
     normalise(package)
     spec = coreml_package.read_spec(package)
     kept = spec.description.metadata.userDefined
@@ -68,7 +68,7 @@ def test_date_is_gone_from_both_places(package: Path) -> None:
     assert b"conversion_date" not in (package / coreml_package.MODEL).read_bytes()
 
 
-def test_build_info_is_in_order(package: Path) -> None:
+def test_build_info_is_sorted(package: Path) -> None:
     normalise(package)
     info = coreml_package.read_spec(package).mlProgram.attributes["buildInfo"]
     keys = [
@@ -78,17 +78,17 @@ def test_build_info_is_in_order(package: Path) -> None:
     assert len(keys) >= 2
 
 
-def test_debug_file_is_gone(package: Path) -> None:
+def test_debug_file_is_removed(package: Path) -> None:
     normalise(package)
     assert not (package / coreml_package.DEBUG_HANDLES).exists()
 
 
-def test_everybody_may_read_the_files(package: Path) -> None:
+def test_files_are_readable_by_all(package: Path) -> None:
     normalise(package)
     assert {oct(f.stat().st_mode & 0o777) for f in coreml_package.files_of(package)} == {"0o644"}
 
 
-def test_item_names_are_uuids_and_lead_to_the_items(package: Path) -> None:
+def test_item_names_are_uuids(package: Path) -> None:
     normalise(package)
     manifest = json.loads((package / "Manifest.json").read_text("utf-8"))
     items = manifest["itemInfoEntries"]
@@ -107,7 +107,7 @@ def test_coremltools_still_opens_it(package: Path) -> None:
     assert [f.name for f in spec.description.output] == ["masks", "iou"]
 
 
-def test_item_names_follow_the_contents(package: Path, raw: Path, tmp_path: Path) -> None:
+def test_item_names_depend_on_the_contents(package: Path, raw: Path, tmp_path: Path) -> None:
     other = shutil.copytree(raw, tmp_path / "other.mlpackage")
     normalise(package, version="1")
     normalise(other, version="2")
@@ -119,14 +119,14 @@ def test_item_names_follow_the_contents(package: Path, raw: Path, tmp_path: Path
     assert one["model.mlmodel"] != two["model.mlmodel"]
 
 
-def test_a_second_time_changes_nothing(package: Path) -> None:
+def test_a_second_call_changes_nothing(package: Path) -> None:
     normalise(package, version="1")
     before = [f.read_bytes() for f in coreml_package.files_of(package)]
     normalise(package, version="1")
     assert [f.read_bytes() for f in coreml_package.files_of(package)] == before
 
 
-def test_tensor_without_a_description_is_a_bug(package: Path) -> None:
+def test_tensor_without_a_description_raises(package: Path) -> None:
     strangers = (TensorSpec(name="pixels", shape=(1,)),)
     with pytest.raises(KeyError, match="point_coords"):
         coreml_package.normalise(package, tensors=strangers, description="tiny", about={})
@@ -138,7 +138,7 @@ def test_package_of_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [(), ("encoder.onnx",)], ids=["none", "another format"])
-def test_files_that_are_no_package(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_files_without_a_manifest_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(BundleError) as caught:
         coreml_package.package_of(tuple(tmp_path / n for n in names))
     assert caught.value.message == "a Core ML artefact has no package manifest"

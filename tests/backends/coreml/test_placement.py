@@ -1,4 +1,4 @@
-"""Counting a compute plan; the plan itself needs a Mac."""
+"""Counting the devices of a hand-made compute plan; a real one needs a Mac."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def operations(*names: str) -> list[SimpleNamespace]:
     return [SimpleNamespace(operator_name=n) for n in names]
 
 
-def test_preferred_is_not_supported() -> None:
+def test_preferred_and_supported_devices_are_counted() -> None:
     found = placement.count(Plan(TABLE), operations("ios17.conv", "ios17.softmax", "ios17.conv"))
     assert found.preferred == {"gpu": 1, "neural engine": 2}
     assert found.supported == {"cpu": 3, "gpu": 3, "neural engine": 3}
@@ -75,7 +75,7 @@ def test_preferred_is_not_supported() -> None:
     assert found.work == pytest.approx({"gpu": 0.2, "neural engine": 0.8})
 
 
-def test_operation_the_plan_says_nothing_of() -> None:
+def test_operation_that_the_plan_does_not_cover() -> None:
     found = placement.count(Plan(TABLE), operations("ios17.shape", "ios16.layer_norm"))
     assert found.preferred == {"cpu": 1, "undecided": 1}
     assert found.supported == {"cpu": 1}
@@ -88,11 +88,11 @@ def test_constants_do_not_count() -> None:
     assert found == placement.Placement(preferred={}, supported={}, work={}, elsewhere={})
 
 
-def test_device_that_is_new_keeps_its_name() -> None:
+def test_unknown_device_keeps_its_class_name() -> None:
     assert placement.device_name(SimpleNamespace()) == "SimpleNamespace"
 
 
-def test_devices_are_coremltools_own() -> None:
+def test_devices_are_classes_of_coremltools() -> None:
     coreml_sdk.load()
     from coremltools.models import compute_device
 

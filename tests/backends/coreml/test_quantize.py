@@ -1,4 +1,4 @@
-"""INT8 packages of a tiny program: what is in the file, and what it computes."""
+"""INT8 packages of a tiny program: contents and results."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_weight_is_rounded_for_each_output_channel(
     assert np.abs(integers).max() == 127
 
 
-def test_a_channel_of_zeros_stays_one(samples: Path, tmp_path: Path) -> None:
+def test_a_channel_of_zeros_stays_zero(samples: Path, tmp_path: Path) -> None:
     module = tools.Net()
     for parameter in ("mlp.2.weight", "mlp.2.bias"):
         module.get_parameter(parameter).data[3] = 0
@@ -123,7 +123,7 @@ def test_a_channel_of_zeros_stays_one(samples: Path, tmp_path: Path) -> None:
     assert seen[name][..., 4].any()
 
 
-def test_weights_alone_need_no_newer_system(graph: Graph, samples: Path, tmp_path: Path) -> None:
+def test_weight_only_int8_works_on_ios_16(graph: Graph, samples: Path, tmp_path: Path) -> None:
     found = tools.lower(graph, tmp_path / "out", tools.recipe(), samples, deployment_target="iOS16")
     assert tools.opened(found).opset == "CoreML6"
     assert found.ops["constexpr_affine_dequantize"] == len(SIZES)
@@ -181,7 +181,7 @@ def test_a_pair_covers_the_values_of_all_samples(mixed: Artifact, module: str) -
     assert zero == pytest.approx(-128 - low / scale, abs=1.5)
 
 
-def test_what_it_computes_is_what_was_trained(graph: Graph, mixed: Artifact) -> None:
+def test_outputs_stay_near_fp32(graph: Graph, mixed: Artifact) -> None:
     session = coreml.open_session(mixed)
     for picture in tools.images(4):
         want = tools.values(tools.Net(), picture)[""]
@@ -191,7 +191,7 @@ def test_what_it_computes_is_what_was_trained(graph: Graph, mixed: Artifact) -> 
         assert 1e-4 < error < 0.03
 
 
-def test_values_past_the_samples_are_cut_off(graph: Graph, tmp_path: Path) -> None:
+def test_values_outside_the_ranges_are_clipped(graph: Graph, tmp_path: Path) -> None:
     dark = [picture / 10 for picture in tools.images(2)]
     folder = tools.write(tmp_path / "dark", tools.as_feeds(dark))
     found = tools.lower(graph, tmp_path / "out", tools.recipe("w8a8", **MIXED), folder)
@@ -214,7 +214,7 @@ def test_int8_activations_need_samples(graph: Graph, tmp_path: Path) -> None:
         tools.lower(graph, tmp_path / "out", tools.recipe("w8a8"), tmp_path / "none")
 
 
-def test_weights_need_none(graph: Graph, tmp_path: Path) -> None:
+def test_weight_only_int8_needs_no_samples(graph: Graph, tmp_path: Path) -> None:
     found = tools.lower(graph, tmp_path / "out", tools.recipe(), tmp_path / "none")
     assert "quantize" not in found.ops
 
@@ -239,14 +239,14 @@ def test_the_same_bytes_every_time(
         assert mine.read_bytes() == theirs.read_bytes()
 
 
-def test_only_the_package_is_left(mixed: Artifact) -> None:
+def test_no_other_files_are_left(mixed: Artifact) -> None:
     folder = coreml_package.package_of(mixed.files).parent
     assert {p for p in folder.rglob("*") if p.is_file()} == set(mixed.files)
     assert [p.name for p in folder.iterdir()] == ["encoder.mlpackage"]
 
 
 @pytest.mark.parametrize(("scheme", "dtype"), [("fp16", "float16"), ("fp32", "float32")])
-def test_a_component_may_stay_floating(
+def test_a_component_may_stay_in_floating_point(
     graph: Graph, samples: Path, scheme: str, dtype: str, tmp_path: Path
 ) -> None:
     found = tools.lower(graph, tmp_path / "out", tools.recipe(scheme), samples)
@@ -274,7 +274,7 @@ def test_other_precisions_ignore_the_recipe(graph: Graph, samples: Path, tmp_pat
     assert "int8" not in coreml_tools.lower(quantized, tmp_path / "out").tensors_by_dtype
 
 
-def test_what_stays_in_fp32_does_so_beside_int8(
+def test_fp32_operations_of_the_recipe_stay_with_int8(
     graph: Graph, samples: Path, tmp_path: Path
 ) -> None:
     keep = KeepFp32(
@@ -286,7 +286,7 @@ def test_what_stays_in_fp32_does_so_beside_int8(
     assert found.ops["quantize"] == 2
 
 
-def test_a_picture_as_input(graph: Graph, samples: Path, tmp_path: Path) -> None:
+def test_an_image_input(graph: Graph, samples: Path, tmp_path: Path) -> None:
     chosen = tools.recipe("w8a8", **MIXED)
     found = tools.lower(graph, tmp_path / "out", chosen, samples, image_input=True)
     picture = np.rint(tools.images(1)[0])
@@ -309,7 +309,7 @@ def layer(name: str, elements: int, treatment: Treatment) -> Layer:
     )
 
 
-def test_weights_that_are_not_int8_are_found(light: Artifact) -> None:
+def test_weights_that_are_not_int8_are_refused(light: Artifact) -> None:
     wanted = layer("other", sum(SIZES.values()) + 9, "weight_only")
     with pytest.raises(CheckFailed) as raised:
         coreml_ptq.check(tools.opened(light), [wanted])
@@ -318,7 +318,7 @@ def test_weights_that_are_not_int8_are_found(light: Artifact) -> None:
     )
 
 
-def test_inputs_that_are_not_int8_are_found(light: Artifact) -> None:
+def test_inputs_that_are_not_int8_are_refused(light: Artifact) -> None:
     wanted = layer("other", sum(SIZES.values()), "w8a8")
     with pytest.raises(CheckFailed) as raised:
         coreml_ptq.check(tools.opened(light), [wanted])
@@ -327,7 +327,7 @@ def test_inputs_that_are_not_int8_are_found(light: Artifact) -> None:
     )
 
 
-def test_inputs_that_are_int8_and_should_not_be_are_found(mixed: Artifact) -> None:
+def test_int8_inputs_outside_the_recipe_are_refused(mixed: Artifact) -> None:
     wanted = layer("other", sum(SIZES.values()) - SIZES["depth"], "weight_only")
     with pytest.raises(CheckFailed, match="is INT8 in the saved package"):
         coreml_ptq.check(tools.opened(mixed), [wanted])

@@ -1,4 +1,4 @@
-"""Weights that are not one layer's, and packages of several functions."""
+"""INT8 with shared weights, bias tables and several functions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TABLE = 3 * 64 * 64
 
 
 @pytest.mark.parametrize("scheme", ["weight_only", "w8a8"])
-def test_a_table_of_attention_biases_is_a_weight(
+def test_a_table_of_attention_biases_is_quantized(
     samples: Path, scheme: str, tmp_path: Path
 ) -> None:
     graph = tools.graph(tmp_path, tools.Attention())
@@ -69,7 +69,7 @@ def test_a_table_of_attention_biases_is_a_weight(
     assert np.linalg.norm(got - want) / np.linalg.norm(want) < 0.02
 
 
-def test_a_table_stays_floating_where_its_module_does(samples: Path, tmp_path: Path) -> None:
+def test_a_table_is_kept_with_its_module(samples: Path, tmp_path: Path) -> None:
     graph = tools.graph(tmp_path, tools.Attention())
     chosen = Int8Recipe(
         scheme="weight_only",

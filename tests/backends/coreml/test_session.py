@@ -1,4 +1,4 @@
-"""Opening packages: pictures as inputs, the runtime that is here, and what is fed to it."""
+"""Opening packages: image inputs, the runtime, and its inputs."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ pytestmark = pytest.mark.backend
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """An encoder that takes a picture."""
+    """An encoder with an image input."""
     folder = tmp_path_factory.mktemp("picture")
     return tools.lower(tools.encoder_graph(folder), folder / "out", image_input=True)
 
 
 @pytest.fixture(scope="module")
 def points(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A decoder, which takes arrays."""
+    """A decoder with array inputs."""
     folder = tmp_path_factory.mktemp("points")
     return tools.lower(tools.decoder_graph(folder), folder / "out")
 
 
 def pixels() -> Array:
-    """Every whole value once, and what lies between."""
+    """Return every integer pixel value, and values between them."""
     values = np.arange(288, dtype=np.float32) * 255 / 287
     return values.reshape(1, 3, 8, 12)
 
@@ -56,7 +56,7 @@ def wanted(image: Array) -> Array:
     return found
 
 
-def test_picture_in_the_description(picture: Artifact) -> None:
+def test_image_input_in_the_description(picture: Artifact) -> None:
     (shown,) = coreml_package.read_spec(coreml_package.package_of(picture.files)).description.input
     image = shown.type.imageType
     assert (shown.name, image.width, image.height) == ("image", 12, 8)
@@ -64,7 +64,7 @@ def test_picture_in_the_description(picture: Artifact) -> None:
     assert shown.shortDescription == "RGB, 0 to 255"
 
 
-def test_picture_is_taken_as_it_is(picture: Artifact) -> None:
+def test_image_input_is_not_scaled(picture: Artifact) -> None:
     """No scale and no bias: normalisation is in the graph."""
     program = read.load(coreml_package.package_of(picture.files))
     assert [f.image for f in program.inputs] == [True]
@@ -73,7 +73,7 @@ def test_picture_is_taken_as_it_is(picture: Artifact) -> None:
     np.testing.assert_allclose(found, wanted(whole), atol=2e-3)
 
 
-def test_pixels_are_rounded_as_a_picture_rounds_them(picture: Artifact) -> None:
+def test_pixels_of_an_image_input_are_rounded(picture: Artifact) -> None:
     session = coreml.open_session(picture)
     between, whole = (
         session.run({"image": i})["image_embeddings"] for i in (pixels(), np.rint(pixels()))
@@ -85,7 +85,7 @@ def test_pixels_are_rounded_as_a_picture_rounds_them(picture: Artifact) -> None:
     ("value", "pixel"),
     [(-3.0, 0), (0.4, 0), (0.6, 1), (123.675, 124), (254.6, 255), (300.0, 255)],
 )
-def test_whole_pixels(value: float, pixel: int) -> None:
+def test_to_uint8_image(value: float, pixel: int) -> None:
     image = np.full((1, 3, 2, 5), value, dtype=np.float32)
     found = coreml_session.to_uint8_image(image)
     assert found.shape == (2, 5, 3)
@@ -106,7 +106,7 @@ def test_array_input_is_the_default(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, wanted(pixels()), atol=2e-3)
 
 
-def test_picture_input_leaves_other_inputs_alone(tmp_path: Path) -> None:
+def test_image_input_changes_no_other_inputs(tmp_path: Path) -> None:
     artifact = tools.lower(tools.decoder_graph(tmp_path), tmp_path / "out", image_input=True)
     shown = coreml_package.read_spec(coreml_package.package_of(artifact.files)).description.input
     assert [f.type.WhichOneof("Type") for f in shown] == ["multiArrayType"] * 2
@@ -116,7 +116,7 @@ def test_picture_input_leaves_other_inputs_alone(tmp_path: Path) -> None:
 
 
 class FakeModel:
-    """Stands in for `coremltools.models.MLModel`, and keeps what it was asked."""
+    """A fake of `coremltools.models.MLModel` that records its arguments."""
 
     made: list[dict[str, Any]]
 
@@ -140,7 +140,7 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return FakeModel.made
 
 
-def test_mac_runs_core_ml_with_the_units_of_the_profile(
+def test_mac_runs_core_ml_with_the_target_compute_units(
     mac: list[dict[str, Any]], picture: Artifact
 ) -> None:
     artifact = replace(picture, options={**picture.options, "compute_units": "CPU_AND_NE"})
@@ -154,7 +154,7 @@ def test_mac_runs_core_ml_with_the_units_of_the_profile(
     assert asked["fed"]["image"].getpixel((3, 0)) == (3, 88, 173)
 
 
-def test_mac_is_given_arrays_and_answers_in_the_order_of_the_contract(
+def test_mac_gets_arrays_and_returns_outputs_in_contract_order(
     mac: list[dict[str, Any]], points: Artifact
 ) -> None:
     feeds = tools.as_arrays(tools.decoder_feeds(4))

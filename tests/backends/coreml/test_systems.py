@@ -1,4 +1,4 @@
-"""Whole models through the Core ML backend, judged in the evaluator of saved programs."""
+"""Exports of whole models to Core ML, evaluated without macOS."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_bundle_is_simulated_off_macos(tiny_bundle: tuple[Path, ParityReport]) -
     )
 
 
-def test_package_that_was_touched_is_found_out(
+def test_a_changed_package_fails_verification(
     tiny: None, tiny_bundle: tuple[Path, ParityReport], tmp_path: Path
 ) -> None:
     import shutil
@@ -107,7 +107,7 @@ def test_no_path_of_this_machine_is_in_a_package(tiny_bundle: tuple[Path, Parity
 
 
 @pytest.mark.weights
-def test_official_mobile_sam_on_photographs(
+def test_official_mobile_sam_on_images(
     official: Checkpoint, tmp_path: Path, stage_root: Path
 ) -> None:
     request = ExportRequest(

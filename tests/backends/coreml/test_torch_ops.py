@@ -1,4 +1,4 @@
-"""What coremltools does not convert by itself, against PyTorch."""
+"""The conversions of `torch_ops`, compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Gelu(nn.Module):
 
 
 def run(module: nn.Module, x: Tensor, folder: Path) -> np.ndarray:
-    """What the saved FP32 package makes of `x`."""
+    """Return the output of the saved FP32 package for `x`."""
     with torch.inference_mode():
         result = module(x)
     component = ComponentSpec(
@@ -104,7 +104,7 @@ def test_bicubic_is_two_products(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 64])
-def test_rows_of_a_resize_add_up_to_one(size: int) -> None:
+def test_rows_of_a_resize_sum_to_one(size: int) -> None:
     matrix = torch_ops.resize_matrix(16, size=size, scale=None, align_corners=False)
     assert matrix.shape == (size, 16)
     assert matrix.dtype == np.float32
@@ -121,13 +121,13 @@ def test_alias(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run(Renamed(), x, tmp_path), 3 * x.numpy())
 
 
-def test_registering_twice_is_harmless() -> None:
+def test_registering_twice() -> None:
     torch_ops.register()
     torch_ops.register()
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_gelu_is_the_one_that_was_traced(approximate: str, tmp_path: Path) -> None:
+def test_gelu_keeps_its_approximation(approximate: str, tmp_path: Path) -> None:
     x = torch.linspace(-5, 5, 401).reshape(1, 401)
     module, other = Gelu(approximate), Gelu({"none": "tanh", "tanh": "none"}[approximate])
     found = run(module, x, tmp_path)

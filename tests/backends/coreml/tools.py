@@ -46,7 +46,7 @@ class Decoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A picture to half its size, bicubic, in grey levels."""
+    """Resize an image to half its size bicubically, in grey levels."""
 
     def forward(self, image: Tensor) -> Tensor:
         grey = (image / 255).mean(1, keepdim=True)
@@ -88,7 +88,7 @@ def unused(*_: object) -> object:
 
 
 def decoder_feeds(slots: int) -> dict[str, Tensor]:
-    """Points all over the frame, half of them in the background."""
+    """Return points all over the frame, half of them background."""
     coords = torch.arange(2 * slots, dtype=torch.float32).reshape(1, slots, 2) * 997 % 1024
     return {"point_coords": coords, "point_labels": torch.arange(slots)[None] % 2.0 + 0.5}
 
@@ -111,7 +111,7 @@ def decoder_graph(
     recipe: tuple[KeepFp32, ...] = (),
     about: Mapping[str, str] | None = None,
 ) -> Graph:
-    """`Decoder` as a traced graph; the ONNX file is not there, as nobody may ask for it."""
+    """Return `Decoder` as a traced graph without its ONNX file, which must not be read."""
     module = Decoder().eval()
     return Graph(
         component=decoder(slots),
@@ -133,7 +133,7 @@ def encoder_graph(folder: Path) -> Graph:
 
 
 def target(precision: Precision, **options: str | int | bool) -> TargetProfile:
-    """The `coreml` profile with other options."""
+    """Return the `coreml` target with other options."""
     shipped = profiles.load_target("coreml")
     chosen: Options = {**shipped.options, **options}
     return replace(shipped, precision=precision, options=chosen)

@@ -1,4 +1,4 @@
-"""Linear layers as Gemm: the same numbers, computed in INT8; and what is left as it is."""
+"""Linear layers as Gemm compute the same in INT8; other nodes are not rewritten."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def network(*, bias_first: bool = False) -> onnx.ModelProto:
 
 
 def answer(model: onnx.ModelProto, saved: Path | None = None) -> NDArray[np.float32]:
-    """The output for `X`; what ONNX Runtime made of the graph is saved."""
+    """Return the output for `X`, and save ONNX Runtime's optimized graph."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if saved is not None:
@@ -154,7 +154,7 @@ def _sizes_unknown(model: onnx.ModelProto) -> None:
     ],
     ids=lambda f: f.__name__[1:],
 )
-def test_what_is_left_as_it_is(change: Callable[[onnx.ModelProto], None]) -> None:
+def test_layers_that_are_not_rewritten(change: Callable[[onnx.ModelProto], None]) -> None:
     model = network()
     change(model)
     found, ranges = onnx_gemm.apply(model, {"layer"}, {"x": (-4.0, 4.0)})
@@ -165,7 +165,7 @@ def test_what_is_left_as_it_is(change: Callable[[onnx.ModelProto], None]) -> Non
 @pytest.mark.parametrize(
     ("layers", "ranges"), [(set(), {"x": (-4.0, 4.0)}), ({"layer"}, {})], ids=["unasked", "range"]
 )
-def test_only_layers_that_are_quantized(
+def test_only_quantized_layers_are_rewritten(
     layers: set[str], ranges: dict[str, tuple[float, float]]
 ) -> None:
     found, left = onnx_gemm.apply(network(), layers, ranges)

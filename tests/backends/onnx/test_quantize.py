@@ -1,4 +1,4 @@
-"""Q/DQ in ONNX: what each treatment does to the graph, how far it is off, and that it repeats."""
+"""INT8 in ONNX: the graph of each treatment, its error, and its reproducibility."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
     return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
 
 
-def test_w8a8_is_near_and_its_weights_are_int8(tmp_path: Path) -> None:
+def test_int8_is_near_fp32_and_stores_int8_weights(tmp_path: Path) -> None:
     asked = toy.quantization(tmp_path / "s", toy.ALL)
     model = onnx_qdq.apply(toy.network(), asked, tmp_path)
     onnx.checker.check_model(model)
@@ -68,7 +68,7 @@ def test_w8a8_is_near_and_its_weights_are_int8(tmp_path: Path) -> None:
     assert not [a for a in constants(model).values() if a.dtype == np.float32 and a.size > 128]
 
 
-def test_w8_stores_weights_in_int8_and_leaves_activations(tmp_path: Path) -> None:
+def test_weight_only_int8_keeps_activations(tmp_path: Path) -> None:
     treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, "weight_only")
     asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="weight_only"))
     model = onnx_qdq.apply(toy.network(), asked, tmp_path)
@@ -86,7 +86,7 @@ def test_w8_stores_weights_in_int8_and_leaves_activations(tmp_path: Path) -> Non
         assert np.abs(rounded * scale - weight).max() <= scale.max() / 2 * 1.001
 
 
-def test_w8_for_tensorrt_is_dequantized(tmp_path: Path) -> None:
+def test_weight_only_int8_for_tensorrt_uses_dequantize_linear(tmp_path: Path) -> None:
     treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, "weight_only")
     asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="weight_only"))
     model = onnx_qdq.apply(toy.network(), asked, tmp_path, for_tensorrt=True)
@@ -108,7 +108,7 @@ def test_scales_stay_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert found["deep_w_fp16"].dtype == np.float16
 
 
-def test_a_layer_of_a_weights_only_recipe_may_be_quantized_whole(tmp_path: Path) -> None:
+def test_a_layer_of_a_weight_only_recipe_may_have_int8_activations(tmp_path: Path) -> None:
     treatments: dict[str, Treatment] = {**dict.fromkeys(toy.ALL, "weight_only"), "fc1": "w8a8"}
     asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="weight_only"))
     model = onnx_qdq.apply(toy.network(), asked, tmp_path)
@@ -134,7 +134,7 @@ def test_a_product_by_a_constant_has_no_weights_to_store(tmp_path: Path) -> None
     assert answer(found, asked).shape == answer(toy.network(), asked).shape
 
 
-def test_what_floats_is_stored_in_fp16(tmp_path: Path) -> None:
+def test_other_constants_are_stored_in_fp16(tmp_path: Path) -> None:
     treatments: dict[str, Treatment] = {**toy.ALL, "stem": "keep_float", "fc1": "weight_only"}
     asked = toy.quantization(tmp_path / "s", treatments)
     model = onnx_qdq.apply(toy.network(), asked, tmp_path)
@@ -145,7 +145,7 @@ def test_what_floats_is_stored_in_fp16(tmp_path: Path) -> None:
     assert error(model, asked) < 0.05
 
 
-def test_a_product_of_activations_floats_unless_everything_is_asked(tmp_path: Path) -> None:
+def test_products_of_activations_are_quantized_only_on_request(tmp_path: Path) -> None:
     def inputs_of_product(recipe: Int8Recipe, treatments: dict[str, Treatment]) -> list[str]:
         asked = toy.quantization(tmp_path / "s", treatments, recipe)
         model = onnx_qdq.apply(toy.network(), asked, tmp_path)
@@ -180,7 +180,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     assert first.SerializeToString() == again.SerializeToString()
 
 
-def test_the_given_graph_is_left_alone(tmp_path: Path) -> None:
+def test_the_graph_is_not_changed(tmp_path: Path) -> None:
     model = toy.network()
     before = model.SerializeToString()
     onnx_qdq.apply(model, toy.quantization(tmp_path / "s", toy.ALL), tmp_path)
@@ -195,7 +195,7 @@ def test_other_samples_give_other_scales(tmp_path: Path) -> None:
     assert onnx_qdq.apply(toy.network(), asked, tmp_path) != first
 
 
-def test_what_is_measured_does_not_follow_from_what_floats(tmp_path: Path) -> None:
+def test_measured_activations_do_not_depend_on_overrides(tmp_path: Path) -> None:
     # Else the runtime fuses otherwise, and all other ranges have another last digit.
     asked = toy.quantization(tmp_path / "s", toy.ALL)
     whole = onnx_qdq.activations_to_measure(toy.network(), asked)
@@ -209,7 +209,7 @@ def test_what_is_measured_does_not_follow_from_what_floats(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
-def test_ranges_hold_zero_and_lie_within_the_values(tmp_path: Path, method: str) -> None:
+def test_ranges_include_zero_and_lie_within_the_values(tmp_path: Path, method: str) -> None:
     asked = toy.quantization(tmp_path / "s", toy.ALL)
     tensors = onnx_qdq.activations_to_measure(toy.network(), asked)
     assert tensors == ["image", "a", "b", "c", "e", "f", "g", "h"]
@@ -229,7 +229,7 @@ def test_ranges_hold_zero_and_lie_within_the_values(tmp_path: Path, method: str)
     assert not list(tmp_path.glob("ranges*"))
 
 
-def test_an_outlier_widens_minmax_and_not_the_others() -> None:
+def test_an_outlier_widens_only_minmax() -> None:
     values = np.random.default_rng(0).standard_normal(200_000).astype(np.float32)
     values[7] = 500
     whole = (float(values.min()), 500.0)
@@ -238,7 +238,7 @@ def test_an_outlier_widens_minmax_and_not_the_others() -> None:
 
 
 @pytest.mark.parametrize("for_tensorrt", [False, True])
-def test_a_convolutions_bias_stays_floating_for_tensorrt(
+def test_the_bias_of_a_convolution_is_not_quantized_for_tensorrt(
     tmp_path: Path, for_tensorrt: bool
 ) -> None:
     asked = toy.quantization(tmp_path / "s", toy.ALL)
@@ -283,7 +283,7 @@ def test_without_vnni_sums_do_not_saturate(
     assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 0.05
 
 
-def test_with_vnni_a_session_is_told_nothing(
+def test_with_vnni_a_session_has_no_extra_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnx.save(toy.network(), tmp_path / "toy.onnx")

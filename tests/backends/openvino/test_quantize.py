@@ -1,4 +1,4 @@
-"""NNCF: what each treatment does to an OpenVINO model, and that it repeats."""
+"""INT8 in OpenVINO: the model of each treatment, and its reproducibility."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def error(folder: Path, quantization: Quantization) -> float:
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
-def test_w8a8_is_near(tmp_path: Path) -> None:
+def test_int8_is_near_fp32(tmp_path: Path) -> None:
     assert 1e-4 < error(tmp_path, toy.quantization(tmp_path / "s", toy.ALL)) < 0.05
 
 
@@ -88,7 +88,7 @@ def test_layers_are_found_by_the_names_of_the_onnx_graph(tmp_path: Path) -> None
     }
 
 
-def test_each_treatment_does_what_it_says(tmp_path: Path) -> None:
+def test_each_treatment_is_applied(tmp_path: Path) -> None:
     treatments: dict[str, Treatment] = {**toy.ALL, "stem": "keep_float", "fc2": "weight_only"}
     model = quantized(tmp_path, toy.quantization(tmp_path / "s", treatments))
     found = dtypes(model)
@@ -100,7 +100,7 @@ def test_each_treatment_does_what_it_says(tmp_path: Path) -> None:
     assert "product" not in fakes(model)
 
 
-def test_w8_alone_needs_no_activations(tmp_path: Path) -> None:
+def test_weight_only_int8_needs_no_samples(tmp_path: Path) -> None:
     treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, "weight_only")
     asked = toy.quantization(tmp_path / "s", treatments)
     model = quantized(tmp_path, asked)
@@ -108,7 +108,7 @@ def test_w8_alone_needs_no_activations(tmp_path: Path) -> None:
     assert 1e-4 < error(tmp_path, asked) < 0.02
 
 
-def test_the_file_says_that_activations_of_w8_layers_float(tmp_path: Path) -> None:
+def test_the_file_disables_dynamic_quantization(tmp_path: Path) -> None:
     import openvino
 
     model = quantized(
@@ -134,7 +134,7 @@ def test_the_same_samples_give_the_same_file(tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
-def test_large_tables_of_indices_are_stored_in_the_least_bits_that_hold_them() -> None:
+def test_large_tables_of_indices_are_stored_in_the_smallest_dtype() -> None:
     import openvino
     from openvino import opset13
 

@@ -1,10 +1,10 @@
-"""A fake of `tensorrt` and of the GPU's driver, to try what can only run on a device.
+"""A fake of `tensorrt` and of the CUDA driver, to test code that needs a device.
 
-It answers the calls the kit makes, writes them down, and computes with ONNX Runtime. Tests copy it
-as `tensorrt.py` beside the scripts, or put it into `sys.modules`; so it imports nothing of tests.
+It records the calls of the kit and computes with ONNX Runtime. Tests copy it as `tensorrt.py` to
+the scripts, or put it into `sys.modules`, so it imports nothing from the tests.
 """
 
-# ruff: noqa: ANN401  (what an SDK takes has no types)
+# ruff: noqa: ANN401  (an SDK without types)
 from __future__ import annotations
 
 import ctypes
@@ -18,9 +18,9 @@ import numpy as np
 __version__ = "10.3.0"
 CALLS: list[tuple[Any, ...]] = []
 FAULTS: list[tuple[str, str, str]] = []
-"""What the parser finds wrong: node, op, description."""
+"""Errors of the parser: node, operator, description."""
 SETTINGS: dict[str, Any] = {"engine": True, "layers": "Half"}
-"""`engine`: whether the builder makes one; `layers`: the dtype the inspector tells."""
+"""`engine`: whether the builder succeeds; `layers`: the dtype in the inspector."""
 
 
 def reset() -> None:
@@ -231,7 +231,7 @@ class Context:
 
 
 MEMORY: dict[int, bytearray] = {}
-"""What the fake GPU holds, by address; an address that was freed is gone."""
+"""Memory of the fake GPU by address, without freed addresses."""
 
 
 class Driver:

@@ -1,4 +1,4 @@
-"""The `tensorrt` backend: a kit, and where TensorRT and a GPU are, the engine and its receipt."""
+"""The `tensorrt` backend: the kit, and the engine on a machine with TensorRT and a GPU."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ every_target = pytest.mark.parametrize("target", ["tensorrt", "jetson-orin"])
 
 @pytest.fixture(autouse=True)
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No GPU, whatever this machine has, unless a test asks for one."""
+    """Hide the GPU of this machine."""
     fake_tensorrt.reset()
     fake_tensorrt.MEMORY.clear()
     monkeypatch.setattr(trt_engine, "load_driver", lambda: fake_tensorrt.Driver(count=0))
@@ -93,7 +93,7 @@ def test_receipt(precision: Precision, tmp_path: Path) -> None:
     assert artifact.ops["MatMul"] == 1
 
 
-def test_graph_that_stays_in_fp32_is_found_out(
+def test_a_graph_that_stayed_fp32_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cast_fp16, "apply", lambda model, keep=(): model)
@@ -105,7 +105,7 @@ def test_graph_that_stays_in_fp32_is_found_out(
     )
 
 
-def test_node_of_the_recipe_that_went_to_fp16_is_found_out(tmp_path: Path) -> None:
+def test_an_fp16_node_of_the_recipe_is_refused(tmp_path: Path) -> None:
     graph = write_graph(tmp_path / "named.onnx")
     model = onnx.load(graph.path)
     for node in model.graph.node:
@@ -121,7 +121,7 @@ def test_node_of_the_recipe_that_went_to_fp16_is_found_out(tmp_path: Path) -> No
     )
 
 
-def test_names_of_the_recipe_that_compute_nothing_are_let_be(tmp_path: Path) -> None:
+def test_nodes_of_the_recipe_without_computation_are_ignored(tmp_path: Path) -> None:
     graph = write_graph(tmp_path / "named.onnx")
     typed = trt_typed.write(graph, "fp16", tmp_path)
     trt_typed.check_fp32_nodes(replace(graph, fp32_nodes=("node_of_a_shape",)), typed)
@@ -143,12 +143,12 @@ def test_simulator_is_named() -> None:
     assert backend.simulator({}) == trt_typed.SIMULATOR
 
 
-def test_package_without_a_gpu_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_without_a_gpu_uses_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "find_spec", lambda name: name)
     assert not backend.usable()
 
 
-def test_gpu_without_the_package_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_without_the_package_uses_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
     monkeypatch.setattr(trt_engine, "load_driver", fake_tensorrt.Driver)
     assert not backend.usable()
@@ -175,7 +175,7 @@ def test_engine_runs_on_the_device(on_device: None, tmp_path: Path) -> None:
     np.testing.assert_allclose(found["masks"], wanted(feeds(3))["masks"], atol=TOLERANCE["fp16"])
 
 
-def test_engine_is_built_for_a_bundle_that_came_without(
+def test_engine_is_built_for_a_bundle_without_one(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     artifact = lower(tmp_path)
@@ -192,7 +192,7 @@ def test_engine_of_another_machine(on_device: None, tmp_path: Path) -> None:
         backend.open_session(artifact)
 
 
-def test_call_outside_the_ranges(on_device: None, tmp_path: Path) -> None:
+def test_call_outside_the_shape_ranges(on_device: None, tmp_path: Path) -> None:
     session = backend.open_session(lower(tmp_path))
     with pytest.raises(CheckFailed) as caught:
         session.run({**feeds(2), "tokens": np.zeros((2, 3), np.float32)})
@@ -211,7 +211,7 @@ def test_call_outside_the_ranges(on_device: None, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_precision_of_the_engine_is_found_out(
+def test_wrong_precision_of_the_engine_is_refused(
     precision: Precision, layers: str, message: str, on_device: None, tmp_path: Path
 ) -> None:
     fake_tensorrt.SETTINGS["layers"] = layers
@@ -220,7 +220,7 @@ def test_precision_of_the_engine_is_found_out(
     assert caught.value.message == message
 
 
-def test_refusal_of_the_parser(on_device: None, tmp_path: Path) -> None:
+def test_parser_error(on_device: None, tmp_path: Path) -> None:
     fake_tensorrt.FAULTS.append(("node_7", "Tile", "not a shape tensor"))
     with pytest.raises(CheckFailed) as caught:
         lower(tmp_path)

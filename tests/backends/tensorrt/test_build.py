@@ -1,4 +1,4 @@
-"""What TensorRT says, read: refusals as sentences, and the layers of an engine by dtype."""
+"""Reading TensorRT's log: errors as sentences, and layers by dtype."""
 
 from __future__ import annotations
 
@@ -104,15 +104,15 @@ def layer(*outputs: str) -> Layer:
         pytest.param((layer("float32", "float16"),), id="statistics beside the result"),
     ],
 )
-def test_fp16_found(layers: tuple[Layer, ...]) -> None:
+def test_fp16_layers(layers: tuple[Layer, ...]) -> None:
     check_layers("encoder", "fp16", layers)
 
 
-def test_fp32_found() -> None:
+def test_fp32_layers() -> None:
     check_layers("encoder", "fp32", (layer("float32"), layer("int32"), layer()))
 
 
-def test_fp16_asked_and_not_found() -> None:
+def test_missing_fp16_layers_are_refused() -> None:
     with pytest.raises(CheckFailed) as caught:
         check_layers("encoder", "fp16", (layer("float32"), layer("int32")))
     assert caught.value.message == (
@@ -121,7 +121,7 @@ def test_fp16_asked_and_not_found() -> None:
 
 
 @pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
-def test_fp32_asked_and_not_found(narrow: str) -> None:
+def test_half_precision_layers_in_fp32_are_refused(narrow: str) -> None:
     with pytest.raises(CheckFailed) as caught:
         check_layers("encoder", "fp32", (layer("float32"), layer("float32", narrow)))
     assert caught.value.message == (
@@ -130,7 +130,7 @@ def test_fp32_asked_and_not_found(narrow: str) -> None:
     )
 
 
-def test_engine_that_lists_no_layers_is_not_believed() -> None:
+def test_engine_without_a_list_of_layers_is_refused() -> None:
     with pytest.raises(CheckFailed) as caught:
         check_layers("encoder", "fp16", ())
     assert caught.value.message == (
@@ -186,7 +186,7 @@ def test_refusal_without_a_reason() -> None:
     assert refusal("decoder: no engine", []).message == "decoder: no engine: no reason in its log"
 
 
-def test_refusal_that_is_known_brings_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusal_with_a_known_message_has_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     row = messages.KnownMessage(
         pattern="no tactics", cause="too little room", hint="give more", source=""
     )

@@ -1,4 +1,4 @@
-"""INT8 for TensorRT: the typed ONNX with its Q/DQ pairs, and what is counted in it."""
+"""INT8 for TensorRT: the typed ONNX with its Q/DQ pairs, and its counts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LAYER = "node_of_hidden"
 
 
 def quantized_graph(folder: Path, treatment: Treatment = "w8a8", kept: str = "") -> Graph:
-    """The contract's graph with nodes named, its layer to be treated, and samples to do it on."""
+    """The graph of the contract tests with named nodes, a treatment of its layer, and samples."""
     folder.mkdir(exist_ok=True)
     graph = write_graph(folder / "traced.onnx")
     model = onnx.load(graph.path)
@@ -81,7 +81,7 @@ def test_activations_are_symmetric_and_outputs_have_no_pair(tmp_path: Path) -> N
     assert [makers[i] for i in layer.input] == ["DequantizeLinear", "DequantizeLinear"]
 
 
-def test_what_is_computed_beside_int8_is_fp16(tmp_path: Path) -> None:
+def test_everything_but_int8_is_fp16(tmp_path: Path) -> None:
     typed = typed_of(tmp_path)
     assert set(typed.float_ops) == {"float16"}
     ends = onnx.load(typed.path).graph
@@ -89,7 +89,7 @@ def test_what_is_computed_beside_int8_is_fp16(tmp_path: Path) -> None:
     assert kinds == {TensorProto.FLOAT}
 
 
-def test_the_simulator_runs_it_near_the_original(tmp_path: Path) -> None:
+def test_the_simulator_is_near_fp32(tmp_path: Path) -> None:
     session = OnnxSession(typed_of(tmp_path).path, "CPUExecutionProvider")
     given = feeds(2)
     found = session.run(given)
@@ -98,7 +98,7 @@ def test_the_simulator_runs_it_near_the_original(tmp_path: Path) -> None:
         assert 1e-5 < error < 0.05, name
 
 
-def test_weights_alone_leave_activations(tmp_path: Path) -> None:
+def test_weight_only_int8_keeps_activations(tmp_path: Path) -> None:
     typed = typed_of(tmp_path, "weight_only")
     # With a zero point for each channel.
     assert typed.constants["int8"] == WEIGHT.size + len(WEIGHT)
@@ -106,7 +106,7 @@ def test_weights_alone_leave_activations(tmp_path: Path) -> None:
     assert not typed.int8
 
 
-def test_a_recipe_that_leaves_everything_is_no_int8_file(tmp_path: Path) -> None:
+def test_a_recipe_that_quantizes_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match="the precision is int8, but the file holds"):
         typed_of(tmp_path, "keep_float")
 
@@ -151,7 +151,7 @@ def test_the_kit_expects_int8(tmp_path: Path) -> None:
         ({"DequantizeLinear": 1}, ["float16", "float16"], []),
     ],
 )
-def test_an_engine_without_int8_is_found_out_on_the_device(
+def test_an_engine_without_int8_is_refused_on_the_device(
     ops: dict[str, int], outputs: list[str], problems: list[str]
 ) -> None:
     layers = [{"name": f"l{i}", "outputs": [dtype]} for i, dtype in enumerate(outputs)]
@@ -181,16 +181,14 @@ def test_an_engine_computes_in_int8(tmp_path: Path) -> None:
     assert "int8" in engine["outputs_by_dtype"]
 
 
-def test_an_engine_holds_int8_weights_alone(tmp_path: Path) -> None:
+def test_an_engine_with_weight_only_int8(tmp_path: Path) -> None:
     compile_rtx(tmp_path, "weight_only")
     document = json.loads((tmp_path / "out" / "decoder.layers.json").read_text("utf-8"))
     engine = document["decoder.engine"]
     assert engine["constants_by_dtype"]["int8"] == WEIGHT.size
 
 
-def test_an_engine_without_int8_is_found_out(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_engine_without_int8_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
     from effsam_export.backends.tensorrt import build as trt_build
 

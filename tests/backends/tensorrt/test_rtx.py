@@ -1,4 +1,4 @@
-"""TensorRT-RTX compiles engines here, without a GPU; what can only run on one is tried in part."""
+"""TensorRT-RTX builds engines without a GPU; a fake tests the parts that need one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def lower(
     graph: Graph | None = None,
     **options: str | int | bool,
 ) -> Artifact:
-    """Lower a graph, the contract's where none is given, into `folder/out`."""
+    """Lower a graph into `folder/out`, by default that of the contract tests."""
     out = folder / "out"
     out.mkdir(parents=True)
     target = profiles.load_target("tensorrt-rtx", precision)
@@ -88,7 +88,7 @@ def test_artifact(precision: Precision, tmp_path: Path) -> None:
 
 
 @every_precision
-def test_engine_is_no_stub(precision: Precision, tmp_path: Path) -> None:
+def test_engine_contains_the_weights(precision: Precision, tmp_path: Path) -> None:
     engine = lower(tmp_path, precision).files[1].read_bytes()
     weights = WEIGHT if precision == "fp32" else WEIGHT.astype(np.float16)
     assert len(engine) > 100_000
@@ -143,7 +143,7 @@ def keep_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cast_fp16, "apply", lambda model, keep=(): model)
 
 
-def test_graph_that_stays_in_fp32_is_found_out(
+def test_a_graph_that_stayed_fp32_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     keep_fp32(monkeypatch)
@@ -156,7 +156,7 @@ def test_graph_that_stays_in_fp32_is_found_out(
     assert not list((tmp_path / "out").glob("*.engine"))
 
 
-def test_engine_that_stays_in_fp32_is_found_out(
+def test_an_engine_that_stayed_fp32_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     keep_fp32(monkeypatch)
@@ -202,7 +202,7 @@ def test_unknown_capabilities(given: str, problem: str, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_sizes_out_of_order_leave_nothing(tmp_path: Path) -> None:
+def test_invalid_sizes_write_no_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^`max_points` is 0, must be 1 to 1024$"):
         lower(tmp_path, max_points=0)
     assert not list((tmp_path / "out").iterdir())
@@ -226,7 +226,7 @@ def test_an_engine_for_each_capability(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-def test_tf32_is_as_asked(allowed: bool) -> None:
+def test_tf32_follows_the_option(allowed: bool) -> None:
     config = trt.Builder(trt_build.recorder(trt)).create_builder_config()
     assert config.get_flag(trt.BuilderFlag.TF32)  # what TensorRT would do by itself
     rtx.set_tf32(config, allowed=allowed)
@@ -237,7 +237,7 @@ def test_tf32_is_as_asked(allowed: bool) -> None:
 
 
 def refusal(tmp_path: Path, path: Path) -> str:
-    """The message of a build from this file, precision unchecked."""
+    """Return the error message of a build from this file, without the precision check."""
     shapes = shape_ranges.ranges(COMPONENT, {})
     with pytest.raises(CheckFailed) as caught:
         trt_build.build(trt, COMPONENT, path, shapes, lambda config: None)
@@ -269,7 +269,7 @@ def test_mixed_types_are_named_with_their_node(tmp_path: Path) -> None:
     )
 
 
-def test_file_that_is_no_onnx(tmp_path: Path) -> None:
+def test_file_that_is_not_onnx(tmp_path: Path) -> None:
     path = tmp_path / "decoder.onnx"
     path.write_bytes(b"hello there")
     assert refusal(tmp_path, path) == (
@@ -303,9 +303,7 @@ def test_numbers_of_the_simulator(precision: Precision, prompts: int, tmp_path: 
         np.testing.assert_allclose(found[name], value, atol=TOLERANCE[precision])
 
 
-def test_simulator_opens_the_very_file_that_was_compiled(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_simulator_opens_the_compiled_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     artifact = lower(tmp_path)
     opened: list[Path] = []
     monkeypatch.setattr(trt_typed, "open_simulator", opened.append)
@@ -313,7 +311,7 @@ def test_simulator_opens_the_very_file_that_was_compiled(
     assert opened == [tmp_path / "out" / "decoder.onnx"]
 
 
-def test_simulator_rounds_as_the_file_is_typed(tmp_path: Path) -> None:
+def test_simulator_rounds_by_the_types_of_the_file(tmp_path: Path) -> None:
     exact, half = (
         rtx.open_session(lower(tmp_path / p, p)).run(feeds(3))["masks"] for p in PRECISIONS
     )
@@ -353,7 +351,7 @@ def test_engine_of_the_machine_is_opened(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.parametrize("capability", [80, 86, 89])
-def test_one_engine_is_picked_for_each(capability: int, tmp_path: Path) -> None:
+def test_engine_is_chosen_by_capability(capability: int, tmp_path: Path) -> None:
     artifact = lower(tmp_path)
     found = rtx.engine_for(artifact.files, artifact.options, capability)
     assert found.name == "decoder.engine"

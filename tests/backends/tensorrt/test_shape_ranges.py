@@ -1,4 +1,4 @@
-"""The shape ranges of an engine cover every prompt a target promises, and nothing is guessed."""
+"""The shape ranges of an engine cover every prompt of a target."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_defaults() -> None:
     assert sizes({}) == {"prompts": (1, 1, 64), "points": (1, 2, 16)}
 
 
-def test_options_are_taken() -> None:
+def test_options_set_the_ranges() -> None:
     options = {"max_prompts": 8, "opt_prompts": 4, "max_points": 5, "opt_points": 3}
     assert sizes(options) == {"prompts": (1, 4, 8), "points": (1, 3, 5)}
 
@@ -52,7 +52,7 @@ def test_options_are_taken() -> None:
         ),
     ],
 )
-def test_sizes_out_of_order(options: dict[str, int], message: str) -> None:
+def test_invalid_sizes_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         sizes(options)
     assert caught.value.message == message
@@ -110,7 +110,7 @@ def test_not_covered(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("target", NVIDIA)
-def test_everything_mode_fits_in_one_call(target: str) -> None:
+def test_automatic_mask_generation_fits_in_one_call(target: str) -> None:
     pytest.importorskip("numpy")
     from effsam_export.inference.automatic_masks import GridSettings
 

@@ -1,4 +1,4 @@
-"""The kit in a TensorRT bundle: what is in it, and its scripts, run by themselves."""
+"""The kit in a TensorRT bundle: its files, and its scripts run without this package."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.backend
 
 
 def lower(folder: Path, precision: Precision = "fp16", **changes: Any) -> Path:  # noqa: ANN401
-    """A kit for the contract's graph, in `folder/out`."""
+    """Write a kit for the graph of the contract tests into `folder/out`."""
     out = folder / "out"
     out.mkdir()
     graph: Graph = replace(write_graph(folder / "decoder.onnx"), **changes)
@@ -85,7 +85,7 @@ def test_expected_layers(tmp_path: Path) -> None:
     assert (found["fp32_islands"], found["reasons"]) == ([], [])
 
 
-def test_islands_are_named_with_their_reasons(tmp_path: Path) -> None:
+def test_fp32_nodes_are_listed_with_their_reasons(tmp_path: Path) -> None:
     rule = KeepFp32(
         component="decoder", modules=("layers",), ops=("tanh",), reason="it overflows", source="us"
     )
@@ -110,7 +110,7 @@ def test_islands_are_named_with_their_reasons(tmp_path: Path) -> None:
     ]
 
 
-def test_fp32_has_no_islands(tmp_path: Path) -> None:
+def test_fp32_lists_no_islands(tmp_path: Path) -> None:
     found = read(lower(tmp_path, "fp32") / "decoder.expected_layers.json")
     assert found["nodes_by_dtype"] == {"float32": 5}
     assert (found["fp32_islands"], found["reasons"]) == ([], [])
@@ -138,7 +138,7 @@ def test_equal_bytes_every_time(tmp_path: Path) -> None:
         assert path.read_bytes() == (b / path.relative_to(a)).read_bytes()
 
 
-def test_bad_options_leave_nothing(tmp_path: Path) -> None:
+def test_invalid_options_write_no_files(tmp_path: Path) -> None:
     target = profiles.load_target("tensorrt")
     target = replace(target, options={**target.options, "max_points": 0})
     with pytest.raises(UsageError):
@@ -221,13 +221,15 @@ def test_graph_is_refused(
     assert not (out / "decoder.engine").exists()
 
 
-def test_no_engine_comes_out(
+def test_builder_without_a_result_is_an_error(
     with_tensorrt: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_tensorrt.SETTINGS["engine"] = False
     assert build_engine.main(["--bundle", str(lower(tmp_path))]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("error: decoder: no engine was built; if the log above says `Could not ")
+    assert said.startswith(
+        "error: decoder: no engine was built; if the log above contains `Could not "
+    )
     assert "--workspace-mib" in said
 
 
@@ -246,7 +248,7 @@ COMMAND = (
 
 
 def script(out: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A script of a kit, run as on a device: isolated from this package and its packages' path."""
+    """Run a script of a kit like on a device, isolated from this package."""
     return subprocess.run(
         [sys.executable, str(out / "kit" / name), *arguments],
         capture_output=True,
@@ -257,7 +259,7 @@ def script(out: Path, name: str, *arguments: str) -> subprocess.CompletedProcess
     )
 
 
-def test_script_prints_the_command_where_tensorrt_is_missing(tmp_path: Path) -> None:
+def test_script_prints_the_command_without_tensorrt(tmp_path: Path) -> None:
     out = lower(tmp_path)
     (out / "kit" / "tensorrt.py").write_text("raise ImportError('no libnvinfer')\n")
     done = script(out, "build_engine.py")
@@ -266,7 +268,7 @@ def test_script_prints_the_command_where_tensorrt_is_missing(tmp_path: Path) -> 
     assert done.stderr.startswith("error: the Python package `tensorrt` is not installed; ")
 
 
-def test_script_prints_the_command_when_asked(tmp_path: Path) -> None:
+def test_script_prints_the_command_with_print(tmp_path: Path) -> None:
     out = lower(tmp_path)
     done = script(out, "build_engine.py", "--print")
     assert (done.returncode, done.stdout, done.stderr) == (0, COMMAND.format(out=out), "")

@@ -36,7 +36,7 @@ TABLE = HEADS * TOKENS * TOKENS
 
 
 class Block(nn.Module):
-    """Attention with a position bias, and a linear layer behind a LayerNorm."""
+    """Attention with a position bias, and a linear layer after a LayerNorm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Layers(nn.Module):
 
 
 def layers() -> Layers:
-    """The layers with the same numbers at each call, and LayerNorm's factors far apart."""
+    """Return the layers with fixed weights, and LayerNorm scales of different magnitudes."""
     torch.manual_seed(0)
     made = Layers().eval()
     with torch.no_grad():
@@ -109,7 +109,7 @@ def answer(content: bytes, path: Path) -> Float32:
 
 
 def error(found: Float32, wanted: Float32) -> float:
-    """Length of the difference for one of the answer."""
+    """Return the norm of the difference divided by the norm of the expected values."""
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 

@@ -1,4 +1,4 @@
-"""The TFLite backend on programs that are made here: names, receipt, refusals, one file for all."""
+"""The TFLite backend on small programs: names, counts, errors, and merged files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def lowered(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @every_target
-def test_artifact_says_what_it_is(
+def test_fields_of_the_artifact(
     lowered: dict[str, Artifact], name: str, precision: Precision
 ) -> None:
     artifact = lowered[f"{name}-{precision}"]
@@ -121,7 +121,7 @@ def test_numbers_names_and_dtypes(
 
 
 @every_target
-def test_an_answer_outlives_the_next_one(
+def test_outputs_are_not_overwritten_by_the_next_run(
     lowered: dict[str, Artifact], name: str, precision: Precision
 ) -> None:
     session = tflite.open_session(lowered[f"{name}-{precision}"])
@@ -150,7 +150,7 @@ def test_equal_bytes_every_time(
     assert again.files[0].read_bytes() == before.files[0].read_bytes()
 
 
-def test_given_program_is_left_alone(graph: Graph, tmp_path: Path) -> None:
+def test_the_traced_program_is_not_changed(graph: Graph, tmp_path: Path) -> None:
     assert graph.program is not None
     before = graph.program.read_bytes()
     tflite.lower(graph, target("tflite", "fp16"), tmp_path)
@@ -166,7 +166,7 @@ def test_no_path_or_class_of_the_user_is_in_the_file(lowered: dict[str, Artifact
 # ------------------------------------------------------------------ refusals
 
 
-def test_open_dimensions_are_refused(graph: Graph, tmp_path: Path) -> None:
+def test_dynamic_dimensions_are_refused(graph: Graph, tmp_path: Path) -> None:
     open_ones = component(
         {"tokens": ("prompts", WIDTH), "flags": ("prompts",), "points": ("prompts", "points")},
         {"masks": ("prompts", WIDTH)},
@@ -184,7 +184,7 @@ def test_open_dimensions_are_refused(graph: Graph, tmp_path: Path) -> None:
 
 
 class Windows(nn.Module):
-    """Windows of a map the obvious way, through six dimensions."""
+    """Split a map into windows through six dimensions."""
 
     def forward(self, image: Tensor) -> Tensor:
         x = image.view(1, 4, 7, 4, 7, 8).transpose(2, 3) * 2
@@ -194,7 +194,7 @@ class Windows(nn.Module):
 WINDOWS = component({"image": (1, 28, 28, 8)}, {"windows": (16, 7, 7, 8)}, "encoder")
 
 
-def test_high_rank_is_refused_by_a_target_that_cannot(tmp_path: Path) -> None:
+def test_rank_above_the_limit_is_refused(tmp_path: Path) -> None:
     graph = save_program(Windows(), WINDOWS, tmp_path / "encoder.pt2")
     with pytest.raises(CheckFailed) as caught:
         tflite.lower(graph, target("tflite", "fp32", max_rank="4"), tmp_path)
@@ -207,7 +207,7 @@ def test_high_rank_is_refused_by_a_target_that_cannot(tmp_path: Path) -> None:
     assert len(faults) <= tflite.SHOWN + 1
 
 
-def test_high_rank_is_taken_where_nothing_is_said(tmp_path: Path) -> None:
+def test_any_rank_is_allowed_without_a_limit(tmp_path: Path) -> None:
     graph = save_program(Windows(), WINDOWS, tmp_path / "encoder.pt2")
     artifact = tflite.lower(graph, target("tflite", "fp32"), tmp_path)
     image = np.random.default_rng(0).random((1, 28, 28, 8), np.float32)
@@ -225,7 +225,7 @@ def test_forbidden_operators_are_refused(graph: Graph, tmp_path: Path) -> None:
 
 
 class Picks(nn.Module):
-    """Single values from here and there."""
+    """Gather single values."""
 
     rows: Tensor
     columns: Tensor
@@ -239,7 +239,7 @@ class Picks(nn.Module):
         return tokens[self.rows, self.columns]
 
 
-def test_what_the_gpu_does_not_take_is_refused(tmp_path: Path) -> None:
+def test_operators_without_gpu_support_are_refused(tmp_path: Path) -> None:
     spec = component({"tokens": (6, 4)}, {"picked": (3,)})
     graph = save_program(Picks(), spec, tmp_path / "decoder.pt2")
     with pytest.raises(CheckFailed) as caught:
@@ -259,7 +259,7 @@ def test_many_faults_are_counted(graph: Graph, tmp_path: Path) -> None:
     assert faults[-1].endswith(" more")
 
 
-def test_toolchain_that_leaves_fp32_is_found_out(
+def test_a_file_that_stayed_fp32_is_refused(
     graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tflite_file, "halve_constants", lambda model: None)
@@ -271,7 +271,7 @@ def test_toolchain_that_leaves_fp32_is_found_out(
     )
 
 
-def test_more_than_a_file_can_hold(
+def test_constants_over_2_gb_are_refused(
     graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tflite_file, "bytes_of_constants", lambda model: 2_560_000_000)
@@ -285,7 +285,7 @@ def test_more_than_a_file_can_hold(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_more_than_the_converter_can_hold_is_refused_before_it_runs(
+def test_constants_over_2_gb_are_refused_before_conversion(
     graph: Graph, precision: Precision, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def never(*_: object) -> bytes:
@@ -344,7 +344,7 @@ def test_both_signatures_of_one_file(name: str, precision: Precision, tmp_path: 
         np.testing.assert_allclose(found["masks"], masks, atol=2 * TOLERANCE[precision])
 
 
-def test_two_files_unless_asked(tmp_path: Path) -> None:
+def test_two_files_without_single_file(tmp_path: Path) -> None:
     artifacts = pair(tmp_path, "tflite", "fp32", "false")
     assert [a.files[0].name for a in artifacts] == ["encoder.tflite", "decoder.tflite"]
     assert sorted(tmp_path.iterdir()) == sorted(a.files[0] for a in artifacts)
@@ -358,7 +358,7 @@ def test_one_component_stays_in_its_file(lowered: dict[str, Artifact], tmp_path:
 
 
 class Turned(nn.Module):
-    """Layers whose weights lie in memory with the inputs first."""
+    """Layers whose weights are not contiguous."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -376,11 +376,11 @@ class Turned(nn.Module):
 
 
 TURNED = 512
-"""A weight has a megabyte: memory that is given back and taken again at the same place."""
+"""A weight has a megabyte, so that freed memory is reused at the same address."""
 
 
 @pytest.mark.filterwarnings("ignore:No complete tensor")
-def test_constants_that_lie_otherwise_are_not_taken_for_each_other(tmp_path: Path) -> None:
+def test_constants_that_are_not_contiguous_stay_distinct(tmp_path: Path) -> None:
     spec = component({"tokens": (2, TURNED)}, {"masks": (2, TURNED)})
     module = Turned().eval()
     traced = save_program(module, spec, tmp_path / "decoder.pt2")

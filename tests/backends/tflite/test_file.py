@@ -1,4 +1,4 @@
-"""The records of a .tflite file: counted, checked, halved, merged and written."""
+"""The records of a .tflite file: reading, counting, checking, FP16, merging and writing."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def adder(table: Array = TABLE, key: str = "decoder") -> schema.ModelT:
 
 
 def run(content: bytes, key: str, feeds: Feeds) -> Feeds:
-    """What LiteRT makes of a file."""
+    """Return the outputs of a file in LiteRT."""
     with quiet_runtime():
         runner = Interpreter(model_content=content).get_signature_runner(key)
         return {name: np.array(value) for name, value in runner(**feeds).items()}
 
 
-def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+def test_a_written_file_reads_back_equal(tmp_path: Path) -> None:
     path = tmp_path / "a.tflite"
     path.write_bytes(tflite_file.serialise(adder()))
     model = tflite_file.read(path)
@@ -76,7 +76,7 @@ def test_constants_are_aligned(length: int) -> None:
     assert content.index(table.tobytes()) % 16 == 0
 
 
-def test_dtypes_are_counted_apart_and_shared_constants_once() -> None:
+def test_constants_are_counted_by_dtype_and_shared_ones_once() -> None:
     made = HandMade()
     first = made.tensor("a", (3, 2), value=numbers(3, 2))
     second = made.tensor("b", (6,), value=numbers(6))
@@ -137,7 +137,7 @@ def test_missing_signature() -> None:
 # ------------------------------------------------------------------ limits
 
 
-def test_no_limits_nothing_to_say() -> None:
+def test_no_faults_without_limits() -> None:
     model = one_operator("RESHAPE", [(1, 2, 3, 4, 5)], (120,))
     assert tflite_file.limit_faults(model, None, ()) == []
 
@@ -152,7 +152,7 @@ def test_rank_of_inputs_and_outputs() -> None:
     assert tflite_file.limit_faults(model, 6, ()) == []
 
 
-def test_inputs_that_are_left_out_have_no_rank() -> None:
+def test_omitted_inputs_have_no_rank() -> None:
     model = one_operator("CONV_2D", [(1, 8, 8, 3), (4, 3, 3, 3)], (1, 8, 8, 4))
     model.subgraphs[0].operators[0].inputs.append(-1)
     assert tflite_file.limit_faults(model, 4, ()) == []
@@ -167,7 +167,7 @@ def test_forbidden_operator() -> None:
 
 
 @pytest.mark.parametrize("custom", ["FlexTopKV2", "aten::roll"])
-def test_custom_operators_need_no_ban(custom: str) -> None:
+def test_custom_operators_are_always_refused(custom: str) -> None:
     model = one_operator("CUSTOM", [(1, 8)], (), custom=custom)
     assert tflite_file.limit_faults(model, None, ()) == [
         f"custom operator `CUSTOM {custom}` with output `out` of shape ()"
@@ -178,7 +178,7 @@ def test_custom_operators_need_no_ban(custom: str) -> None:
 # ------------------------------------------------------------------ FP16
 
 
-def test_halved_constants_stand_behind_a_dequantize() -> None:
+def test_fp16_constants_are_read_through_a_dequantize() -> None:
     model = adder()
     tflite_file.store_constants_in_fp16(model)
     content = tflite_file.serialise(model)
@@ -192,7 +192,7 @@ def test_halved_constants_stand_behind_a_dequantize() -> None:
     np.testing.assert_array_equal(run(content, "decoder", feeds)["sum"], half)
 
 
-def test_halving_halves_the_file() -> None:
+def test_fp16_halves_the_file() -> None:
     table = numbers(64, 64)
     model = adder(table)
     whole = len(tflite_file.serialise(model))
@@ -200,7 +200,7 @@ def test_halving_halves_the_file() -> None:
     assert whole - len(tflite_file.serialise(model)) > 0.45 * table.nbytes
 
 
-def test_a_shared_constant_is_halved_once() -> None:
+def test_a_shared_constant_is_stored_in_fp16_once() -> None:
     made = HandMade()
     image = made.tensor("image", (8,))
     constant = made.tensor("table", (8,), value=numbers(8))
@@ -229,7 +229,7 @@ def test_a_shared_constant_is_halved_once() -> None:
         (np.array([1, 2], np.int32), "int32"),
     ],
 )
-def test_what_fp16_cannot_hold_stays(value: Array, dtype: str) -> None:
+def test_constants_that_overflow_fp16_stay_fp32(value: Array, dtype: str) -> None:
     made = HandMade()
     made.tensor("c", value.shape, {"i": INT32}.get(value.dtype.kind, 0), value)
     tflite_file.store_constants_in_fp16(made.model)
@@ -239,7 +239,7 @@ def test_what_fp16_cannot_hold_stays(value: Array, dtype: str) -> None:
 # ------------------------------------------------------------------ merging
 
 
-def test_merged_files_answer_as_before() -> None:
+def test_merged_files_give_the_same_outputs() -> None:
     tables = {"encoder": numbers(2, 3), "decoder": numbers(5, 1) * 3}
     whole = tflite_merge.merge([adder(t, key) for key, t in tables.items()])
     content = tflite_file.serialise(whole)

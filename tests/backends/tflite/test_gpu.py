@@ -1,4 +1,4 @@
-"""What the GPU delegate would not take, found in files made by hand, and the one thing mended."""
+"""Operators without support in the GPU delegate, and the alignment of ranks."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.backend
 Shape = tuple[int, ...]
 
 
-def test_every_name_is_one_of_the_schemas() -> None:
+def test_supported_operators_exist_in_the_schema() -> None:
     assert set(tflite_file.OPERATORS.values()) >= tflite_gpu.SUPPORTED
 
 
 @pytest.mark.parametrize("kind", ["GATHER_ND", "BROADCAST_TO", "STABLEHLO_SORT", "BUCKETIZE"])
-def test_operators_it_does_not_have(kind: str) -> None:
+def test_unsupported_operators(kind: str) -> None:
     model = one_operator(kind, [(1, 8, 8, 4)], (8, 4))
     assert tflite_gpu.faults(model) == [
         f"not supported on the GPU: `{kind}` with output `out` of shape 8x4"
@@ -40,7 +40,7 @@ def test_operators_it_does_not_have(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["CONV_2D", "GELU", "BATCH_MATMUL", "SOFTMAX", "TOPK_V2", "MEAN"])
-def test_operators_it_has(kind: str) -> None:
+def test_supported_operators(kind: str) -> None:
     assert tflite_gpu.faults(one_operator(kind, [(1, 8, 8, 4)], (1, 8, 8, 4))) == []
 
 
@@ -63,13 +63,13 @@ APART: tuple[tuple[Shape, Shape], ...] = (
 
 @pytest.mark.parametrize("kind", ["ADD", "MUL"])
 @pytest.mark.parametrize(("long", "short"), TOGETHER)
-def test_operands_that_go_together(kind: str, long: Shape, short: Shape) -> None:
+def test_operands_that_broadcast(kind: str, long: Shape, short: Shape) -> None:
     for shapes in ((long, short), (short, long)):
         assert tflite_gpu.faults(one_operator(kind, shapes, long)) == []
 
 
 @pytest.mark.parametrize(("long", "short"), APART)
-def test_operands_that_do_not(long: Shape, short: Shape) -> None:
+def test_operands_that_do_not_broadcast(long: Shape, short: Shape) -> None:
     first, second = ("x".join(map(str, s)) for s in (long, short))
     assert tflite_gpu.faults(one_operator("ADD", (long, short), long)) == [
         f"cannot broadcast {first} and {second} on the GPU: "
@@ -147,14 +147,14 @@ def test_ranks_are_made_equal_and_numbers_stay(shapes: tuple[Shape, Shape], cons
     np.testing.assert_array_equal(found, values["first"] + values["second"])
 
 
-def test_what_goes_together_is_left_alone() -> None:
+def test_operands_that_broadcast_are_not_changed() -> None:
     model = adder(((1, 6, 4), (1, 1, 4)), constant=True)
     before = tflite_file.serialise(model)
     tflite_gpu.align_ranks(model)
     assert tflite_file.serialise(model) == before
 
 
-def test_a_second_time_changes_nothing() -> None:
+def test_a_second_call_changes_nothing() -> None:
     model = adder(((1, 6, 4), (6, 4)), constant=False)
     tflite_gpu.align_ranks(model)
     before = tflite_file.serialise(model)

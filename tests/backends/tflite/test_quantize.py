@@ -1,4 +1,4 @@
-"""INT8 in .tflite files: which layer gets what, what stays floating, and what is refused."""
+"""INT8 in .tflite files: treatments of layers, layers in floating point, and errors."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def quantized(
 
 
 def weights(model: schema.ModelT) -> Counter[tuple[str, str, bool]]:
-    """How often an operator has weights of a type, and whether they come from a DEQUANTIZE."""
+    """Count operators by the dtype of their weights and whether a DEQUANTIZE precedes them."""
     (subgraph,) = model.subgraphs
     unpacked = {
         o.outputs[0]: o.inputs[0]
@@ -172,7 +172,7 @@ def test_treatments(
     assert error(answer(result, tmp_path / "m.tflite"), wanted()) < 0.03
 
 
-def test_products_of_activations_stay_floating(
+def test_products_of_activations_are_not_quantized(
     content: bytes, graph: Graph, tmp_path: Path
 ) -> None:
     _, model = quantized(content, graph, tmp_path, recipe())
@@ -207,7 +207,7 @@ def test_equal_arguments_give_equal_bytes(content: bytes, graph: Graph, samples:
 # ------------------------------------------------------------------ everything
 
 
-def test_everything_is_int8_but_the_ends(
+def test_static_int8_keeps_fp32_inputs_and_outputs(
     content: bytes, graph: Graph, samples: Path, tmp_path: Path
 ) -> None:
     asked = replace(recipe(keep_float="deep"), quantize_activation_products=True)
@@ -222,14 +222,12 @@ def test_everything_is_int8_but_the_ends(
     assert np.isfinite(answer(result, tmp_path / "m.tflite")).all()
 
 
-def test_everything_needs_samples(content: bytes, graph: Graph, tmp_path: Path) -> None:
+def test_static_int8_needs_samples(content: bytes, graph: Graph, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="static INT8 needs calibration samples"):
         quantized(content, graph, tmp_path, replace(recipe(), quantize_activation_products=True))
 
 
-def test_everything_takes_only_least_and_largest(
-    content: bytes, graph: Graph, samples: Path
-) -> None:
+def test_static_int8_supports_minmax_only(content: bytes, graph: Graph, samples: Path) -> None:
     asked = replace(recipe(), quantize_activation_products=True, method="mse")
     with pytest.raises(UsageError, match="by `minmax`, not `mse`"):
         quantized(content, graph, samples, asked)
@@ -238,7 +236,7 @@ def test_everything_takes_only_least_and_largest(
 # ------------------------------------------------------------------ the backend
 
 
-def test_the_backend_quantizes_what_is_asked(graph: Graph, tmp_path: Path) -> None:
+def test_the_backend_quantizes_by_the_recipe(graph: Graph, tmp_path: Path) -> None:
     profile = replace(target("tflite", "fp32"), precision="int8")
     plan = Quantization(recipe=recipe(weight_only="stem", keep_float="deep"), samples=tmp_path)
     artifact = tflite.lower(replace(graph, quantization=plan), profile, tmp_path)
@@ -256,7 +254,7 @@ def test_the_receipt_names_the_quantizer(graph: Graph, tmp_path: Path) -> None:
     assert set(artifact.versions) == {"ai_edge_litert", "ai_edge_quantizer", "litert_torch"}
 
 
-def test_weights_that_the_library_left_alone_are_refused(
+def test_weights_that_the_library_did_not_quantize_are_refused(
     content: bytes, graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tflite_ptq, "_quantized", lambda *_: tflite_file.parse(content))

@@ -1,4 +1,4 @@
-"""Tables of attention in INT8: which ones, and how near they stay."""
+"""Bias tables of attention in INT8: which are stored, and their error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from effsam_export.backends.tflite import quantize_bias
 from tests.backends.tflite.tools import HandMade
 
 
-def test_steps_are_fine_and_keep_zero() -> None:
+def test_table_error_is_small_and_zero_is_exact() -> None:
     values = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
     values[0, 1] = 0
     values[0, 2] -= 30
@@ -33,7 +33,7 @@ def test_steps_are_fine_and_keep_zero() -> None:
     ],
     ids=["table", "small", "no scores"],
 )
-def test_only_large_tables_of_scores_shrink(
+def test_only_large_bias_tables_are_stored_in_int8(
     shape: tuple[int, ...], kind: str, *, found: bool
 ) -> None:
     made = HandMade()

@@ -1,4 +1,4 @@
-"""Convolutions that ai-edge-quantizer does not take as they are: in another form, and back."""
+"""Large convolution weights: reshaped for ai-edge-quantizer, and restored."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def shapes_of(content: bytes) -> dict[bytes, tuple[int, ...]]:
     return {t.name: tflite_file.shape_of(t) for t in model.subgraphs[0].tensors}
 
 
-def test_what_is_small_stays(made: tuple[Graph, bytes]) -> None:
+def test_small_weights_are_not_reshaped(made: tuple[Graph, bytes]) -> None:
     model = tflite_file.parse(made[1])
     assert quantize_large.flatten(model) == {}
     assert tflite_file.serialise(model) == tflite_file.serialise(tflite_file.parse(made[1]))
 
 
-def test_there_and_back(made: tuple[Graph, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flatten_and_restore(made: tuple[Graph, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantize_large, "LIMIT", 0)
     model = tflite_file.parse(made[1])
     shapes = quantize_large.flatten(model)
@@ -62,7 +62,7 @@ def test_there_and_back(made: tuple[Graph, bytes], monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "weight_only"])
-def test_the_file_is_the_same_either_way(
+def test_flattening_does_not_change_the_result(
     made: tuple[Graph, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scheme: str
 ) -> None:
     graph, content = made

@@ -1,4 +1,4 @@
-"""Layers of a traced program in the .tflite file: found by their weights, factors taken out."""
+"""Layers of a traced program matched to a .tflite file by their weights, and unfolded scales."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_order_does_not_matter(made: tuple[Graph, bytes]) -> None:
     assert {i: x.modules for i, x in straight.items()} == {i: x.modules for i, x in turned.items()}
 
 
-def test_a_layer_that_is_not_there_is_refused(made: tuple[Graph, bytes]) -> None:
+def test_a_missing_layer_is_refused(made: tuple[Graph, bytes]) -> None:
     graph, content = made
     assert graph.program is not None
     first, *rest = quantize_layers.layers_of_program(graph.program)
@@ -86,7 +86,7 @@ def test_a_layer_that_is_not_there_is_refused(made: tuple[Graph, bytes]) -> None
         quantize_layers.match_layers(tflite_file.parse(content), [other, *rest])
 
 
-def test_factors_are_taken_out_and_the_file_computes_the_same(
+def test_input_scales_are_unfolded_without_changing_outputs(
     made: tuple[Graph, bytes], tmp_path: Path
 ) -> None:
     graph, content = made
@@ -104,7 +104,7 @@ def test_factors_are_taken_out_and_the_file_computes_the_same(
 
 
 class Rewritten(nn.Module):
-    """What the converter writes in another way than torch has it."""
+    """Layers that the converter writes differently from torch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Rewritten(nn.Module):
         return done
 
 
-def test_what_the_converter_rewrites_is_found_and_quantized(tmp_path: Path) -> None:
+def test_layers_that_the_converter_rewrites_are_matched(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = Rewritten().eval()
     with torch.no_grad():

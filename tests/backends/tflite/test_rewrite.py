@@ -1,4 +1,4 @@
-"""The two operators that are said in another way before litert-torch sees them."""
+"""The two operations that are replaced before the conversion."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Stretch(nn.Module):
 
 
 class Largest(nn.Module):
-    """The k-th largest of each row, and what reaches it, as Expedit-SAM's reconstruction asks."""
+    """Keep the values of each row from the k-th largest on, as Expedit-SAM does."""
 
     def forward(self, x: Tensor) -> Tensor:
         minimum = x.topk(3, dim=2).values[..., -1:]
@@ -76,14 +76,14 @@ def test_bicubic_gives_the_same_numbers(
     assert kinds(traced) <= {"aten.matmul.default", "aten.transpose.int"}
 
 
-def test_weights_add_up_to_one() -> None:
+def test_rows_of_a_resize_sum_to_one() -> None:
     matrix = tflite_rewrite.weights(16, 32, align_corners=False)
     assert matrix.shape == (16, 32)
     torch.testing.assert_close(matrix.sum(0), torch.ones(32))
     assert bool((matrix < 0).any())
 
 
-def test_topk_becomes_tflites_own() -> None:
+def test_topk_becomes_topk_v2() -> None:
     x = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(0))
     traced = trace(Largest(), *x.shape)
     wanted = traced(x)
@@ -93,7 +93,7 @@ def test_topk_becomes_tflites_own() -> None:
     torch.testing.assert_close(traced(x), wanted, rtol=0, atol=0)
 
 
-def test_topk_along_another_axis_is_not_guessed_at() -> None:
+def test_topk_along_another_axis_is_refused() -> None:
     class Columns(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.topk(2, dim=1).values
@@ -103,7 +103,7 @@ def test_topk_along_another_axis_is_not_guessed_at() -> None:
         tflite_rewrite.apply(traced)
 
 
-def test_everything_else_is_left_alone() -> None:
+def test_other_operations_are_not_changed() -> None:
     traced = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU()), 1, 3, 8, 8)
     before = str(traced.graph)
     assert tflite_rewrite.apply(traced) == ()

@@ -1,4 +1,4 @@
-"""SAM for Android, through the whole flow: the tiny one, and the official MobileSAM."""
+"""Exports for Android: the tiny SAM and the official MobileSAM."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def tiny_bundle(
     return read.read(output)
 
 
-def test_bundle_is_simulated_and_says_by_what(tiny_bundle: read.Bundle) -> None:
+def test_bundle_is_simulated_and_names_the_simulator(tiny_bundle: read.Bundle) -> None:
     manifest = tiny_bundle.manifest
     assert manifest["state"] == "simulated"
     assert "LiteRT on the CPU, computing in FP16" in str(manifest)
@@ -95,7 +95,7 @@ def test_decoder_has_eight_slots_and_four_dimensions(tiny_bundle: read.Bundle) -
     assert max(ranks) == 4
 
 
-def test_what_lies_in_empty_slots_changes_nothing(tiny_bundle: read.Bundle) -> None:
+def test_values_in_empty_slots_change_nothing(tiny_bundle: read.Bundle) -> None:
     artifact = Artifact(
         component="decoder",
         backend="tflite",

@@ -1,4 +1,4 @@
-"""What runs a .tflite file here: LiteRT on the CPU, and in FP16 in the place of a GPU."""
+"""Running a .tflite file in LiteRT on the CPU, in FP32 and in FP16."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_only_the_gpu_has_a_simulator() -> None:
 
 
 class Squares(nn.Module):
-    """Past FP16's 65504 where the input is past 256."""
+    """Overflows FP16 for inputs over 256."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         return tokens * tokens + 0.25
@@ -83,7 +83,7 @@ def test_the_simulator_computes_in_fp16(name: str, answer: float, tmp_path: Path
 
 
 class Stacks(nn.Module):
-    """A stack of matrices times a constant one, as a ViT's relative positions are."""
+    """A product of a stack of matrices with a constant stack, as in a ViT's relative positions."""
 
     matrices: Tensor
 
@@ -95,7 +95,7 @@ class Stacks(nn.Module):
         return tokens @ self.matrices
 
 
-def test_the_simulator_takes_stacks_of_constants(tmp_path: Path) -> None:
+def test_the_simulator_runs_products_with_constant_stacks(tmp_path: Path) -> None:
     spec = component({"tokens": (14, 42, 14)}, {"products": (14, 42, 14)})
     graph = save_program(Stacks(), spec, tmp_path / "decoder.pt2")
     artifact = tflite.lower(graph, target("android-gpu", "fp16"), tmp_path)
@@ -145,7 +145,9 @@ def test_number_of_threads_reaches_the_runtime(
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_runtime_keeps_quiet(lowered: dict[str, Artifact], name: str, tmp_path: Path) -> None:
+def test_the_runtime_writes_nothing_to_stderr(
+    lowered: dict[str, Artifact], name: str, tmp_path: Path
+) -> None:
     given = feeds()
     np.savez(tmp_path / "feeds.npz", tokens=given["tokens"], flags=given["flags"])
     code = (
@@ -166,7 +168,7 @@ def test_the_runtime_keeps_quiet(lowered: dict[str, Artifact], name: str, tmp_pa
     assert (ran.stdout, ran.stderr) == (f"({PROMPTS}, {WIDTH})\n", "")
 
 
-def test_what_the_runtime_said_comes_with_its_error() -> None:
+def test_runtime_output_is_part_of_its_error() -> None:
     def fail() -> None:
         with tflite_session.quiet_runtime():
             os.write(2, b"node 3 is wrong\n")

@@ -57,7 +57,7 @@ COMPONENT = component(
 
 
 class Layers(nn.Module):
-    """A product, a curve, a column and a sum."""
+    """A linear layer, an activation, a slice and a sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Layers(nn.Module):
 
 
 def wanted(feeds: Feeds) -> dict[str, Array]:
-    """What `Layers` computes, in numpy."""
+    """Compute the outputs of `Layers` in numpy."""
     masks = np.tanh(feeds["tokens"] @ WEIGHT) * feeds["flags"][:, None]
     return {"masks": masks, "iou": masks.sum(axis=1)}
 
@@ -89,12 +89,12 @@ def save_program(module: nn.Module, spec: ComponentSpec, path: Path) -> Graph:
 
 
 def target(name: str, precision: Precision, **options: str) -> TargetProfile:
-    """A shipped target with options of its own beside the profile's."""
+    """Return a shipped target with additional options."""
     return profiles.load_target(name, precision, options)
 
 
 class HandMade:
-    """One graph of a .tflite file, put together record by record."""
+    """A graph of a .tflite file, built record by record."""
 
     def __init__(self) -> None:
         self.model = schema.ModelT()

@@ -1,4 +1,4 @@
-"""Copies of a package with one thing wrong in them."""
+"""Functions that copy a package with one defect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def copied(package: Path, name: str) -> Path:
 
 
 def edited(package: Path, change: Callable[[Proto], None], name: str = "edited") -> Path:
-    """A copy whose model's protobuf `change` has worked on."""
+    """Copy a package whose model protobuf `change` modifies."""
     copy = copied(package, name)
     model = files.model_file(copy)
     spec = files.parse(model)
@@ -35,17 +35,17 @@ def main(spec: Proto) -> Proto:
 
 
 def block(spec: Proto) -> Proto:
-    """The ops of `main`."""
+    """Return the ops of `main`."""
     return main(spec).block_specializations[main(spec).opset]
 
 
 def operation(spec: Proto, kind: str) -> Proto:
-    """The first op of a kind."""
+    """Return the first op of a kind."""
     return next(op for op in block(spec).operations if op.type == kind)
 
 
 def literal(spec: Proto, kind: str, parameter: str) -> Proto:
-    """The protobuf value of the constant that the first op of a kind takes as a parameter."""
+    """Return the protobuf value of a constant parameter of the first op of a kind."""
     name = operation(spec, kind).inputs[parameter].arguments[0].name
     made = next(op for op in block(spec).operations if op.outputs[0].name == name)
     return made.attributes["val"]
@@ -56,7 +56,7 @@ def weights(package: Path) -> Path:
 
 
 def flipped(package: Path, byte: int, name: str = "flipped") -> Path:
-    """A copy with the second highest bit of one byte of the weight file turned over."""
+    """Copy a package with one bit of the weight file flipped, the second highest of a byte."""
     copy = copied(package, name)
     data = bytearray(weights(copy).read_bytes())
     data[byte] ^= 0x40
@@ -65,7 +65,7 @@ def flipped(package: Path, byte: int, name: str = "flipped") -> Path:
 
 
 def shortened(package: Path, by: int, name: str = "shortened") -> Path:
-    """A copy whose weight file lacks its last bytes."""
+    """Copy a package whose weight file is truncated."""
     copy = copied(package, name)
     weights(copy).write_bytes(weights(copy).read_bytes()[:-by])
     return copy

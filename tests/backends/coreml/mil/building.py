@@ -1,4 +1,4 @@
-"""Small MIL programs saved as packages, and what the tests do with them."""
+"""Save small MIL programs as packages and evaluate them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """coremltools converts with a progress bar, and warns of the versions beside it."""
+    """Suppress coremltools' progress bar and its warnings about other packages."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""A package with one thing wrong in it must not pass for the one it was made from."""
+"""A defect in a package is an error or changes the result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def network(x: Var) -> Var:
 
 
 def gross(broken: np.ndarray[Any, Any], sound: np.ndarray[Any, Any]) -> bool:
-    """Infinite, no number, or further off than the result is large."""
+    """Return whether a result is not finite or differs by more than its magnitude."""
     finite = bool(np.isfinite(broken).all())
     return not finite or bool(np.abs(broken - sound).max() > 1e3 * np.abs(sound).max())
 
@@ -46,14 +46,14 @@ def package(tmp_path: Path) -> Path:
     return save(tmp_path / "sound.mlpackage", [(X.shape, "float32")], network)
 
 
-def test_the_sound_package_passes(package: Path) -> None:
+def test_unchanged_package_passes(package: Path) -> None:
     (found,) = run(package, X)
     assert found.shape == (1, 6, 6, 6)
     np.testing.assert_allclose(found[:, 3:].sum(-1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("element", [0, 40, 80])
-def test_one_bit_of_one_weight_shows(package: Path, element: int) -> None:
+def test_one_changed_bit_of_a_weight_changes_the_result(package: Path, element: int) -> None:
     offset = breaking.RECORD_BYTES * 2 + element * 4
     (sound,) = run(package, X)
     # The top bit of the exponent: little-endian, so in the last of the four bytes.
@@ -61,7 +61,7 @@ def test_one_bit_of_one_weight_shows(package: Path, element: int) -> None:
     assert gross(broken, sound)
 
 
-def test_another_axis_shows(package: Path) -> None:
+def test_a_changed_axis_changes_the_result(package: Path) -> None:
     def change(spec: Proto) -> None:
         value = breaking.literal(spec, "softmax", "axis")
         value.immediateValue.tensor.ints.values[0] = 1
@@ -108,7 +108,7 @@ def test_another_declared_dtype_is_an_error(package: Path) -> None:
     )
 
 
-def test_an_op_swapped_for_another_shows(package: Path) -> None:
+def test_a_replaced_op_changes_the_result(package: Path) -> None:
     def change(spec: Proto) -> None:
         breaking.operation(spec, "relu").type = "abs"
 
@@ -116,7 +116,7 @@ def test_an_op_swapped_for_another_shows(package: Path) -> None:
     assert np.abs(broken - sound).max() > 0.1
 
 
-def test_a_weight_file_that_is_cut_off_is_an_error(package: Path) -> None:
+def test_a_truncated_weight_file_is_an_error(package: Path) -> None:
     size = breaking.weights(package).stat().st_size
     with pytest.raises(BundleError) as raised:
         read.load(breaking.shortened(package, 4))

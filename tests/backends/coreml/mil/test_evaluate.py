@@ -1,4 +1,4 @@
-"""Feeds, refusals, and the arithmetic that `rounding.py` states."""
+"""The evaluator's feeds and errors, and the arithmetic of `rounding.py`."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_feeds_of_other_names_are_refused(pair: Path) -> None:
     assert raised.value.message == "the program takes ['in0', 'in1'], but is given ['in0']"
 
 
-def test_every_feed_of_another_type_is_named(pair: Path) -> None:
+def test_every_feed_of_a_wrong_type_is_named(pair: Path) -> None:
     feeds = {"in0": np.ones((2, 4), np.float32), "in1": np.arange(3)}
     with pytest.raises(UsageError) as raised:
         evaluate.run(read.load(pair), feeds)
@@ -148,7 +148,7 @@ def test_operands_of_two_dtypes_are_refused(pair: Path) -> None:
     )
 
 
-def test_operands_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+def test_incompatible_operands_are_refused(tmp_path: Path) -> None:
     package = save(
         tmp_path / "one.mlpackage", [((2, 3), "float32")], lambda x: mb.reshape(x=x, shape=(3, 2))
     )
@@ -217,7 +217,7 @@ REFUSED: tuple[tuple[str, Callable[[Var], Var], str], ...] = (
 @pytest.mark.parametrize(
     ("build", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
 )
-def test_what_is_not_evaluated_is_refused(
+def test_unsupported_parameters_are_refused(
     build: Callable[[Var], Var], message: str, tmp_path: Path
 ) -> None:
     package = save(tmp_path / "one.mlpackage", [((1, 3, 5, 5), "float32")], build)
@@ -226,7 +226,7 @@ def test_what_is_not_evaluated_is_refused(
     assert raised.value.message == message
 
 
-def test_a_place_outside_an_axis_is_refused(tmp_path: Path) -> None:
+def test_an_index_outside_an_axis_is_refused(tmp_path: Path) -> None:
     package = save(
         tmp_path / "one.mlpackage",
         [((2, 3), "float32"), ((2,), "int32")],
@@ -242,25 +242,25 @@ def test_a_place_outside_an_axis_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ arithmetic
 
 
-def test_half_results_over_65504_become_infinite(tmp_path: Path) -> None:
+def test_fp16_results_over_65504_become_infinite(tmp_path: Path) -> None:
     found = evaluated(tmp_path, half(200, 255, 256, -300), lambda x: mb.mul(x=x, y=x))
     np.testing.assert_array_equal(found, half(40000, 65024, np.inf, np.inf))
 
 
-def test_an_infinite_intermediate_shows_in_what_follows(tmp_path: Path) -> None:
+def test_an_infinite_intermediate_value_reaches_the_output(tmp_path: Path) -> None:
     found = evaluated(
         tmp_path, half(10, 300), lambda x: mb.sub(x=mb.mul(x=x, y=x), y=mb.mul(x=x, y=x))
     )
     np.testing.assert_array_equal(found, half(0, np.nan))
 
 
-def test_single_results_stay_finite(tmp_path: Path) -> None:
+def test_fp32_results_over_65504_stay_finite(tmp_path: Path) -> None:
     x = np.array([[300, 1e6]], np.float32)
     found = evaluated(tmp_path, x, lambda x: mb.mul(x=x, y=x))
     np.testing.assert_array_equal(found, np.array([[9e4, 1e12]], np.float32))
 
 
-def test_a_product_accumulates_in_single_and_rounds_once(tmp_path: Path) -> None:
+def test_a_product_accumulates_in_fp32_and_rounds_once(tmp_path: Path) -> None:
     # 2048 + 1 is not an FP16 number: added one by one in FP16, the ones would be lost.
     x = np.ones((1, 5), np.float16)
     weight = np.array([[2048, 1, 1, 1, 1]], np.float16)
@@ -268,13 +268,13 @@ def test_a_product_accumulates_in_single_and_rounds_once(tmp_path: Path) -> None
     np.testing.assert_array_equal(found, half(2052))
 
 
-def test_a_sum_accumulates_in_single(tmp_path: Path) -> None:
+def test_a_sum_accumulates_in_fp32(tmp_path: Path) -> None:
     x = np.full((1, 4096), 1, np.float16)
     found = evaluated(tmp_path, x, lambda x: mb.reduce_sum(x=x, axes=(1,), keep_dims=True))
     np.testing.assert_array_equal(found, half(4096))
 
 
-def test_a_mean_does_not_overflow_where_its_result_does_not(tmp_path: Path) -> None:
+def test_the_sum_of_a_mean_may_exceed_fp16(tmp_path: Path) -> None:
     x = np.full((1, 4), 60000, np.float16)
     found = evaluated(tmp_path, x, lambda x: mb.reduce_mean(x=x, axes=(1,), keep_dims=True))
     np.testing.assert_array_equal(found, half(60000))
@@ -284,23 +284,23 @@ def normalised(x: Var) -> Var:
     return mb.layer_norm(x=x, axes=(-1,))
 
 
-def test_a_layer_norm_of_large_halves_is_pessimistic(tmp_path: Path) -> None:
+def test_pessimistic_layer_norm_of_large_fp16_values_overflows(tmp_path: Path) -> None:
     x = half(-400, 400)
     # The squares are infinite, so that everything is divided by infinity.
     np.testing.assert_array_equal(evaluated(tmp_path, x, normalised), half(0, 0))
 
 
-def test_a_layer_norm_can_be_read_kindly(tmp_path: Path) -> None:
+def test_optimistic_layer_norm_does_not_overflow(tmp_path: Path) -> None:
     found = evaluated(tmp_path, half(-400, 400), normalised, pessimistic=False)
     np.testing.assert_array_equal(found, half(-1, 1))
 
 
-def test_pessimism_leaves_single_alone(tmp_path: Path) -> None:
+def test_pessimistic_rounding_does_not_change_fp32(tmp_path: Path) -> None:
     x = np.array([[-400, 400]], np.float32)
     np.testing.assert_allclose(evaluated(tmp_path, x, normalised), [[-1, 1]], rtol=1e-6)
 
 
-def test_an_epsilon_below_the_least_half_is_zero(tmp_path: Path) -> None:
+def test_an_epsilon_below_the_smallest_fp16_is_zero(tmp_path: Path) -> None:
     # The constant itself is stored as FP16: 1e-8 rounds to nothing, and 0 * inf is no number.
     found = evaluated(
         tmp_path, half(1, 1), lambda x: mb.layer_norm(x=x, axes=(-1,), epsilon=np.float16(1e-8))
@@ -308,7 +308,7 @@ def test_an_epsilon_below_the_least_half_is_zero(tmp_path: Path) -> None:
     assert np.isnan(found).all()
 
 
-def test_softmax_of_many_rows_is_that_of_each(tmp_path: Path) -> None:
+def test_softmax_in_slices_equals_softmax_of_each_row(tmp_path: Path) -> None:
     # More than one slice of 65536 elements, along an axis that is not the last.
     x = np.random.default_rng(0).standard_normal((300, 500)).astype(np.float16)
     found = evaluated(tmp_path, x, lambda x: mb.softmax(x=x, axis=0))

@@ -82,13 +82,13 @@ def compare(model: Loaded, component: ComponentSpec, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["encoder", "decoder"])
-def test_the_tiny_model_is_what_torch_says(index: int, tmp_path: Path) -> None:
+def test_the_tiny_model_equals_torch(index: int, tmp_path: Path) -> None:
     model = loaded(tiny.TINY_SAM, tiny.write_checkpoint(tmp_path / "tiny.pt"))
     compare(model, model.spec.components[index], tmp_path)
 
 
 @pytest.mark.shared
-def test_mobile_sam_is_what_torch_says(tmp_path: Path) -> None:
+def test_mobile_sam_equals_torch(tmp_path: Path) -> None:
     model = deterministic("mobile-sam", tmp_path)
     compare(model, model.spec.components[0], tmp_path)
 
@@ -97,13 +97,13 @@ OTHERS = (
     *("sam-vit-b", "slim-sam-77", "repvit-sam", "efficient-sam-ti", "fast-sam-s"),
     "sam-lightening",
 )
-"""One of each family that plain coremltools converts; the others need the backend's own passes."""
+"""A model of each family that coremltools converts without the backend's own conversions."""
 
 
 @pytest.mark.shared
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
-def test_every_family_is_what_torch_says(name: str, tmp_path: Path) -> None:
+def test_every_family_equals_torch(name: str, tmp_path: Path) -> None:
     model = deterministic(name, tmp_path)
     for component in model.spec.components:
         compare(model, component, tmp_path)

@@ -1,4 +1,4 @@
-"""Converted torch modules: the package gives what PyTorch gives."""
+"""Converted torch modules compute the same as PyTorch."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def built(kind: type[nn.Module], shape: tuple[int, ...]) -> tuple[nn.Module, Ten
 
 @pytest.mark.parametrize(("half", "noise"), [(False, NO_GPU_NOISE), (True, HALF_NOISE)])
 @pytest.mark.parametrize(("kind", "shape"), MODULES, ids=[row[0].__name__ for row in MODULES])
-def test_a_converted_module_gives_what_torch_gives(
+def test_a_converted_module_equals_torch(
     kind: type[nn.Module], shape: tuple[int, ...], half: bool, noise: float, tmp_path: Path
 ) -> None:
     module, x = built(kind, shape)
@@ -137,10 +137,10 @@ def test_a_converted_module_gives_what_torch_gives(
 
 
 @pytest.mark.parametrize(("kind", "shape"), MODULES, ids=[row[0].__name__ for row in MODULES])
-def test_a_half_package_is_run_in_half(
+def test_an_fp16_package_is_run_in_fp16(
     kind: type[nn.Module], shape: tuple[int, ...], tmp_path: Path
 ) -> None:
-    """FP16 noise is there: a run in FP32 of the same file would be a false witness."""
+    """The result has FP16 rounding errors, which an FP32 run would not have."""
     module, x = built(kind, shape)
     package = convert(module, {"x": x}, ["y"], tmp_path / "module.mlpackage", half=True)
     found = evaluate.run(read.load(package), {"x": x.numpy()})["y"]

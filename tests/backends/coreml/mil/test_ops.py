@@ -52,7 +52,7 @@ def operands(case: Case, dtype: str) -> list[Array]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_an_op_is_what_its_formula_says(case: Case, tmp_path: Path) -> None:
+def test_an_op_equals_its_formula(case: Case, tmp_path: Path) -> None:
     fed = {dtype: operands(case, dtype) for dtype in case.dtypes}
 
     def build(*given: Var) -> list[Any]:
@@ -91,10 +91,10 @@ def check(case: Case, dtype: str, found: Array, want: Array) -> None:
     np.testing.assert_allclose(found.astype(np.float64), want, rtol=relative, atol=absolute)
 
 
-def test_every_op_of_the_table_is_tried_and_no_other() -> None:
+def test_the_cases_cover_exactly_the_ops_of_the_table() -> None:
     assert {case.kind for case in CASES} == set(OPS)
 
 
-def test_every_case_has_a_name_of_its_own() -> None:
+def test_case_names_are_unique() -> None:
     names = [str(case) for case in CASES]
     assert len(set(names)) == len(names)

@@ -1,4 +1,4 @@
-"""What is read from a package, and what is refused."""
+"""Reading valid and invalid packages."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_missing_function_is_refused(functions: Path) -> None:
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture of 4x6 whose scale and bias coremltools puts into the program."""
+    """An image input of 4x6 whose scale and bias are ops of the program."""
     import torch
 
     path = tmp_path_factory.mktemp("picture") / "picture.mlpackage"
@@ -158,19 +158,19 @@ SCALED = np.maximum(PIXELS.transpose(2, 0, 1)[None] * 0.5 - BIAS, 0)
 @pytest.mark.parametrize(
     "fed", [PIXELS, PIXELS.transpose(2, 0, 1)[None].astype(np.float32)], ids=["uint8", "float32"]
 )
-def test_a_picture_is_scaled_by_the_program(picture: Path, fed: np.ndarray[Any, Any]) -> None:
+def test_an_image_input_is_scaled_by_the_program(picture: Path, fed: np.ndarray[Any, Any]) -> None:
     program = read.load(picture)
     assert program.inputs[0].image
     np.testing.assert_array_equal(evaluate.run(program, {"image": fed})["out"], SCALED)
 
 
-def test_a_picture_of_another_size_is_refused(picture: Path) -> None:
+def test_an_image_of_another_size_is_refused(picture: Path) -> None:
     with pytest.raises(UsageError) as raised:
         evaluate.run(read.load(picture), {"image": PIXELS[:3]})
     assert raised.value.message == "`image` is float32 [1, 3, 3, 6], expected float32 [1, 3, 4, 6]"
 
 
-def test_a_picture_of_other_colours_is_refused(picture: Path) -> None:
+def test_an_image_of_another_color_space_is_refused(picture: Path) -> None:
     def change(spec: Proto) -> None:
         spec.description.input[0].type.imageType.colorSpace = 30
 
@@ -325,7 +325,7 @@ REFUSED: tuple[tuple[Callable[[Proto], None], type[Exception], str], ...] = (
 @pytest.mark.parametrize(
     ("change", "error", "message"), REFUSED, ids=[row[0].__name__[1:] for row in REFUSED]
 )
-def test_what_cannot_be_trusted_is_refused(
+def test_an_invalid_package_is_refused(
     change: Callable[[Proto], None], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     package = save(
@@ -342,7 +342,7 @@ def test_what_cannot_be_trusted_is_refused(
 
 
 def test_ops_and_constants_are_those_that_coremltools_loads(tmp_path: Path) -> None:
-    """The same file by another reader: kinds, names, and every constant to the bit."""
+    """Compare ops, names and constants with coremltools' own reader, bit for bit."""
     rng = np.random.default_rng(0)
 
     def build(x: Var) -> Var:
@@ -372,6 +372,6 @@ def test_ops_and_constants_are_those_that_coremltools_loads(tmp_path: Path) -> N
         np.testing.assert_array_equal(value.data, other.outputs[0].val)
 
 
-def test_what_is_read_can_be_run_more_than_once(package: Path) -> None:
+def test_a_program_can_be_run_more_than_once(package: Path) -> None:
     first, second = run(package, X), run(package, X)
     np.testing.assert_array_equal(first[0], second[0])

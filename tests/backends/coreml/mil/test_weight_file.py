@@ -44,7 +44,7 @@ def values(dtype: str) -> Array:
 
 
 def write(path: Path, *dtypes: str) -> list[int]:
-    """Blobs of those dtypes, in that order; the offsets of their records."""
+    """Write blobs of some dtypes; return the offsets of their records."""
     writer = Writer(str(path))
     offsets = []
     for dtype in dtypes:
@@ -65,7 +65,7 @@ DTYPES = (
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_coremltools_writes_is_read(dtype: str, tmp_path: Path) -> None:
+def test_files_of_coremltools_are_read(dtype: str, tmp_path: Path) -> None:
     _, offset, _ = write(tmp_path / "weight.bin", "int8", dtype, "float32")
     found = WeightFile(tmp_path / "weight.bin").read(offset, dtype, (COUNT, 1))
     assert found.dtype == values(dtype).dtype
@@ -112,7 +112,7 @@ def test_another_count_than_declared_is_refused(
 
 
 @pytest.mark.parametrize("offset", [COUNT, 0, 10_000])
-def test_an_offset_that_is_no_record_is_refused(offset: int, tmp_path: Path) -> None:
+def test_an_offset_without_a_record_is_refused(offset: int, tmp_path: Path) -> None:
     write(tmp_path / "weight.bin", "float32")
     with pytest.raises(BundleError, match=f"^`weight.bin` at offset {offset} "):
         WeightFile(tmp_path / "weight.bin").read(offset, "float32", (COUNT,))

@@ -1,4 +1,4 @@
-"""The kit's numbers are this package's: pictures, prompts, masks and their distance, to the bit."""
+"""The kit prepares images and prompts and computes masks bit for bit like this package."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def manifest_of(rule: Preprocess, max_points: int | None = None) -> dict[str, An
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_image_to_the_bit(rule: Preprocess, size: tuple[int, int]) -> None:
+def test_image_is_bit_exact(rule: Preprocess, size: tuple[int, int]) -> None:
     image = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
     found = golden_masks.preprocess(image, manifest_of(rule)["preprocess"])
     wanted = images.encoder_image(image, rule)
@@ -78,7 +78,7 @@ ASKED = [(r, c) for r in RULES for c in CASES if (r, c) != ("squash", "mask")]
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("name", "case"), ASKED)
-def test_prompts_to_the_bit(name: str, case: str, size: tuple[int, int]) -> None:
+def test_prompts_are_bit_exact(name: str, case: str, size: tuple[int, int]) -> None:
     rule, (points, box, with_mask) = RULES[name], CASES[case]
     squash = rule.family == "squash"
     mask = RNG.standard_normal((256, 256)).astype(np.float32) if with_mask else None
@@ -107,7 +107,7 @@ def test_prompts_to_the_bit(name: str, case: str, size: tuple[int, int]) -> None
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_masks_to_the_bit(rule: Preprocess, size: tuple[int, int]) -> None:
+def test_masks_are_bit_exact(rule: Preprocess, size: tuple[int, int]) -> None:
     logits = RNG.standard_normal((3, 256, 256)).astype(np.float32)
     masks = efficient_sam.MASKS if rule.family == "squash" else sam.SAM_MASKS
     wanted = images.upscale_masks(logits, images.frame_of(size, rule), masks) > masks.threshold
@@ -116,7 +116,7 @@ def test_masks_to_the_bit(rule: Preprocess, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(7, 5), (300, 411)])
-def test_resizes_to_the_bit(size: tuple[int, int]) -> None:
+def test_resizes_are_bit_exact(size: tuple[int, int]) -> None:
     x = RNG.standard_normal((2, 64, 48)).astype(np.float32)
     for name in ("resize_bilinear", "resize_bicubic"):
         found, wanted = getattr(golden_masks, name)(x, size), getattr(images, name)(x, size)
@@ -132,7 +132,7 @@ def test_run_lengths(first: bool) -> None:
 
 
 @pytest.mark.parametrize("counts", [[3], [2, 3], [5, -1]])
-def test_run_lengths_that_do_not_add_up(counts: list[int]) -> None:
+def test_invalid_run_lengths_are_refused(counts: list[int]) -> None:
     with pytest.raises(ValueError, match=r"^the runs of a golden mask do not add up to its size$"):
         golden_masks.decode_rle({"size": [2, 2], "counts": counts})
 
@@ -144,11 +144,11 @@ def test_iou() -> None:
         assert golden_masks.mask_iou(left, right) == mask_iou(left, right)
 
 
-def test_photograph(photo: Path) -> None:
+def test_load_image(photo: Path) -> None:
     np.testing.assert_array_equal(golden_masks.load_image(photo), images.load_image(photo))
 
 
-def test_family_the_kit_cannot_prepare() -> None:
+def test_unknown_preprocessing_family_is_refused() -> None:
     with pytest.raises(ValueError, match="does not support the preprocessing family `letterbox`"):
         golden_masks.preprocess(
             np.zeros((4, 4, 3), np.uint8), {"family": "letterbox", "image_size": 8}

@@ -1,4 +1,4 @@
-"""An engine is run with numpy in and numpy out: order, shapes, memory, and what is refused."""
+"""Running an engine with numpy arrays: order, shapes, memory and errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def engine(tmp_path: Path) -> Engine:
     return Engine(fake_tensorrt, plan, Gpu(fake_tensorrt.Driver()))
 
 
-def test_inputs_and_outputs_are_told_apart_by_mode(engine: Engine) -> None:
+def test_inputs_and_outputs_are_distinguished_by_mode(engine: Engine) -> None:
     assert sorted(engine.inputs) == ["flags", "tokens"]
     assert sorted(engine.outputs) == ["iou", "masks"]
 
@@ -52,7 +52,7 @@ def test_sizes_change_from_call_to_call(engine: Engine) -> None:
     assert [engine.run(feeds(n))["masks"].shape[0] for n in (4, 1, 2)] == [4, 1, 2]
 
 
-def test_inputs_are_brought_to_the_dtype_and_order_of_the_engine(engine: Engine) -> None:
+def test_inputs_are_cast_to_the_dtype_of_the_engine(engine: Engine) -> None:
     given = feeds(3)
     strange: dict[str, Any] = {
         "flags": given["flags"].astype(np.float64),
@@ -61,12 +61,12 @@ def test_inputs_are_brought_to_the_dtype_and_order_of_the_engine(engine: Engine)
     np.testing.assert_array_equal(engine.run(strange)["masks"], engine.run(given)["masks"])
 
 
-def test_memory_is_given_back(engine: Engine) -> None:
+def test_memory_is_freed(engine: Engine) -> None:
     engine.run(feeds(2))
     assert fake_tensorrt.MEMORY == {}
 
 
-def test_memory_is_given_back_when_the_engine_does_not_run(
+def test_memory_is_freed_when_the_engine_does_not_run(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fake_tensorrt.Context, "execute_async_v3", lambda self, stream: False)
@@ -75,7 +75,7 @@ def test_memory_is_given_back_when_the_engine_does_not_run(
     assert fake_tensorrt.MEMORY == {}
 
 
-def test_everything_wrong_with_the_inputs_is_said_at_once(engine: Engine) -> None:
+def test_all_wrong_inputs_are_named_at_once(engine: Engine) -> None:
     with pytest.raises(GpuError) as caught:
         engine.run({"tokens": np.zeros((2, 47), np.float32), "flag": np.zeros(2, np.float32)})
     assert str(caught.value) == (
@@ -98,7 +98,7 @@ def test_compute_capability(numbers: tuple[int, int], found: int) -> None:
     assert Gpu(fake_tensorrt.Driver(capability=numbers)).capability == found
 
 
-def test_no_gpu_beside_the_driver() -> None:
+def test_driver_without_a_gpu() -> None:
     with pytest.raises(GpuError, match=r"^the driver finds no GPU$"):
         Gpu(fake_tensorrt.Driver(count=0))
 

@@ -1,4 +1,4 @@
-"""`verify_engine.py` of a kit, on a fake GPU: it judges engines as `effsam verify` a bundle."""
+"""`verify_engine.py` of a kit, on a fake GPU: it agrees with `effsam verify`."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_machine_without_a_gpu(
     assert capsys.readouterr().err == "error: the driver finds no GPU\n"
 
 
-def test_script_says_what_is_missing(device: Path) -> None:
+def test_script_names_a_missing_package(device: Path) -> None:
     shutil.copytree(Path(verify_engine.__file__).parent, device / "kit")
     (device / "kit" / "tensorrt.py").write_text("raise ImportError('no libnvinfer')\n")
     done = script(device, "verify_engine.py")

@@ -1,1 +1,1 @@
-"""Every op of the evaluator's table, tried at least once."""
+"""Test cases, at least one for every op of the evaluator."""

@@ -1,4 +1,4 @@
-"""One op as the tests build it, and the independent formula it is held against."""
+"""A test case: an op, its operands, and an independent formula."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Var = Any
 """A variable of coremltools' builder, which has no types."""
 
 Parameter = Any
-"""What the builder takes as a parameter of an op."""
+"""A parameter of an op in coremltools' builder."""
 
 Make = Callable[[np.random.Generator, tuple[int, ...]], "Array"]
 """Shape -> values of an operand."""
 
 HALF_STEP = 2.0**-11
-"""Half the distance of two FP16 numbers, relative: one rounding."""
+"""Relative error of one FP16 rounding."""
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

@@ -1,4 +1,4 @@
-"""Weights in fewer bits."""
+"""Cases of compressed weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VALUES = np.array([1.5, -2.0, 0.25, 8.0])
 def stored(
     kind: str, title: str, constant: Callable[[type], Var], expect: np.ndarray[Any, Any], opset: str
 ) -> Case:
-    """`x + constant`, so that what is unpacked is of the op's own dtype."""
+    """Return `x + constant`, so that the constant is unpacked to the dtype of `x`."""
     return Case(
         kind=kind,
         title=title,
@@ -43,7 +43,7 @@ def stored(
 
 
 def _bits(values: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
-    """Packed lowest bits first, with Python's own big integers."""
+    """Pack values lowest bits first, with Python integers."""
     total = sum(int(value) << (bits * place) for place, value in enumerate(values))
     return np.frombuffer(total.to_bytes(-(-len(values) * bits // 8), "little"), np.uint8)
 

@@ -1,4 +1,4 @@
-"""Convolutions and pools."""
+"""Cases of convolutions and pooling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def convolved(
     title: str, shape: tuple[int, ...], weight: tuple[int, ...], **how: Parameter
 ) -> Case:
-    """A convolution held against torch's with the padding done outside."""
+    """Compare a convolution with torch's after explicit padding."""
     groups, strides = how.get("groups", 1), how.get("strides", [1] * (len(shape) - 2))
     dilations = how.get("dilations", [1] * (len(shape) - 2))
     torch_pad = how.pop("torch_pad")
@@ -48,7 +48,7 @@ def convolved(
 
 
 def spread(title: str, groups: int, **how: Parameter) -> Case:
-    """A transposed convolution held against the gradient of a convolution."""
+    """Compare a transposed convolution with the gradient of a convolution."""
     weight = (4, 3, 3, 2)
     cut = how.get("pad", (0, 0, 0, 0))
 

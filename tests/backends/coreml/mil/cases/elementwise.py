@@ -1,4 +1,4 @@
-"""Arithmetic, comparison, logic and activations."""
+"""Cases of arithmetic, comparison, logic and activations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrix products, resizing, normalisations, reductions."""
+"""Cases of matrix products, resizes, normalisations and reductions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ops that move, join, cut, repeat or pick values: exact in every dtype."""
+"""Cases of ops that move values, which are exact in every dtype."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _one_hot(indices: Array) -> Array:
 
 
 def _tied(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Many equal values, so that the order among them shows."""
+    """Return many equal values, to test the order among them."""
     return rng.integers(0, 4, shape).astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Constants and tolerances that several kinds of op share."""
+"""Constants and tolerances that several cases share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ACCUMULATED = 2.0**-10
 """One rounding of a sum that cancels a little."""
 
 STORED = 2.0**-7
-"""Several FP16 values in a row."""
+"""Several FP16 roundings."""
 
 
 def fixed(*shape: int) -> Array:
-    """The same constants at every call."""
+    """Return the same random constants at every call."""
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float16)
 
 
