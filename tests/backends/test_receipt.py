@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    ("asked", "counts"),
+    ("precision", "counts"),
     [
         ("fp32", {"float32": 100}),
         ("fp32", {"float32": 1, "int64": 1000}),
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     ],
     ids=["pure", "whole numbers do not count", "a scalar may stay", "fp16"],
 )
-def test_right_precision_passes(asked: Precision, counts: dict[str, int]) -> None:
-    check_precision("encoder", asked, counts)
+def test_right_precision_passes(precision: Precision, counts: dict[str, int]) -> None:
+    check_precision("encoder", precision, counts)
 
 
 @pytest.mark.parametrize(
-    ("asked", "counts", "found"),
+    ("precision", "counts", "found"),
     [
         ("fp16", {"float32": 100}, "100 float32 (0.00% float16, minimum 99%)"),
         ("fp32", {"float16": 100}, "100 float16 (0.00% float32, minimum 99%)"),
@@ -47,10 +47,14 @@ def test_right_precision_passes(asked: Precision, counts: dict[str, int]) -> Non
     ],
     ids=["still fp32", "already fp16", "too much left", "bfloat16", "quantised", "nothing"],
 )
-def test_wrong_precision_is_refused(asked: Precision, counts: dict[str, int], found: str) -> None:
+def test_wrong_precision_is_refused(
+    precision: Precision, counts: dict[str, int], found: str
+) -> None:
     with pytest.raises(CheckFailed) as caught:
-        check_precision("encoder", asked, counts)
-    assert caught.value.message == f"encoder: the precision is {asked}, but the file holds {found}"
+        check_precision("encoder", precision, counts)
+    assert (
+        caught.value.message == f"encoder: the precision is {precision}, but the file holds {found}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_fp32_constants_of_a_recipe_are_left_out(counts: dict[str, int], kept: i
 
 
 @pytest.mark.parametrize(
-    ("asked", "counts", "kept", "found"),
+    ("precision", "counts", "kept", "found"),
     [
         (
             "fp16",
@@ -86,8 +90,10 @@ def test_fp32_constants_of_a_recipe_are_left_out(counts: dict[str, int], kept: i
     ids=["too much beside it", "nothing beside it", "a recipe is of no use in fp32"],
 )
 def test_fp32_constants_beyond_a_recipe_are_refused(
-    asked: Precision, counts: dict[str, int], kept: int, found: str
+    precision: Precision, counts: dict[str, int], kept: int, found: str
 ) -> None:
     with pytest.raises(CheckFailed) as caught:
-        check_precision("encoder", asked, counts, fp32_by_recipe=kept)
-    assert caught.value.message == f"encoder: the precision is {asked}, but the file holds {found}"
+        check_precision("encoder", precision, counts, fp32_by_recipe=kept)
+    assert (
+        caught.value.message == f"encoder: the precision is {precision}, but the file holds {found}"
+    )

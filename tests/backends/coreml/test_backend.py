@@ -262,11 +262,11 @@ def test_recipe_makes_the_result_better(graph: Graph, tmp_path: Path) -> None:
 
 
 def test_recipe_has_no_effect_in_fp32(graph: Graph, tmp_path: Path) -> None:
-    plain, asked = (
+    plain, with_recipe = (
         tools.lower(replace(graph, recipe=recipe), tmp_path / name, "fp32")
         for name, recipe in (("plain", ()), ("asked", (NORM,)))
     )
-    assert [f.read_bytes() for f in plain.files] == [f.read_bytes() for f in asked.files]
+    assert [f.read_bytes() for f in plain.files] == [f.read_bytes() for f in with_recipe.files]
 
 
 def test_recipe_that_selects_nothing_is_refused(graph: Graph, tmp_path: Path) -> None:

@@ -62,19 +62,19 @@ def test_each_function_is_described(artifact: Artifact) -> None:
 
 
 def test_weights_are_stored_once(artifact: Artifact, tmp_path: Path) -> None:
-    alone = tools.lower(
+    single = tools.lower(
         tools.decoder_graph(tmp_path, slots=8, recipe=(NORM,)),
         tmp_path / "alone",
         deployment_target="iOS18",
     )
     three, one = (
         (coreml_package.package_of(a.files) / coreml_package.WEIGHTS).stat().st_size
-        for a in (artifact, alone)
+        for a in (artifact, single)
     )
     assert one > 2 * tools.WIDTH * tools.MASKS
     # Less, if anything: equal biases of one function become one, too.
     assert 0.99 * one < three <= one
-    assert artifact.tensors_by_dtype["float16"] == alone.tensors_by_dtype["float16"]
+    assert artifact.tensors_by_dtype["float16"] == single.tensors_by_dtype["float16"]
 
 
 @pytest.mark.parametrize("slots", [2, 4, 8])

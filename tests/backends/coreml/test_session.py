@@ -31,7 +31,7 @@ pytestmark = pytest.mark.backend
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def image_encoder(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """An encoder with an image input."""
     folder = tmp_path_factory.mktemp("picture")
     return tools.lower(tools.encoder_graph(folder), folder / "out", image_input=True)
@@ -56,25 +56,27 @@ def wanted(image: Array) -> Array:
     return found
 
 
-def test_image_input_in_the_description(picture: Artifact) -> None:
-    (shown,) = coreml_package.read_spec(coreml_package.package_of(picture.files)).description.input
+def test_image_input_in_the_description(image_encoder: Artifact) -> None:
+    (shown,) = coreml_package.read_spec(
+        coreml_package.package_of(image_encoder.files)
+    ).description.input
     image = shown.type.imageType
     assert (shown.name, image.width, image.height) == ("image", 12, 8)
     assert image.ColorSpace.Name(image.colorSpace) == "RGB"
     assert shown.shortDescription == "RGB, 0 to 255"
 
 
-def test_image_input_is_not_scaled(picture: Artifact) -> None:
+def test_image_input_is_not_scaled(image_encoder: Artifact) -> None:
     """No scale and no bias: normalisation is in the graph."""
-    program = read.load(coreml_package.package_of(picture.files))
+    program = read.load(coreml_package.package_of(image_encoder.files))
     assert [f.image for f in program.inputs] == [True]
     whole = np.rint(pixels())
-    found = coreml.open_session(picture).run({"image": whole})["image_embeddings"]
+    found = coreml.open_session(image_encoder).run({"image": whole})["image_embeddings"]
     np.testing.assert_allclose(found, wanted(whole), atol=2e-3)
 
 
-def test_pixels_of_an_image_input_are_rounded(picture: Artifact) -> None:
-    session = coreml.open_session(picture)
+def test_pixels_of_an_image_input_are_rounded(image_encoder: Artifact) -> None:
+    session = coreml.open_session(image_encoder)
     between, whole = (
         session.run({"image": i})["image_embeddings"] for i in (pixels(), np.rint(pixels()))
     )
@@ -141,17 +143,19 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_mac_runs_core_ml_with_the_target_compute_units(
-    mac: list[dict[str, Any]], picture: Artifact
+    mac: list[dict[str, Any]], image_encoder: Artifact
 ) -> None:
-    artifact = replace(picture, options={**picture.options, "compute_units": "CPU_AND_NE"})
+    artifact = replace(
+        image_encoder, options={**image_encoder.options, "compute_units": "CPU_AND_NE"}
+    )
     coreml.open_session(artifact).run({"image": np.rint(pixels())})
-    (asked,) = mac
-    assert asked["path"] == str(coreml_package.package_of(picture.files))
-    assert asked["compute_units"].name == "CPU_AND_NE"
-    assert asked["function_name"] is None
-    assert isinstance(asked["fed"]["image"], Image.Image)
-    assert asked["fed"]["image"].size == (12, 8)
-    assert asked["fed"]["image"].getpixel((3, 0)) == (3, 88, 173)
+    (call,) = mac
+    assert call["path"] == str(coreml_package.package_of(image_encoder.files))
+    assert call["compute_units"].name == "CPU_AND_NE"
+    assert call["function_name"] is None
+    assert isinstance(call["fed"]["image"], Image.Image)
+    assert call["fed"]["image"].size == (12, 8)
+    assert call["fed"]["image"].getpixel((3, 0)) == (3, 88, 173)
 
 
 def test_mac_gets_arrays_and_returns_outputs_in_contract_order(

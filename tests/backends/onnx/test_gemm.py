@@ -92,10 +92,10 @@ def test_a_sum_that_is_an_output_keeps_its_name() -> None:
 
 def test_onnx_runtime_computes_it_in_int8(tmp_path: Path) -> None:
     np.savez(tmp_path / "0000.npz", x=X)
-    asked = Quantization(
+    quantization = Quantization(
         recipe=Int8Recipe(scheme="w8a8"), samples=tmp_path, treatments={"layer": "w8a8"}
     )
-    model = onnx_qdq.apply(network(), asked, tmp_path)
+    model = onnx_qdq.apply(network(), quantization, tmp_path)
     found = answer(model, tmp_path / "optimized.onnx")
     kinds = {n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node}
     assert "QGemm" in kinds

@@ -59,10 +59,10 @@ def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
 
 
 def test_int8_is_near_fp32_and_stores_int8_weights(tmp_path: Path) -> None:
-    asked = toy.quantization(tmp_path / "s", toy.ALL)
-    model = onnx_qdq.apply(toy.network(), asked, tmp_path)
+    quantization = toy.quantization(tmp_path / "s", toy.ALL)
+    model = onnx_qdq.apply(toy.network(), quantization, tmp_path)
     onnx.checker.check_model(model)
-    assert 1e-4 < error(model, asked) < 0.05
+    assert 1e-4 < error(model, quantization) < 0.05
     stored = [a for a in constants(model).values() if a.dtype == np.int8 and a.size > 128]
     assert len(stored) == 4
     assert not [a for a in constants(model).values() if a.dtype == np.float32 and a.size > 128]
@@ -70,14 +70,14 @@ def test_int8_is_near_fp32_and_stores_int8_weights(tmp_path: Path) -> None:
 
 def test_weight_only_int8_keeps_activations(tmp_path: Path) -> None:
     treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, "weight_only")
-    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="weight_only"))
-    model = onnx_qdq.apply(toy.network(), asked, tmp_path)
+    quantization = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="weight_only"))
+    model = onnx_qdq.apply(toy.network(), quantization, tmp_path)
     kinds = Counter(n.op_type for n in model.graph.node)
     assert kinds["Mul"] == kinds["Cast"] == 4
     assert not set(kinds) & {"QuantizeLinear", "DequantizeLinear"}
     # Nothing of it is left to be computed at each call, nor is an activation rounded.
     assert not optimized(model, tmp_path) & {"Cast", "Mul", "MatMulNBits"}
-    assert 1e-4 < error(model, asked) < 0.02
+    assert 1e-4 < error(model, quantization) < 0.02
     for name, weight in toy.weights().items():
         if name == "stem_b":
             continue
@@ -88,12 +88,12 @@ def test_weight_only_int8_keeps_activations(tmp_path: Path) -> None:
 
 def test_weight_only_int8_for_tensorrt_uses_dequantize_linear(tmp_path: Path) -> None:
     treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, "weight_only")
-    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="weight_only"))
-    model = onnx_qdq.apply(toy.network(), asked, tmp_path, for_tensorrt=True)
+    quantization = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="weight_only"))
+    model = onnx_qdq.apply(toy.network(), quantization, tmp_path, for_tensorrt=True)
     kinds = Counter(n.op_type for n in model.graph.node)
     assert kinds["DequantizeLinear"] == 4
     assert not set(kinds) & {"QuantizeLinear", "Mul", "Cast"}
-    assert 1e-4 < error(model, asked) < 0.02
+    assert 1e-4 < error(model, quantization) < 0.02
 
 
 def test_scales_stay_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,8 +110,8 @@ def test_scales_stay_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_layer_of_a_weight_only_recipe_may_have_int8_activations(tmp_path: Path) -> None:
     treatments: dict[str, Treatment] = {**dict.fromkeys(toy.ALL, "weight_only"), "fc1": "w8a8"}
-    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="weight_only"))
-    model = onnx_qdq.apply(toy.network(), asked, tmp_path)
+    quantization = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme="weight_only"))
+    model = onnx_qdq.apply(toy.network(), quantization, tmp_path)
     makers = {o: n.op_type for n in model.graph.node for o in n.output}
     (node,) = [n for n in model.graph.node if n.name == "fc1"]
     assert [makers[i] for i in node.input] == ["DequantizeLinear", "DequantizeLinear"]
@@ -128,27 +128,27 @@ def test_a_product_by_a_constant_has_no_weights_to_store(tmp_path: Path) -> None
         **dict.fromkeys(toy.ALL, "weight_only"),
         "mul": "weight_only",
     }
-    asked = toy.quantization(tmp_path / "s", treatments, recipe)
-    found = onnx_qdq.apply(model, asked, tmp_path)
+    quantization = toy.quantization(tmp_path / "s", treatments, recipe)
+    found = onnx_qdq.apply(model, quantization, tmp_path)
     assert constants(found)["two"].dtype == np.float32
-    assert answer(found, asked).shape == answer(toy.network(), asked).shape
+    assert answer(found, quantization).shape == answer(toy.network(), quantization).shape
 
 
 def test_other_constants_are_stored_in_fp16(tmp_path: Path) -> None:
     treatments: dict[str, Treatment] = {**toy.ALL, "stem": "keep_float", "fc1": "weight_only"}
-    asked = toy.quantization(tmp_path / "s", treatments)
-    model = onnx_qdq.apply(toy.network(), asked, tmp_path)
+    quantization = toy.quantization(tmp_path / "s", treatments)
+    model = onnx_qdq.apply(toy.network(), quantization, tmp_path)
     found = constants(model)
     assert found["stem_w_fp16"].dtype == np.float16
     assert found["fc1_w_int8"].dtype == np.int8
     assert found["stem_b"].dtype == np.float32
-    assert error(model, asked) < 0.05
+    assert error(model, quantization) < 0.05
 
 
 def test_products_of_activations_are_quantized_only_on_request(tmp_path: Path) -> None:
     def inputs_of_product(recipe: Int8Recipe, treatments: dict[str, Treatment]) -> list[str]:
-        asked = toy.quantization(tmp_path / "s", treatments, recipe)
-        model = onnx_qdq.apply(toy.network(), asked, tmp_path)
+        quantization = toy.quantization(tmp_path / "s", treatments, recipe)
+        model = onnx_qdq.apply(toy.network(), quantization, tmp_path)
         makers = {o: n.op_type for n in model.graph.node for o in n.output}
         (node,) = [n for n in model.graph.node if n.name == "product"]
         return [makers[i] for i in node.input]
@@ -163,20 +163,20 @@ def test_products_of_activations_are_quantized_only_on_request(tmp_path: Path) -
 
 
 def test_symmetric_activations_have_zero_at_zero(tmp_path: Path) -> None:
-    asked = toy.quantization(tmp_path / "s", toy.ALL)
-    model = onnx_qdq.apply(toy.network(), asked, tmp_path, for_tensorrt=True)
+    quantization = toy.quantization(tmp_path / "s", toy.ALL)
+    model = onnx_qdq.apply(toy.network(), quantization, tmp_path, for_tensorrt=True)
     found = constants(model)
     points = [
         found[n.input[2]] for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[2]
     ]
     assert points
     assert all(p.dtype == np.int8 and not p.any() for p in points)
-    assert error(model, asked) < 0.05
+    assert error(model, quantization) < 0.05
 
 
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
-    asked = toy.quantization(tmp_path / "s", toy.ALL)
-    first, again = (onnx_qdq.apply(toy.network(), asked, tmp_path) for _ in range(2))
+    quantization = toy.quantization(tmp_path / "s", toy.ALL)
+    first, again = (onnx_qdq.apply(toy.network(), quantization, tmp_path) for _ in range(2))
     assert first.SerializeToString() == again.SerializeToString()
 
 
@@ -188,43 +188,47 @@ def test_the_graph_is_not_changed(tmp_path: Path) -> None:
 
 
 def test_other_samples_give_other_scales(tmp_path: Path) -> None:
-    asked = toy.quantization(tmp_path / "s", toy.ALL)
-    first = onnx_qdq.apply(toy.network(), asked, tmp_path)
+    quantization = toy.quantization(tmp_path / "s", toy.ALL)
+    first = onnx_qdq.apply(toy.network(), quantization, tmp_path)
     image = np.full((1, 3, toy.SIZE, toy.SIZE), 7, np.float32)
     np.savez(tmp_path / "s" / "0001.npz", image=image)
-    assert onnx_qdq.apply(toy.network(), asked, tmp_path) != first
+    assert onnx_qdq.apply(toy.network(), quantization, tmp_path) != first
 
 
 def test_measured_activations_do_not_depend_on_overrides(tmp_path: Path) -> None:
     # Else the runtime fuses otherwise, and all other ranges have another last digit.
-    asked = toy.quantization(tmp_path / "s", toy.ALL)
-    whole = onnx_qdq.activations_to_measure(toy.network(), asked)
-    assert len(asked.treatments) > 1
-    for name in asked.treatments:
-        fewer = replace(asked, treatments={**asked.treatments, name: "keep_float"})
+    quantization = toy.quantization(tmp_path / "s", toy.ALL)
+    whole = onnx_qdq.activations_to_measure(toy.network(), quantization)
+    assert len(quantization.treatments) > 1
+    for name in quantization.treatments:
+        fewer = replace(quantization, treatments={**quantization.treatments, name: "keep_float"})
         assert onnx_qdq.activations_to_measure(toy.network(), fewer) == whole
     for treatment in ("keep_float", "weight_only"):
-        nothing = replace(asked, treatments=dict.fromkeys(asked.treatments, treatment))
+        nothing = replace(
+            quantization, treatments=dict.fromkeys(quantization.treatments, treatment)
+        )
         assert onnx_qdq.activations_to_measure(toy.network(), nothing) == []
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
 def test_ranges_include_zero_and_lie_within_the_values(tmp_path: Path, method: str) -> None:
-    asked = toy.quantization(tmp_path / "s", toy.ALL)
-    tensors = onnx_qdq.activations_to_measure(toy.network(), asked)
+    quantization = toy.quantization(tmp_path / "s", toy.ALL)
+    tensors = onnx_qdq.activations_to_measure(toy.network(), quantization)
     assert tensors == ["image", "a", "b", "c", "e", "f", "g", "h"]
-    whole = activation_ranges.measure(toy.network(), tensors, asked.feeds(), "minmax", tmp_path)
+    whole = activation_ranges.measure(
+        toy.network(), tensors, quantization.feeds(), "minmax", tmp_path
+    )
     found = activation_ranges.measure(
         toy.network(),
         tensors,
-        asked.feeds(),
+        quantization.feeds(),
         method,  # type: ignore[arg-type]
         tmp_path,
     )
     for name in tensors:
         low, high = found[name]
         assert whole[name][0] <= low <= 0 <= high <= whole[name][1]
-    feeds = [f["image"] for f in asked.feeds()]
+    feeds = [f["image"] for f in quantization.feeds()]
     assert whole["image"] == (float(np.min(feeds)), float(np.max(feeds)))
     assert not list(tmp_path.glob("ranges*"))
 
@@ -241,8 +245,8 @@ def test_an_outlier_widens_only_minmax() -> None:
 def test_the_bias_of_a_convolution_is_not_quantized_for_tensorrt(
     tmp_path: Path, for_tensorrt: bool
 ) -> None:
-    asked = toy.quantization(tmp_path / "s", toy.ALL)
-    model = onnx_qdq.apply(toy.network(), asked, tmp_path, for_tensorrt=for_tensorrt)
+    quantization = toy.quantization(tmp_path / "s", toy.ALL)
+    model = onnx_qdq.apply(toy.network(), quantization, tmp_path, for_tensorrt=for_tensorrt)
     stored = constants(model)
     dequantized = {
         str(stored[n.input[0]].dtype)
@@ -251,11 +255,14 @@ def test_the_bias_of_a_convolution_is_not_quantized_for_tensorrt(
     }
     assert dequantized == ({"int8"} if for_tensorrt else {"int8", "int32"})
     assert ("stem_b" in stored) is for_tensorrt
-    assert error(model, asked) < 0.05
+    assert error(model, quantization) < 0.05
 
 
 def exact_answer(
-    model: onnx.ModelProto, asked: Quantization, folder: Path, monkeypatch: pytest.MonkeyPatch
+    model: onnx.ModelProto,
+    quantization: Quantization,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> NDArray[np.float32]:
     """The output as on a CPU without VNNI."""
     onnx.save(model, folder / "toy.onnx")
@@ -263,7 +270,7 @@ def exact_answer(
     session: Any = OnnxSession(folder / "toy.onnx", "CPUExecutionProvider")
     options = session._session.get_session_options()
     assert options.get_session_config_entry("session.x64quantprecision") == "1"
-    found: NDArray[np.float32] = session.run(next(iter(asked.feeds())))["out"]
+    found: NDArray[np.float32] = session.run(next(iter(quantization.feeds())))["out"]
     return found
 
 
@@ -276,10 +283,10 @@ def test_without_vnni_sums_do_not_saturate(
     for_tensorrt: bool,
 ) -> None:
     treatments: dict[str, Treatment] = dict.fromkeys(toy.ALL, treatment)
-    asked = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme=treatment))
-    model = onnx_qdq.apply(toy.network(), asked, tmp_path, for_tensorrt=for_tensorrt)
-    wanted = answer(toy.network(), asked)
-    found = exact_answer(model, asked, tmp_path, monkeypatch)
+    quantization = toy.quantization(tmp_path / "s", treatments, Int8Recipe(scheme=treatment))
+    model = onnx_qdq.apply(toy.network(), quantization, tmp_path, for_tensorrt=for_tensorrt)
+    wanted = answer(toy.network(), quantization)
+    found = exact_answer(model, quantization, tmp_path, monkeypatch)
     assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 0.05
 
 

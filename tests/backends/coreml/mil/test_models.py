@@ -52,7 +52,7 @@ def deterministic(name: str, folder: Path) -> Loaded:
     return loaded(models.get(name), write_checkpoint(name, folder / "model.pt", golden_dir()))
 
 
-def photograph(size: int) -> torch.Tensor:
+def image(size: int) -> torch.Tensor:
     """1x3xSxS float32 of 0 to 255."""
     with Image.open(REPOSITORY / "calibration/images/astronaut.jpg") as image:
         pixels = np.asarray(image.convert("RGB").resize((size, size)), dtype=np.float32)
@@ -60,13 +60,13 @@ def photograph(size: int) -> torch.Tensor:
 
 
 def compare(model: Loaded, component: ComponentSpec, folder: Path) -> None:
-    """Convert one component, run it on a photograph, and hold it against torch.
+    """Convert one component, run it on an image, and compare it with torch.
 
     On noise RepViT is so ill-conditioned that torch itself is 2e-5 away from its float64 result.
     """
     example = dict(component.example())
     if "image" in example:
-        example["image"] = photograph(example["image"].shape[-1])
+        example["image"] = image(example["image"].shape[-1])
     wrapped = component.wrap(model.module).eval()
     names = [output.name for output in component.outputs]
     package = convert(wrapped, example, names, folder / f"{component.name}.mlpackage")
