@@ -36,7 +36,7 @@ SEEN = {
         "TensorRT does not support an op"
     ),
     'Assertion failed: mode == "none": ScatterND with reduction is not supported.': (
-        "TensorRT's ScatterND only ov"
+        "TensorRT's ScatterND overwr"
     ),
     "Optimization profile 0 is missing values for shape input tensor orig_im_size": (
         "an input sets the shape"

@@ -151,5 +151,5 @@ def test_a_range_that_coremltools_would_overflow_is_refused(program: Program) ->
     with pytest.raises(UsageError) as raised:
         measured(program, values)
     assert raised.value.message == (
-        "`out0` runs from -150 to 600, too far for coremltools to quantize"
+        "`out0` ranges from -150 to 600, and coremltools quantizes at most -500 to 500"
     )

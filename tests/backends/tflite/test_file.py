@@ -119,7 +119,7 @@ def test_outputs_come_in_the_graphs_order() -> None:
         ),
         (
             component({"image": (4, 8)}, {"sum": (4, 8), "iou": (1,)}),
-            "outputs are [('sum', (4, 8), 'float32')], want "
+            "outputs are [('sum', (4, 8), 'float32')], expected "
             "[('iou', (1,), 'float32'), ('sum', (4, 8), 'float32')]",
         ),
     ],

@@ -81,7 +81,7 @@ def test_feeds_are_not_changed(tmp_path: Path) -> None:
 def test_feeds_of_other_names_are_refused(pair: Path) -> None:
     with pytest.raises(UsageError) as raised:
         evaluate.run(read.load(pair), {"in0": np.ones((2, 3), np.float32)})
-    assert raised.value.message == "the program takes ['in0', 'in1'], but is given ['in0']"
+    assert raised.value.message == "the program takes ['in0', 'in1'], but the feeds are ['in0']"
 
 
 def test_every_feed_of_a_wrong_type_is_named(pair: Path) -> None:
@@ -132,7 +132,7 @@ def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
         run(breaking.edited(package, change), np.ones((2, 3), np.float32))
     assert raised.value.message == (
         "the `gelu` with output `gelu_0` has `mode` `ERF`, "
-        "want EXACT or TANH_APPROXIMATION or SIGMOID_APPROXIMATION"
+        "supported: EXACT, TANH_APPROXIMATION, SIGMOID_APPROXIMATION"
     )
 
 
@@ -173,7 +173,7 @@ REFUSED: tuple[tuple[str, Callable[[Var], Var], str], ...] = (
         "fractional nearest",
         lambda x: mb.resize_nearest_neighbor(x=x, target_size_height=7, target_size_width=5),
         "the `resize_nearest_neighbor` with output `resize_nearest_neighbor_0` resizes [5, 5] to "
-        "[7, 5], not a whole factor",
+        "[7, 5], which is not an integer factor",
     ),
     (
         "unsorted",

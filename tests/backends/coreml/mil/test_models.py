@@ -52,7 +52,7 @@ def deterministic(name: str, folder: Path) -> Loaded:
     return loaded(models.get(name), write_checkpoint(name, folder / "model.pt", golden_dir()))
 
 
-def image(size: int) -> torch.Tensor:
+def input_image(size: int) -> torch.Tensor:
     """1x3xSxS float32 of 0 to 255."""
     with Image.open(REPOSITORY / "calibration/images/astronaut.jpg") as image:
         pixels = np.asarray(image.convert("RGB").resize((size, size)), dtype=np.float32)
@@ -66,7 +66,7 @@ def compare(model: Loaded, component: ComponentSpec, folder: Path) -> None:
     """
     example = dict(component.example())
     if "image" in example:
-        example["image"] = image(example["image"].shape[-1])
+        example["image"] = input_image(example["image"].shape[-1])
     wrapped = component.wrap(model.module).eval()
     names = [output.name for output in component.outputs]
     package = convert(wrapped, example, names, folder / f"{component.name}.mlpackage")

@@ -186,7 +186,7 @@ def test_a_folder_without_a_manifest_is_no_package(tmp_path: Path) -> None:
     with pytest.raises(BundleError) as raised:
         read.load(tmp_path)
     assert raised.value.message == (
-        f"`{tmp_path.name}` is not a Core ML package: no usable manifest"
+        f"`{tmp_path.name}` is not a Core ML package: its manifest is missing or not valid"
     )
 
 
@@ -194,7 +194,9 @@ def test_a_manifest_that_names_no_model_is_refused(package: Path) -> None:
     (package / "Manifest.json").write_text(json.dumps({"itemInfoEntries": {}}))
     with pytest.raises(BundleError) as raised:
         read.load(package)
-    assert raised.value.message == "`sound.mlpackage` is not a Core ML package: no usable manifest"
+    assert raised.value.message == (
+        "`sound.mlpackage` is not a Core ML package: its manifest is missing or not valid"
+    )
 
 
 def test_a_missing_model_is_refused(package: Path) -> None:
@@ -295,14 +297,15 @@ REFUSED: tuple[tuple[Callable[[Proto], None], type[Exception], str], ...] = (
     (
         _described_otherwise,
         BundleError,
-        "the package describes the outputs ['other'], but has ['out0']",
+        "the package describes the outputs ['other'], but its function has ['out0']",
     ),
     (
         _described_in_half,
         BundleError,
-        "the package describes its input `in0` as float16 [1, 4], but declares float32 [1, 4]",
+        "the package describes its input `in0` as float16 [1, 4], "
+        "but its function declares float32 [1, 4]",
     ),
-    (_with_a_state, UsageError, "the model keeps the state `memory`"),
+    (_with_a_state, UsageError, "the model has the state `memory`, which is not supported"),
     (
         _unknown_rank,
         UsageError,
