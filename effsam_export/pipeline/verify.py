@@ -130,7 +130,7 @@ def placement(bundle: Bundle) -> tuple[str, ...]:
     from effsam_export.backends.coreml import package as coreml_package
     from effsam_export.backends.coreml import placement as coreml_plan
 
-    units = coreml.settings(bundle.manifest["target"]["options"]).compute_units
+    units = coreml.parse_options(bundle.manifest["target"]["options"]).compute_units
     lines = []
     for component in bundle.components:
         package = coreml_package.package_of(bundle.artifact(component).files)

@@ -97,7 +97,7 @@ def test_weight_only_int8_for_tensorrt_uses_dequantize_linear(tmp_path: Path) ->
 
 
 def test_scales_stay_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_qdq, "SMALLEST_HALVED", 1)
+    monkeypatch.setattr(onnx_qdq, "MIN_FP16_ELEMENTS", 1)
     treatments: dict[str, Treatment] = {**toy.ALL, "fc1": "weight_only", "deep": "keep_float"}
     found = constants(
         onnx_qdq.apply(toy.network(), toy.quantization(tmp_path, treatments), tmp_path)

@@ -82,7 +82,8 @@ def test_a_missing_layer_is_refused(made: tuple[Graph, bytes]) -> None:
     assert graph.program is not None
     first, *rest = quantize_layers.layers_of_program(graph.program)
     other = replace(first, rows=np.roll(first.rows, 1, axis=0))
-    with pytest.raises(CheckFailed, match=r"1 of 5 layers .* not in the \.tflite file.*`stem`"):
+    message = r"1 of 5 layers were not found in the \.tflite file.*`stem`"
+    with pytest.raises(CheckFailed, match=message):
         quantize_layers.match_layers(tflite_file.parse(content), [other, *rest])
 
 

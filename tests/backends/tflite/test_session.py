@@ -157,7 +157,7 @@ def test_the_runtime_writes_nothing_to_stderr(
         "session = getattr(tflite_session, sys.argv[1])(Path(sys.argv[2]), 'decoder', 1)\n"
         "print(session.run(dict(np.load(sys.argv[3])))['masks'].shape)\n"
     )
-    kind = {"tflite": "InterpreterSession", "android-gpu": "HalfSession"}[name]
+    kind = {"tflite": "InterpreterSession", "android-gpu": "Fp16Session"}[name]
     ran = subprocess.run(
         [sys.executable, "-c", code, kind, lowered[name].files[0], tmp_path / "feeds.npz"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
