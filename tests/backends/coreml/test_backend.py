@@ -305,7 +305,7 @@ def test_an_fp32_operation_outside_the_recipe_is_refused(graph: Graph, tmp_path:
     nothing = Fp32Nodes(handles=frozenset(), nodes=())
     with pytest.raises(CheckFailed) as caught:
         coreml_receipt.check_fp32_operations(
-            "decoder", read.load(package), Origin(kept=nothing, operations=frozenset())
+            "decoder", read.load(package), Origin(fp32=nothing, operations=frozenset())
         )
     assert caught.value.message == (
         "decoder: `layer_norm` (layer_norm) computes in fp32, and no recipe keeps it there"
@@ -344,7 +344,7 @@ def test_dynamic_shapes_are_refused(tmp_path: Path) -> None:
         "`point_coords`, `point_labels`"
     )
     assert caught.value.hint == (
-        "give the options of the target profile `slots = 8`: that many points per prompt"
+        "set the target option `slots = 8`, the number of points per prompt"
     )
     assert list((tmp_path / "out").iterdir()) == []
 

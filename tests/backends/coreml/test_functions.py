@@ -137,7 +137,7 @@ def test_deployment_target_without_functions_is_refused(
         f"{system}"
     )
     assert caught.value.hint == (
-        'give its options `deployment_target = "iOS18"`, or no `functions`'
+        'set the target option `deployment_target = "iOS18"`, or remove `functions`'
     )
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -150,7 +150,7 @@ def test_functions_of_equal_shapes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         tools.lower(twice, tmp_path / "out", deployment_target="iOS18", functions="2")
     assert caught.value.message == (
-        "the decoder takes the same number of points in `slots_4` and `slots_2`: it has no "
-        "further functions"
+        "`slots_4` and `slots_2` of the decoder have the same input shapes, and a function is "
+        "chosen by its input shapes"
     )
     assert list((tmp_path / "out").iterdir()) == []

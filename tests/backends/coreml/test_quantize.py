@@ -223,7 +223,7 @@ def test_products_of_two_activations_are_refused(
     graph: Graph, samples: Path, tmp_path: Path
 ) -> None:
     chosen = replace(tools.recipe("w8a8"), quantize_activation_products=True)
-    with pytest.raises(UsageError, match="products of two activations cannot be INT8"):
+    with pytest.raises(UsageError, match="no INT8 products of two activations"):
         tools.lower(graph, tmp_path / "out", chosen, samples)
 
 

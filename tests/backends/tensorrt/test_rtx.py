@@ -175,7 +175,7 @@ def test_an_engine_that_stayed_fp32_is_refused(
 
 
 def test_known_capabilities() -> None:
-    assert ", ".join(map(str, rtx.known())) == KNOWN
+    assert ", ".join(map(str, rtx.known_capabilities())) == KNOWN
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,8 @@ def test_unknown_capabilities(given: str, problem: str, tmp_path: Path) -> None:
         f"{KNOWN})"
     )
     assert caught.value.hint == (
-        "Jetson Orin (87), Hopper (90) and others take the full TensorRT, on the device: targets "
-        "`jetson-orin` and `tensorrt`"
+        "Jetson Orin (87), Hopper (90) and others need TensorRT on the device: choose the target "
+        "`jetson-orin` or `tensorrt`"
     )
     assert not list((tmp_path / "out").iterdir())
 
@@ -362,7 +362,9 @@ def test_no_engine_for_a_gpu(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed) as caught:
         rtx.engine_for(artifact.files, artifact.options, 120)
     assert caught.value.message == "decoder: there is no engine for compute capability 120"
-    assert caught.value.hint == ("name it in `compute_capabilities` of the target and export again")
+    assert caught.value.hint == (
+        "add it to the target option `compute_capabilities` and export again"
+    )
 
 
 def test_session_of_an_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

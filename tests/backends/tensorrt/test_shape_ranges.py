@@ -24,8 +24,8 @@ NVIDIA = ("tensorrt-rtx", "tensorrt", "jetson-orin")
 
 def covers(found: Range, shape: tuple[int, ...]) -> bool:
     """Whether a shape lies in a range."""
-    return len(shape) == len(found.least) and all(
-        low <= n <= high for low, n, high in zip(found.least, shape, found.greatest, strict=True)
+    return len(shape) == len(found.minimum) and all(
+        low <= n <= high for low, n, high in zip(found.minimum, shape, found.maximum, strict=True)
     )
 
 

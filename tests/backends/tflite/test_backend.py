@@ -178,7 +178,7 @@ def test_dynamic_dimensions_are_refused(graph: Graph, tmp_path: Path) -> None:
         "`prompts`, `points`"
     )
     assert caught.value.hint == (
-        "give the target's `options` a number of prompt points, `slots = 8`"
+        "set the target option `slots = 8`, the number of points per prompt"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -294,7 +294,9 @@ def test_constants_over_2_gb_are_refused_before_conversion(
     assert graph.program is not None
     monkeypatch.setattr(tflite, "MAX_BYTES", graph.program.stat().st_size - 1)
     monkeypatch.setattr("effsam_export.backends.tflite.convert.convert", never)
-    with pytest.raises(CheckFailed, match=r"the converter builds one \.tflite file") as caught:
+    with pytest.raises(
+        CheckFailed, match=r"the converter first writes an FP32 \.tflite file"
+    ) as caught:
         tflite.lower(graph, target("tflite", precision), tmp_path)
     assert caught.value.hint == "choose another target, or a smaller encoder"
     assert list(tmp_path.iterdir()) == []
