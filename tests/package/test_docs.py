@@ -33,6 +33,7 @@ PAGES = {
     for path in [
         REPOSITORY / "README.md",
         REPOSITORY / "CONTRIBUTING.md",
+        REPOSITORY / "CHANGELOG.md",
         REPOSITORY / "benchmarks" / "README.md",
         *sorted((REPOSITORY / "docs").rglob("*.md")),
     ]
