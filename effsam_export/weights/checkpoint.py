@@ -1,4 +1,4 @@
-"""A checkpoint file into a model, strictly and without running anything in it."""
+"""Load a checkpoint file into a model, strictly and without running code in the file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.stages import Checkpoint
 
-AGAIN = "give the authors' file as it was downloaded; `effsam fetch MODEL` gets it"
+HINT = "use the authors' file as it was downloaded; `effsam fetch MODEL` downloads it"
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 CONTAINERS = ("model", "state_dict")
 """Keys under which authors wrap their state dict (EfficientSAM, EfficientViT-SAM)."""
 
 
 def load(model: ModelSpec, checkpoint: Checkpoint) -> nn.Module:
-    """Build a model and load the authors' checkpoint into it, every tensor by name and shape.
+    """Build a model and load the authors' checkpoint into it; all names and shapes must match.
 
     Raises:
         CheckpointError: Not a checkpoint, not a state dict, or the state dict of another model.
@@ -36,7 +36,7 @@ def load(model: ModelSpec, checkpoint: Checkpoint) -> nn.Module:
     if checkpoint.sha256 in model.refused:
         raise CheckpointError(
             f"`{checkpoint.path.name}` is refused: {model.refused[checkpoint.sha256]}",
-            hint=f"`effsam fetch {model.name}` gets the right file",
+            hint=f"`effsam fetch {model.name}` downloads the right file",
         )
     state = read_state_dict(checkpoint.path)
     if model.rename is not None:
@@ -45,9 +45,9 @@ def load(model: ModelSpec, checkpoint: Checkpoint) -> nn.Module:
     problems = mismatches(module, state)
     if problems:
         likely = describe(state)
-        said = f": it looks like {likely} checkpoint" if likely else ""
+        identified = f": it looks like {likely} checkpoint" if likely else ""
         raise CheckpointError(
-            f"`{checkpoint.path.name}` is not a checkpoint of `{model.name}`{said}",
+            f"`{checkpoint.path.name}` is not a checkpoint of `{model.name}`{identified}",
             hint="; ".join(problems),
         )
     module.load_state_dict(dict(state), strict=True)
@@ -55,12 +55,11 @@ def load(model: ModelSpec, checkpoint: Checkpoint) -> nn.Module:
 
 
 def settle_vector_maths() -> None:
-    """Call each vectorised function once on one number, before threads can race for it.
+    """Call each vectorised function once on one number, to avoid a race in MKL.
 
-    The MKL in torch's CPU wheels picks a function's kernel at its first call. If that call runs on
-    several threads, one of them may get a kernel of low accuracy for its share: sines off by
-    1.5e-4, in one process of twenty or so (pytorch#188792). The reference and the constants that
-    are baked into graphs must not depend on that.
+    The MKL in torch's CPU wheels chooses a function's kernel at its first call. If several threads
+    make that call, one of them may get a kernel of low accuracy: sines off by 1.5e-4
+    (pytorch#188792). This would affect the reference and constants in graphs.
     """
     import torch
 
@@ -70,13 +69,13 @@ def settle_vector_maths() -> None:
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    """Read the tensors of a weight file onto the CPU, half precision made float32.
+    """Return the tensors of a weight file on the CPU; half precision becomes float32.
 
-    Taken are state dicts, plain or wrapped, and pickled modules in PyTorch's format; safetensors;
-    and a zip archive that holds one of them. Nothing that a file names is imported or run.
+    Accepted formats: a state dict or pickled module in PyTorch's format, safetensors, and a zip
+    archive with one of these files. Nothing that a file names is imported or run.
 
     Raises:
-        CheckpointError: The file cannot be read, or holds something else.
+        CheckpointError: The file cannot be read, or has no state dict.
     """
     with path.open("rb") as file:
         head = file.read(9)
@@ -96,12 +95,12 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
         return in_full_precision(safetensors.torch.load_file(str(path)))
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"`{path}` cannot be read as a checkpoint: it is a broken safetensors file", hint=AGAIN
+            f"`{path}` cannot be read as a checkpoint: it is a broken safetensors file", hint=HINT
         ) from error
 
 
 def _only_weight_file(path: Path) -> str | None:
-    """The one weight file in a zip archive; None for PyTorch's own zip files and all others."""
+    """Return the only weight file in a zip archive; None for PyTorch's own zip files."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if not n.endswith("/")]
@@ -114,7 +113,7 @@ def _only_weight_file(path: Path) -> str | None:
 
 
 def _read_archived(path: Path, member: str) -> Mapping[str, Tensor]:
-    """Read a member of an archive through a temporary file; its name is used for nothing."""
+    """Read a member of an archive through a temporary file, whose path ignores its name."""
     import tempfile
     from pathlib import Path as LocalPath
 
@@ -129,9 +128,9 @@ def _read_archived(path: Path, member: str) -> Mapping[str, Tensor]:
                 shutil.copyfileobj(source, target)
         except (zipfile.BadZipFile, OSError, RuntimeError) as error:
             raise CheckpointError(
-                f"`{path}` cannot be read as a checkpoint: the archive is broken", hint=AGAIN
+                f"`{path}` cannot be read as a checkpoint: the archive is broken", hint=HINT
             ) from error
-        # Read into memory whole: the file goes when this returns.
+        # Cloned into memory, because the temporary file is deleted on return.
         return {k: v.clone() for k, v in read_state_dict(inner).items()}
 
 
@@ -140,15 +139,15 @@ def _read_torch(path: Path) -> Mapping[str, Tensor]:
 
     try:
         with warnings.catch_warnings():
-            # Notes on pickle protocols, of files that then load or are refused all the same.
+            # Warnings about pickle protocols do not matter: the file loads, or an error follows.
             warnings.simplefilter("ignore")
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # Any: bytes that are no pickle trip the unpickler in many ways.
-        # Torch's own message advises to switch the safety off; it is not passed on.
+    except Exception as error:  # Invalid pickles raise many types of exceptions.
+        # Torch's own message is not shown, because it suggests to disable the safety check.
         if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
             return _read_pickled(path)
         raise CheckpointError(
-            f"`{path}` cannot be read as a checkpoint: it is no PyTorch weight file", hint=AGAIN
+            f"`{path}` cannot be read as a checkpoint: it is not a PyTorch weight file", hint=HINT
         ) from error
     for key in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -156,7 +155,7 @@ def _read_torch(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(content, Mapping) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items()
     ):
-        raise CheckpointError(f"`{path}` holds no state dict (names and tensors)", hint=AGAIN)
+        raise CheckpointError(f"`{path}` holds no state dict (names and tensors)", hint=HINT)
     return content
 
 
@@ -165,16 +164,16 @@ def _read_pickled(path: Path) -> Mapping[str, Tensor]:
 
     try:
         return pickled.read_module(path)
-    except Exception as error:  # Any: as above.
+    except Exception as error:  # Invalid pickles raise many types of exceptions.
         raise CheckpointError(
-            f"`{path}` cannot be read as a checkpoint: it holds code, which is never run, and no "
-            "module whose tensors could be taken",
-            hint=AGAIN,
+            f"`{path}` cannot be read as a checkpoint: it contains code, which is never run, and "
+            "no module with tensors",
+            hint=HINT,
         ) from error
 
 
 def in_full_precision(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Half-precision tensors as float32; all others as they are."""
+    """Return the state dict with half-precision tensors as float32."""
     import torch
 
     halves = (torch.float16, torch.bfloat16)
@@ -182,20 +181,20 @@ def in_full_precision(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def mismatches(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """How a state dict differs from what a module wants, one sentence per kind of difference."""
-    wanted = module.state_dict()
-    missing = [n for n in wanted if n not in state]
-    extra = [n for n in state if n not in wanted]
-    shapes = [n for n in wanted if n in state and wanted[n].shape != state[n].shape]
+    """Return how a state dict differs from a module's, a sentence for each kind of difference."""
+    expected = module.state_dict()
+    missing = [n for n in expected if n not in state]
+    extra = [n for n in state if n not in expected]
+    shapes = [n for n in expected if n in state and expected[n].shape != state[n].shape]
     problems = []
     if missing:
-        problems.append(f"missing are {len(missing)} of {len(wanted)} tensors, as `{missing[0]}`")
+        problems.append(f"missing tensors: {len(missing)} of {len(expected)}, as `{missing[0]}`")
     if extra:
-        problems.append(f"unknown to it: {len(extra)}, as `{extra[0]}`")
+        problems.append(f"unknown tensors: {len(extra)}, as `{extra[0]}`")
     if shapes:
         name = shapes[0]
         problems.append(
-            f"of another shape: {len(shapes)}, as `{name}`: "
-            f"{list(state[name].shape)}, want {list(wanted[name].shape)}"
+            f"tensors of another shape: {len(shapes)}, as `{name}`: "
+            f"{list(state[name].shape)}, want {list(expected[name].shape)}"
         )
     return problems

@@ -1,4 +1,4 @@
-"""Consent to licences that are not free: asked for once a model, remembered in the cache."""
+"""Consent to licences that are not free, required once for each model and stored in the cache."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FILE_NAME = "accepted-licences.json"
 
 
 def require(model: ModelSpec, *, accepted: bool, cache_dir: Path) -> None:
-    """Go on only if the model's licence is free, or the user consents now or did before.
+    """Check that the model's licence is free, or that the user consents now or did so before.
 
-    Consent is for one model and one licence: another `spdx` is asked for anew.
+    Consent is for one model and one licence; a changed `spdx` needs consent again.
 
     Raises:
         UsageError: Consent is missing.
-        OutputError: It cannot be recorded.
+        OutputError: The consent cannot be stored.
     """
     licence = model.licence
     if not licence.restricted or is_accepted(model, cache_dir):
@@ -35,25 +35,25 @@ def require(model: ModelSpec, *, accepted: bool, cache_dir: Path) -> None:
             f"{licence.restricted}",
             hint=f"read {licence.source}, then add --accept-license (once)",
         )
-    given = _read(cache_dir)
-    given[model.name] = {
+    entries = _read(cache_dir)
+    entries[model.name] = {
         "spdx": licence.spdx,
         "source": licence.source,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
     cache_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(given, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(entries, indent=2, sort_keys=True) + "\n"
     write_whole(cache_dir / FILE_NAME, text.encode())
 
 
 def is_accepted(model: ModelSpec, cache_dir: Path) -> bool:
-    """Whether the user consented to this licence of this model before."""
+    """Return whether the user has already consented to this licence of this model."""
     entry = _read(cache_dir).get(model.name)
     return isinstance(entry, dict) and entry.get("spdx") == model.licence.spdx
 
 
 def _read(cache_dir: Path) -> dict[str, object]:
-    """What was consented to; a file that cannot be read counts as nothing."""
+    """Return the stored consents; none if the file cannot be read."""
     try:
         content = json.loads((cache_dir / FILE_NAME).read_text("utf-8"))
     except (OSError, ValueError):

@@ -1,7 +1,6 @@
-"""One file over HTTP: resumed where it broke off, and hashed as it arrives.
+"""Download one file over HTTP, with resumption and a hash computed on the fly.
 
-Only weights are downloaded here, so nothing that arrives is trusted: a `.partial` file outlives a
-broken connection, and nothing outlives a wrong hash.
+A `.partial` file is kept after a broken connection, and deleted if the hash is wrong.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 15.0
 CHUNK_BYTES = 64 * 1024
-# After a break, tries in a row that get no further than the best one before them.
-FRUITLESS_TRIES = 2
+# Consecutive attempts without progress before the download fails.
+MAX_TRIES_WITHOUT_PROGRESS = 2
 PAUSE_S = 1.0
 
 OnBytes = Callable[[int, int | None], None]
-"""Called with the bytes that are there, and the bytes there will be, or None if nobody says."""
+"""Called with the bytes received and the total bytes, or None if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A file to download.
+class DownloadRequest:
+    """A file to download, and where to write it.
 
     Attributes:
-        partial: Where it is written. Bytes already there are taken for its beginning.
-        sha256: The pinned hash, 64 hexadecimal digits in lower case, or None where none is known.
-        size: Length in bytes, or None where it is not pinned.
-        auth: User and password for the server, if it asks for them.
+        partial: Path to write. Bytes already there are taken as the beginning of the file.
+        sha256: The pinned hash, 64 lower-case hexadecimal digits, or None if unknown.
+        size: Size in bytes, or None if not pinned.
+        auth: User and password for the server, if it requires them.
     """
 
     url: str
@@ -58,42 +57,41 @@ class _Broken(Exception):
     """The connection ended before the file did."""
 
 
-def download(wanted: Wanted, on_progress: OnBytes) -> str:
-    """Fills `wanted.partial` with the file, whole and of the pinned hash, and returns its hash.
+def download(request: DownloadRequest, on_progress: OnBytes) -> str:
+    """Download a file to `request.partial`, check its hash, and return the hash.
 
     Args:
-        wanted: The file, its hash, and where to put it (in a directory that exists).
-        on_progress: Called as bytes arrive, counted from the beginning of the file.
+        request: The file, its hash, and a path in an existing directory.
+        on_progress: Called as bytes arrive; counts from the beginning of the file.
 
     Raises:
-        DownloadError: The address does not give the file; the message is the reason alone, for
-            the caller to put beside the source's name. The partial file is left only when the
-            connection broke off.
-        OutputError: The file cannot be written. The partial file is gone.
+        DownloadError: The address does not provide the file. The message has only the reason; the
+            caller adds the source. The partial file is kept only after a broken connection.
+        OutputError: The file cannot be written. The partial file is deleted.
     """
-    if wanted.sha256 is None:
-        # Nothing would show that kept bytes are another file's.
-        discard(wanted.partial)
-    digest, resumed = _persist(wanted, on_progress)
-    if wanted.sha256 is None:
+    if request.sha256 is None:
+        # Without a hash, bytes of another file could not be detected.
+        discard(request.partial)
+    digest, resumed = _persist(request, on_progress)
+    if request.sha256 is None:
         return digest
-    if digest != wanted.sha256 and resumed:
-        # The bytes that were kept may be another file's: only one taken whole condemns the source.
-        discard(wanted.partial)
-        digest, _ = _persist(wanted, on_progress)
-    if digest != wanted.sha256:
-        discard(wanted.partial)
-        raise DownloadError(wrong_hash(digest, wanted.sha256))
+    if digest != request.sha256 and resumed:
+        # Kept bytes may be of another file: the source is wrong only if a full download fails.
+        discard(request.partial)
+        digest, _ = _persist(request, on_progress)
+    if digest != request.sha256:
+        discard(request.partial)
+        raise DownloadError(wrong_hash(digest, request.sha256))
     return digest
 
 
 def wrong_hash(found: str, pinned: str) -> str:
-    """The reason given for a file of another hash."""
+    """Return the reason for rejecting a file with another hash."""
     return f"its sha256 is `{found[:12]}...`, and the pinned one is `{pinned[:12]}...`"
 
 
 def discard(path: Path) -> None:
-    """Deletes `path` if it is there.
+    """Delete `path` if it exists.
 
     Raises:
         OutputError: It cannot be deleted.
@@ -104,18 +102,18 @@ def discard(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A block that only touches files; its `OSError` becomes an `OutputError` naming `path`."""
+    """Turn an `OSError` of the block into an `OutputError` with `path`."""
     try:
         yield
     except OSError as error:
         hint = (
-            "free some space or make the place writable, or choose another cache with `--cache-dir`"
+            "free some space or make the path writable, or choose another cache with `--cache-dir`"
         )
         raise OutputError(f"cannot write `{path}`: {reason_of(error)}", hint=hint) from error
 
 
 def why_failed(error: requests.RequestException) -> str:
-    """The reason behind an exception of `requests`, without the address: it may hold a password."""
+    """Return the reason of a `requests` exception, without the address (it may have a password)."""
     if isinstance(error, requests.HTTPError):
         return f"the server answered {error.response.status_code}"
     if isinstance(error, requests.ConnectTimeout):
@@ -144,25 +142,25 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _persist(wanted: Wanted, on_progress: OnBytes) -> tuple[str, bool]:
-    """sha256 of the finished file, and whether some of it may be from an earlier connection."""
-    best = length = _length(wanted.partial)
-    fruitless = 0
+def _persist(request: DownloadRequest, on_progress: OnBytes) -> tuple[str, bool]:
+    """Return the sha256 of the complete file, and whether the download was resumed."""
+    best = length = _length(request.partial)
+    without_progress = 0
     resumed = False
     while True:
         resumed = resumed or length > 0
         try:
-            return _receive(wanted, on_progress), resumed
+            return _receive(request, on_progress), resumed
         except OutputError:
             with suppress(OSError):
-                wanted.partial.unlink(missing_ok=True)
+                request.partial.unlink(missing_ok=True)
             raise
         except _Broken as broken:
-            length = _length(wanted.partial)
-            fruitless = 0 if length > best else fruitless + 1
+            length = _length(request.partial)
+            without_progress = 0 if length > best else without_progress + 1
             best = max(best, length)
-            if fruitless >= FRUITLESS_TRIES:
-                raise DownloadError(_broke_at(length, wanted.size)) from broken
+            if without_progress >= MAX_TRIES_WITHOUT_PROGRESS:
+                raise DownloadError(_broke_at(length, request.size)) from broken
             time.sleep(PAUSE_S)
 
 
@@ -176,36 +174,36 @@ def _length(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _receive(wanted: Wanted, on_progress: OnBytes) -> str:
-    offset = _length(wanted.partial)
-    if wanted.size is not None and offset > wanted.size:
-        discard(wanted.partial)
+def _receive(request: DownloadRequest, on_progress: OnBytes) -> str:
+    offset = _length(request.partial)
+    if request.size is not None and offset > request.size:
+        discard(request.partial)
         offset = 0
-    if offset and offset == wanted.size:
-        return _hash_so_far(wanted.partial).hexdigest()
-    with _get(wanted, offset) as response:
-        if not (offset and _refuses_to_continue(response, offset, wanted.size)):
-            return _store(response, wanted, offset, on_progress)
-    discard(wanted.partial)
-    return _receive(wanted, on_progress)
+    if offset and offset == request.size:
+        return _hash_so_far(request.partial).hexdigest()
+    with _get(request, offset) as response:
+        if not (offset and _refuses_to_continue(response, offset, request.size)):
+            return _store(response, request, offset, on_progress)
+    discard(request.partial)
+    return _receive(request, on_progress)
 
 
-def _get(wanted: Wanted, offset: int) -> requests.Response:
-    # Some servers label a `.tar.gz` as a gzip transfer encoding: the bytes are wanted as they lie.
+def _get(request: DownloadRequest, offset: int) -> requests.Response:
+    # Some servers declare a `.tar.gz` as gzip-encoded; `identity` prevents decompression.
     headers = {"Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
     timeout = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
     try:
         return requests.get(
-            wanted.url, headers=headers, auth=wanted.auth, stream=True, timeout=timeout
+            request.url, headers=headers, auth=request.auth, stream=True, timeout=timeout
         )
     except requests.RequestException as error:
         raise DownloadError(why_failed(error)) from error
 
 
 def _refuses_to_continue(response: requests.Response, offset: int, size: int | None) -> bool:
-    """Whether the server knows of ranges, but not of this one (200 is a server that knows none)."""
+    """Return whether the server supports ranges but not this one (200 means no support)."""
     if response.status_code == 416:
         return True
     if response.status_code != 206:
@@ -216,8 +214,10 @@ def _refuses_to_continue(response: requests.Response, offset: int, size: int | N
     return size is not None and found[2] not in ("*", str(size))
 
 
-def _store(response: requests.Response, wanted: Wanted, offset: int, on_progress: OnBytes) -> str:
-    """Writes the body behind the first `offset` bytes; sha256 of the whole."""
+def _store(
+    response: requests.Response, request: DownloadRequest, offset: int, on_progress: OnBytes
+) -> str:
+    """Write the body after the first `offset` bytes, and return the sha256 of the whole file."""
     if response.status_code == 200:
         offset = 0
     elif not (offset and response.status_code == 206):
@@ -225,30 +225,30 @@ def _store(response: requests.Response, wanted: Wanted, offset: int, on_progress
         raise DownloadError(f"the server answered {answer}")
     announced = response.headers.get("Content-Length", "")
     total = offset + int(announced) if announced.isdecimal() else None
-    if None not in (total, wanted.size) and total != wanted.size:
-        discard(wanted.partial)
-        raise DownloadError(f"the file there has {total:,} bytes instead of {wanted.size:,}")
+    if None not in (total, request.size) and total != request.size:
+        discard(request.partial)
+        raise DownloadError(f"the file there has {total:,} bytes instead of {request.size:,}")
 
     done = offset
-    with writing(wanted.partial):
-        digest = _hash_so_far(wanted.partial) if offset else hashlib.sha256()
-        with wanted.partial.open("ab" if offset else "wb") as file:
-            on_progress(done, total or wanted.size)
+    with writing(request.partial):
+        digest = _hash_so_far(request.partial) if offset else hashlib.sha256()
+        with request.partial.open("ab" if offset else "wb") as file:
+            on_progress(done, total or request.size)
             for chunk in _chunks(response):
                 file.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
-                if wanted.size is not None and done > wanted.size:
+                if request.size is not None and done > request.size:
                     break
-                on_progress(done, total or wanted.size)
+                on_progress(done, total or request.size)
     if total is not None and done < total:
-        # urllib3 says so itself only from version 2 on.
+        # urllib3 raises an error itself only from version 2 on.
         raise _Broken
-    if wanted.size is not None and done != wanted.size:
-        # Nobody announced a length, so a broken connection cannot be told from another file.
-        discard(wanted.partial)
-        more = "more than" if done > wanted.size else f"{done:,} bytes instead of"
-        raise DownloadError(f"the server sent {more} {wanted.size:,} bytes")
+    if request.size is not None and done != request.size:
+        # Without a declared length, a broken connection looks like another file.
+        discard(request.partial)
+        more = "more than" if done > request.size else f"{done:,} bytes instead of"
+        raise DownloadError(f"the server sent {more} {request.size:,} bytes")
     return digest.hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""Where checkpoints come from: a user's file, the cache, or the first source that gives the file.
+"""Get checkpoints from a user's file, the cache, or the first source that provides the file.
 
-A file counts as the official one by its sha256 alone, whoever sent it. In the cache it lies at
-`<cache>/<first 12 digits of its sha256>/<file name>`, so two versions of it never meet.
+A file is official if it has the pinned sha256, whatever its source. Its path in the cache is
+`<cache>/<first 12 digits of its sha256>/<file name>`, so that versions do not collide.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """Errors of a file system that cannot lock files."""
 
 OnTransfer = Callable[[str, int, int | None], None]
-"""Called with what is being fetched, its bytes done, and its bytes in all or None."""
+"""Called with the file's name, the bytes received, and the total bytes or None if unknown."""
 
-# What people save by accident in place of weights, by how the file begins.
-_IMPOSTORS = {
+# Files that are saved by accident instead of weights, by their first bytes.
+_NOT_WEIGHTS = {
     b"version https://git-lfs": (
         "a git-lfs pointer instead of the weights",
         "run `git lfs pull` in the repository it came from",
@@ -44,7 +44,7 @@ _IMPOSTORS = {
 
 
 def default_cache_dir() -> Path:
-    """`EFFSAM_CACHE_DIR`, or the user's cache directory for this package; it need not exist yet."""
+    """Return `EFFSAM_CACHE_DIR` or the user's cache directory; it may not exist yet."""
     import platformdirs
 
     if own := os.environ.get("EFFSAM_CACHE_DIR"):
@@ -53,11 +53,11 @@ def default_cache_dir() -> Path:
 
 
 def checkpoint_from_file(path: Path, weights: WeightFile | None) -> Checkpoint:
-    """The user's own file, hashed; official if it has the hash pinned in `weights`.
+    """Return a user's file as a checkpoint; official if it has the hash pinned in `weights`.
 
     Raises:
-        CheckpointError: There is no such file, it cannot be read, or its first bytes show that it
-            is not a weight file.
+        CheckpointError: The file is missing, cannot be read, or is not a weight file by its first
+            bytes.
     """
     if path.is_dir():
         raise CheckpointError(
@@ -72,31 +72,31 @@ def checkpoint_from_file(path: Path, weights: WeightFile | None) -> Checkpoint:
         head = file.read(64).lstrip().lower()
     if not head:
         raise CheckpointError(f"`{path}` is empty", hint="download it again")
-    for beginning, (what, hint) in _IMPOSTORS.items():
+    for beginning, (what, hint) in _NOT_WEIGHTS.items():
         if head.startswith(beginning):
             raise CheckpointError(f"`{path}` is {what}", hint=hint)
-    found = sha256_of(path)
-    official = weights is not None and found == weights.sha256
-    return Checkpoint(path=path, sha256=found, official=official)
+    digest = sha256_of(path)
+    official = weights is not None and digest == weights.sha256
+    return Checkpoint(path=path, sha256=digest, official=official)
 
 
 def cached(weights: WeightFile, *, cache_dir: Path) -> Checkpoint | None:
-    """The file in the cache, or None if it is not there or its hash is no longer right.
+    """Return the file in the cache, or None if it is missing or has another hash.
 
-    Official is only a file whose hash was pinned, not one that was trusted on its first download.
+    Only a file with a pinned hash is official, not one that was trusted on its first download.
 
     Raises:
-        CheckpointError: It is there and cannot be read.
+        CheckpointError: The file exists and cannot be read.
     """
-    known = lock.known(weights, cache_dir)
-    if known is None:
+    expected = lock.expected_hash(weights, cache_dir)
+    if expected is None:
         return None
     path = _slot(weights, cache_dir) / weights.file_name
-    if not path.is_file() or known.size not in (None, path.stat().st_size):
+    if not path.is_file() or expected.size not in (None, path.stat().st_size):
         return None
-    if sha256_of(path) != known.sha256:
+    if sha256_of(path) != expected.sha256:
         return None
-    return Checkpoint(path=path, sha256=known.sha256, official=weights.sha256 is not None)
+    return Checkpoint(path=path, sha256=expected.sha256, official=weights.sha256 is not None)
 
 
 def fetch(
@@ -107,17 +107,17 @@ def fetch(
     on_progress: OnTransfer | None = None,
     index_url: str | None = None,
 ) -> Checkpoint:
-    """The official file: from the cache, else from the first source that gives it.
+    """Return the official file, from the cache or the first source that provides it.
 
     Args:
-        weights: The file, its pinned hash, and its sources in the order to try.
+        weights: The file, its pinned hash, and its sources in the order in which they are tried.
         model: The model's name, for messages.
-        cache_dir: The cache, made if it is not there.
+        cache_dir: The cache, created if missing.
         on_progress: Called as bytes arrive, and while another process is fetching the same file.
-        index_url: Package index to ask instead of the public registry.
+        index_url: Package index to use instead of the public registry.
 
     Raises:
-        DownloadError: No source gave the file; the message has every source with its reason.
+        DownloadError: No source provided the file; the message has a reason for each source.
         OutputError: The cache cannot be written.
         CheckpointError: The file is in the cache and cannot be read.
     """
@@ -131,20 +131,22 @@ def fetch(
     on_progress = on_progress or (lambda _label, _done, _total: None)
     with writing(slot):
         slot.mkdir(parents=True, exist_ok=True)
-    with _alone(slot, functools.partial(on_progress, f"waiting for {target.name}", 0, None)):
-        # Whoever held the lock may have just fetched it.
+    with _one_process(slot, functools.partial(on_progress, f"waiting for {target.name}", 0, None)):
+        # The process that held the lock may have fetched it.
         found = cached(weights, cache_dir=cache_dir)
         if found is not None:
             return found
-        known = lock.known(weights, cache_dir)
-        pinned = replace(weights, sha256=known.sha256, size=known.size) if known else weights
+        expected = lock.expected_hash(weights, cache_dir)
+        pinned = (
+            replace(weights, sha256=expected.sha256, size=expected.size) if expected else weights
+        )
         partial = _from_sources(pinned, model, slot, on_progress, index_url)
-        digest = sha256_of(partial) if known is None else known.sha256
+        digest = sha256_of(partial) if expected is None else expected.sha256
         with writing(target):
             partial.replace(target)
             for leftover in slot.glob("*.partial"):
                 leftover.unlink()
-        if known is None:
+        if expected is None:
             lock.trust(weights, digest, target.stat().st_size, model, cache_dir)
     return Checkpoint(path=target, sha256=digest, official=weights.sha256 is not None)
 
@@ -152,26 +154,26 @@ def fetch(
 def _from_sources(
     weights: WeightFile, model: str, slot: Path, on_progress: OnTransfer, index_url: str | None
 ) -> Path:
-    """A finished file of the pinned hash, not yet at its place."""
+    """Return the path of a complete file with the pinned hash, still under a temporary name."""
     reasons = []
     for source in weights.sources:
         try:
             return _from_source(source, weights, slot, on_progress, index_url)
         except DownloadError as error:  # noqa: PERF203 - a handful of sources, seconds each
             reasons.append(f"{_title(source)}: {error.message}")
-    listed = "\n  ".join([":", *reasons]) if reasons else ", because none is known"
+    listed = "\n  ".join([":", *reasons]) if reasons else ", because none is published"
     raise DownloadError(
         f"no source gives `{weights.file_name}` of `{model}`{listed}",
-        hint=f"download it by hand{_known_by(weights)} and pass it with `--checkpoint PATH`",
+        hint=f"download it yourself{_size_and_hash(weights)} and pass it with `--checkpoint PATH`",
     )
 
 
-def _known_by(weights: WeightFile) -> str:
-    """What tells the right file, in brackets; nothing where nothing is published."""
+def _size_and_hash(weights: WeightFile) -> str:
+    """Return the published size and hash in brackets, or an empty string."""
     size = [] if weights.size is None else [f"{weights.size:,} bytes"]
     digest = [] if weights.sha256 is None else [f"sha256 {weights.sha256}"]
-    known = ", ".join([*size, *digest])
-    return f" ({known})" if known else ""
+    text = ", ".join([*size, *digest])
+    return f" ({text})" if text else ""
 
 
 def _from_source(
@@ -183,13 +185,15 @@ def _from_source(
 ) -> Path:
     match source:
         case UrlSource():
-            from effsam_export.weights.download import Wanted, download
+            from effsam_export.weights.download import DownloadRequest, download
 
-            # One partial file per address: the rest of it has to come from the same place.
+            # One partial file for each address: a download resumes from the same server.
             address = hashlib.sha256(source.url.encode()).hexdigest()[:8]
             partial = slot / f"{weights.file_name}.{address}.partial"
             download(
-                Wanted(url=source.url, partial=partial, sha256=weights.sha256, size=weights.size),
+                DownloadRequest(
+                    url=source.url, partial=partial, sha256=weights.sha256, size=weights.size
+                ),
                 functools.partial(on_progress, weights.file_name),
             )
             return partial
@@ -216,10 +220,10 @@ def _slot(weights: WeightFile, cache_dir: Path) -> Path:
 
 
 @contextmanager
-def _alone(slot: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """A block that one process at a time runs: two would write the same partial file.
+def _one_process(slot: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Run a block in one process at a time, because two would write the same partial file.
 
-    The operating system releases the lock when its holder dies, so none can be left behind.
+    The operating system releases the lock when the process ends.
     """
     from filelock import FileLock
 
@@ -247,9 +251,9 @@ def _acquired(lock_file: FileLock) -> bool:
 
 @contextmanager
 def _without_locks() -> Iterator[None]:
-    """Go on without a lock on a file system that has none.
+    """Continue without a lock on a file system that has none.
 
-    Two downloads at once would spoil each other's file there, and its hash would tell.
+    Two simultaneous downloads would then corrupt the file, which its hash reveals.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""The transformers library's names for SAM's tensors, turned back into the authors'.
+"""Convert the transformers library's names of SAM's tensors to the authors' names.
 
-Source: transformers' `SamModel` (`conversion script of models/sam`), compared with the full list of
-SlimSAM's tensors in both namings.
+Source: transformers' `SamModel` (`conversion script of models/sam`), compared with all of
+SlimSAM's tensors under both names.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-MARK = "vision_encoder.pos_embed"
-"""A name that only the transformers naming has."""
+HUB_ONLY_NAME = "vision_encoder.pos_embed"
+"""A tensor name that only transformers uses."""
 
 MATRIX = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 
 RULES: tuple[tuple[str, str], ...] = (
-    # Applied in order, each wherever it matches.
+    # Applied in order to every match.
     (r"^shared_image_embedding\.positional_embedding$", MATRIX),
     (r"^prompt_encoder\.shared_embedding\.positional_embedding$", MATRIX),
     (r"^vision_encoder\.layers\.", "image_encoder.blocks."),
@@ -41,7 +41,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"\.upscale_conv1\.", ".output_upscaling.0."),
     (r"\.upscale_layer_norm\.", ".output_upscaling.1."),
     (r"\.upscale_conv2\.", ".output_upscaling.3."),
-    # The middle layer first: it takes the number that the first one gives up.
+    # The middle layer first, because its new number is another layer's old one.
     (r"(mlps\.\d|iou_prediction_head)\.layers\.0\.", r"\1.layers.1."),
     (r"(mlps\.\d|iou_prediction_head)\.proj_in\.", r"\1.layers.0."),
     (r"(mlps\.\d|iou_prediction_head)\.proj_out\.", r"\1.layers.2."),
@@ -49,14 +49,14 @@ RULES: tuple[tuple[str, str], ...] = (
 
 
 def author_name(name: str) -> str:
-    """The authors' name of one tensor."""
+    """Return the authors' name of a tensor."""
     for pattern, replacement in RULES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def from_hub(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """A state dict in the transformers naming by the authors' names; any other as it is."""
-    if MARK not in state:
+    """Return a state dict with the authors' names; unchanged unless it has transformers' names."""
+    if HUB_ONLY_NAME not in state:
         return state
     return {author_name(name): value for name, value in state.items()}

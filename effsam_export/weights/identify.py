@@ -1,4 +1,4 @@
-"""What a state dict is, by names and shapes that only one system has."""
+"""Identify the model of a state dict by its tensor names and shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VIT_WIDTHS = {
-    # Width of the tokens -> what the file is called then.
+    # Width of the tokens -> name of the model.
     1280: "a SAM ViT-H (also Expedit-SAM's)",
     1024: "a SAM ViT-L (also Expedit-SAM's)",
     768: "a SAM ViT-B (also Expedit-SAM's)",
@@ -21,7 +21,7 @@ PATCH = "image_encoder.patch_embed.proj.weight"
 
 
 def describe(state: Mapping[str, Tensor]) -> str | None:
-    """What a state dict belongs to, with its article (`an EdgeSAM`); None if nothing known."""
+    """Return the model of a state dict with its article (`an EdgeSAM`), or None if unknown."""
     if "image_encoder.layers.0.blocks.0.conv1.c.weight" in state:
         return "a MobileSAM (TinyViT)"
     if "image_encoder.features.0.0.c.weight" in state:
@@ -44,7 +44,7 @@ def describe(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _efficientvit(state: Mapping[str, Tensor]) -> str:
-    """Its size, by the depth of the last stage; XL has six stages."""
+    """Return the size, by the depth of the last stage; XL has six stages."""
     stem = "image_encoder.backbone.stages"
     last = 5 if f"{stem}.5.op_list.0.main.inverted_conv.conv.weight" in state else 4
     depth = 0

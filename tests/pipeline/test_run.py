@@ -219,7 +219,7 @@ def test_a_file_that_is_no_checkpoint_stops_before_any_work(
     text = tmp_path / "weights.pt"
     text.write_text("hello")
     wrong = replace(request_, checkpoint=Checkpoint(path=text, sha256="0" * 64, official=False))
-    with pytest.raises(CheckpointError, match="it is no PyTorch weight file"):
+    with pytest.raises(CheckpointError, match="it is not a PyTorch weight file"):
         pipeline.export(wrong)
     assert not wrong.output.exists()
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.backend
 
-FETCH = "give the authors' file as it was downloaded; `effsam fetch MODEL` gets it"
+FETCH = "use the authors' file as it was downloaded; `effsam fetch MODEL` downloads it"
 TENSOR_NAMES = 139
 """Tensors of the tiny model."""
 
@@ -92,7 +92,9 @@ def test_not_a_weight_file(tmp_path: Path, write: Callable[[Path], object]) -> N
     path = tmp_path / "weights.pt"
     write(path)
     error = refusal(path)
-    assert error.message == f"`{path}` cannot be read as a checkpoint: it is no PyTorch weight file"
+    assert (
+        error.message == f"`{path}` cannot be read as a checkpoint: it is not a PyTorch weight file"
+    )
     assert error.hint == FETCH
 
 
@@ -103,8 +105,8 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, wrap: Callable[[object]
     error = refusal(path)
     assert not proof.exists()
     assert error.message == (
-        f"`{path}` cannot be read as a checkpoint: it holds code, which is never run, and no "
-        "module whose tensors could be taken"
+        f"`{path}` cannot be read as a checkpoint: it contains code, which is never run, and "
+        "no module with tensors"
     )
     assert error.hint == FETCH
 
@@ -202,9 +204,9 @@ def test_every_kind_of_difference_is_in_one_message(
     error = refused(tmp_path, state)
     assert error.message == "`weights.pt` is not a checkpoint of `tiny-sam`"
     assert error.hint == (
-        f"missing are 2 of {TENSOR_NAMES} tensors, as `image_encoder.bias`; "
-        "unknown to it: 1, as `epoch`; "
-        "of another shape: 1, as `mask_decoder.iou_token.weight`: "
+        f"missing tensors: 2 of {TENSOR_NAMES}, as `image_encoder.bias`; "
+        "unknown tensors: 1, as `epoch`; "
+        "tensors of another shape: 1, as `mask_decoder.iou_token.weight`: "
         "[1, 128], want [1, 256]"
     )
 
@@ -214,19 +216,19 @@ def test_every_kind_of_difference_is_in_one_message(
     [
         (
             lambda state: state.pop("image_encoder.bias"),
-            f"missing are 1 of {TENSOR_NAMES} tensors, as `image_encoder.bias`",
+            f"missing tensors: 1 of {TENSOR_NAMES}, as `image_encoder.bias`",
         ),
         (
             lambda state: state.update(more=torch.zeros(1)),
-            "unknown to it: 1, as `more`",
+            "unknown tensors: 1, as `more`",
         ),
         (
             lambda state: state.update({"image_encoder.bias": torch.zeros(255)}),
-            "of another shape: 1, as `image_encoder.bias`: [255], want [256]",
+            "tensors of another shape: 1, as `image_encoder.bias`: [255], want [256]",
         ),
         (
             lambda state: state.clear(),
-            f"missing are {TENSOR_NAMES} of {TENSOR_NAMES} tensors, as `image_encoder.weight`",
+            f"missing tensors: {TENSOR_NAMES} of {TENSOR_NAMES}, as `image_encoder.weight`",
         ),
     ],
     ids=["missing", "unknown", "another shape", "nothing in it"],
@@ -276,8 +278,8 @@ def test_an_edge_sam_is_not_a_mobile_sam(tmp_path: Path) -> None:
         "`weights.pt` is not a checkpoint of `mobile-sam`: it looks like an EdgeSAM checkpoint"
     )
     assert error.hint == (
-        "missing are 439 of 439 tensors, as `image_encoder.patch_embed.seq.0.c.weight`; "
-        "unknown to it: 2, as `image_encoder.features.0.0.c.weight`"
+        "missing tensors: 439 of 439, as `image_encoder.patch_embed.seq.0.c.weight`; "
+        "unknown tensors: 2, as `image_encoder.features.0.0.c.weight`"
     )
 
 
@@ -355,4 +357,4 @@ def test_a_refused_hash_is_refused_before_it_is_read(tmp_path: Path) -> None:
     absent = Checkpoint(path=tmp_path / "l0.pt", sha256=digest, official=False)
     with pytest.raises(CheckpointError) as caught:
         loading.load(spec, absent)
-    assert "only distilled" in caught.value.message
+    assert "distilled but not fine-tuned" in caught.value.message

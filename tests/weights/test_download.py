@@ -17,7 +17,7 @@ import pytest
 
 from effsam_export.errors import DownloadError, OutputError
 from effsam_export.weights import download as module
-from effsam_export.weights.download import Wanted, download
+from effsam_export.weights.download import DownloadRequest, download
 from tests.local_server import serving, without_proxy
 
 BODY = bytes(range(256)) * 4096  # 1 MiB: several chunks, and more than the sockets buffer
@@ -111,8 +111,10 @@ def silent(length: int | None) -> Behaviour:
     return behave
 
 
-def wanted(server: Server, folder: Path, *, size: int | None = len(BODY)) -> Wanted:
-    return Wanted(url=server.url, partial=folder / "w.partial", sha256=SHA256, size=size)
+def download_request(
+    server: Server, folder: Path, *, size: int | None = len(BODY)
+) -> DownloadRequest:
+    return DownloadRequest(url=server.url, partial=folder / "w.partial", sha256=SHA256, size=size)
 
 
 def ignore(done: int, total: int | None) -> None:
@@ -129,7 +131,10 @@ def test_gives_the_file_and_counts_its_bytes(
     server.behaviours = [serves()]
     seen: list[tuple[int, int | None]] = []
 
-    download(wanted(server, tmp_path, size=size), lambda done, total: seen.append((done, total)))
+    download(
+        download_request(server, tmp_path, size=size),
+        lambda done, total: seen.append((done, total)),
+    )
 
     assert (tmp_path / "w.partial").read_bytes() == BODY
     assert seen[0] == (0, len(BODY))
@@ -142,7 +147,7 @@ def test_takes_a_body_without_length(server: Server, tmp_path: Path) -> None:
     server.behaviours = [answers(200, BODY)]
     seen: list[int | None] = []
 
-    download(wanted(server, tmp_path, size=None), lambda _done, total: seen.append(total))
+    download(download_request(server, tmp_path, size=None), lambda _done, total: seen.append(total))
 
     assert (tmp_path / "w.partial").read_bytes() == BODY
     assert set(seen) == {None}
@@ -152,7 +157,7 @@ def test_takes_the_bytes_as_they_lie_whatever_encoding_is_claimed(
     server: Server, tmp_path: Path
 ) -> None:
     server.behaviours = [answers(200, BODY, Content_Encoding="gzip", Content_Length=str(len(BODY)))]
-    download(wanted(server, tmp_path), ignore)
+    download(download_request(server, tmp_path), ignore)
     assert (tmp_path / "w.partial").read_bytes() == BODY
 
 
@@ -163,7 +168,7 @@ def test_goes_on_where_the_connection_broke(server: Server, tmp_path: Path) -> N
     server.behaviours = [serves(upto=400_000), serves(upto=700_000), serves()]
     seen: list[int] = []
 
-    download(wanted(server, tmp_path), lambda done, _total: seen.append(done))
+    download(download_request(server, tmp_path), lambda done, _total: seen.append(done))
 
     assert (tmp_path / "w.partial").read_bytes() == BODY
     assert server.offsets == [0, 400_000, 700_000]
@@ -175,7 +180,7 @@ def test_goes_on_where_an_earlier_run_broke(server: Server, tmp_path: Path) -> N
     server.behaviours = [serves()]
     seen: list[int] = []
 
-    download(wanted(server, tmp_path), lambda done, _total: seen.append(done))
+    download(download_request(server, tmp_path), lambda done, _total: seen.append(done))
 
     assert (tmp_path / "w.partial").read_bytes() == BODY
     assert server.offsets == [300_000]
@@ -186,7 +191,7 @@ def test_starts_over_at_a_server_without_ranges(server: Server, tmp_path: Path) 
     (tmp_path / "w.partial").write_bytes(BODY[:300_000])
     server.behaviours = [serves(ranges=False)]
 
-    download(wanted(server, tmp_path), ignore)
+    download(download_request(server, tmp_path), ignore)
 
     assert (tmp_path / "w.partial").read_bytes() == BODY
     assert server.offsets == [300_000]
@@ -209,7 +214,7 @@ def test_starts_over_when_the_range_is_not_given(
     (tmp_path / "w.partial").write_bytes(BODY[:300_000])
     server.behaviours = [refusal, serves()]
 
-    download(wanted(server, tmp_path), ignore)
+    download(download_request(server, tmp_path), ignore)
 
     assert (tmp_path / "w.partial").read_bytes() == BODY
     assert server.offsets == [300_000, 0]
@@ -221,7 +226,7 @@ def test_starts_over_when_the_kept_bytes_were_of_another_file(
     (tmp_path / "w.partial").write_bytes(b"#" * 300_000)
     server.behaviours = [serves()]
 
-    download(wanted(server, tmp_path), ignore)
+    download(download_request(server, tmp_path), ignore)
 
     assert (tmp_path / "w.partial").read_bytes() == BODY
     assert server.offsets == [300_000, 0]
@@ -232,7 +237,7 @@ def test_kept_bytes_that_need_no_range(server: Server, tmp_path: Path, kept: byt
     (tmp_path / "w.partial").write_bytes(kept)
     server.behaviours = [serves()]
 
-    download(wanted(server, tmp_path), ignore)
+    download(download_request(server, tmp_path), ignore)
 
     assert (tmp_path / "w.partial").read_bytes() == BODY
     assert server.offsets == ([] if kept == BODY else [0])
@@ -248,21 +253,21 @@ def test_gives_up_on_a_body_that_is_always_truncated(
     server.behaviours = [serves(upto=500_000, ranges=ranges)]
 
     with pytest.raises(DownloadError, match=r"broke after 500,000 of 1,048,576 bytes"):
-        download(wanted(server, tmp_path), ignore)
+        download(download_request(server, tmp_path), ignore)
 
     # What came is right as far as it goes: the next run may go on from it.
     assert (tmp_path / "w.partial").read_bytes() == BODY[:500_000]
-    assert len(server.offsets) == 1 + module.FRUITLESS_TRIES
+    assert len(server.offsets) == 1 + module.MAX_TRIES_WITHOUT_PROGRESS
 
 
 def test_a_server_that_falls_silent_midway(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "READ_TIMEOUT_S", 2.0)
-    monkeypatch.setattr(module, "FRUITLESS_TRIES", 0)
+    monkeypatch.setattr(module, "MAX_TRIES_WITHOUT_PROGRESS", 0)
     server.behaviours = [silent(len(BODY))]
     with pytest.raises(DownloadError, match="the connection broke after"):
-        download(wanted(server, tmp_path), ignore)
+        download(download_request(server, tmp_path), ignore)
 
 
 def test_a_server_that_never_answers(
@@ -271,7 +276,7 @@ def test_a_server_that_never_answers(
     monkeypatch.setattr(module, "READ_TIMEOUT_S", 0.1)
     server.behaviours = [silent(None)]
     with pytest.raises(DownloadError, match=r"^no answer within 0.1 s$"):
-        download(wanted(server, tmp_path), ignore)
+        download(download_request(server, tmp_path), ignore)
     assert len(server.offsets) == 1
 
 
@@ -283,7 +288,7 @@ def test_wrong_bytes_are_refused_and_deleted(server: Server, tmp_path: Path, kep
     server.behaviours = [serves(wrong)]
 
     with pytest.raises(DownloadError) as caught:
-        download(wanted(server, tmp_path), ignore)
+        download(download_request(server, tmp_path), ignore)
 
     assert hashlib.sha256(wrong).hexdigest()[:12] in caught.value.message
     assert SHA256[:12] in caught.value.message
@@ -306,7 +311,7 @@ def test_another_answer_is_refused_and_leaves_nothing(
 ) -> None:
     server.behaviours = [behaviour]
     with pytest.raises(DownloadError, match=reason):
-        download(wanted(server, tmp_path), ignore)
+        download(download_request(server, tmp_path), ignore)
     assert list(tmp_path.iterdir()) == []
     assert len(server.offsets) == 1
 
@@ -316,7 +321,7 @@ def test_a_closed_port(tmp_path: Path) -> None:
         port = closed.getsockname()[1]
     server = Server(url=f"http://127.0.0.1:{port}/weights.pt")
     with pytest.raises(DownloadError, match="the connection was refused"):
-        download(wanted(server, tmp_path), ignore)
+        download(download_request(server, tmp_path), ignore)
 
 
 def test_a_host_that_cannot_be_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +330,7 @@ def test_a_host_that_cannot_be_resolved(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(socket, "getaddrinfo", unresolvable)
     with pytest.raises(DownloadError, match="the name of its host cannot be resolved"):
-        download(wanted(Server(url="http://nothing.invalid/w.pt"), tmp_path), ignore)
+        download(download_request(Server(url="http://nothing.invalid/w.pt"), tmp_path), ignore)
 
 
 def test_a_host_that_takes_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,21 +342,21 @@ def test_a_host_that_takes_no_connection(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("urllib3.util.connection.create_connection", unreachable)
     with pytest.raises(DownloadError, match="no connection within 5 s"):
-        download(wanted(Server(url="http://127.0.0.1:9/w.pt"), tmp_path), ignore)
+        download(download_request(Server(url="http://127.0.0.1:9/w.pt"), tmp_path), ignore)
     assert asked == [5.0]
 
 
 @pytest.mark.parametrize("url", ["file:///weights.pt", "weights.pt", "http://[::1/weights.pt"])
 def test_an_address_that_is_none(tmp_path: Path, url: str) -> None:
     with pytest.raises(DownloadError, match="the request failed"):
-        download(wanted(Server(url=url), tmp_path), ignore)
+        download(download_request(Server(url=url), tmp_path), ignore)
 
 
 def test_a_plain_server_where_tls_was_expected(server: Server, tmp_path: Path) -> None:
     server.behaviours = [serves()]
     secure = Server(url=server.url.replace("http:", "https:"))
     with pytest.raises(DownloadError, match="no TLS connection"):
-        download(wanted(secure, tmp_path), ignore)
+        download(download_request(secure, tmp_path), ignore)
 
 
 # ------------------------------------------------------------------ the disk
@@ -366,7 +371,7 @@ def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
     server.behaviours = [serves()]
 
     with pytest.raises(OutputError, match=r"cannot write `.*w\.partial`: no space left") as caught:
-        download(wanted(server, tmp_path), ignore)
+        download(download_request(server, tmp_path), ignore)
 
     assert caught.value.hint is not None
     assert "free some space" in caught.value.hint
@@ -376,4 +381,4 @@ def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_place_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
     server.behaviours = [serves()]
     with pytest.raises(OutputError, match="no such file or directory"):
-        download(wanted(server, tmp_path / "missing"), ignore)
+        download(download_request(server, tmp_path / "missing"), ignore)

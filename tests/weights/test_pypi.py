@@ -200,7 +200,7 @@ def test_a_pinned_member_that_climbs_out_is_still_written_where_it_should_be(
         ([(f"../{MEMBER}", BODY)], f"it has no member `{MEMBER}`"),
         ([], f"it has no member `{MEMBER}`"),
         ([(MEMBER, BODY[:-1])], "has 262,143 bytes instead of 262,144"),
-        ([(MEMBER, BODY[:-1] + b"!")], f"it holds another `{MEMBER}`: its sha256 is"),
+        ([(MEMBER, BODY[:-1] + b"!")], f"it has another `{MEMBER}`: its sha256 is"),
         ([link(MEMBER, "/etc/hostname")], "is not a regular file"),
         ([link(MEMBER, "/etc/hostname", tarfile.LNKTYPE)], "is not a regular file"),
         ([link(MEMBER, "", tarfile.DIRTYPE)], "is not a regular file"),
@@ -248,8 +248,8 @@ def test_an_index_that_lists_another_hash_saves_the_download(index: Index, slot:
         ('<a href="some_sam-1.0-py3-none-any.whl">some_sam-1.0-py3-none-any.whl</a>', "as a sou"),
         ('<a href="some_sam-1.1.tar.gz">some_sam-1.1.tar.gz</a>', "this version"),
         ("{", "the package index"),
-        ('{"meta": {"api-version": "1.0"}}', "a page that cannot be read"),
-        ('{"meta": {"api-version": "9.0"}}', "a page that cannot be read"),
+        ('{"meta": {"api-version": "1.0"}}', "a page that cannot be parsed"),
+        ('{"meta": {"api-version": "9.0"}}', "a page that cannot be parsed"),
     ],
 )
 def test_an_index_without_the_archive(index: Index, slot: Path, page: str, reason: str) -> None:

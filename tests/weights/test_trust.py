@@ -69,13 +69,13 @@ UNPINNED = WeightFile(file_name="w.pt", sha256=None, size=None, sources=())
 
 def test_a_pinned_file_needs_no_lock(tmp_path: Path) -> None:
     pinned = replace(UNPINNED, sha256="a" * 64, size=3)
-    assert lock.known(pinned, tmp_path) == lock.Known(sha256="a" * 64, size=3)
+    assert lock.expected_hash(pinned, tmp_path) == lock.FileHash(sha256="a" * 64, size=3)
 
 
 def test_what_was_trusted_is_known(tmp_path: Path) -> None:
-    assert lock.known(UNPINNED, tmp_path) is None
+    assert lock.expected_hash(UNPINNED, tmp_path) is None
     lock.trust(UNPINNED, "b" * 64, 7, "some-model", tmp_path)
-    assert lock.known(UNPINNED, tmp_path) == lock.Known(sha256="b" * 64, size=7)
+    assert lock.expected_hash(UNPINNED, tmp_path) == lock.FileHash(sha256="b" * 64, size=7)
     assert json.loads((tmp_path / lock.FILE_NAME).read_text())["w.pt"]["model"] == "some-model"
 
 
@@ -83,7 +83,7 @@ def test_what_was_trusted_is_known(tmp_path: Path) -> None:
 def test_a_broken_lock_is_not_an_empty_one(tmp_path: Path, content: str) -> None:
     (tmp_path / lock.FILE_NAME).write_text(content, "utf-8")
     with pytest.raises(DownloadError, match="cannot be read"):
-        lock.known(UNPINNED, tmp_path)
+        lock.expected_hash(UNPINNED, tmp_path)
 
 
 def test_no_fetch_without_a_source_names_no_hash(tmp_path: Path) -> None:
