@@ -122,7 +122,7 @@ def latency(checkpoint: Checkpoint, repeats: int) -> str:
                 program = plain
                 if precision == "int8":
                     if recipe not in rounded:
-                        ready = prepare.prepared(component, module, asked)
+                        ready = prepare.prepare_component(component, module, asked)
                         rounded[recipe] = trace.trace(module, ready)
                     program = rounded[recipe]
                 graph = trace.to_onnx(program, component, target.opset, out)

@@ -160,7 +160,9 @@ def rounded(prepared: Prepared, component: ComponentSpec, quantized: Quantizatio
     """The component with its weights made ready for INT8, once for each recipe."""
     key = (component.name, repr(quantized))
     if key not in prepared.rounded:
-        prepared.rounded[key] = prepare_int8.prepared(component, prepared.module, quantized)
+        prepared.rounded[key] = prepare_int8.prepare_component(
+            component, prepared.module, quantized
+        )
     return replace(component, wrap=prepared.rounded[key].wrap)
 
 

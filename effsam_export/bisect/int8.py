@@ -164,7 +164,7 @@ class Int8Evaluator:
         """The component made ready as its recipe says, traced and rewritten."""
         changed = component
         if quantized.recipe.prepares_weights:
-            changed = prepare.prepared(component, self._module, quantized)
+            changed = prepare.prepare_component(component, self._module, quantized)
         return self._rewritten(self._traced(changed, folder), quantized, folder / "rewritten")
 
     def _samples(self, name: str, encoder: Session | None) -> Path:

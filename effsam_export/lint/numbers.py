@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from effsam_export.lint.findings import Hit
 from effsam_export.lint.subject import op_of
-from effsam_export.precision.ranges import FP16_LEAST, FP16_MAX, FP16_NORMAL
+from effsam_export.precision.ranges import FP16_MAX, FP16_NORMAL, FP16_SMALLEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ PASSES_ON = (
     "unsqueeze",
     "view",
 )
-LOST = FP16_LEAST / 2
+LOST = FP16_SMALLEST / 2
 """Half the smallest number and what is below it round to zero."""
 
 
@@ -67,9 +67,9 @@ def tiny_eps(subject: Subject) -> Iterator[Hit]:
         measured = subject.ranges.get(node.name)
         if measured is None:
             yield Hit(node=node, detail=_in_words(eps))
-        elif measured.least < FP16_NORMAL:
-            severity: Severity = "error" if measured.least < LOST else "warning"
-            detail = f"{_in_words(eps)}, and the guarded value was {measured.least:.1e}"
+        elif measured.smallest < FP16_NORMAL:
+            severity: Severity = "error" if measured.smallest < LOST else "warning"
+            detail = f"{_in_words(eps)}, and the guarded value was {measured.smallest:.1e}"
             yield Hit(node=node, detail=detail, severity=severity)
 
 

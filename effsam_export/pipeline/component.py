@@ -76,7 +76,7 @@ def export_component(
 
         with stage(f"round {spec.name}", space.on_event) as running:
             # Rounding is slow. It only runs if the trace is not in the cache.
-            wrap = cache(lambda of: prepare.prepared(spec, of, quantization).wrap(of))
+            wrap = cache(lambda of: prepare.prepare_component(spec, of, quantization).wrap(of))
             folder = space.scratch / f"{spec.name}-rounded"
             folder.mkdir()
             job = TraceJob(

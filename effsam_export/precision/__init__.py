@@ -1,1 +1,1 @@
-"""Which parts of a graph stay in FP32, and what FP16 does to the rest."""
+"""Select the operators that stay in FP32, and measure value ranges for FP16."""

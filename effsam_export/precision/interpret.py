@@ -1,4 +1,4 @@
-"""A traced program run node by node on the CPU, for what has to look at every value."""
+"""Run a traced program node by node on the CPU, with a callback for each node."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 Outputs = tuple[Tensor, ...]
 Visit = Callable[[Node, tuple[Any, ...], dict[str, Any]], Any]
-"""A call and the values of its arguments -> the result to go on with."""
+"""Node, argument values and keyword argument values -> the node's result."""
 
 
 def flat_inputs(program: ExportedProgram, feeds: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What the placeholders of a program's graph stand for, in their order.
+    """Return the values of the placeholders of a program's graph, in their order.
 
     Args:
-        program: With its weights and constants.
-        feeds: The contract's inputs by name, in the program's order; arrays or tensors.
+        program: The program, with its weights and constants.
+        feeds: Inputs by contract name, in the program's order; arrays or tensors.
     """
     given = iter(torch.as_tensor(value) for value in feeds.values())
     values: list[Any] = []
@@ -32,22 +32,22 @@ def flat_inputs(program: ExportedProgram, feeds: Mapping[str, Any]) -> tuple[Any
             values.append(next(given))
         else:
             assert spec.target is not None
-            held: Mapping[str, Any] = program.state_dict
+            state: Mapping[str, Any] = program.state_dict
             values.append(
-                held[spec.target] if spec.target in held else program.constants[spec.target]
+                state[spec.target] if spec.target in state else program.constants[spec.target]
             )
     return tuple(values)
 
 
-class Watched(Interpreter):
-    """Runs a program's graph, leaving every call to `visit`."""
+class VisitingInterpreter(Interpreter):
+    """Runs a program's graph; `visit` computes every function call."""
 
     def __init__(self, program: ExportedProgram, visit: Visit) -> None:
         super().__init__(program.graph_module)
         self._visit = visit
 
     def run_node(self, n: Node) -> Any:  # noqa: ANN401  # as the base class
-        """One node."""
+        """Run one node."""
         if n.op != "call_function":
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
@@ -55,7 +55,9 @@ class Watched(Interpreter):
 
 
 def run(program: ExportedProgram, feeds: Mapping[str, Any], visit: Visit) -> Outputs:
-    """Run a program, leaving every call to `visit`; returns its outputs."""
+    """Run a program whose function calls are computed by `visit`; returns its outputs."""
     with torch.no_grad():
-        outputs: Outputs = tuple(Watched(program, visit).run(*flat_inputs(program, feeds)))
+        outputs: Outputs = tuple(
+            VisitingInterpreter(program, visit).run(*flat_inputs(program, feeds))
+        )
     return outputs

@@ -1,7 +1,7 @@
-"""How large and how small the values of a program get, measured on real inputs.
+"""Measure the value ranges of a program's nodes on real inputs.
 
-Beside what a node puts out, what it computes inside counts: a layer norm squares its input, and a
-sum grows before a mean divides it.
+Intermediate values inside a node count too: a layer norm squares its input, and a mean divides a
+larger sum.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 FP16_MAX = 65504.0
 FP16_NORMAL = 2.0**-14
-"""6.1e-5: below it FP16 has fewer than 11 bits, and many accelerators have zero."""
-FP16_LEAST = 2.0**-24
-"""5.96e-8: the smallest number there is in FP16; half of it rounds to zero."""
+"""6.1e-5: smaller FP16 numbers are subnormal, and many accelerators flush them to zero."""
+FP16_SMALLEST = 2.0**-24
+"""5.96e-8: the smallest positive FP16 number; half of it rounds to zero."""
 
 SUMS = ("mean", "sum")
 SQUARES = ("layer_norm", "group_norm", "instance_norm", "linalg_vector_norm")
@@ -34,28 +34,27 @@ SQUARES = ("layer_norm", "group_norm", "instance_norm", "linalg_vector_norm")
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Absolute values of one node, over all inputs that were measured.
+    """Range of absolute values of one node over all measured inputs.
 
     Attributes:
-        largest: Of the output.
-        least: Of the output, zeros included.
-        square: Of the squares that a norm takes of its (centred) input; 0 where there is none.
-        total: Of the sums that a reduction forms before it divides, or a norm of its squares;
-            0 where there is none. A product of matrices or a convolution has its sums as output.
-        finite: Whether all of the output was.
+        largest, smallest: Of the output; zeros count.
+        square: Largest square that a norm computes of its (centred) input, or 0.
+        total: Largest sum before the division in a mean, or of squares in a norm, or 0. The sums
+            of matrix products and convolutions are their outputs.
+        finite: Whether all of the output is finite.
     """
 
     largest: float
-    least: float
+    smallest: float
     square: float = 0.0
     total: float = 0.0
     finite: bool = True
 
     def merged(self, other: Range) -> Range:
-        """The range over the inputs of both."""
+        """Return the range over the inputs of both."""
         return Range(
             largest=max(self.largest, other.largest),
-            least=min(self.least, other.least),
+            smallest=min(self.smallest, other.smallest),
             square=max(self.square, other.square),
             total=max(self.total, other.total),
             finite=self.finite and other.finite,
@@ -63,19 +62,28 @@ class Range:
 
 
 Ranges = dict[str, Range]
-"""By name of the node in the program."""
+"""Name of a node in the program -> its range."""
 
 
 def measure(program: ExportedProgram, feeds: Mapping[str, Any], ranges: Ranges) -> Outputs:
-    """Run a program on inputs (by name, in its order) and widen `ranges` by every float node."""
+    """Run a program on inputs and widen `ranges` by its floating-point nodes.
+
+    Args:
+        program: The program, with its weights.
+        feeds: Inputs by contract name, in the program's order.
+        ranges: Updated in place.
+
+    Returns:
+        The outputs of the program.
+    """
 
     def visit(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         assert callable(node.target)
         result = node.target(*args, **kwargs)
         if isinstance(result, Tensor) and result.is_floating_point() and result.numel():
-            found = _range(op_name(str(node.target)), args, result)
+            new = _range(op_name(str(node.target)), args, result)
             old = ranges.get(node.name)
-            ranges[node.name] = found if old is None else old.merged(found)
+            ranges[node.name] = new if old is None else old.merged(new)
         return result
 
     return run(program, feeds, visit)
@@ -93,7 +101,7 @@ def _range(op: str, args: tuple[Any, ...], result: Tensor) -> Range:
         total = float(size.max()) * count
     return Range(
         largest=float(size.max()) if finite else math.inf,
-        least=float(size.min()),
+        smallest=float(size.min()),
         square=square,
         total=total,
         finite=finite,
@@ -101,7 +109,7 @@ def _range(op: str, args: tuple[Any, ...], result: Tensor) -> Range:
 
 
 def _squares(op: str, args: tuple[Any, ...]) -> tuple[float, float]:
-    """The largest square and the largest sum of squares inside a norm."""
+    """Return the largest square and the largest sum of squares inside a norm."""
     x: Tensor = args[0]
     if op == "linalg_vector_norm":
         axes = args[2] if len(args) > 2 and args[2] is not None else list(range(x.ndim))

@@ -1,1 +1,1 @@
-"""INT8: what is quantized how, and each ecosystem's own quantizer behind one contract."""
+"""INT8 quantization steps that are independent of the toolchain."""

@@ -1,4 +1,4 @@
-"""A module made ready for INT8 before it is traced, so that every toolchain gets the same."""
+"""Prepare a module's weights for INT8 before tracing, so that all toolchains get the same."""
 
 from __future__ import annotations
 
@@ -16,43 +16,47 @@ if TYPE_CHECKING:
     from effsam_export.spec.model import ComponentSpec
 
 
-def prepared(
+def prepare_component(
     component: ComponentSpec, module: nn.Module, quantization: Quantization
 ) -> ComponentSpec:
-    """A component whose export form is ready to be quantized, as its recipe asks.
+    """Return the component with equalized and rounded weights, as its recipe sets.
 
     Args:
-        component: One whose recipe `prepares` something.
-        module: The loaded model, which stays as it is.
+        component: A component whose recipe `prepares_weights`.
+        module: The loaded model; it is not changed.
         quantization: Recipe and samples.
 
     Returns:
-        Its `wrap` gives the ready module.
+        The component; its `wrap` returns the prepared module.
 
     Raises:
         CheckFailed: The recipe's pairs of norms and layers do not fit the model.
     """
     recipe = quantization.recipe
-    ready = deepcopy(component.wrap(module)).eval()
+    prepared = deepcopy(component.wrap(module)).eval()
     samples = [
         tuple(torch.from_numpy(feeds[s.name]) for s in component.inputs)
         for feeds in quantization.feeds()
     ]
     if recipe.equalize:
-        equalize.apply(ready, recipe.equalize, samples)
+        equalize.apply(prepared, recipe.equalize, samples)
     if recipe.rounding == "coordinate-descent":
-        moments = rounding.second_moments(ready, _rounded(ready, quantization), samples)
+        moments = rounding.second_moments(
+            prepared, _rounded_layers(prepared, quantization), samples
+        )
         for name, moment in moments.items():
-            layer = ready.get_submodule(name)
+            layer = prepared.get_submodule(name)
             weight = layer.weight
             assert isinstance(weight, torch.Tensor)
-            layer.weight = nn.Parameter(rounding.on_grid(weight.data, moment), requires_grad=False)
-    return replace(component, wrap=lambda _: ready)
+            layer.weight = nn.Parameter(
+                rounding.round_to_grid(weight.data, moment), requires_grad=False
+            )
+    return replace(component, wrap=lambda _: prepared)
 
 
-def _rounded(module: nn.Module, quantization: Quantization) -> list[str]:
-    """Layers whose weights become INT8; a depthwise convolution has too few to choose among."""
-    found = []
+def _rounded_layers(module: nn.Module, quantization: Quantization) -> list[str]:
+    """Return the layers to round; grouped convolutions have too few weights for a choice."""
+    layers = []
     for name, layer in module.named_modules():
         if not isinstance(layer, (nn.Linear, nn.Conv2d)):
             continue
@@ -61,5 +65,5 @@ def _rounded(module: nn.Module, quantization: Quantization) -> list[str]:
         parts = name.split(".")
         paths = ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]
         if quantization.recipe.treatment(paths) != "keep_float":
-            found.append(name)
-    return found
+            layers.append(name)
+    return layers

@@ -1,4 +1,4 @@
-"""An INT8 recipe -> the treatment of each node of an exported graph."""
+"""Apply an INT8 recipe to an exported graph: the treatment of each node."""
 
 from __future__ import annotations
 
@@ -20,51 +20,53 @@ OTHERS = ("MatMul", "Add", "Mul", "Softmax", "Sigmoid", "Concat")
 
 
 def treatments(model: onnx.ModelProto, recipe: Int8Recipe) -> dict[str, Treatment]:
-    """Treatment of every node with a constant weight, while the exporter's notes are there.
+    """Return the treatment of every node with a constant weight.
+
+    The graph must still have the exporter's metadata.
 
     With `quantize_activation_products`, nodes without a weight that can be quantized get one too.
 
     Raises:
-        UsageError: Modules of the recipe that hold no such node, all in one message.
+        UsageError: The recipe names modules without such nodes; all in one message.
     """
     ranks = {i.name: len(i.dims) for i in model.graph.initializer}
-    places = {
-        n.name: place.modules
+    scopes = {
+        n.name: scope.modules
         for n in model.graph.node
-        if takes(n, ranks, quantize_activation_products=recipe.quantize_activation_products)
-        and (place := onnx_scope(n)) is not None
-        # Outside every module there is nothing but the normalisation of the image.
-        and place.modules[-1]
+        if has_treatment(n, ranks, quantize_activation_products=recipe.quantize_activation_products)
+        and (scope := onnx_scope(n)) is not None
+        # Only the normalisation of the image is outside all modules.
+        and scope.modules[-1]
     }
-    idle = recipe.unmatched_patterns(places.values())
-    if idle:
+    unmatched = recipe.unmatched_patterns(scopes.values())
+    if unmatched:
         raise UsageError(
-            f"the INT8 recipe names modules that hold no layer with weights: {', '.join(idle)}",
-            hint="`effsam bisect` and `effsam lint` name modules of the export form",
+            f"the INT8 recipe names modules without a layer with weights: {', '.join(unmatched)}",
+            hint="`effsam lint` prints the module names of the exported model",
         )
-    found = {name: recipe.treatment(modules) for name, modules in places.items()}
-    # OpenVINO calls a node that gives an output of the graph by the name of that output.
+    by_node = {name: recipe.treatment(modules) for name, modules in scopes.items()}
+    # OpenVINO names a node that computes a graph output after that output.
     outputs = {o.name for o in model.graph.output}
     for node in model.graph.node:
-        if node.name in found and node.output[0] in outputs:
-            found[node.output[0]] = found[node.name]
-    return found
+        if node.name in by_node and node.output[0] in outputs:
+            by_node[node.output[0]] = by_node[node.name]
+    return by_node
 
 
-def takes(
+def has_treatment(
     node: onnx.NodeProto, ranks: Mapping[str, int], *, quantize_activation_products: bool
 ) -> bool:
-    """Whether a node has a treatment.
+    """Return whether a node gets a treatment.
 
     Args:
-        node: Any of the graph.
-        ranks: Constant of the graph -> number of its dimensions.
-        quantize_activation_products: Nodes without weights have one too.
+        node: Any node of the graph.
+        ranks: Constant of the graph -> its number of dimensions.
+        quantize_activation_products: As in the recipe.
     """
     rank = ranks.get(node.input[1]) if len(node.input) > 1 else None
     if node.op_type == "MatMul" and rank not in (None, 2):
-        # A table for each row or head (ViT's relative positions): runtimes have INT8 products of
-        # one matrix, with a scale for each of its columns.
+        # One table for each row or head (ViT's relative positions): runtimes have INT8 products
+        # only for one matrix, with a scale for each column.
         return False
     if node.op_type in WEIGHTED and rank is not None:
         return True

@@ -164,7 +164,7 @@ def _from_sources(
     listed = "\n  ".join([":", *reasons]) if reasons else ", because none is published"
     raise DownloadError(
         f"no source gives `{weights.file_name}` of `{model}`{listed}",
-        hint=f"download it yourself{_size_and_hash(weights)} and pass it with `--checkpoint PATH`",
+        hint=f"download it yourself{_size_and_hash(weights)}, then use `--checkpoint PATH`",
     )
 
 

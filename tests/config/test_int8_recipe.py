@@ -81,7 +81,7 @@ def test_patterns_that_match_nothing_are_refused_together() -> None:
     recipe = Int8Recipe(scheme="w8a8", overrides=(entry("stem", "gone"), entry("blok.*")))
     with pytest.raises(UsageError) as caught:
         treatments(graph(), recipe)
-    assert caught.value.message.endswith("hold no layer with weights: gone, blok.*")
+    assert caught.value.message.endswith("without a layer with weights: gone, blok.*")
 
 
 @pytest.mark.parametrize("name", sorted(models.MODELS))

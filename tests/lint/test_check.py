@@ -184,7 +184,7 @@ def test_a_recipe_that_keeps_nothing_is_refused() -> None:
     keep = KeepFp32(component="encoder", modules=("blocks.*",), reason="a test", source="none")
     model = replace(TINY_SAM, precision=(keep,))
 
-    with pytest.raises(UsageError, match="keeps what is not in the graph"):
+    with pytest.raises(UsageError, match="selects nothing in the graph"):
         lint(LintRequest(model=model, target=target("onnx", "fp16")))
 
 

@@ -189,7 +189,7 @@ def test_a_recipe_for_modules_that_are_not_there_leaves_nothing_behind(
     asked = arguments(tmp_path, small_checkpoint, "a", "--int8-recipe", str(recipe))
     result = CliRunner().invoke(cli.app, asked)
     assert isinstance(result.exception, EffsamError)
-    assert result.exception.message.endswith("hold no layer with weights: imge_encoder")
+    assert result.exception.message.endswith("without a layer with weights: imge_encoder")
     assert not (tmp_path / "a").exists()
 
 

@@ -41,13 +41,13 @@ def test_outputs_are_those_of_the_module() -> None:
 def test_largest_and_least_are_absolute() -> None:
     found = ranges_of(lambda x: x * 2, torch.tensor([-5.0, 0.5, 3.0]))
 
-    assert found == {"mul": Range(largest=10.0, least=1.0)}
+    assert found == {"mul": Range(largest=10.0, smallest=1.0)}
 
 
 def test_inputs_widen_the_range() -> None:
     found = ranges_of(lambda x: x * 2, torch.tensor([1.0]), torch.tensor([-8.0]))
 
-    assert found == {"mul": Range(largest=16.0, least=2.0)}
+    assert found == {"mul": Range(largest=16.0, smallest=2.0)}
 
 
 def test_whole_numbers_and_truth_values_have_no_range() -> None:

@@ -15,7 +15,7 @@ from effsam_export.precision.select import (
     ModuleScope,
     fp32_nodes,
     fp32_program_nodes,
-    keeps,
+    matches,
     op_name,
 )
 from effsam_export.spec.model import KeepFp32
@@ -84,7 +84,7 @@ def test_an_entry_keeps_a_node_by_any_module_around_it_and_by_its_operation(
 ) -> None:
     place = ModuleScope(modules=("", "a", "a.b", "a.b.norm"), op="layer_norm")
 
-    assert keeps(keep(*patterns, ops=ops), place) is kept
+    assert matches(keep(*patterns, ops=ops), place) is kept
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_an_entry_that_keeps_modules_alone_leaves_what_is_inside_them(
 ) -> None:
     place = ModuleScope(modules=("", "a", "a.b", "a.b.norm"), op="layer_norm")
 
-    assert keeps(replace(keep(*patterns), recursive=False), place) is kept
+    assert matches(replace(keep(*patterns), recursive=False), place) is kept
 
 
 def test_a_node_made_outside_every_module_is_the_components_own() -> None:
@@ -166,16 +166,16 @@ def test_every_entry_that_selects_nothing_is_named() -> None:
         fp32_nodes(graph, (keep("a"), keep("b", "c"), keep("a", ops=("div", "mul"))))
 
     assert caught.value.message == (
-        "the precision recipe keeps what is not in the graph: `b` and `c` of the decoder; "
+        "the FP16 recipe selects nothing in the graph by `b` and `c` of the decoder; "
         "`div` or `mul` in `a` of the decoder"
     )
     assert caught.value.hint == (
-        "name modules and operations of the export form, as `effsam lint` shows them"
+        "`effsam lint` prints the modules and operators of the exported model"
     )
 
 
 def test_a_graph_whose_notes_are_stripped_cannot_be_selected_from() -> None:
-    with pytest.raises(UsageError, match="keeps what is not in the graph: `a` of the decoder"):
+    with pytest.raises(UsageError, match="selects nothing in the graph by `a` of the decoder"):
         fp32_nodes(model(node("one", "x", "y", path=None)), (keep("a"),))
 
 
@@ -229,7 +229,7 @@ def test_a_decomposed_program_gives_the_same_regions(program: ExportedProgram) -
 
 @pytest.mark.backend
 def test_a_program_without_the_module_is_an_error(program: ExportedProgram) -> None:
-    with pytest.raises(UsageError, match=r"is not in the graph: `blocks\.2` of the decoder"):
+    with pytest.raises(UsageError, match=r"in the graph by `blocks\.2` of the decoder"):
         fp32_program_nodes(program, (keep("blocks.2"),))
 
 

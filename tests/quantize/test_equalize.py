@@ -159,11 +159,11 @@ def test_the_values_of_an_attention_are_alike_and_their_middles_zero() -> None:
 @pytest.mark.parametrize(
     ("module", "values", "layer", "said"),
     [
-        (Attention(heads=3), "qkv", "proj", "the first makes 48 numbers for 3 heads"),
+        (Attention(heads=3), "qkv", "proj", "the first has 48 outputs for 3 heads"),
         (Attention(bias=False), "qkv", "proj", "`qkv` and `proj`: they have no bias"),
-        (Attention(), "proj", "qkv", "the first makes 16 numbers for 2 heads, which are not"),
-        (Mlp(), "fc1", "fc2", "the first makes 32 numbers for 0 heads"),
-        (Mlp(), "norm", "fc1", "they are no two linear layers"),
+        (Attention(), "proj", "qkv", "the first has 16 outputs for 2 heads, which are not"),
+        (Mlp(), "fc1", "fc2", "the first has 32 outputs for 0 heads"),
+        (Mlp(), "norm", "fc1", "they are not two linear layers"),
         (Mlp(), "qkv", "fc1", "no block has `qkv` and `fc1`"),
     ],
 )
@@ -180,7 +180,7 @@ def test_values_that_something_else_reads_are_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) + self.mixed(x)
 
-    with pytest.raises(CheckFailed, match="changes what the module computes"):
+    with pytest.raises(CheckFailed, match="changes the module's output"):
         equalize.apply(
             Leaky().eval(), [Equalization(values="qkv", layer="proj", alpha=1.0)], samples()
         )
@@ -198,7 +198,7 @@ def test_a_norm_without_a_bias_will_do() -> None:
 
 def test_a_norm_that_something_else_reads_is_refused() -> None:
     module = Net(leaks=True).eval()
-    with pytest.raises(CheckFailed, match="something else reads what the first of a pair makes"):
+    with pytest.raises(CheckFailed, match="another layer reads the first of a pair"):
         equalize.apply(module, [pair()], samples())
 
 
@@ -207,7 +207,7 @@ def test_a_norm_that_something_else_reads_is_refused() -> None:
     [
         ("norm", "fc3", "no block has `norm` and `fc3`"),
         ("fc2", "norm", "`first.fc2` and `first.norm`: the first has no weight for each channel"),
-        ("norm", "norm", "`first.norm` and `first.norm`: the second is no linear layer"),
+        ("norm", "norm", "`first.norm` and `first.norm`: the second is not a linear layer"),
         ("norm", "fc2", "the first has 16 channels, the second takes 32"),
     ],
 )

@@ -74,7 +74,7 @@ def changed(module: nn.Module, ready: nn.Module) -> set[str]:
 
 
 def made(asked: Int8Recipe, folder: Path, module: nn.Module) -> nn.Module:
-    ready = prepare.prepared(SPEC, module, Quantization(recipe=asked, samples=folder))
+    ready = prepare.prepare_component(SPEC, module, Quantization(recipe=asked, samples=folder))
     assert replace(ready, wrap=SPEC.wrap) == SPEC
     return ready.wrap(nn.Identity())
 

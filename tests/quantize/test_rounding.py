@@ -57,7 +57,7 @@ def nearest(values: Tensor) -> Tensor:
 
 def test_the_output_moves_far_less_than_with_the_nearest_weights() -> None:
     values, seen = weight(24, 40), moment(correlated(40))
-    rounded = rounding.on_grid(values, seen)
+    rounded = rounding.round_to_grid(values, seen)
     better = squared_error(values, rounded, seen)
     assert better < squared_error(values, nearest(values), seen) / 4
     # And on inputs that took no part.
@@ -67,7 +67,7 @@ def test_the_output_moves_far_less_than_with_the_nearest_weights() -> None:
 
 def test_weights_lie_on_the_grid_that_quantizers_take() -> None:
     values = weight(24, 40)
-    rounded = rounding.on_grid(values, moment(correlated(40)))
+    rounded = rounding.round_to_grid(values, moment(correlated(40)))
     step = values.abs().amax(1, keepdim=True) / 127
     integers = rounded / step
     torch.testing.assert_close(integers, integers.round(), atol=1e-4, rtol=0)
@@ -79,7 +79,7 @@ def test_weights_lie_on_the_grid_that_quantizers_take() -> None:
 def test_inputs_that_are_not_correlated_ask_for_the_nearest_weights() -> None:
     values = weight(8, 16)
     torch.testing.assert_close(
-        rounding.on_grid(values, torch.eye(16, dtype=torch.double)), nearest(values)
+        rounding.round_to_grid(values, torch.eye(16, dtype=torch.double)), nearest(values)
     )
 
 
@@ -91,17 +91,17 @@ def test_silent_inputs_and_empty_channels_do_no_harm(
     values, inputs = weight(6, 12), correlated(12)
     values[2] = 0
     inputs[:, 5] = 0
-    rounded = rounding.on_grid(values, moment(inputs))
+    rounded = rounding.round_to_grid(values, moment(inputs))
     assert torch.isfinite(rounded).all()
     assert rounded[2].abs().max() == 0
-    nothing = rounding.on_grid(values, torch.zeros(12, 12, dtype=torch.double))
+    nothing = rounding.round_to_grid(values, torch.zeros(12, 12, dtype=torch.double))
     torch.testing.assert_close(nothing[0], nearest(values)[0])
 
 
 def test_it_repeats_to_the_bit() -> None:
     values, seen = weight(24, 40), moment(correlated(40))
-    found = rounding.on_grid(values, seen)
-    assert torch.equal(found, rounding.on_grid(values, seen))
+    found = rounding.round_to_grid(values, seen)
+    assert torch.equal(found, rounding.round_to_grid(values, seen))
     assert found.is_contiguous()
 
 
@@ -167,17 +167,17 @@ def test_of_very_many_inputs_some_are_enough(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_blocks_are_no_other_descent(monkeypatch: pytest.MonkeyPatch) -> None:
     values, seen = weight(24, 40), moment(correlated(40))
-    whole = rounding.on_grid(values, seen)
+    whole = rounding.round_to_grid(values, seen)
     for block in (1, 7, 40):
         monkeypatch.setattr(rounding, "BLOCK", block)
-        assert torch.equal(rounding.on_grid(values, seen), whole)
+        assert torch.equal(rounding.round_to_grid(values, seen), whole)
 
 
-def on_grid(values: NDArray[np.float32], axis: int = 0) -> NDArray[np.float32]:
+def round_to_grid(values: NDArray[np.float32], axis: int = 0) -> NDArray[np.float32]:
     """Weights of the toy network as a module would have them after rounding."""
     turned = torch.from_numpy(np.moveaxis(values, axis, 0).copy())
     size = turned[0].numel()
-    done = rounding.on_grid(turned, moment(correlated(size, count=2 * size)))
+    done = rounding.round_to_grid(turned, moment(correlated(size, count=2 * size)))
     return np.moveaxis(done.numpy(), 0, axis)
 
 
@@ -190,7 +190,7 @@ def toy_on_grid() -> tuple[onnx.ModelProto, dict[str, NDArray[np.float32]]]:
     rounded = {}
     for constant in model.graph.initializer:
         if constant.name in AXES:
-            values = on_grid(numpy_helper.to_array(constant), AXES[constant.name])
+            values = round_to_grid(numpy_helper.to_array(constant), AXES[constant.name])
             rounded[constant.name] = values
             constant.CopyFrom(numpy_helper.from_array(values, constant.name))
     return model, rounded
@@ -264,7 +264,7 @@ def round_weights(
         for name, seen in rounding.second_moments(module, names, samples).items():
             layer = module.get_submodule(name)
             assert isinstance(layer.weight, torch.Tensor)
-            layer.weight.copy_(rounding.on_grid(layer.weight, seen))
+            layer.weight.copy_(rounding.round_to_grid(layer.weight, seen))
 
 
 @pytest.mark.backend

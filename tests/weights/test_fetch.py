@@ -189,7 +189,7 @@ def test_when_all_fail_one_error_lists_each_with_its_reason(site: Site, cache: P
         "  package `some-sam` 1.0: the package index does not have it",
     ]
     assert caught.value.hint == (
-        f"download it yourself (262,144 bytes, sha256 {SHA256}) and pass it with `--checkpoint PATH`"
+        f"download it yourself (262,144 bytes, sha256 {SHA256}), then use `--checkpoint PATH`"
     )
     assert files_in(cache) == [".lock"]
 

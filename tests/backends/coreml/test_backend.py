@@ -274,7 +274,7 @@ def test_recipe_that_selects_nothing_is_refused(graph: Graph, tmp_path: Path) ->
     with pytest.raises(UsageError) as caught:
         tools.lower(replace(graph, recipe=(rotten,)), tmp_path / "out")
     assert caught.value.message == (
-        "the precision recipe keeps what is not in the graph: `norm1` of the decoder"
+        "the FP16 recipe selects nothing in the graph by `norm1` of the decoder"
     )
 
 
