@@ -26,7 +26,7 @@ def question(plan: ExportPlan) -> str:
     parts = [
         __version__,
         # A last digit of another version may decide on a mask.
-        keys.code(),
+        keys.code_hash(),
         *(f"{t} {installed.version_of(t)}" for t in keys.tools_of(backend, plan.target.precision)),
         plan.dynamic_model.name,
         backend,

@@ -14,7 +14,7 @@ from effsam_export.cli.options import AcceptLicense, CacheDir, Json, Quiet
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from effsam_export.matrix.run import Event, Planned
+    from effsam_export.matrix.run import Event, PlannedCell
 
 MB_PER_GB = 1000.0
 """MB per GB, in decimal units."""
@@ -78,7 +78,7 @@ def build(
     from effsam_export.weights.fetch import default_cache_dir
 
     terminal = console.Console(quiet=quiet)
-    matrix = config.chosen(config.load(file), only)
+    matrix = config.select_cells(config.load(file), only)
     if scheduler is None:
         backends.require_tracing()
     names = list(dict.fromkeys(c.model for c in matrix.cells))
@@ -111,11 +111,11 @@ def build(
             if event.result is None:
                 board.started(event.cell.name)
             else:
-                answer = event.result.answer
+                outcome = event.result.outcome
                 board.done(
                     event.cell.name,
-                    passed=answer.passed,
-                    seconds=answer.seconds,
+                    passed=outcome.passed,
+                    seconds=outcome.seconds,
                     detail=detail(event),
                 )
 
@@ -128,12 +128,12 @@ def build(
     if json:
         console.document(summary.document(results))
     for result in results:
-        if not result.answer.passed:
-            terminal.message(f"\n{result.cell.name}: {result.answer.message}")
+        if not result.outcome.passed:
+            terminal.message(f"\n{result.cell.name}: {result.outcome.message}")
             if result.evidence is not None:
                 terminal.message(f"  full output: `{result.evidence}`")
-            elif result.answer.hint:
-                terminal.message(f"  {result.answer.hint}")
+            elif result.outcome.hint:
+                terminal.message(f"  {result.outcome.hint}")
     if all(r.cached for r in results):
         terminal.message("nothing was converted: no input of a bundle has changed")
     terminal.result(passed=code == 0, what=f"{file}, {summary.sentence(results)}")
@@ -169,7 +169,7 @@ def serve(
 
     terminal = console.Console(quiet=quiet)
     backends.require_tracing()
-    here = keys.here(tuple(label or ()))
+    here = keys.this_environment(tuple(label or ()))
     usable = [name for name in backends.BACKENDS if here.lacks(name, "fp32") is None]
     terminal.message(f"{', '.join(here.labels)}: backends {', '.join(usable)}")
     memory_mb = free_memory_mb() if memory is None else memory * MB_PER_GB
@@ -180,18 +180,16 @@ def detail(event: Event) -> str:
     """Return the result of a finished cell in a few words."""
     result = event.result
     assert result is not None
-    answer = result.answer
-    if not answer.passed:
-        return f"{answer.state}: {answer.message.splitlines()[0]}"
-    figure = "" if answer.min_iou is None else f", min mask IoU {answer.min_iou:.4f}"
+    outcome = result.outcome
+    if not outcome.passed:
+        return f"{outcome.state}: {outcome.message.splitlines()[0]}"
+    figure = "" if outcome.min_iou is None else f", min mask IoU {outcome.min_iou:.4f}"
     if result.cached:
-        return f"{answer.state}{figure}, from the cache"
-    return (
-        f"{answer.state}{figure}, {answer.peak_mb / MB_PER_GB:.1f} GB; {'; '.join(result.reasons)}"
-    )
+        return f"{outcome.state}{figure}, from the cache"
+    return f"{outcome.state}{figure}, {outcome.peak_mb / MB_PER_GB:.1f} GB; {'; '.join(result.reasons)}"
 
 
-def plan_table(planned: Sequence[Planned]) -> str:
+def plan_table(planned: Sequence[PlannedCell]) -> str:
     """Return the table of what would be built, and why."""
     rows = [
         [p.cell.name, "from the cache" if p.bundle else "build", "; ".join(p.reasons)]

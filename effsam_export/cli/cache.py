@@ -32,10 +32,10 @@ def cache(
 
     root = (cache_dir or default_cache_dir()) / "build"
     removed = None if remove_unused is None else cleaning.remove_unused(root, remove_unused)
-    left = cleaning.kept(root)
-    kinds = ("bundles", "stages", "answers")
+    left = cleaning.cached_results(root)
+    kinds = ("bundles", "stages", "outputs")
 
-    def total(of: list[cleaning.Kept], kind: str) -> dict[str, int]:
+    def total(of: list[cleaning.CachedResult], kind: str) -> dict[str, int]:
         chosen = [k for k in of if k.kind == kind]
         return {"results": len(chosen), "bytes": sum(k.bytes for k in chosen)}
 

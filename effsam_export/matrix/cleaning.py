@@ -1,6 +1,6 @@
-"""What builds keep, how large it is, and the removal of what nobody used for some time.
+"""List the cached results of builds, and remove those that were not used for some time.
 
-A result is as old as its last use: whoever takes one marks it.
+The age of a result counts from its last use: a build that uses one updates its modification time.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ DAY_S = 24 * 60 * 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class CachedResult:
     """One result in the cache.
 
     Attributes:
-        kind: `bundles`, `stages` (traces and what was lowered) or `answers` (to prompts that
-            judge).
+        kind: `bundles`, `stages` (traces and converted graphs) or `outputs` (outputs of PyTorch for
+            the evaluation prompts).
         path: Its folder or file.
-        bytes: Of all its files.
-        unused_s: Since it was made or used last.
+        bytes: Size of all its files.
+        unused_s: Seconds since its last use.
     """
 
     kind: str
@@ -39,50 +39,50 @@ class Kept:
     unused_s: float
 
 
-def kept(root: Path) -> list[Kept]:
-    """Everything that builds keep in a folder, `Store.root`; nothing where there is none."""
-    places = (
+def cached_results(root: Path) -> list[CachedResult]:
+    """Return all results in the cache folder `Store.root`; none if it does not exist."""
+    candidates = (
         *(("bundles", p, p / BUILT) for p in root.glob("bundles/*")),
         *(("stages", p.parent, p) for p in root.glob(f"stages/*/{RECORD}")),
-        *(("answers", p, p) for p in root.glob(f"stages/{OUTPUTS}/*.npz")),
+        *(("outputs", p, p) for p in root.glob(f"stages/{OUTPUTS}/*.npz")),
     )
     now, found = time.time(), []
-    for kind, path, mark in places:
+    for kind, path, mark in candidates:
         try:
             used = mark.stat().st_mtime
             size = sum(f.stat().st_size for f in files_of(path))
         except FileNotFoundError:
-            # Half of something, or gone since: a build sees to it.
+            # Incomplete, or removed in the meantime.
             continue
-        found.append(Kept(kind=kind, path=path, bytes=size, unused_s=now - used))
+        found.append(CachedResult(kind=kind, path=path, bytes=size, unused_s=now - used))
     return found
 
 
 def files_of(path: Path) -> Iterator[Path]:
-    """A file, or the files in a folder and below it."""
+    """Yield a file itself, or all files in a folder."""
     return (p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
 
 
-def remove_unused(root: Path, days: float) -> list[Kept]:
-    """Remove what was not used for so many days, and say what that was.
+def remove_unused(root: Path, days: float) -> list[CachedResult]:
+    """Remove results that were not used for some days, and return them.
 
     Args:
-        root: Of the store.
-        days: 0 removes everything.
+        root: Folder of the store.
+        days: Minimum age; 0 removes everything.
 
     Raises:
-        OutputError: A build is using the cache, or it cannot be changed.
+        OutputError: A build is using the cache, or a file cannot be removed.
     """
     if not root.is_dir():
         return []
     try:
         with exclusive(root):
-            old = [k for k in kept(root) if k.unused_s >= days * DAY_S]
+            old = [k for k in cached_results(root) if k.unused_s >= days * DAY_S]
             for result in old:
                 if result.path.is_file():
                     result.path.unlink()
                     continue
-                # Gone at once; what is left of it after a kill is swept by the next build.
+                # Moved first: after a kill the next build removes the rest.
                 doomed = root / "work" / f"removed-{result.path.name}"
                 result.path.replace(doomed)
                 shutil.rmtree(doomed)

@@ -1,8 +1,8 @@
-"""The same cells on a Dask cluster: each goes to workers that have its toolchain.
+"""Run the cells of a build on a Dask cluster, each on workers with its toolchain.
 
-Files travel as bytes under the hash of their contents, so that Dask moves each to a worker once;
-a bundle comes back as the file that `effsam pack` writes, and is refused like a stranger's. What a
-bundle follows from is taken from the worker that makes it: its versions, its system.
+Input files are sent by the hash of their content, so Dask moves each to a worker only once. A
+bundle comes back packed (`effsam pack`), and is checked when unpacked. Its cache key is made from
+the environment of the worker.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from effsam_export.errors import ToolchainMissing, UsageError
 from effsam_export.matrix import keys, worker
-from effsam_export.matrix.remote import by_hash, inputs, received, remote
-from effsam_export.matrix.worker import Answer
+from effsam_export.matrix.remote import by_hash, input_files, run_remotely, unpack_reply
+from effsam_export.matrix.worker import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,37 +30,37 @@ if TYPE_CHECKING:
     from effsam_export.matrix.worker import Job
 
 MEMORY = "memory_mb"
-"""What a worker announces of its memory, and a cell takes of it while it runs."""
+"""Dask resource: memory of a worker, of which a running cell takes a part."""
 ATTEMPTS = 3
-"""Times a cell is sent out before the loss of its workers is taken for its own fault."""
+"""Attempts for a cell whose workers die."""
 POLL_S = 0.5
-"""How often it is asked whether a cell is done, and its workers still there."""
+"""Interval of the checks whether a cell is done and its workers are alive."""
 TIMEOUT_S = 20
-"""How long a scheduler may take to answer at first."""
+"""Time for the first connection to a scheduler."""
 PLUGIN = "effsam_environment"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Workers that are equal in everything a bundle follows from, as far as a cell is concerned."""
+    """Workers that give equal bundles of a cell."""
 
     environment: Environment
     addresses: tuple[str, ...]
 
 
 def connect(address: str) -> Client:
-    """Reach a scheduler.
+    """Connect to a scheduler.
 
     Raises:
         ToolchainMissing: `distributed` is not installed.
-        UsageError: Nobody answers there.
+        UsageError: The address does not answer.
     """
     try:
         from distributed import Client
     except ImportError as error:
         raise ToolchainMissing("a cluster", "distributed", "cluster") from error
     try:
-        # Not the process's default one: whoever calls may have another.
+        # The caller may have set a default client of its own.
         return Client(  # type: ignore[no-untyped-call]
             address, timeout=TIMEOUT_S, set_as_default=False
         )
@@ -75,16 +75,17 @@ class Cluster:
     """Runs jobs on the workers of a scheduler.
 
     Args:
-        client: Of the scheduler.
-        requires: Target -> label that its workers have to have.
+        client: Client of the scheduler.
+        requires: Target -> label that its workers must have.
 
     Raises:
-        UsageError: No worker of ours is there, or none with the targets and recipes of here.
+        UsageError: No effsam worker is connected, or none has the targets and recipes of this
+            machine.
     """
 
     def __init__(self, client: Client, requires: Mapping[str, str]) -> None:
         self._client, self._requires = client, requires
-        found = client.run(announced)
+        found = client.run(announced_environment)
         self.environments: dict[str, Environment] = {
             address: found[address] for address in sorted(found) if found[address] is not None
         }
@@ -93,9 +94,9 @@ class Cluster:
                 "the scheduler has no worker of effsam-export",
                 hint="start one: effsam worker --scheduler ADDRESS",
             )
-        # A worker reads those of its own package, and a bundle's key is made from those of here.
-        ours = keys.shipped()
-        self.environments = {a: e for a, e in self.environments.items() if e.shipped == ours}
+        # A worker reads targets and recipes of its own package, but the key is made from these.
+        local = keys.data_hash()
+        self.environments = {a: e for a, e in self.environments.items() if e.data_hash == local}
         if not self.environments:
             raise UsageError(
                 "no worker has the targets and recipes of this machine",
@@ -107,29 +108,31 @@ class Cluster:
 
     @property
     def slots(self) -> int:
-        """How many cells all workers together take at once."""
+        """Number of cells that all workers together run at the same time."""
         threads: Mapping[str, int] = self._client.nthreads()  # type: ignore[no-untyped-call]
         return sum(threads[a] for a in self.environments)
 
     def environment(self, cell: Cell) -> Environment:
-        """Of the workers that a cell goes to: of those that can do it, the most that are equal.
+        """Choose the workers for a cell, and return their environment.
+
+        Of the workers that can build the cell, the largest group with equal environments is chosen.
 
         Raises:
-            UsageError: None can.
+            UsageError: No worker can build the cell.
         """
         backend = cell.profile.backend
         label = self._requires.get(Path(cell.target).stem)
         able = {
-            address: there
-            for address, there in self.environments.items()
-            if there.lacks(backend, cell.precision) is None
-            and (label is None or label in there.labels)
+            address: environment
+            for address, environment in self.environments.items()
+            if environment.lacks(backend, cell.precision) is None
+            and (label is None or label in environment.labels)
         }
         if not able:
-            wanted = f" labelled `{label}`" if label else ""
+            labelled = f" labelled `{label}`" if label else ""
             raise UsageError(
-                f"no worker{wanted} can do `{cell.name}`",
-                hint=f"start one where everything for backend `{backend}` is installed",
+                f"no worker{labelled} can build `{cell.name}`",
+                hint=f"start a worker with the packages of backend `{backend}`",
             )
         groups = Counter(_relevant(e, backend, cell.precision) for e in able.values())
         most, _ = max(groups.items(), key=lambda item: (item[1], item[0]))
@@ -138,42 +141,42 @@ class Cluster:
         self._sites[cell.name] = Site(environment=environment, addresses=tuple(equal))
         return environment
 
-    def execute(self, job: Job, folder: Path) -> Answer:
-        """Do a job on the cluster; as `worker.run`, with its bundle in `folder/bundle`."""
-        files = inputs(job)
-        why = ""
+    def execute(self, job: Job, folder: Path) -> Outcome:
+        """Run a job on the cluster; its bundle is `folder/bundle`, as for `worker.run`."""
+        files = input_files(job)
+        reason = ""
         for _ in range(ATTEMPTS):
             alive = self._alive(self._sites[job.name])
             if not alive:
-                why = why or "none is left"
+                reason = reason or "none is left"
                 break
-            reply, why = self._sent(job, files, alive)
+            reply, reason = self._send(job, files, alive)
             if reply is not None:
-                return received(reply, folder)
-        (folder / worker.LOG).write_text(f"{why}\n", "utf-8")
-        return Answer(state="failed", message=f"workers or their scheduler are gone: {why}")
+                return unpack_reply(reply, folder)
+        (folder / worker.LOG).write_text(f"{reason}\n", "utf-8")
+        return Outcome(state="failed", message=f"lost the workers or their scheduler: {reason}")
 
-    def _sent(
+    def _send(
         self, job: Job, files: Mapping[str, bytes], alive: list[str]
     ) -> tuple[Reply | None, str]:
-        """A worker's reply; or None, and what was lost instead."""
+        """Return a worker's reply; or None, and why there is none."""
         from distributed import KilledWorker
         from distributed.client import FutureCancelledError
 
         names, contents = by_hash(files)
         try:
-            there = self._client.scatter(contents, workers=alive)  # type: ignore[no-untyped-call]
+            remote_files = self._client.scatter(contents, workers=alive)  # type: ignore[no-untyped-call]
             future = self._client.submit(
-                remote,
+                run_remotely,
                 asdict(job),
                 names,
-                there,
+                remote_files,
                 workers=alive,
                 resources={MEMORY: min(job.needs_mb, max(self._memory[a] for a in alive))},
                 pure=False,
             )
             while not future.done():  # type: ignore[no-untyped-call]
-                # With none of its workers left a scheduler would wait for others without end.
+                # If all its workers died, the scheduler would wait forever for new ones.
                 if not self._alive(self._sites[job.name]):
                     future.cancel()  # type: ignore[no-untyped-call]
                     return None, "none is left"
@@ -183,38 +186,38 @@ class Cluster:
             return None, f"{type(error).__name__}: {error}".splitlines()[0]
 
     def _alive(self, site: Site) -> list[str]:
-        """Addresses of a site's workers that are still there."""
+        """Return the addresses of a site's workers that are connected."""
         if self._client.status != "running":
             return []
-        there = self._client.scheduler_info(n_workers=-1)["workers"]
-        return [a for a in site.addresses if a in there]
+        connected = self._client.scheduler_info(n_workers=-1)["workers"]
+        return [a for a in site.addresses if a in connected]
 
 
-def announced(dask_worker: Any) -> Environment | None:  # noqa: ANN401 - distributed fills it in
-    """What a worker of ours said of its machine; None of anybody else's."""
+def announced_environment(dask_worker: Any) -> Environment | None:  # noqa: ANN401 - distributed fills it in
+    """Return the environment of a worker that `serve` started; None for other Dask workers."""
     found: Environment | None = getattr(dask_worker, PLUGIN, None)
     return found
 
 
 def _relevant(environment: Environment, backend: str, precision: str) -> str:
-    """What of a machine a bundle follows from, as text."""
+    """Return the parts of an environment that a bundle depends on, as text."""
     tools = {t: environment.tools[t] for t in keys.tools_of(backend, precision)}
     rest = {k: v for k, v in asdict(environment).items() if k not in ("tools", "labels")}
     return json.dumps([rest, tools], sort_keys=True)
 
 
 def serve(address: str, jobs: int, memory_mb: float, labels: tuple[str, ...]) -> None:
-    """Work for a scheduler until it is gone.
+    """Run a worker until the scheduler stops.
 
     Args:
-        address: Of the scheduler.
-        jobs: Cells at once.
-        memory_mb: For all of them together, in MB of 1e6 bytes.
-        labels: What this machine is, beyond its toolchains.
+        address: Address of the scheduler.
+        jobs: Number of cells that run at the same time.
+        memory_mb: Memory of all running cells together, in MB of 1e6 bytes.
+        labels: Labels of this machine, for builds that require one.
 
     Raises:
         ToolchainMissing: `distributed` is not installed.
-        UsageError: Nobody answers there.
+        UsageError: The address does not answer.
     """
     try:
         from distributed import Worker
@@ -226,12 +229,12 @@ def serve(address: str, jobs: int, memory_mb: float, labels: tuple[str, ...]) ->
         running = Worker(
             address,
             nthreads=jobs,
-            # The work is done in other processes, whose memory is counted as a resource.
+            # Cells run in processes of their own; their memory is a resource instead.
             memory_limit=0,
             resources={MEMORY: memory_mb},
             death_timeout=TIMEOUT_S,
         )
-        setattr(running, PLUGIN, keys.here(labels))
+        setattr(running, PLUGIN, keys.this_environment(labels))
         await running
         await running.finished()  # type: ignore[no-untyped-call]
 

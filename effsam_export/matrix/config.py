@@ -1,4 +1,4 @@
-"""`effsam.toml`: which models for which targets in which precisions. Nothing heavy is imported."""
+"""Read `effsam.toml`: models, targets and precisions of a build."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ LEAVE_OUT = ("model", "target", "precision")
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One export of a build.
+    """One export of a build: a model for a target in a precision.
 
     Attributes:
-        target: A profile's name, or the path of a TOML file.
-        options: Of the target, as text, in the place of the profile's own.
+        target: Name of a shipped target, or path of a target file.
+        options: Target options as text, which replace those of the target.
     """
 
     model: str
@@ -47,25 +47,27 @@ class Cell:
 
     @property
     def profile(self) -> TargetProfile:
-        """The target in this precision."""
+        """The target in the precision of the cell."""
         return profiles.load_target(self.target, self.precision, self.options)
 
     @property
     def name(self) -> str:
-        """As its bundle's folder is called."""
+        """Name of the cell, and of its bundle's folder."""
         return f"{self.model}-{Path(self.target).stem}-{self.precision}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """What a file asks for.
+    """The content of a build file.
 
     Attributes:
-        checkpoints: Model -> the user's own weight file; the official one where it is not named.
-        requires: Target -> label of the cluster's workers that it has to be built on.
-        parity: The user's photographs and prompts to judge by; None for those that ship.
-        calibration: What INT8 is calibrated on: a recipe's name, a TOML file or a folder.
-        output: Where bundles go.
+        cells: All exports.
+        checkpoints: Model -> the user's weight file; other models use the official one.
+        requires: Target -> label that cluster workers must have to build it.
+        parity: File with the user's evaluation images and prompts; None for the shipped ones.
+        calibration: Calibration of INT8: name of a recipe, or path of a recipe file or of a folder
+            of images.
+        output: Folder of the bundles.
     """
 
     cells: tuple[Cell, ...]
@@ -77,15 +79,15 @@ class Build:
 
 
 def load(path: Path) -> Build:
-    """Read a build file; its paths are relative to it.
+    """Read a build file; its paths are relative to the file.
 
     Raises:
-        UsageError: The file is missing, or everything that is wrong with it.
+        UsageError: The file does not exist, or is invalid; the message names every problem.
     """
     if not path.is_file():
         raise UsageError(f"build file `{path}` does not exist")
     table = read_toml(path)
-    problems = shape_faults(table)
+    problems = table_problems(table)
     if problems:
         raise UsageError(f"build file `{path.name}`: {'; '.join(problems)}")
     folder = path.parent
@@ -101,18 +103,18 @@ def load(path: Path) -> Build:
             continue
         for target in targets:
             options = table.get("options", {}).get(Path(target).stem, {})
-            wanted = {str(k): _text(v) for k, v in options.items()}
+            texts = {str(k): _text(v) for k, v in options.items()}
             try:
-                chosen = precisions(target, table.get("precisions"), wanted)
+                chosen = precisions(target, table.get("precisions"), texts)
             except EffsamError as error:
                 problems.append(_sentence(error))
                 continue
             for precision in chosen:
-                cell = Cell(model=model, target=target, precision=precision, options=wanted)
+                cell = Cell(model=model, target=target, precision=precision, options=texts)
                 if any(_is_left_out(cell, entry) for entry in left_out):
                     continue
                 if cell.name in cells:
-                    problems.append(f"`{cell.name}` is asked for twice")
+                    problems.append(f"`{cell.name}` occurs twice")
                 cells[cell.name] = cell
     checkpoints = {m: folder / p for m, p in table.get("checkpoints", {}).items()}
     problems += [f"checkpoint of `{m}`, which is not built" for m in checkpoints if m not in names]
@@ -121,7 +123,9 @@ def load(path: Path) -> Build:
     ]
     known = {Path(t).stem for t in targets}
     for key in ("options", "requires"):
-        problems += [f"{key} of `{t}`, no target" for t in table.get(key, {}) if t not in known]
+        problems += [
+            f"{key} of `{t}`, which is not a target" for t in table.get(key, {}) if t not in known
+        ]
     if not cells and not problems:
         problems.append("nothing is left to build")
     if problems:
@@ -139,11 +143,11 @@ def load(path: Path) -> Build:
     )
 
 
-def chosen(build: Build, only: Sequence[str] | None) -> Build:
-    """The build with some of its cells, by name; with all of them where none is named.
+def select_cells(build: Build, only: Sequence[str] | None) -> Build:
+    """Return the build with only the named cells; with all of them if no name is given.
 
     Raises:
-        UnknownNameError: It has no such cell.
+        UnknownNameError: A name is not one of its cells.
     """
     names = {c.name for c in build.cells}
     for name in only or ():
@@ -154,40 +158,42 @@ def chosen(build: Build, only: Sequence[str] | None) -> Build:
     return replace(build, cells=tuple(c for c in build.cells if c.name in only))
 
 
-def shape_faults(table: Mapping[str, Any]) -> list[str]:
-    """Keys that are missing, unknown or of the wrong kind."""
+def table_problems(table: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each key that is missing, unknown or of the wrong type."""
     given = {key: kind for key, kind in OPTIONAL.items() if key in table}
     problems = faults(table, {**KEYS, **given}, "")
     for key in ("models", "targets", "precisions"):
         values = table.get(key, ["x"])
         if isinstance(values, list) and (not values or not all(isinstance(v, str) for v in values)):
-            problems.append(f"`{key}` wants names, at least one")
+            problems.append(f"`{key}` needs at least one name")
     kinds = {"checkpoints": ("path", str), "options": ("table", dict), "requires": ("label", str)}
     for key, (what, kind) in kinds.items():
         rows = table.get(key, {})
         if isinstance(rows, dict) and not all(isinstance(v, kind) for v in rows.values()):
-            problems.append(f"`{key}` wants a {what} for each name")
+            problems.append(f"`{key}` needs a {what} for each name")
     for entry in table.get("leave_out", []):
         if not isinstance(entry, dict) or not entry or set(entry) - set(LEAVE_OUT):
-            problems.append(f"`leave_out` wants tables with {', '.join(LEAVE_OUT)}")
+            problems.append(f"`leave_out` needs tables with {', '.join(LEAVE_OUT)}")
             break
     return problems
 
 
-def precisions(target: str, asked: list[str] | None, options: Mapping[str, str]) -> tuple[str, ...]:
-    """Those of a target among the ones asked for, or its default.
+def precisions(
+    target: str, requested: list[str] | None, options: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the requested precisions that a target has; its default if none is requested.
 
     Raises:
-        UsageError: No such target or precision, or an option that it does not have.
+        UsageError: The target, a precision or an option does not exist.
     """
     profile = profiles.load_target(target, None, options)
-    if asked is None:
+    if requested is None:
         return (profile.precision,)
-    for name in asked:
+    for name in requested:
         if name not in profiles.PRECISIONS:
-            # Raises, with the nearest name.
+            # Raises an error that names the nearest precision.
             profiles.load_target(target, name)
-    return tuple(p for p in profiles.PRECISIONS if p in asked and p in profile.precisions)
+    return tuple(p for p in profiles.PRECISIONS if p in requested and p in profile.precisions)
 
 
 def _target(folder: Path, target: str) -> str:

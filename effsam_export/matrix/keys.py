@@ -1,7 +1,7 @@
-"""What a cell of a build depends on, part by part, and the hash that names its bundle.
+"""The cache key of a cell: all inputs of its bundle by name, and the hash over them.
 
-Two cells with the same parts are the same bundle. Where a cell was built before and a part of it is
-another one now, that part is the reason to build it again.
+Cells with equal inputs have the same bundle. An input that changed since a cell's last build is the
+reason to build it again.
 """
 
 from __future__ import annotations
@@ -25,42 +25,43 @@ if TYPE_CHECKING:
     from effsam_export.pipeline.request import ExportRequest
 
 TRACING = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "numpy", "pillow", "cyclonedx")
-"""Take part in every export."""
+"""Packages that take part in every export."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What a machine brings to a bundle.
+    """Properties of a machine that a bundle depends on.
 
     Attributes:
-        code: Hash of this package's sources.
-        shipped: Hash of the targets, recipes and photographs that come with it.
-        tools: Package -> version, or `not installed`, of everything that can take part.
-        labels: What it is, beyond its toolchains: `linux`, `cuda`, or what it was told to be.
+        code_hash: Hash of this package's source files.
+        data_hash: Hash of the targets, recipes and images of this package.
+        tools: Package -> version, or `not installed`, of all packages of all backends.
+        labels: Names by which a build selects machines: the operating system in lower case, and
+            those given to `effsam worker`.
     """
 
     version: str
-    code: str
-    shipped: str
+    code_hash: str
+    data_hash: str
     machine: str
     python: str
     tools: Mapping[str, str]
     labels: tuple[str, ...] = ()
 
     def lacks(self, backend: str, precision: str) -> str | None:
-        """The first package that an export for a backend needs and that is not there."""
+        """Return the first package that an export for a backend needs and that is not installed."""
         return next(
             (t for t in tools_of(backend, precision) if self.tools[t] == installed.ABSENT), None
         )
 
 
-def here(labels: tuple[str, ...] = ()) -> Environment:
-    """This machine."""
+def this_environment(labels: tuple[str, ...] = ()) -> Environment:
+    """Return the properties of this machine."""
     names = {t for b in backends.BACKENDS for t in tools_of(b, "int8")}
     return Environment(
         version=__version__,
-        code=code(),
-        shipped=shipped(),
+        code_hash=code_hash(),
+        data_hash=data_hash(),
         machine=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         tools={name: installed.version_of(name) for name in sorted(names)},
@@ -69,28 +70,28 @@ def here(labels: tuple[str, ...] = ()) -> Environment:
 
 
 def tools_of(backend: str, precision: str) -> tuple[str, ...]:
-    """Packages that take part in an export."""
+    """Return the packages that take part in an export."""
     entry = backends.BACKENDS[backend]
     quantizer = (entry.quantizer,) if precision == "int8" and entry.quantizer else ()
     return tuple(dict.fromkeys((*TRACING, *entry.packages, *quantizer)))
 
 
 def parts(request: ExportRequest, environment: Environment | None = None) -> dict[str, str]:
-    """Everything that the bundle of a request follows from, by name.
+    """Return all inputs of the bundle of a request, by name.
 
     Args:
-        request: With its checkpoint; where the bundle goes does not matter.
-        environment: Of the machine that will do it; this one when None.
+        request: A request with its checkpoint; its output path is no input.
+        environment: The machine that exports; None means this one.
     """
     from effsam_export.config.calibration import hashes
     from effsam_export.config.parity import load_parity_images
 
     target, model = request.target, request.model
-    photographs = load_parity_images(request.parity_file)
-    there = environment or here()
+    images = load_parity_images(request.parity_file)
+    there = environment or this_environment()
     found = {
         **_always(request, there),
-        # Names that the manifest repeats.
+        # Names are inputs because the manifest contains them.
         "weights.name": request.weights.path.name,
         "target": target.name,
         "target.profile": hashlib.sha256(target.source).hexdigest(),
@@ -98,7 +99,7 @@ def parts(request: ExportRequest, environment: Environment | None = None) -> dic
         "precision": target.precision,
         "components": " ".join(request.components),
         "images": _digest(
-            [(p.path.name, p.cases, sorted(hashes([p.path]).values())) for p in photographs]
+            [(p.path.name, p.cases, sorted(hashes([p.path]).values())) for p in images]
         ),
     }
     if target.precision != "fp32":
@@ -113,23 +114,23 @@ def parts(request: ExportRequest, environment: Environment | None = None) -> dic
     return found | {f"tool.{name}": there.tools[name] for name in tools}
 
 
-def shared(request: ExportRequest, threads: int) -> dict[str, str]:
-    """What a trace of a model, or its answers in PyTorch, follow from: not the target.
+def stage_parts(request: ExportRequest, threads: int) -> dict[str, str]:
+    """Return the inputs of a model's trace and of its outputs in PyTorch: all but the target.
 
     Args:
-        request: Of the export.
-        threads: Of the libraries that compute; sums of another order differ in the last digit.
+        request: The request.
+        threads: CPU threads, which change the last digits of sums.
     """
-    there = here()
+    there = this_environment()
     tools = {f"tool.{name}": there.tools[name] for name in TRACING}
     return {**_always(request, there), "threads": str(threads), **tools}
 
 
 def _always(request: ExportRequest, there: Environment) -> dict[str, str]:
-    """What everything about a model follows from."""
+    """Return the inputs that bundles and stages share."""
     return {
         "effsam-export": there.version,
-        "code": there.code,
+        "code": there.code_hash,
         "machine": there.machine,
         "python": there.python,
         "model": request.model.name,
@@ -139,29 +140,29 @@ def _always(request: ExportRequest, there: Environment) -> dict[str, str]:
 
 
 def reasons(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What is another one than it was, as sentences; hashes by their first twelve digits."""
+    """Return a sentence for each input that changed; hashes by their first twelve digits."""
     found = []
     for name in dict.fromkeys([*now, *before]):
         was, new = before.get(name), now.get(name)
         if was == new:
             continue
         if was is None or new is None:
-            found.append(f"{name} {'is new' if was is None else 'is gone'}")
+            found.append(f"{name} {'is new' if was is None else 'was removed'}")
         else:
             found.append(f"{name} {_short(was)} -> {_short(new)}")
     return found
 
 
 @cache
-def code() -> str:
-    """Hash of this package's own files, by path and contents: schemas and licences too."""
-    # Targets and recipes are parts of their own, those that a cell takes.
+def code_hash() -> str:
+    """Return a hash of this package's files, schemas and licences too, by path and content."""
+    # Targets and recipes are left out: those that a cell uses are inputs of their own.
     return _tree(Path(__file__).resolve().parents[1], {"__pycache__", "_data"})
 
 
 @cache
-def shipped() -> str:
-    """Hash of the targets, recipes and photographs that come with this package."""
+def data_hash() -> str:
+    """Return a hash of the targets, recipes and images that come with this package."""
     from effsam_export.config.toml import data_dir
 
     folders = [data_dir(kind) for kind in ("calibration", "targets")]
@@ -169,7 +170,7 @@ def shipped() -> str:
 
 
 def _tree(root: Path, without: set[str]) -> str:
-    """Hash of a folder's files by path and contents."""
+    """Return a hash of a folder's files by path and content."""
     total = hashlib.sha256()
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         if without & set(path.relative_to(root).parts):

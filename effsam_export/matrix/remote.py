@@ -1,4 +1,4 @@
-"""What passes between a build and a worker of its cluster: files by their hash, and a reply."""
+"""Exchange of a build with a cluster worker: input files by their hash, and a reply."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from effsam_export.bundle import archive
 from effsam_export.errors import UsageError
 from effsam_export.matrix import worker
-from effsam_export.matrix.worker import Answer, Job
+from effsam_export.matrix.worker import Job, Outcome
 from effsam_export.util.files import write_whole
 from effsam_export.weights.fetch import default_cache_dir
 
@@ -23,24 +23,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What a worker sends back: the answer, and the packed bundle or what a failure left."""
+    """The reply of a worker.
 
-    answer: dict[str, Any]
+    Attributes:
+        outcome: An `Outcome` as a dictionary.
+        bundle: The packed bundle; None if there is none.
+        evidence: File name -> content of the log and report of a failed cell.
+    """
+
+    outcome: dict[str, Any]
     bundle: bytes | None = None
     evidence: Mapping[str, bytes]
 
 
 def by_hash(files: Mapping[str, bytes]) -> tuple[dict[str, str], dict[str, bytes]]:
-    """Name -> sha256, and contents by sha256."""
+    """Return name -> sha256, and sha256 -> content."""
     names = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     return names, {names[name]: data for name, data in files.items()}
 
 
-def inputs(job: Job) -> dict[str, bytes]:
-    """Contents of the files that a job names, by the key they are named under.
+def input_files(job: Job) -> dict[str, bytes]:
+    """Return the content of the files of a job, by the name of the `Job` field.
 
     Raises:
-        UsageError: A photograph does not lie beside the file that names it.
+        UsageError: An image lies outside the folder of the file that names it.
     """
     found = {"checkpoint": Path(job.checkpoint).read_bytes()}
     if job.target.endswith(".toml"):
@@ -49,16 +55,18 @@ def inputs(job: Job) -> dict[str, bytes]:
         from effsam_export.config.parity import load_parity_images
 
         images = [i.path for i in load_parity_images(Path(job.parity))]
-        found["parity"] = packed(Path(job.parity), images)
+        found["parity"] = pack_images(Path(job.parity), images)
     if Path(job.calibration).exists() and job.precision == "int8":
         from effsam_export.config import calibration as recipe
 
-        found["calibration"] = packed(Path(job.calibration), recipe.load(job.calibration).images)
+        found["calibration"] = pack_images(
+            Path(job.calibration), recipe.load(job.calibration).images
+        )
     return found
 
 
-def packed(file: Path, images: Iterable[Path]) -> bytes:
-    """A file, or a folder of photographs, and the photographs that it names, as one zip."""
+def pack_images(file: Path, images: Iterable[Path]) -> bytes:
+    """Return a zip file with a TOML file and its images, or with a folder of images."""
     root = file if file.is_dir() else file.parent
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as whole:
@@ -67,80 +75,81 @@ def packed(file: Path, images: Iterable[Path]) -> bytes:
                 name = path.resolve().relative_to(root.resolve()).as_posix()
             except ValueError:
                 raise UsageError(
-                    f"photograph `{path}` does not lie beside `{file.name}`",
-                    hint="on a cluster it has to: they are sent together",
+                    f"image `{path}` is outside the folder of `{file.name}`",
+                    hint="a cluster needs images in or below that folder: they are sent together",
                 ) from None
             whole.writestr(zipfile.ZipInfo(name, archive.EPOCH), path.read_bytes())
     return sink.getvalue()
 
 
-def unpacked(data: bytes, name: str, root: Path) -> Path:
-    """Undo `packed`, below a folder."""
+def unpack_images(data: bytes, name: str, root: Path) -> Path:
+    """Unpack a zip file of `pack_images` to a new folder; return the path of its file or folder."""
     root.mkdir()
     with zipfile.ZipFile(io.BytesIO(data)) as whole:
         whole.extractall(root)
     return root / name if (root / name).is_file() else root
 
 
-def remote(job: dict[str, Any], names: dict[str, str], files: dict[str, bytes]) -> Reply:
-    """On a worker: do a job with the files that came with it.
+def run_remotely(job: dict[str, Any], names: dict[str, str], files: dict[str, bytes]) -> Reply:
+    """Run a job on a worker with the files that were sent.
 
     Args:
-        job: Whose paths mean nothing here.
-        names: Key of a file -> its sha256.
-        files: Contents by sha256.
+        job: A `Job` as a dictionary; its paths are those of the sender.
+        names: `Job` field -> sha256 of its file.
+        files: sha256 -> content.
     """
-    asked = Job(**job)
+    sent = Job(**job)
     with tempfile.TemporaryDirectory(prefix="effsam-") as name:
         root = Path(name)
         data = {key: files[digest] for key, digest in names.items()}
         for key, digest in names.items():
             if hashlib.sha256(data[key]).hexdigest() != digest:
-                damaged = Answer(state="failed", message=f"{key} was damaged on its way")
-                return Reply(answer=asdict(damaged), evidence={worker.LOG: b""})
-        checkpoint = root / Path(asked.checkpoint).name
+                damaged = Outcome(state="failed", message=f"{key} was damaged in transfer")
+                return Reply(outcome=asdict(damaged), evidence={worker.LOG: b""})
+        checkpoint = root / Path(sent.checkpoint).name
         checkpoint.write_bytes(data["checkpoint"])
-        # Its own: what the build shares is on another machine.
+        # The stages of the sender are on another machine.
         stages = default_cache_dir() / "build" / "stages"
-        here = replace(asked, checkpoint=str(checkpoint), stages=str(stages))
+        here = replace(sent, checkpoint=str(checkpoint), stages=str(stages))
         if "target" in data:
-            target = root / Path(asked.target).name
+            target = root / Path(sent.target).name
             target.write_bytes(data["target"])
             here = replace(here, target=str(target))
-        if asked.parity is not None:
-            place = unpacked(data["parity"], Path(asked.parity).name, root / "parity")
-            here = replace(here, parity=str(place))
+        if sent.parity is not None:
+            parity = unpack_images(data["parity"], Path(sent.parity).name, root / "parity")
+            here = replace(here, parity=str(parity))
         if "calibration" in data:
-            own = unpacked(data["calibration"], Path(asked.calibration).name, root / "calibration")
-            here = replace(here, calibration=str(own))
+            name = Path(sent.calibration).name
+            images = unpack_images(data["calibration"], name, root / "calibration")
+            here = replace(here, calibration=str(images))
         work = root / "work"
         work.mkdir()
-        answer = worker.run(here, work)
-        if answer.passed:
+        outcome = worker.run(here, work)
+        if outcome.passed:
             archive.pack(work / worker.BUNDLE, work / "bundle.zip")
             whole = (work / "bundle.zip").read_bytes()
-            return Reply(answer=asdict(answer), bundle=whole, evidence={})
+            return Reply(outcome=asdict(outcome), bundle=whole, evidence={})
         left = work / f"{worker.BUNDLE}.failed"
         evidence = {p.name: p.read_bytes() for p in left.glob("*") if p.is_file()}
         evidence[worker.LOG] = (work / worker.LOG).read_bytes()
-        return Reply(answer=asdict(answer), evidence=evidence)
+        return Reply(outcome=asdict(outcome), evidence=evidence)
 
 
-def received(reply: Reply, folder: Path) -> Answer:
-    """What a worker sent, in the form that a local worker leaves it in.
+def unpack_reply(reply: Reply, folder: Path) -> Outcome:
+    """Write the files of a reply to a folder, as a local worker does, and return the outcome.
 
     Raises:
-        BundleError: The bundle is not what its manifest says.
+        BundleError: The bundle is not intact.
     """
-    answer = Answer(**reply.answer)
+    outcome = Outcome(**reply.outcome)
     if reply.bundle is not None:
         file = folder / "bundle.zip"
         write_whole(file, reply.bundle)
         archive.unpack(file, folder / worker.BUNDLE)
         file.unlink()
-        return answer
+        return outcome
     left = folder / f"{worker.BUNDLE}.failed"
     left.mkdir()
     for name, data in reply.evidence.items():
         (folder if name == worker.LOG else left).joinpath(Path(name).name).write_bytes(data)
-    return answer
+    return outcome

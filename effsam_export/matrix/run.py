@@ -1,7 +1,7 @@
-"""A build: every cell from the store or from a worker, as many at once as cores and memory allow.
+"""Plan and run a build: each cell's bundle comes from the store or from a worker process.
 
-A cell that fails does not stop the others. Where the build itself is stopped, what is done is in
-the store, and the next one goes on from there.
+A cell that fails does not stop the others. Finished bundles are in the store, so a build that was
+interrupted continues where it stopped.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from effsam_export.errors import EffsamError
 from effsam_export.matrix import keys, worker
-from effsam_export.matrix.store import Built, Store, deliver
-from effsam_export.matrix.worker import Answer, Job
+from effsam_export.matrix.store import BuildRecord, Store, deliver
+from effsam_export.matrix.worker import Job, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,20 +25,21 @@ if TYPE_CHECKING:
     from effsam_export.matrix.keys import Environment
     from effsam_export.spec.stages import Checkpoint
 
-    Execute = Callable[[Job, Path], Answer]
+    Execute = Callable[[Job, Path], Outcome]
 
 UNKNOWN_MB = 6000.0
-"""Memory of a cell that never ran here: MobileSAM's take 2 to 4 GB, ViT-B's 5."""
+"""Assumed memory of a cell that was never built; ViT-B takes 5 GB."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
-    """A cell with everything it follows from.
+class PlannedCell:
+    """A cell with all its inputs.
 
     Attributes:
-        digest: Names its bundle in the store.
-        bundle: Where the store has it already.
-        reasons: Why it has to be built, as sentences; empty where it has not.
+        parts: The inputs of its bundle, from `keys.parts`.
+        digest: Their hash, which names the bundle in the store.
+        bundle: Path of the bundle in the store; None if it must be built.
+        reasons: Why it must be built, as sentences; empty if it is in the store.
     """
 
     cell: Cell
@@ -51,16 +52,17 @@ class Planned:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of a cell.
+    """The result of a cell.
 
     Attributes:
-        cached: Nothing was converted: the store had the bundle.
-        output: Where the bundle is; None where there is none.
-        evidence: Folder with the log and the report of a cell that failed.
+        cached: Whether the bundle came from the store.
+        reasons: Why the bundle was built.
+        output: Path of the bundle; None if there is none.
+        evidence: Folder with the log and the report of a failed cell.
     """
 
     cell: Cell
-    answer: Answer
+    outcome: Outcome
     cached: bool = False
     reasons: tuple[str, ...] = ()
     output: Path | None = None
@@ -69,7 +71,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened to a cell: it was started, or it is done."""
+    """A cell was started, or is done."""
 
     kind: Literal["started", "done"]
     cell: Cell
@@ -78,11 +80,12 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much of the machine a build may use.
+    """Limits of a build.
 
     Attributes:
-        jobs: Cells at once.
-        memory_mb: Of all of them together, in MB of 1e6 bytes; one alone always runs.
+        jobs: Number of cells that run at the same time.
+        memory_mb: Memory of all running cells together, in MB of 1e6 bytes. If no cell runs, one is
+            started whatever it needs.
     """
 
     jobs: int = 1
@@ -90,7 +93,7 @@ class Limits:
 
 
 def free_memory_mb() -> float:
-    """Memory that is free now, in MB; without bound where the system does not say."""
+    """Return the free memory in MB; infinity if the system does not report it."""
     try:
         pages = os.sysconf("SC_AVPHYS_PAGES")
         text = Path("/proc/meminfo").read_text("ascii") if Path("/proc/meminfo").is_file() else ""
@@ -108,23 +111,23 @@ def plan(
     store: Store,
     limits: Limits,
     environment: Callable[[Cell], Environment] | None = None,
-) -> list[Planned]:
-    """Which cells the store has, and why each other one has to be built. Nothing is converted.
+) -> list[PlannedCell]:
+    """Return which bundles are in the store, and why each other one must be built.
 
     Args:
-        build: The file.
+        build: The build file.
         checkpoints: Model -> its weights.
-        store: Of bundles.
-        limits: Their jobs share the cores.
-        environment: Of the machine that a cell will be done on.
+        store: The cache of bundles.
+        limits: Its jobs share the CPU cores.
+        environment: Returns the machine that will build a cell; by default this one.
 
     Raises:
-        EffsamError: A cell cannot be done as asked.
+        EffsamError: A cell has an invalid target, option or recipe.
     """
     threads = max(1, (os.cpu_count() or 1) // limits.jobs)
     found = []
     for cell in build.cells:
-        weights, before = checkpoints[cell.model], store.last(cell.name)
+        weights, before = checkpoints[cell.model], store.last_record(cell.name)
         job = Job(
             name=cell.name,
             model=cell.model,
@@ -140,21 +143,21 @@ def plan(
             needs_mb=UNKNOWN_MB if before is None else before.peak_mb,
             stages=str(store.stages.resolve()),
         )
-        asked = worker.request_of(cell, job, Path(worker.BUNDLE))
-        parts = keys.parts(asked, (environment or this_machine)(cell))
+        request = worker.export_request(cell, job, Path(worker.BUNDLE))
+        parts = keys.parts(request, (environment or this_machine)(cell))
         digest = keys.digest(parts)
-        there = store.find(digest)
+        stored = store.find(digest)
         reasons: tuple[str, ...] = ()
-        if there is None:
+        if stored is None:
             changed = () if before is None else tuple(keys.reasons(before.parts, parts))
             reasons = changed or ("it is not in the cache" if before else "it was never built",)
         found.append(
-            Planned(
+            PlannedCell(
                 cell=cell,
                 job=job,
                 parts=parts,
                 digest=digest,
-                bundle=None if there is None else there[0],
+                bundle=None if stored is None else stored[0],
                 reasons=reasons,
             )
         )
@@ -162,73 +165,73 @@ def plan(
 
 
 def this_machine(cell: Cell) -> Environment:
-    """What this machine brings to a cell: the same to each."""
+    """Return the properties of this machine, the same for every cell."""
     del cell
-    return keys.here()
+    return keys.this_environment()
 
 
 def absolute(target: str) -> str:
-    """A profile's name as it is, a file by its whole path."""
+    """Return the name of a shipped target unchanged, and the absolute path of a target file."""
     return str(Path(target).resolve()) if target.endswith(".toml") else target
 
 
 def run(
-    planned: Sequence[Planned],
+    planned: Sequence[PlannedCell],
     store: Store,
     output: Path,
     limits: Limits,
     on_event: Callable[[Event], None],
     execute: Execute = worker.run,
 ) -> list[Result]:
-    """Bring every cell's bundle to `output`, in the order that the machine allows.
+    """Write every cell's bundle to `output/<name of the cell>`, within the limits.
 
     Args:
-        planned: From `plan`.
-        store: Of bundles.
-        output: Folder of the bundles, each in one called like its cell.
-        limits: Of cells at once and of memory.
-        on_event: Called when a cell is started or done, from this thread.
-        execute: Does a job in a folder.
+        planned: Result of `plan`.
+        store: The cache of bundles.
+        output: Folder of the bundles.
+        limits: Limits of jobs and memory.
+        on_event: Called when a cell is started or done, in this thread.
+        execute: Runs a job in a folder.
 
     Returns:
-        In the order of `planned`.
+        A result for each cell, in the order of `planned`.
     """
     results: dict[str, Result] = {}
-    waiting: list[Planned] = []
-    running: dict[Future[Result], Planned] = {}
-    held = store.used(output, [entry.cell.name for entry in planned])
-    with held, ThreadPoolExecutor(max_workers=limits.jobs) as pool:
+    waiting: list[PlannedCell] = []
+    running: dict[Future[Result], PlannedCell] = {}
+    lock = store.in_use(output, [entry.cell.name for entry in planned])
+    with lock, ThreadPoolExecutor(max_workers=limits.jobs) as pool:
         for entry in planned:
             if entry.bundle is None:
                 waiting.append(entry)
                 continue
-            results[entry.cell.name] = result = cached(entry, entry.bundle, output)
+            results[entry.cell.name] = result = deliver_cached(entry, entry.bundle, output)
             on_event(Event(kind="done", cell=entry.cell, result=result))
         try:
             while waiting or running:
-                while (ready := next_of(waiting, running.values(), limits)) is not None:
+                while (ready := next_runnable(waiting, running.values(), limits)) is not None:
                     waiting.remove(ready)
                     on_event(Event(kind="started", cell=ready.cell))
-                    running[pool.submit(built, ready, store, output, execute)] = ready
+                    running[pool.submit(build_cell, ready, store, output, execute)] = ready
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     cell = running.pop(future).cell
                     results[cell.name] = result = future.result()
                     on_event(Event(kind="done", cell=cell, result=result))
         except BaseException:
-            # Stopped by hand, or by a fault of ours: nothing more is started.
+            # Interrupted, or an internal error: no further cell is started.
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     return [results[entry.cell.name] for entry in planned]
 
 
-def next_of(
-    waiting: Sequence[Planned], busy: Collection[Planned], limits: Limits
-) -> Planned | None:
-    """The first cell that there is room for now, before others one that shares no stage.
+def next_runnable(
+    waiting: Sequence[PlannedCell], busy: Collection[PlannedCell], limits: Limits
+) -> PlannedCell | None:
+    """Return the next cell to start within the limits, or None.
 
-    A cell that needs what a running one makes (its trace, and for INT8 the rounded weights) waits
-    for it and holds its place all the while.
+    Cells that share no stage with a running cell come first. A cell that shares a stage (the trace,
+    and for INT8 the rounded weights) would only wait until the running cell has finished it.
     """
     if len(busy) >= limits.jobs:
         return None
@@ -236,67 +239,67 @@ def next_of(
     fitting = [
         entry for entry in waiting if not busy or taken + entry.job.needs_mb <= limits.memory_mb
     ]
-    in_work = {shared(entry) for entry in busy}
-    alone = (entry for entry in fitting if shared(entry) not in in_work)
-    return next(alone, next(iter(fitting), None))
+    in_work = {stage_group(entry) for entry in busy}
+    independent = (entry for entry in fitting if stage_group(entry) not in in_work)
+    return next(independent, next(iter(fitting), None))
 
 
-def shared(entry: Planned) -> tuple[str, bool]:
-    """What the cells of one trace have in common."""
+def stage_group(entry: PlannedCell) -> tuple[str, bool]:
+    """Return a value that is equal for cells that share stages."""
     return entry.job.model, entry.job.precision == "int8"
 
 
-def cached(entry: Planned, bundle: Path, output: Path) -> Result:
-    """A cell that the store has."""
+def deliver_cached(entry: PlannedCell, bundle: Path, output: Path) -> Result:
+    """Copy a bundle from the store to the output, and return its result."""
     from effsam_export.bundle import read
 
     manifest = read.read(bundle).manifest
     parity = manifest["parity"]
-    answer = Answer(
+    outcome = Outcome(
         state=manifest["state"],
         min_iou=parity["min_mask_iou"],
         mean_iou=parity["mean_mask_iou"],
     )
-    return delivered(entry, answer, bundle, output, is_cached=True)
+    return deliver_bundle(entry, outcome, bundle, output, is_cached=True)
 
 
-def built(entry: Planned, store: Store, output: Path, execute: Execute) -> Result:
-    """A cell that has to be built; an error of ours is its result."""
+def build_cell(entry: PlannedCell, store: Store, output: Path, execute: Execute) -> Result:
+    """Build a cell and deliver its bundle; an error becomes the outcome of the cell."""
     scratch = store.scratch(entry.digest)
     try:
-        answer = execute(entry.job, scratch)
-        if not answer.passed:
-            return failed(entry, answer, scratch, output)
-        record = Built(parts=entry.parts, seconds=answer.seconds, peak_mb=answer.peak_mb)
+        outcome = execute(entry.job, scratch)
+        if not outcome.passed:
+            return keep_evidence(entry, outcome, scratch, output)
+        record = BuildRecord(parts=entry.parts, seconds=outcome.seconds, peak_mb=outcome.peak_mb)
         (scratch / worker.LOG).unlink(missing_ok=True)
-        bundle = store.keep(entry.digest, scratch, record, entry.cell.name)
-        return delivered(entry, answer, bundle, output, is_cached=False)
+        bundle = store.add(entry.digest, scratch, record, entry.cell.name)
+        return deliver_bundle(entry, outcome, bundle, output, is_cached=False)
     except (EffsamError, OSError) as error:
         message = error.message if isinstance(error, EffsamError) else str(error)
-        answer = Answer(state="failed", message=message, hint=getattr(error, "hint", None))
-        return Result(cell=entry.cell, answer=answer, reasons=entry.reasons)
+        outcome = Outcome(state="failed", message=message, hint=getattr(error, "hint", None))
+        return Result(cell=entry.cell, outcome=outcome, reasons=entry.reasons)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def delivered(
-    entry: Planned, answer: Answer, bundle: Path, output: Path, *, is_cached: bool
+def deliver_bundle(
+    entry: PlannedCell, outcome: Outcome, bundle: Path, output: Path, *, is_cached: bool
 ) -> Result:
-    """Copy a bundle of the store to its place."""
-    place = output / entry.cell.name
+    """Copy a bundle from the store to the output."""
+    path = output / entry.cell.name
     try:
-        deliver(bundle, place)
+        deliver(bundle, path)
     except EffsamError as error:
-        answer = Answer(state="failed", message=error.message, hint=error.hint)
-        return Result(cell=entry.cell, answer=answer, reasons=entry.reasons)
-    shutil.rmtree(evidence_of(place), ignore_errors=True)
+        outcome = Outcome(state="failed", message=error.message, hint=error.hint)
+        return Result(cell=entry.cell, outcome=outcome, reasons=entry.reasons)
+    shutil.rmtree(evidence_of(path), ignore_errors=True)
     return Result(
-        cell=entry.cell, answer=answer, cached=is_cached, reasons=entry.reasons, output=place
+        cell=entry.cell, outcome=outcome, cached=is_cached, reasons=entry.reasons, output=path
     )
 
 
-def failed(entry: Planned, answer: Answer, scratch: Path, output: Path) -> Result:
-    """Keep what a failed cell left: its log, and the report of a check that it missed."""
+def keep_evidence(entry: PlannedCell, outcome: Outcome, scratch: Path, output: Path) -> Result:
+    """Copy the log and the parity report of a failed cell to `output/<name>.failed`."""
     evidence = evidence_of(output / entry.cell.name)
     shutil.rmtree(evidence, ignore_errors=True)
     report = scratch / f"{worker.BUNDLE}.failed"
@@ -304,9 +307,9 @@ def failed(entry: Planned, answer: Answer, scratch: Path, output: Path) -> Resul
         shutil.copytree(report, evidence)
     evidence.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(scratch / worker.LOG, evidence / worker.LOG)
-    return Result(cell=entry.cell, answer=answer, reasons=entry.reasons, evidence=evidence)
+    return Result(cell=entry.cell, outcome=outcome, reasons=entry.reasons, evidence=evidence)
 
 
-def evidence_of(place: Path) -> Path:
-    """Where the evidence of a failed cell is kept, as `effsam export` does."""
-    return place.with_name(f"{place.name}.failed")
+def evidence_of(bundle: Path) -> Path:
+    """Return the folder for the evidence of a failed cell, named as in `effsam export`."""
+    return bundle.with_name(f"{bundle.name}.failed")

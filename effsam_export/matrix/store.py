@@ -1,12 +1,12 @@
-"""Bundles by the hash of what they follow from, each whole or not there.
+"""The cache of finished bundles, by the hash of their inputs (`keys.py`).
 
 ::
 
     <root>/bundles/<digest>/bundle/      a bundle
-    <root>/bundles/<digest>/built.json   what it follows from, how long it took, how much memory
-    <root>/cells/<name>.json             what a cell followed from when it was built last
-    <root>/work/<process>-<digest>/      what is being written, by which process
-    <root>/stages/                       traces and answers that cells share (`stage_cache.py`)
+    <root>/bundles/<digest>/built.json   its inputs, duration and memory (`BuildRecord`)
+    <root>/cells/<name>.json             the record of a cell's last build
+    <root>/work/<process>-<digest>/      files that a process is writing
+    <root>/stages/                       traces and outputs that cells share (`stage_cache.py`)
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ BUILT = "built.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Built:
-    """How a bundle came to be.
+class BuildRecord:
+    """Inputs and costs of a bundle.
 
     Attributes:
-        parts: What it follows from.
-        seconds: Wall time of its export.
-        peak_mb: Largest resident memory of the process and its converters, in MB of 1e6 bytes.
+        parts: Its inputs, from `keys.parts`.
+        seconds: Wall time of the export.
+        peak_mb: Peak resident memory of the process and its converters, in MB of 1e6 bytes.
     """
 
     parts: Mapping[str, str]
@@ -49,13 +49,13 @@ class Built:
 
 
 class Store:
-    """A folder of bundles; builds in other processes may use it at the same time.
+    """A folder of finished bundles, which several processes may use at the same time.
 
     Args:
-        root: Made where it is not there.
+        root: The folder; created if it does not exist.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The folder cannot be written.
     """
 
     def __init__(self, root: Path) -> None:
@@ -68,32 +68,34 @@ class Store:
 
     @property
     def stages(self) -> Path:
-        """Folder of what cells share."""
+        """Folder of the stages that cells share."""
         return self.root / "stages"
 
     @contextmanager
-    def used(self, output: Path, names: Iterable[str]) -> Iterator[None]:
-        """Hold the store while a build runs; what dead processes left is swept by the first.
+    def in_use(self, output: Path, names: Iterable[str]) -> Iterator[None]:
+        """Hold the shared lock while a build runs.
+
+        If no other build runs, incomplete files of processes that died are removed first.
 
         Args:
-            output: Folder of the bundles that are delivered.
-            names: Of these bundles, of which half a copy may be left there.
+            output: Output folder of the build.
+            names: Names of its bundles, of which incomplete copies may lie in `output`.
         """
         with suppress(CacheInUse), exclusive(self.root):
-            halves = [h for name in names for h in output.glob(f".{escape(name)}.*.partial")]
-            for left in (*(self.root / "work").iterdir(), *halves):
+            partial = [h for name in names for h in output.glob(f".{escape(name)}.*.partial")]
+            for left in (*(self.root / "work").iterdir(), *partial):
                 shutil.rmtree(left, ignore_errors=True)
-        # A build that starts between the two locks finds nothing of this one to remove.
+        # A build that starts between the two locks finds no files of this one to remove.
         with shared(self.root):
             yield
 
-    def find(self, digest: str) -> tuple[Path, Built] | None:
-        """The bundle with this digest, if it is there and intact; a broken one is removed."""
+    def find(self, digest: str) -> tuple[Path, BuildRecord] | None:
+        """Return the bundle with a digest and its record, or None; a broken bundle is removed."""
         folder = self.root / "bundles" / digest
         if not (folder / BUILT).is_file():
             return None
         try:
-            built = Built(**json.loads((folder / BUILT).read_text("utf-8")))
+            built = BuildRecord(**json.loads((folder / BUILT).read_text("utf-8")))
             if not read.integrity(read.read(folder / "bundle")):
                 mark(folder / BUILT)
                 return folder / "bundle", built
@@ -103,18 +105,21 @@ class Store:
         return None
 
     def scratch(self, digest: str) -> Path:
-        """A new folder for the work on one bundle."""
+        """Return a new, empty folder for building one bundle."""
         folder = self.root / "work" / f"{os.getpid()}-{digest}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
 
-    def keep(self, digest: str, scratch: Path, built: Built, cell: str) -> Path:
-        """Take a finished bundle in, `scratch/bundle`, and remember it as the cell's last.
+    def add(self, digest: str, scratch: Path, built: BuildRecord, cell: str) -> Path:
+        """Move a finished bundle, `scratch/bundle`, into the store, and write the cell's record.
+
+        Returns:
+            Path of the bundle in the store.
 
         Raises:
-            BundleError: It is not whole, whatever its maker says.
-            OutputError: It cannot be written.
+            BundleError: The bundle is not intact.
+            OutputError: The store cannot be written.
         """
         problems = read.integrity(read.read(scratch / "bundle"))
         if problems:
@@ -125,31 +130,31 @@ class Store:
             if not folder.exists():
                 scratch.replace(folder)
         except OSError as error:
-            # Another build was faster: the same digest is the same bundle.
+            # Another build added it first; equal digests mean equal bundles.
             if not (folder / BUILT).is_file():
                 raise OutputError(f"`{folder}` cannot be written: {reason_of(error)}") from error
         write_json(self.root / "cells" / f"{cell}.json", asdict(built))
         return folder / "bundle"
 
-    def last(self, cell: str) -> Built | None:
-        """What a cell was when it was built last; None where it never was."""
+    def last_record(self, cell: str) -> BuildRecord | None:
+        """Return the record of a cell's last build; None if it was never built."""
         path = self.root / "cells" / f"{cell}.json"
         try:
-            return Built(**json.loads(path.read_text("utf-8")))
+            return BuildRecord(**json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write JSON with sorted keys, whole or not at all."""
+    """Write JSON with sorted keys, atomically."""
     write_whole(path, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
 
 
 def deliver(bundle: Path, output: Path) -> None:
-    """Copy a bundle of the store to where it is wanted; an equal one that is there stays.
+    """Copy a bundle from the store to its output path; an equal bundle there is not touched.
 
     Raises:
-        OutputError: Something that is no bundle is there, or it cannot be written.
+        OutputError: The path exists and is not a bundle, or cannot be written.
     """
     staging.check_output_free(output, force=True)
     if (output / MANIFEST).is_file() and _same(bundle, output):

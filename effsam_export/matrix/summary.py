@@ -1,4 +1,4 @@
-"""The results of a build for programs and people: JSON, JUnit XML, Markdown."""
+"""Summaries of a build: JSON, JUnit XML, Markdown and one sentence."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from effsam_export.matrix.run import Planned, Result
+    from effsam_export.matrix.run import PlannedCell, Result
 
 EXIT_CODES = {"failed": 1, "refused": 2, "toolchain missing": 3}
-"""State of a cell without a bundle -> exit code, as `effsam export` has it."""
+"""State of a cell without a bundle -> exit code, as of `effsam export`."""
 
 
 def exit_code(results: Sequence[Result]) -> int:
-    """0 where every cell has its bundle; else the first of 1, 2 and 3 that a cell earned."""
-    return min((EXIT_CODES[r.answer.state] for r in results if not r.answer.passed), default=0)
+    """Return 0 if every cell has a bundle; else the smallest exit code of the failed cells."""
+    return min((EXIT_CODES[r.outcome.state] for r in results if not r.outcome.passed), default=0)
 
 
 def sentence(results: Sequence[Result]) -> str:
-    """The build in a line."""
-    made = sum(r.answer.passed and not r.cached for r in results)
+    """Return the numbers of built, cached and failed cells as one sentence."""
+    built = sum(r.outcome.passed and not r.cached for r in results)
     cached = sum(r.cached for r in results)
-    failed = sum(not r.answer.passed for r in results)
-    return f"{len(results)} cells: {made} built, {cached} from the cache, {failed} failed"
+    failed = sum(not r.outcome.passed for r in results)
+    return f"{len(results)} cells: {built} built, {cached} from the cache, {failed} failed"
 
 
 def document(results: Sequence[Result]) -> dict[str, Any]:
-    """The results as JSON."""
+    """Return the results as a JSON document."""
     return {
         "passed": exit_code(results) == 0,
         "converted": sum(not r.cached for r in results),
@@ -38,25 +38,25 @@ def document(results: Sequence[Result]) -> dict[str, Any]:
                 "model": r.cell.model,
                 "target": r.cell.target,
                 "precision": r.cell.precision,
-                "state": r.answer.state,
+                "state": r.outcome.state,
                 "cached": r.cached,
                 "reasons": list(r.reasons),
                 "bundle": None if r.output is None else str(r.output),
                 "evidence": None if r.evidence is None else str(r.evidence),
-                "min_iou": r.answer.min_iou,
-                "mean_iou": r.answer.mean_iou,
-                "seconds": r.answer.seconds,
-                "peak_mb": r.answer.peak_mb,
-                "message": r.answer.message,
-                "hint": r.answer.hint,
+                "min_iou": r.outcome.min_iou,
+                "mean_iou": r.outcome.mean_iou,
+                "seconds": r.outcome.seconds,
+                "peak_mb": r.outcome.peak_mb,
+                "message": r.outcome.message,
+                "hint": r.outcome.hint,
             }
             for r in results
         ],
     }
 
 
-def plan_document(planned: Sequence[Planned]) -> dict[str, Any]:
-    """What a build would do, as JSON; `matrix` is what a CI's job matrix takes."""
+def plan_document(planned: Sequence[PlannedCell]) -> dict[str, Any]:
+    """Return the plan as a JSON document; `matrix` is the job matrix of a CI system."""
     cells = [
         {
             "name": p.cell.name,
@@ -82,19 +82,19 @@ def plan_document(planned: Sequence[Planned]) -> dict[str, Any]:
 
 
 def junit(results: Sequence[Result]) -> str:
-    """A JUnit report: a test case for each cell, one that failed with its reason.
+    """Return a JUnit report with a test case for each cell.
 
-    The form is that of the Jenkins xUnit plugin's schema, which CI systems read.
+    The format is the schema of the Jenkins xUnit plugin, which CI systems read.
     """
-    missing = sum(r.answer.state == "toolchain missing" for r in results)
+    missing = sum(r.outcome.state == "toolchain missing" for r in results)
     suite = ET.Element(
         "testsuite",
         name="effsam build",
         tests=str(len(results)),
-        failures=str(sum(r.answer.state in ("failed", "refused") for r in results)),
+        failures=str(sum(r.outcome.state in ("failed", "refused") for r in results)),
         errors=str(missing),
         skipped="0",
-        time=f"{sum(r.answer.seconds for r in results):.3f}",
+        time=f"{sum(r.outcome.seconds for r in results):.3f}",
     )
     for r in results:
         case = ET.SubElement(
@@ -102,39 +102,39 @@ def junit(results: Sequence[Result]) -> str:
             "testcase",
             classname=f"{r.cell.model}.{r.cell.target}",
             name=r.cell.name,
-            time=f"{r.answer.seconds:.3f}",
+            time=f"{r.outcome.seconds:.3f}",
         )
-        if r.answer.passed:
+        if r.outcome.passed:
             ET.SubElement(case, "system-out").text = _about(r)
         else:
-            kind = "error" if r.answer.state == "toolchain missing" else "failure"
-            fault = ET.SubElement(case, kind, type=r.answer.state, message=r.answer.message)
-            fault.text = r.answer.hint or ""
+            kind = "error" if r.outcome.state == "toolchain missing" else "failure"
+            fault = ET.SubElement(case, kind, type=r.outcome.state, message=r.outcome.message)
+            fault.text = r.outcome.hint or ""
     ET.indent(suite)
     text: str = ET.tostring(suite, encoding="unicode", xml_declaration=True)
     return text + "\n"
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """A table for a CI's summary page."""
+    """Return a Markdown table for the summary page of a CI system."""
     lines = [
         f"**{sentence(results)}**",
         "",
-        "| cell | state | least IoU | s | peak, MB | why |",
+        "| cell | state | min IoU | s | peak, MB | reason |",
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]
     for r in results:
-        least = "-" if r.answer.min_iou is None else f"{r.answer.min_iou:.4f}"
-        why = r.answer.message.splitlines()[0] if r.answer.message else "; ".join(r.reasons)
-        state = f"{r.answer.state}, cached" if r.cached else r.answer.state
+        min_iou = "-" if r.outcome.min_iou is None else f"{r.outcome.min_iou:.4f}"
+        reason = r.outcome.message.splitlines()[0] if r.outcome.message else "; ".join(r.reasons)
+        state = f"{r.outcome.state}, cached" if r.cached else r.outcome.state
         lines.append(
-            f"| `{r.cell.name}` | {state} | {least} | {r.answer.seconds:.0f} "
-            f"| {r.answer.peak_mb:.0f} | {why.replace('|', '/')} |"
+            f"| `{r.cell.name}` | {state} | {min_iou} | {r.outcome.seconds:.0f} "
+            f"| {r.outcome.peak_mb:.0f} | {reason.replace('|', '/')} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def _about(result: Result) -> str:
-    least = result.answer.min_iou
-    figure = "" if least is None else f", min mask IoU {least:.4f}"
-    return f"{'cached' if result.cached else 'built'}, {result.answer.state}{figure}"
+    min_iou = result.outcome.min_iou
+    figure = "" if min_iou is None else f", min mask IoU {min_iou:.4f}"
+    return f"{'cached' if result.cached else 'built'}, {result.outcome.state}{figure}"

@@ -1,6 +1,6 @@
-"""One cell in a process of its own: what it is asked, what it answers, and what it is made of.
+"""Run one cell in a process of its own.
 
-The two sides pass JSON files, so that the other one may be on another machine.
+The two processes exchange JSON files, so a job can also run on another machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from effsam_export.matrix.config import Cell
     from effsam_export.pipeline.request import ExportRequest
 
-OTHER_SIDE = "import sys; from effsam_export.matrix.worker import main; main(*sys.argv[1:])"
+CHILD_CODE = "import sys; from effsam_export.matrix.worker import main; main(*sys.argv[1:])"
 State = Literal["verified", "simulated", "failed", "toolchain missing", "refused"]
 BUNDLE = "bundle"
 LOG = "log.txt"
@@ -30,15 +30,20 @@ LOG = "log.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker is asked to do; paths are absolute.
+    """A cell to export; paths are absolute.
 
     Attributes:
-        name: Of the cell.
-        checkpoint: The weight file.
-        official: Its hash is the one pinned for the authors' file.
-        threads: Of the libraries that compute.
-        needs_mb: Memory that it took last time, or a guess, in MB of 1e6 bytes.
-        stages: Folder of what its stages share with those of other cells; None for none.
+        name: Name of the cell.
+        target: Name of a shipped target, or path of a target file.
+        options: Target options.
+        checkpoint: Path of the weight file.
+        sha256: Its hash.
+        official: Whether the hash is the one pinned for the authors' file.
+        parity: Path of the file with evaluation images and prompts; None for the shipped ones.
+        calibration: Name of a recipe, or path of a recipe file or of a folder of images.
+        threads: CPU threads.
+        needs_mb: Expected memory in MB of 1e6 bytes: the peak of the last build, or a default.
+        stages: Folder of stages that cells share; None shares nothing.
     """
 
     name: str
@@ -57,16 +62,16 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What became of a job.
+class Outcome:
+    """The outcome of a job.
 
     Attributes:
-        state: Of the bundle, or why there is none: a check failed, a package is missing, or the
-            job cannot be done as asked.
-        min_iou, mean_iou: Mask IoU with PyTorch; None where nothing ran end to end.
-        message, hint: Of the error.
+        state: State of the bundle; or `failed` (a check), `toolchain missing` (a package), or
+            `refused` (an invalid request).
+        min_iou, mean_iou: Mask IoU with PyTorch; None if nothing ran end to end.
+        message, hint: Of the error; empty for a bundle.
         seconds: Wall time.
-        peak_mb: Largest resident memory of the process and its converters, in MB of 1e6 bytes.
+        peak_mb: Peak resident memory of the process and its converters, in MB of 1e6 bytes.
     """
 
     state: State
@@ -79,15 +84,15 @@ class Answer:
 
     @property
     def passed(self) -> bool:
-        """Whether there is a bundle."""
+        """Whether the job has a bundle."""
         return self.state in ("verified", "simulated")
 
 
-def request_of(cell: Cell, job: Job, output: Path) -> ExportRequest:
-    """The export that a cell stands for.
+def export_request(cell: Cell, job: Job, output: Path) -> ExportRequest:
+    """Return the export request of a cell.
 
     Raises:
-        EffsamError: What is wrong with its target, photographs or recipes.
+        EffsamError: Its target, images or recipes are invalid.
     """
     from effsam_export import models
     from effsam_export.config import calibration, int8_recipe
@@ -109,24 +114,24 @@ def request_of(cell: Cell, job: Job, output: Path) -> ExportRequest:
     )
 
 
-def run(job: Job, folder: Path) -> Answer:
-    """Do a job in another process; its bundle, if there is one, is `folder/bundle`.
+def run(job: Job, folder: Path) -> Outcome:
+    """Run a job in another process. Its bundle is `folder/bundle`.
 
-    A process that is killed, by the system or by hand, is an answer too.
+    A process that was killed gives the outcome `failed`.
 
     Args:
-        job: What to do.
-        folder: For the bundle, the log and the two files between the processes.
+        job: The job.
+        folder: Folder for the bundle, the log and the JSON files of the two processes.
     """
     from effsam_export.pipeline.isolate import ending_of
 
-    asked, answered = folder / "job.json", folder / "answer.json"
-    asked.write_text(json.dumps(asdict(job)), "utf-8")
+    job_file, outcome_file = folder / "job.json", folder / "outcome.json"
+    job_file.write_text(json.dumps(asdict(job)), "utf-8")
     threads = str(job.threads)
     began = time.perf_counter()
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", OTHER_SIDE, str(asked), str(answered)],
+            [sys.executable, "-c", CHILD_CODE, str(job_file), str(outcome_file)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -144,20 +149,20 @@ def run(job: Job, folder: Path) -> Answer:
                 process.kill()
                 process.wait()
     taken = time.perf_counter() - began
-    if not answered.is_file():
+    if not outcome_file.is_file():
         message = ending_of(code).replace("the converter", "the worker")
-        said = [line for line in (folder / LOG).read_text("utf-8", "replace").splitlines() if line]
-        # An exception that nobody caught ends with what it was.
-        message += f": {said[-1][:200]}" if code > 0 and said else ""
-        return Answer(state="failed", message=message, seconds=taken)
-    found = Answer(**json.loads(answered.read_text("utf-8")))
-    asked.unlink()
-    answered.unlink()
-    return replace(found, seconds=taken)
+        lines = [line for line in (folder / LOG).read_text("utf-8", "replace").splitlines() if line]
+        # The last line of a traceback names the exception.
+        message += f": {lines[-1][:200]}" if code > 0 and lines else ""
+        return Outcome(state="failed", message=message, seconds=taken)
+    outcome = Outcome(**json.loads(outcome_file.read_text("utf-8")))
+    job_file.unlink()
+    outcome_file.unlink()
+    return replace(outcome, seconds=taken)
 
 
-def work(job: Job, folder: Path) -> Answer:
-    """Do a job in this process."""
+def export_cell(job: Job, folder: Path) -> Outcome:
+    """Run a job in this process, and return its outcome without duration and memory."""
     from effsam_export.matrix import keys
     from effsam_export.matrix.config import Cell
     from effsam_export.pipeline import run as pipeline
@@ -167,16 +172,16 @@ def work(job: Job, folder: Path) -> Answer:
         model=job.model, target=job.target, precision=job.precision, options=dict(job.options)
     )
     try:
-        asked = request_of(cell, job, folder / BUNDLE)
+        request = export_request(cell, job, folder / BUNDLE)
         if job.stages is not None:
-            shared = StageCache(root=Path(job.stages), parts=keys.shared(asked, job.threads))
-            asked = replace(asked, stage_cache=shared)
-        report = pipeline.export(asked, _told)
+            parts = keys.stage_parts(request, job.threads)
+            request = replace(request, stage_cache=StageCache(root=Path(job.stages), parts=parts))
+        report = pipeline.export(request, _log)
     except ToolchainMissing as error:
-        return Answer(state="toolchain missing", message=error.message, hint=error.hint)
+        return Outcome(state="toolchain missing", message=error.message, hint=error.hint)
     except pipeline.ParityFailed as error:
         ious = [c.min_iou for c in error.report.cases]
-        return Answer(
+        return Outcome(
             state="failed",
             message=error.report.failures[0],
             hint=error.hint,
@@ -184,25 +189,25 @@ def work(job: Job, folder: Path) -> Answer:
             mean_iou=sum(ious) / len(ious) if ious else None,
         )
     except CheckFailed as error:
-        return Answer(state="failed", message=error.message, hint=error.hint)
+        return Outcome(state="failed", message=error.message, hint=error.hint)
     except EffsamError as error:
-        return Answer(state="refused", message=error.message, hint=error.hint)
+        return Outcome(state="refused", message=error.message, hint=error.hint)
     ious = [c.min_iou for c in report.cases]
-    return Answer(
+    return Outcome(
         state="simulated" if report.simulator else "verified",
         min_iou=min(ious, default=None),
         mean_iou=sum(ious) / len(ious) if ious else None,
     )
 
 
-def _told(event: object) -> None:
-    """Stages go to the log, for whoever looks why a cell failed."""
+def _log(event: object) -> None:
+    """Write an event to standard output, which is the cell's log file."""
     sys.stdout.write(f"{event}\n")
     sys.stdout.flush()
 
 
 def peak_mb() -> float:
-    """Largest resident memory of this process and of its largest child, added, in MB."""
+    """Return the peak resident memory of this process plus that of its largest child, in MB."""
     import resource  # not on Windows
 
     both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -210,13 +215,13 @@ def peak_mb() -> float:
     return sum(resource.getrusage(who).ru_maxrss for who in both) * unit / 1e6
 
 
-def main(job: str, answer: str) -> None:
-    """The other process: read a job, do it, write what became of it."""
+def main(job_file: str, outcome_file: str) -> None:
+    """Entry point of the child process: read a job, run it, and write its outcome."""
     from effsam_export.pipeline.isolate import end_with_parent
 
     end_with_parent()
-    path = Path(answer)
-    found = work(Job(**json.loads(Path(job).read_text("utf-8"))), path.parent)
+    path = Path(outcome_file)
+    outcome = export_cell(Job(**json.loads(Path(job_file).read_text("utf-8"))), path.parent)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(replace(found, peak_mb=peak_mb()))), "utf-8")
+    partial.write_text(json.dumps(asdict(replace(outcome, peak_mb=peak_mb()))), "utf-8")
     partial.replace(path)

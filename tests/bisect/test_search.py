@@ -313,5 +313,5 @@ def test_judgements_of_other_versions_are_not_taken(monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patched:
         patched.setattr(installed, "version_of", lambda _: "99.0")
         assert question(plan) != before
-    monkeypatch.setattr(keys, "code", lambda: "other")
+    monkeypatch.setattr(keys, "code_hash", lambda: "other")
     assert question(plan) != before

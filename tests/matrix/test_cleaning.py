@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 from effsam_export import cli
 from effsam_export.errors import OutputError
 from effsam_export.matrix import cleaning
-from effsam_export.matrix.store import Built, Store
+from effsam_export.matrix.store import BuildRecord, Store
 from effsam_export.pipeline.stage_cache import RECORD, StageCache
 from tests.bundle import fake
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-BUILT = Built(parts={"weights": "1"}, seconds=2.0, peak_mb=300.0)
+BUILT = BuildRecord(parts={"weights": "1"}, seconds=2.0, peak_mb=300.0)
 DAYS = 24 * 60 * 60
 
 
@@ -31,7 +31,7 @@ def store(tiny: None, tmp_path: Path) -> Store:
     store = Store(tmp_path / "build")
     scratch = store.scratch("d1")
     fake.write(scratch / "bundle")
-    store.keep("d1", scratch, BUILT, "tiny-onnx-fp32")
+    store.add("d1", scratch, BUILT, "tiny-onnx-fp32")
     stages = stages_of(store)
     stages.get_or_make("trace", {}, trace)
     stages.outputs("reference", {}).put("q", {"masks": np.zeros(3, np.float32)})
@@ -54,13 +54,13 @@ def aged(path: Path, days: float) -> None:
     os.utime(path, (then, then))
 
 
-def kinds(found: list[cleaning.Kept]) -> list[str]:
+def kinds(found: list[cleaning.CachedResult]) -> list[str]:
     return sorted(k.kind for k in found)
 
 
 def test_everything_is_counted_with_its_size(store: Store) -> None:
-    found = {k.kind: k for k in cleaning.kept(store.root)}
-    assert sorted(found) == ["answers", "bundles", "stages"]
+    found = {k.kind: k for k in cleaning.cached_results(store.root)}
+    assert sorted(found) == ["bundles", "outputs", "stages"]
     folder = store.root / "bundles" / "d1"
     assert found["bundles"].bytes == sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     made = found["stages"].path
@@ -71,13 +71,13 @@ def test_everything_is_counted_with_its_size(store: Store) -> None:
 
 def test_what_was_not_used_for_so_long_is_removed(store: Store) -> None:
     assert cleaning.remove_unused(store.root, 41) == []
-    assert kinds(cleaning.kept(store.root)) == ["answers", "bundles", "stages"]
-    assert kinds(cleaning.remove_unused(store.root, 39)) == ["answers", "bundles", "stages"]
-    assert cleaning.kept(store.root) == []
+    assert kinds(cleaning.cached_results(store.root)) == ["bundles", "outputs", "stages"]
+    assert kinds(cleaning.remove_unused(store.root, 39)) == ["bundles", "outputs", "stages"]
+    assert cleaning.cached_results(store.root) == []
     assert store.find("d1") is None
     assert list((store.root / "work").iterdir()) == []
     # What the cell was is still known: the next build can say why it converts.
-    assert store.last("tiny-onnx-fp32") == BUILT
+    assert store.last_record("tiny-onnx-fp32") == BUILT
 
 
 def use_bundle(store: Store) -> None:
@@ -91,44 +91,44 @@ def use_trace(store: Store) -> None:
     assert stages_of(store).get_or_make("trace", {}, never)[1]
 
 
-def use_answer(store: Store) -> None:
+def use_output(store: Store) -> None:
     assert stages_of(store).outputs("reference", {}).get("q") is not None
 
 
 @pytest.mark.parametrize(
     ("use", "stays"),
-    [(use_bundle, "bundles"), (use_trace, "stages"), (use_answer, "answers")],
+    [(use_bundle, "bundles"), (use_trace, "stages"), (use_output, "outputs")],
 )
 def test_what_is_used_stays(store: Store, use: Any, stays: str) -> None:  # noqa: ANN401
     use(store)
     cleaning.remove_unused(store.root, 1)
-    assert kinds(cleaning.kept(store.root)) == [stays]
+    assert kinds(cleaning.cached_results(store.root)) == [stays]
     use(store)
 
 
 def test_nothing_is_removed_from_under_a_build(store: Store, tmp_path: Path) -> None:
-    with store.used(tmp_path / "dist", []), pytest.raises(OutputError, match="a build is using"):
+    with store.in_use(tmp_path / "dist", []), pytest.raises(OutputError, match="a build is using"):
         cleaning.remove_unused(store.root, 0)
-    assert kinds(cleaning.kept(store.root)) == ["answers", "bundles", "stages"]
+    assert kinds(cleaning.cached_results(store.root)) == ["bundles", "outputs", "stages"]
 
 
 def test_what_a_killed_removal_left_is_swept(store: Store, tmp_path: Path) -> None:
     left = store.root / "work" / "removed-d2"
     left.mkdir()
     (left / "built.json").write_bytes(b"{}")
-    assert kinds(cleaning.kept(store.root)) == ["answers", "bundles", "stages"]
-    with store.used(tmp_path / "dist", []):
+    assert kinds(cleaning.cached_results(store.root)) == ["bundles", "outputs", "stages"]
+    with store.in_use(tmp_path / "dist", []):
         assert not left.exists()
 
 
 def test_half_a_result_is_not_counted(store: Store) -> None:
     (store.root / "bundles" / "d1" / "built.json").unlink()
     next(store.stages.glob(f"*/{RECORD}")).unlink()
-    assert kinds(cleaning.kept(store.root)) == ["answers"]
+    assert kinds(cleaning.cached_results(store.root)) == ["outputs"]
 
 
 def test_a_cache_that_is_not_there_is_empty(tmp_path: Path) -> None:
-    assert cleaning.kept(tmp_path / "none") == []
+    assert cleaning.cached_results(tmp_path / "none") == []
     assert cleaning.remove_unused(tmp_path / "none", 0) == []
     assert not (tmp_path / "none").exists()
 
@@ -146,7 +146,7 @@ def test_the_command_shows_and_removes(store: Store) -> None:
     assert {k: v["results"] for k, v in shown["kept"].items()} == {
         "bundles": 1,
         "stages": 1,
-        "answers": 1,
+        "outputs": 1,
     }
     assert "removed" not in shown
     code, said = cache(*place, "--remove-unused", "30", "--json")
@@ -162,7 +162,7 @@ def test_the_command_prints_a_table(store: Store) -> None:
     assert [line.split() for line in said.splitlines()[2:]][1:] == [
         ["bundles", "1", "0.0", "0", "0.0"],
         ["stages", "1", "0.0", "0", "0.0"],
-        ["answers", "1", "0.0", "0", "0.0"],
+        ["outputs", "1", "0.0", "0", "0.0"],
     ]
 
 

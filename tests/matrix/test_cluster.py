@@ -16,7 +16,7 @@ from effsam_export.matrix.cluster import Cluster
 from effsam_export.matrix.config import Cell
 from effsam_export.matrix.keys import Environment
 from effsam_export.matrix.remote import Reply
-from effsam_export.matrix.worker import Answer, Job
+from effsam_export.matrix.worker import Job, Outcome
 from tests.bundle import fake
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 HERE = Environment(
     version="1",
-    code="c",
-    shipped=keys.shipped(),
+    code_hash="c",
+    data_hash=keys.data_hash(),
     machine="Linux x86_64",
     python="3.11",
     tools={t: "1.0" for b in ("onnx", "openvino", "coreml") for t in keys.tools_of(b, "int8")},
@@ -101,12 +101,12 @@ def test_a_target_may_require_a_label() -> None:
     found = of({"a": having(), "b": having(), "m": mac}, {"coreml": "mini"})
     assert chosen(found, cell("coreml", "fp16")) == ("m",)
     assert chosen(found, cell("onnx")) == ("a", "b")
-    with pytest.raises(UsageError, match="no worker labelled `mini` can do `mobile-sam-coreml"):
+    with pytest.raises(UsageError, match="no worker labelled `mini` can build `mobile-sam-coreml"):
         of({"a": having()}, {"coreml": "mini"}).environment(cell("coreml", "fp16"))
 
 
 def test_nobody_can() -> None:
-    with pytest.raises(UsageError, match="no worker can do `mobile-sam-openvino-fp32`"):
+    with pytest.raises(UsageError, match="no worker can build `mobile-sam-openvino-fp32`"):
         of({"a": having(openvino="not installed")}).environment(cell())
 
 
@@ -117,7 +117,7 @@ def test_no_worker_of_ours(workers: dict[str, Environment | None]) -> None:
 
 
 def test_workers_with_other_targets_or_recipes_get_nothing() -> None:
-    other = replace(having(), shipped="other")
+    other = replace(having(), data_hash="other")
     assert chosen(of({"a": other, "b": having()}), cell()) == ("b",)
     with pytest.raises(UsageError, match="no worker has the targets and recipes") as caught:
         of({"a": other})
@@ -128,9 +128,9 @@ def test_the_scheduler_is_gone_before_anything_is_sent(tmp_path: Path) -> None:
     found = of({"a": having()})
     found.environment(cell())
     found._client.status = "closed"
-    answer = found.execute(job(tmp_path), tmp_path)
-    assert (answer.state, answer.passed) == ("failed", False)
-    assert "none is left" in answer.message
+    outcome = found.execute(job(tmp_path), tmp_path)
+    assert (outcome.state, outcome.passed) == ("failed", False)
+    assert "none is left" in outcome.message
     assert (tmp_path / worker.LOG).read_text().strip() == "none is left"
 
 
@@ -167,9 +167,9 @@ def test_a_file_and_the_photographs_beside_it_travel_together(tmp_path: Path) ->
     (tmp_path / "more" / "a.png").write_bytes(b"picture")
     file = tmp_path / "parity.toml"
     file.write_text("the file")
-    data = remote.packed(file, [tmp_path / "more" / "a.png"])
-    assert data == remote.packed(file, [tmp_path / "more" / "a.png"])
-    place = remote.unpacked(data, "parity.toml", tmp_path / "there")
+    data = remote.pack_images(file, [tmp_path / "more" / "a.png"])
+    assert data == remote.pack_images(file, [tmp_path / "more" / "a.png"])
+    place = remote.unpack_images(data, "parity.toml", tmp_path / "there")
     assert place == tmp_path / "there" / "parity.toml"
     assert (place.parent / "more" / "a.png").read_bytes() == b"picture"
 
@@ -178,7 +178,9 @@ def test_a_folder_of_photographs_travels(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"picture")
-    place = remote.unpacked(remote.packed(folder, [folder / "a.png"]), "photos", tmp_path / "there")
+    place = remote.unpack_images(
+        remote.pack_images(folder, [folder / "a.png"]), "photos", tmp_path / "there"
+    )
     assert [p.name for p in place.iterdir()] == ["a.png"]
 
 
@@ -187,8 +189,8 @@ def test_a_photograph_elsewhere_cannot_be_sent(tmp_path: Path) -> None:
     file = tmp_path / "sub" / "parity.toml"
     file.write_text("")
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(UsageError, match=r"does not lie beside `parity\.toml`"):
-        remote.packed(file, [tmp_path / "a.png"])
+    with pytest.raises(UsageError, match=r"is outside the folder of `parity\.toml`"):
+        remote.pack_images(file, [tmp_path / "a.png"])
 
 
 def test_equal_files_are_sent_once() -> None:
@@ -205,25 +207,25 @@ def test_a_worker_finds_its_files_where_its_job_says(
     board.write_text("a target")
     seen: list[Job] = []
 
-    def run(asked: Job, folder: Path) -> Answer:
+    def run(asked: Job, folder: Path) -> Outcome:
         assert Path(asked.checkpoint).read_bytes() == b"weights"
         assert Path(asked.target).read_text() == "a target"
         seen.append(asked)
         fake.write(folder / worker.BUNDLE)
-        return Answer(state="verified", min_iou=0.9)
+        return Outcome(state="verified", min_iou=0.9)
 
     monkeypatch.setattr(worker, "run", run)
     asked = job(tmp_path, target=str(board))
-    names, contents = remote.by_hash(remote.inputs(asked))
-    reply = remote.remote(asdict(asked), names, contents)
+    names, contents = remote.by_hash(remote.input_files(asked))
+    reply = remote.run_remotely(asdict(asked), names, contents)
     # Names are kept: they are in the manifest.
     assert Path(seen[0].checkpoint).name == "w.pt"
     assert Path(seen[0].target).name == "board.toml"
     assert not Path(seen[0].checkpoint).exists()
     out = tmp_path / "out"
     out.mkdir()
-    answer = remote.received(reply, out)
-    assert answer == Answer(state="verified", min_iou=0.9)
+    outcome = remote.unpack_reply(reply, out)
+    assert outcome == Outcome(state="verified", min_iou=0.9)
     assert read.integrity(read.read(out / worker.BUNDLE)) == ()
     assert [p.name for p in out.iterdir()] == [worker.BUNDLE]
 
@@ -233,9 +235,9 @@ def test_what_was_damaged_on_its_way_is_not_used(
 ) -> None:
     monkeypatch.setattr(worker, "run", lambda *_: pytest.fail("was run"))
     asked = job(tmp_path)
-    names, contents = remote.by_hash(remote.inputs(asked))
-    reply = remote.remote(asdict(asked), names, dict.fromkeys(contents, b"damaged"))
-    assert reply.answer["message"] == "checkpoint was damaged on its way"
+    names, contents = remote.by_hash(remote.input_files(asked))
+    reply = remote.run_remotely(asdict(asked), names, dict.fromkeys(contents, b"damaged"))
+    assert reply.outcome["message"] == "checkpoint was damaged in transfer"
 
 
 def test_a_forged_bundle_is_refused(tmp_path: Path) -> None:
@@ -245,19 +247,19 @@ def test_a_forged_bundle_is_refused(tmp_path: Path) -> None:
     data[place : place + 8] = b"CONTENTS"
     out = tmp_path / "out"
     out.mkdir()
-    reply = Reply(answer=asdict(Answer(state="verified")), bundle=bytes(data), evidence={})
+    reply = Reply(outcome=asdict(Outcome(state="verified")), bundle=bytes(data), evidence={})
     with pytest.raises(BundleError):
-        remote.received(reply, out)
+        remote.unpack_reply(reply, out)
     assert not (out / worker.BUNDLE).exists()
 
 
 def test_what_a_failure_left_comes_back_and_goes_nowhere_else(tmp_path: Path) -> None:
-    answer = Answer(state="failed", message="no")
+    outcome = Outcome(state="failed", message="no")
     evidence = {"log.txt": b"log", "parity.json": b"{}", "../../evil": b"x"}
     out = tmp_path / "a" / "out"
     out.mkdir(parents=True)
-    reply = Reply(answer=asdict(answer), evidence=evidence)
-    assert remote.received(reply, out) == answer
+    reply = Reply(outcome=asdict(outcome), evidence=evidence)
+    assert remote.unpack_reply(reply, out) == outcome
     assert (out / "log.txt").read_bytes() == b"log"
     assert {p.name for p in (out / "bundle.failed").iterdir()} == {"parity.json", "evil"}
     assert not (tmp_path / "evil").exists()

@@ -123,7 +123,7 @@ slots = 4
     assert "unknown target `openvin` (did you mean `openvino`" in message
     assert "absent.pt` does not exist" in message
     assert "checkpoint of `sam-vit-b`, which is not built" in message
-    assert "options of `tflite`, no target" in message
+    assert "options of `tflite`, which is not a target" in message
     assert message.count("openvin`") == 1
 
 
@@ -131,8 +131,8 @@ slots = 4
     ("text", "message"),
     [
         ("", "`models` is missing; `targets` is missing"),
-        ('models = []\ntargets = ["onnx"]', "`models` wants names, at least one"),
-        ('models = [1]\ntargets = ["onnx"]', "`models` wants names, at least one"),
+        ('models = []\ntargets = ["onnx"]', "`models` needs at least one name"),
+        ('models = [1]\ntargets = ["onnx"]', "`models` needs at least one name"),
         ('models = "all"\ntargets = ["onnx"]', "`models` is not of type list"),
         ('models = ["all"]\ntargets = ["onnx"]\nprecision = "fp16"', "unknown key `precision`"),
         (
@@ -141,20 +141,20 @@ slots = 4
         ),
         (
             'models = ["edge-sam"]\ntargets = ["onnx"]\nleave_out = [{ modell = "x" }]',
-            "`leave_out` wants tables with model, target, precision",
+            "`leave_out` needs tables with model, target, precision",
         ),
         (
             'models = ["edge-sam"]\ntargets = ["onnx"]\nleave_out = [{ target = "onnx" }]',
             "nothing is left to build",
         ),
-        ('models = ["edge-sam", "edge-sam"]\ntargets = ["onnx"]', "is asked for twice"),
+        ('models = ["edge-sam", "edge-sam"]\ntargets = ["onnx"]', "occurs twice"),
         (
             'models = ["edge-sam"]\ntargets = ["onnx"]\n[options.onnx]\nslots = 4',
             "unknown option of backend `onnx`",
         ),
         (
             'models = ["edge-sam"]\ntargets = ["onnx"]\ncheckpoints = { edge-sam = 1 }',
-            "`checkpoints` wants a path for each name",
+            "`checkpoints` needs a path for each name",
         ),
     ],
 )
@@ -170,11 +170,11 @@ def test_no_file(tmp_path: Path) -> None:
 def test_some_cells_by_name(tmp_path: Path) -> None:
     text = 'models = ["mobile-sam"]\ntargets = ["onnx"]\nprecisions = ["fp32", "fp16", "int8"]'
     build = config.load(write(tmp_path, text))
-    assert config.chosen(build, None) == build
-    some = config.chosen(build, ["mobile-sam-onnx-int8", "mobile-sam-onnx-fp32"])
+    assert config.select_cells(build, None) == build
+    some = config.select_cells(build, ["mobile-sam-onnx-int8", "mobile-sam-onnx-fp32"])
     assert [c.precision for c in some.cells] == ["fp32", "int8"]
     with pytest.raises(UsageError, match="unknown cell `mobile-sam-onnx-fp61`") as error:
-        config.chosen(build, ["mobile-sam-onnx-fp61"])
+        config.select_cells(build, ["mobile-sam-onnx-fp61"])
     assert "mobile-sam-onnx-fp16" in str(error.value.hint)
 
 

@@ -160,7 +160,7 @@ def test_reasons_are_sentences() -> None:
         f"weights {'a' * 12} -> {'b' * 12}",
         "tool.onnx 1.0 -> 1.1",
         "new is new",
-        "gone is gone",
+        "gone was removed",
     ]
 
 
@@ -175,7 +175,7 @@ def test_the_code_is_hashed_by_path_and_contents(
         for old in package.rglob("*.py"):
             old.unlink()
         (package / name).write_text(content)
-        return keys.code.__wrapped__()
+        return keys.code_hash.__wrapped__()
 
     assert code_with("a.py", "x = 1") == code_with("a.py", "x = 1")
     assert len({code_with("a.py", "x = 1"), code_with("b.py", "x = 1"), code_with("a.py", "")}) == 3
@@ -187,7 +187,7 @@ def test_the_code_is_hashed_by_path_and_contents(
 
 
 def shared(one: ExportRequest, threads: int = 2) -> str:
-    return keys.digest(keys.shared(one, threads))
+    return keys.digest(keys.stage_parts(one, threads))
 
 
 def test_what_cells_share_does_not_follow_from_the_target() -> None:
@@ -214,14 +214,14 @@ def test_what_cells_share_follows_from_weights_code_and_the_tools_that_trace(
     options = {**clustered.model.options, "location": 8.0}
     other = replace(clustered, model=models.configured(clustered.model, options))
     assert shared(clustered) != shared(other)
-    there = keys.here()
+    there = keys.this_environment()
     for tool in keys.TRACING:
         newer = replace(there, tools={**there.tools, tool: "99.0"})
-        monkeypatch.setattr(keys, "here", lambda newer=newer: newer)
+        monkeypatch.setattr(keys, "this_environment", lambda newer=newer: newer)
         assert before != shared(one), tool
     # A converter's version is no concern of a trace.
     newer = replace(there, tools={**there.tools, "openvino": "99.0"})
-    monkeypatch.setattr(keys, "here", lambda: newer)
+    monkeypatch.setattr(keys, "this_environment", lambda: newer)
     assert before == shared(one)
-    monkeypatch.setattr(keys, "here", lambda: replace(there, code="other"))
+    monkeypatch.setattr(keys, "this_environment", lambda: replace(there, code_hash="other"))
     assert before != shared(one)

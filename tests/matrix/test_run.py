@@ -12,9 +12,9 @@ import pytest
 
 from effsam_export.errors import OutputError
 from effsam_export.matrix import config, run
-from effsam_export.matrix.run import Event, Limits, Planned, Result
+from effsam_export.matrix.run import Event, Limits, PlannedCell, Result
 from effsam_export.matrix.store import Store
-from effsam_export.matrix.worker import LOG, Answer, Job
+from effsam_export.matrix.worker import LOG, Job, Outcome
 from effsam_export.spec.stages import Checkpoint
 from effsam_export.util import installed
 from tests.bundle import fake
@@ -40,11 +40,11 @@ class Workshop:
         self.store = Store(folder / "store")
         self.weights = {"mobile-sam": "1" * 64, "edge-sam": "2" * 64}
         self.jobs: list[str] = []
-        self.failing: dict[str, Answer] = {}
+        self.failing: dict[str, Outcome] = {}
         self.events: list[Event] = []
         self._lock = threading.Lock()
 
-    def execute(self, job: Job, scratch: Path) -> Answer:
+    def execute(self, job: Job, scratch: Path) -> Outcome:
         name = f"{job.model}-{Path(job.target).stem}-{job.precision}"
         with self._lock:
             self.jobs.append(name)
@@ -52,9 +52,9 @@ class Workshop:
         if name in self.failing:
             return self.failing[name]
         fake.write(scratch / "bundle")
-        return Answer(state="verified", min_iou=0.99, mean_iou=0.995, seconds=1, peak_mb=500)
+        return Outcome(state="verified", min_iou=0.99, mean_iou=0.995, seconds=1, peak_mb=500)
 
-    def plan(self, limits: Limits = AMPLE) -> list[Planned]:
+    def plan(self, limits: Limits = AMPLE) -> list[PlannedCell]:
         asked = config.load(self.file)
         checkpoints = {
             m: Checkpoint(path=Path(f"{m}.pt"), sha256=h, official=True)
@@ -65,7 +65,7 @@ class Workshop:
     def build(
         self,
         limits: Limits = AMPLE,
-        execute: Callable[[Job, Path], Answer] | None = None,
+        execute: Callable[[Job, Path], Outcome] | None = None,
     ) -> dict[str, Result]:
         self.jobs.clear()
         self.events.clear()
@@ -97,7 +97,7 @@ def test_every_cell_gets_its_bundle(shop: Workshop) -> None:
     results = shop.build()
     assert list(results) == shop.jobs == CELLS
     for name, result in results.items():
-        assert result.answer.passed
+        assert result.outcome.passed
         assert not result.cached
         assert result.reasons == ("it was never built",)
         assert result.output == shop.folder / "dist" / name
@@ -114,7 +114,7 @@ def test_nothing_is_converted_twice(shop: Workshop) -> None:
     shop.build()
     results = shop.build()
     assert shop.jobs == []
-    assert all(r.cached and r.answer.state == "verified" for r in results.values())
+    assert all(r.cached and r.outcome.state == "verified" for r in results.values())
     assert [e.kind for e in shop.events] == ["done"] * 8
 
 
@@ -179,18 +179,18 @@ def test_a_plan_converts_nothing_and_says_why(shop: Workshop) -> None:
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(shop: Workshop) -> None:
-    shop.failing[CELLS[2]] = Answer(state="failed", message="mask 1 has IoU 0.5, want 0.99")
+    shop.failing[CELLS[2]] = Outcome(state="failed", message="mask 1 has IoU 0.5, want 0.99")
     results = shop.build()
     assert shop.jobs == CELLS
     bad = results[CELLS[2]]
-    assert (bad.answer.state, bad.output) == ("failed", None)
+    assert (bad.outcome.state, bad.output) == ("failed", None)
     assert not (shop.folder / "dist" / CELLS[2]).exists()
     assert bad.evidence == shop.folder / "dist" / f"{CELLS[2]}.failed"
     assert (bad.evidence / "log.txt").read_text() == f"log of {CELLS[2]}\n"
-    assert sum(r.answer.passed for r in results.values()) == 7
+    assert sum(r.outcome.passed for r in results.values()) == 7
     # It is tried again, and when it holds its evidence goes.
     shop.failing.clear()
-    assert shop.build()[CELLS[2]].answer.passed
+    assert shop.build()[CELLS[2]].outcome.passed
     assert shop.jobs == [CELLS[2]]
     assert not bad.evidence.exists()
 
@@ -199,27 +199,27 @@ def test_a_bundle_that_was_there_stays_when_its_cell_fails(shop: Workshop) -> No
     shop.build()
     before = (shop.folder / "dist" / CELLS[0] / "manifest.json").read_bytes()
     shop.weights["mobile-sam"] = "4" * 64
-    shop.failing[CELLS[0]] = Answer(state="failed", message="no")
+    shop.failing[CELLS[0]] = Outcome(state="failed", message="no")
     shop.build()
     assert (shop.folder / "dist" / CELLS[0] / "manifest.json").read_bytes() == before
 
 
 def test_what_a_worker_did_not_finish_is_not_taken(shop: Workshop) -> None:
-    def liar(job: Job, scratch: Path) -> Answer:
+    def liar(job: Job, scratch: Path) -> Outcome:
         # Says it is done, and wrote half of it.
         fake.write(scratch / "bundle")
         (scratch / "bundle" / "encoder.onnx").write_bytes(b"")
         (scratch / LOG).write_text("")
-        return Answer(state="verified")
+        return Outcome(state="verified")
 
     results = shop.build(execute=liar)
-    assert all("is not intact" in r.answer.message for r in results.values())
+    assert all("is not intact" in r.outcome.message for r in results.values())
     assert all(p.bundle is None for p in shop.plan())
     assert not (shop.folder / "dist").exists()
 
 
 def test_a_build_that_is_stopped_goes_on_where_it_was(shop: Workshop) -> None:
-    def stopped(job: Job, scratch: Path) -> Answer:
+    def stopped(job: Job, scratch: Path) -> Outcome:
         if len(shop.jobs) == 3:
             raise KeyboardInterrupt
         return shop.execute(job, scratch)
@@ -234,7 +234,7 @@ def test_a_build_that_is_stopped_goes_on_where_it_was(shop: Workshop) -> None:
 def test_a_full_disk_is_the_result_of_its_cell(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = shop.store.keep
+    real = shop.store.add
     full = iter([True])
 
     def keep(*args: object) -> Path:
@@ -242,10 +242,10 @@ def test_a_full_disk_is_the_result_of_its_cell(
             raise OutputError("`store` cannot be written: no space left on device")
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(shop.store, "keep", keep)
+    monkeypatch.setattr(shop.store, "add", keep)
     results = shop.build()
-    assert results[CELLS[0]].answer.message.endswith("no space left on device")
-    assert sum(r.answer.passed for r in results.values()) == 7
+    assert results[CELLS[0]].outcome.message.endswith("no space left on device")
+    assert sum(r.outcome.passed for r in results.values()) == 7
     assert list((shop.store.root / "work").iterdir()) == []
 
 
@@ -254,7 +254,7 @@ def test_a_place_that_is_taken_is_the_result_of_its_cell(shop: Workshop) -> None
     taken.mkdir(parents=True)
     (taken / "mine.txt").write_text("mine")
     results = shop.build()
-    assert "is not a bundle" in results[CELLS[1]].answer.message
+    assert "is not a bundle" in results[CELLS[1]].outcome.message
     assert (taken / "mine.txt").read_text() == "mine"
 
 
@@ -265,7 +265,7 @@ def most_at_once(shop: Workshop, limits: Limits) -> int:
     active, most = 0, 0
     lock = threading.Lock()
 
-    def slow(job: Job, scratch: Path) -> Answer:
+    def slow(job: Job, scratch: Path) -> Outcome:
         nonlocal active, most
         with lock:
             active += 1
@@ -308,9 +308,9 @@ def test_a_small_cell_goes_ahead_of_one_that_has_no_room(shop: Workshop) -> None
     )
     busy = [other]
     limits = Limits(jobs=2, memory_mb=1000)
-    assert run.next_of([large, small], busy, limits) == small
-    assert run.next_of([large, small], [], limits) == large
-    assert run.next_of([large], busy, limits) is None
+    assert run.next_runnable([large, small], busy, limits) == small
+    assert run.next_runnable([large, small], [], limits) == large
+    assert run.next_runnable([large], busy, limits) is None
 
 
 def test_a_cell_does_not_wait_for_a_stage_while_another_could_run(shop: Workshop) -> None:
@@ -320,12 +320,12 @@ def test_a_cell_does_not_wait_for_a_stage_while_another_could_run(shop: Workshop
         for name in ("mobile-sam-onnx-fp32", "mobile-sam-onnx-fp16", "edge-sam-onnx-fp32")
     )
     limits = Limits(jobs=2, memory_mb=1e9)
-    assert run.next_of([same, other], [first], limits) == other
-    assert run.next_of([same], [first], limits) == same
-    assert run.next_of([same, other], [], limits) == same
+    assert run.next_runnable([same, other], [first], limits) == other
+    assert run.next_runnable([same], [first], limits) == same
+    assert run.next_runnable([same, other], [], limits) == same
     quantized = replace(same, job=replace(same.job, precision="int8"))
-    assert run.next_of([same, quantized], [first], limits) == quantized
-    assert run.next_of([quantized, same], [quantized], limits) == same
+    assert run.next_runnable([same, quantized], [first], limits) == quantized
+    assert run.next_runnable([quantized, same], [quantized], limits) == same
 
 
 def test_free_memory_is_a_number() -> None:

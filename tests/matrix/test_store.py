@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from effsam_export.errors import OutputError
-from effsam_export.matrix.store import Built, Store, deliver
+from effsam_export.matrix.store import BuildRecord, Store, deliver
 from tests.bundle import fake
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
     from pathlib import Path
 
-BUILT = Built(parts={"weights": "1"}, seconds=2.0, peak_mb=300.0)
+BUILT = BuildRecord(parts={"weights": "1"}, seconds=2.0, peak_mb=300.0)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def fake_tiny(tiny: None) -> None:
 def kept(store: Store, digest: str = "d1", cell: str = "tiny-onnx-fp32") -> Path:
     scratch = store.scratch(digest)
     fake.write(scratch / "bundle")
-    return store.keep(digest, scratch, BUILT, cell)
+    return store.add(digest, scratch, BUILT, cell)
 
 
 def test_what_was_kept_is_found(store: Store) -> None:
@@ -42,8 +42,8 @@ def test_what_was_kept_is_found(store: Store) -> None:
     bundle = kept(store)
     assert store.find("d1") == (bundle, BUILT)
     assert store.find("d2") is None
-    assert store.last("tiny-onnx-fp32") == BUILT
-    assert store.last("another") is None
+    assert store.last_record("tiny-onnx-fp32") == BUILT
+    assert store.last_record("another") is None
     assert list((store.root / "work").iterdir()) == []
 
 
@@ -53,7 +53,7 @@ def test_a_bundle_that_somebody_changed_is_built_again(store: Store) -> None:
     assert store.find("d1") is None
     assert not bundle.exists()
     # What it followed from is still known.
-    assert store.last("tiny-onnx-fp32") == BUILT
+    assert store.last_record("tiny-onnx-fp32") == BUILT
 
 
 @pytest.mark.parametrize("left", ["bundle/manifest.json", "built.json"])
@@ -69,7 +69,7 @@ def test_a_broken_record_is_none(store: Store, content: str) -> None:
     (bundle.parent / "built.json").write_text(content)
     assert store.find("d1") is None
     (store.root / "cells" / "tiny-onnx-fp32.json").write_text(content)
-    assert store.last("tiny-onnx-fp32") is None
+    assert store.last_record("tiny-onnx-fp32") is None
 
 
 def test_two_builds_of_the_same_bundle(store: Store) -> None:
@@ -99,7 +99,7 @@ def test_what_a_dead_process_left_is_swept_away(store: Store, tmp_path: Path) ->
     left = store.root / "work" / "1-d9"
     (left / "bundle").mkdir(parents=True)
     ours, other = halves(tmp_path)
-    with store.used(tmp_path / "dist", ["tiny [1]"]):
+    with store.in_use(tmp_path / "dist", ["tiny [1]"]):
         assert not left.exists()
         assert not ours.exists()
         assert other.exists()
@@ -107,7 +107,7 @@ def test_what_a_dead_process_left_is_swept_away(store: Store, tmp_path: Path) ->
 
 def hold(root: Path, entered: Event, leave: Event) -> None:
     store = Store(root)
-    with store.used(root.parent / "dist", []):
+    with store.in_use(root.parent / "dist", []):
         store.scratch("d7")
         entered.set()
         leave.wait(30)
@@ -122,13 +122,13 @@ def test_what_a_living_build_writes_is_left_alone(store: Store, tmp_path: Path) 
     other.start()
     try:
         assert entered.wait(60)
-        with store.used(dist, names):
+        with store.in_use(dist, names):
             assert [p.name.partition("-")[2] for p in (store.root / "work").iterdir()] == ["d7"]
             assert ours.exists()
     finally:
         leave.set()
         other.join()
-    with store.used(dist, names):
+    with store.in_use(dist, names):
         assert list((store.root / "work").iterdir()) == []
         assert not ours.exists()
 

@@ -11,7 +11,7 @@ import pytest
 from effsam_export.matrix import summary
 from effsam_export.matrix.config import Cell
 from effsam_export.matrix.run import Result
-from effsam_export.matrix.worker import Answer, State
+from effsam_export.matrix.worker import Outcome, State
 
 
 def result(name: str, state: State, *, cached: bool = False, message: str = "") -> Result:
@@ -19,7 +19,7 @@ def result(name: str, state: State, *, cached: bool = False, message: str = "") 
     good = state in ("verified", "simulated")
     return Result(
         cell=cell,
-        answer=Answer(
+        outcome=Outcome(
             state=state,
             min_iou=0.98765 if good else None,
             message=message,

@@ -23,7 +23,7 @@ from effsam_export.matrix.worker import run as run_worker
 from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
-    from effsam_export.matrix.worker import Answer
+    from effsam_export.matrix.worker import Outcome
     from effsam_export.spec.stages import Checkpoint
 
 pytestmark = pytest.mark.backend
@@ -150,7 +150,7 @@ def test_a_worker_that_is_killed_leaves_nothing_and_the_build_goes_on(
 ) -> None:
     killed: list[int] = []
 
-    def killing(job: Job, scratch: Path) -> Answer:
+    def killing(job: Job, scratch: Path) -> Outcome:
         if job.precision != "fp32" or killed:
             return run_worker(job, scratch)
 
@@ -168,9 +168,9 @@ def test_a_worker_that_is_killed_leaves_nothing_and_the_build_goes_on(
 
         watcher = threading.Thread(target=kill)
         watcher.start()
-        answer = run_worker(job, scratch)
+        outcome = run_worker(job, scratch)
         watcher.join()
-        return answer
+        return outcome
 
     monkeypatch.setattr(worker, "run", killing)
     code, found, _ = build(place)
