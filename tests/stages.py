@@ -19,7 +19,7 @@ def sharing(request: ExportRequest, root: Path) -> ExportRequest:
     from effsam_export.matrix import keys
     from effsam_export.pipeline.stage_cache import StageCache
 
-    parts = keys.shared(request, torch.get_num_threads())
+    parts = keys.stage_parts(request, torch.get_num_threads())
     return replace(request, stage_cache=StageCache(root=root, parts=parts))
 
 
