@@ -281,7 +281,7 @@ def test_recipe_that_selects_nothing_is_refused(graph: Graph, tmp_path: Path) ->
 def test_a_file_that_stayed_fp32_is_refused(
     graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Fp32Nodes, "casts", lambda self, op: False)
+    monkeypatch.setattr(Fp32Nodes, "may_cast", lambda self, op: False)
     with pytest.raises(CheckFailed) as caught:
         tools.lower(graph, tmp_path / "out")
     assert caught.value.message.startswith("decoder: the precision is fp16, but the file holds ")
@@ -291,11 +291,11 @@ def test_a_file_that_stayed_fp32_is_refused(
 def test_a_file_without_the_fp32_operations_of_the_recipe_is_refused(
     graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Fp32Nodes, "casts", lambda self, op: True)
+    monkeypatch.setattr(Fp32Nodes, "may_cast", lambda self, op: True)
     with pytest.raises(CheckFailed) as caught:
         tools.lower(replace(graph, recipe=(NORM,)), tmp_path / "out")
     assert caught.value.message == (
-        "decoder: `layer_norm_cast_fp16` computes in fp16 and the recipe keeps it in fp32"
+        "decoder: `layer_norm_cast_fp16` computes in fp16, and the recipe keeps it in fp32"
     )
 
 

@@ -262,12 +262,12 @@ def test_many_faults_are_counted(graph: Graph, tmp_path: Path) -> None:
 def test_a_file_that_stayed_fp32_is_refused(
     graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tflite_file, "halve_constants", lambda model: None)
+    monkeypatch.setattr(tflite_file, "store_constants_in_fp16", lambda model: None)
     with pytest.raises(CheckFailed) as caught:
         tflite.lower(graph, target("tflite", "fp16"), tmp_path)
     assert caught.value.message == (
         f"decoder: the precision is fp16, but the file holds {WEIGHT.size} float32 "
-        f"(0.00% float16, want {receipt.MIN_SHARE:.0%})"
+        f"(0.00% float16, minimum {receipt.MIN_SHARE:.0%})"
     )
 
 

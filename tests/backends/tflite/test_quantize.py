@@ -229,7 +229,7 @@ def test_static_int8_needs_samples(content: bytes, graph: Graph, tmp_path: Path)
 
 def test_static_int8_supports_minmax_only(content: bytes, graph: Graph, samples: Path) -> None:
     asked = replace(recipe(), quantize_activation_products=True, method="mse")
-    with pytest.raises(UsageError, match="by `minmax`, not `mse`"):
+    with pytest.raises(UsageError, match="supports the method `minmax` only, not `mse`"):
         quantized(content, graph, samples, asked)
 
 
