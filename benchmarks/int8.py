@@ -62,8 +62,8 @@ def variants() -> dict[str, tuple[int, Int8Recipe]]:
     found["recipe, weights only"] = (20, replace(best, scheme="weight_only"))
     for method in ("percentile", "mse"):
         found[f"recipe, {method}"] = (20, replace(best, method=method))
-    found["no exceptions"] = (20, bare)
-    found["no exceptions, neither"] = (20, replace(plain, overrides=()))
+    found["no overrides"] = (20, bare)
+    found["no overrides, neither"] = (20, replace(plain, overrides=()))
     for i, entry in enumerate(best.overrides):
         others = tuple(e for j, e in enumerate(best.overrides) if j != i)
         name = f"recipe without {', '.join(entry.modules)} ({entry.treatment})"

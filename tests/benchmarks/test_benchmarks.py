@@ -238,7 +238,7 @@ def test_the_curve_takes_the_shipped_recipe_apart() -> None:
     for entry in best.overrides:
         (without,) = [r for r in shorter if entry not in r.overrides]
         assert [e for e in best.overrides if e != entry] == list(without.overrides)
-    assert variants["no exceptions"][1].overrides == ()
+    assert variants["no overrides"][1].overrides == ()
     assert variants["recipe, weights to the nearest"][1].rounding == "nearest"
     assert variants["recipe, nothing equalized"][1].equalize == ()
     assert not variants["recipe, neither"][1].prepares_weights

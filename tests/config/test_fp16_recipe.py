@@ -36,7 +36,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_a_written_recipe_is_read_back(tmp_path: Path) -> None:
     path = write(tmp_path, fp16_recipe.to_toml("found", ENTRIES))
     assert fp16_recipe.load(path, BOTH) == ENTRIES
 
@@ -80,7 +80,7 @@ def test_the_old_key_is_named_with_the_new_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["keep = 1\n", '[keep]\ncomponent = "encoder"\n'])
-def test_one_table_is_no_list(tmp_path: Path, text: str) -> None:
+def test_a_table_instead_of_a_list_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match="`keep` is not a list of tables"):
         fp16_recipe.load(write(tmp_path, text), BOTH)
 

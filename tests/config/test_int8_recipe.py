@@ -24,7 +24,7 @@ def entry(*modules: str, treatment: Treatment = "keep_float") -> LayerOverride:
     return LayerOverride(modules=modules, treatment=treatment, reason="measured")
 
 
-def test_an_exception_holds_for_everything_inside_a_module() -> None:
+def test_an_override_includes_modules_inside_its_modules() -> None:
     recipe = Int8Recipe(
         scheme="w8a8", overrides=(entry("a.b"), entry("a.*", treatment="weight_only"))
     )
@@ -33,7 +33,7 @@ def test_an_exception_holds_for_everything_inside_a_module() -> None:
     assert recipe.treatment(["", "x"]) == "w8a8"
 
 
-def test_a_scheme_that_does_not_quantize_leaves_everything() -> None:
+def test_a_scheme_that_does_not_quantize_keeps_all_layers_in_float() -> None:
     assert Int8Recipe(scheme="fp16").treatment(["a"]) == "keep_float"
     assert not Int8Recipe(scheme="fp32").quantizes
     assert Int8Recipe(scheme="weight_only").treatment(["a"]) == "weight_only"
@@ -59,7 +59,7 @@ def graph() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("products", [False, True])
-def test_a_product_with_a_matrix_for_each_row_is_no_layer(products: bool) -> None:
+def test_a_product_with_a_matrix_for_each_row_is_not_a_layer(products: bool) -> None:
     model = graph()
     model.graph.initializer[0].CopyFrom(onnx.helper.make_tensor("w", 1, [2, 1, 1], [1.0, 2.0]))
     assert "m1" not in treatments(
@@ -72,7 +72,7 @@ def test_nodes_with_weights_get_the_treatment_of_their_module() -> None:
     assert treatments(graph(), recipe) == {"m1": "w8a8", "c1": "keep_float"}
 
 
-def test_everything_takes_products_too() -> None:
+def test_quantize_activation_products_includes_products() -> None:
     found = treatments(graph(), Int8Recipe(scheme="w8a8", quantize_activation_products=True))
     assert found == {"m1": "w8a8", "m2": "w8a8", "c1": "w8a8"}
 
@@ -115,7 +115,7 @@ def load(folder: Path, text: str) -> int8_recipe.Int8Plan:
     return int8_recipe.load("mobile-sam", path)
 
 
-def test_a_file_gives_what_it_says_and_what_it_leaves_out_stays_fp16(tmp_path: Path) -> None:
+def test_components_that_a_file_leaves_out_stay_in_fp16(tmp_path: Path) -> None:
     plan = load(tmp_path, FILE)
     assert plan.recipe("encoder", "openvino").overrides[0] == LayerOverride(
         modules=("a.*",), treatment="weight_only", reason="tails", source="benchmarks"
@@ -124,7 +124,7 @@ def test_a_file_gives_what_it_says_and_what_it_leaves_out_stays_fp16(tmp_path: P
     assert plan.recipe("decoder", "openvino") == Int8Recipe(scheme="fp16")
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_a_written_recipe_is_read_back(tmp_path: Path) -> None:
     plan = load(tmp_path, FILE)
     wanted = {
         "encoder": plan.recipe("encoder", "openvino"),
@@ -178,7 +178,7 @@ schema = "weight_only"
 
 
 @pytest.mark.parametrize("modules", ["[]", "[1]"])
-def test_an_exception_without_modules_is_refused(tmp_path: Path, modules: str) -> None:
+def test_an_override_without_modules_is_refused(tmp_path: Path, modules: str) -> None:
     text = FILE.replace('["b"]', modules)
     with pytest.raises(UsageError, match="wants names, at least one"):
         load(tmp_path, text)
@@ -191,7 +191,7 @@ def test_an_empty_file_and_a_missing_one_are_refused(tmp_path: Path) -> None:
         int8_recipe.load("mobile-sam", tmp_path / "no.toml")
 
 
-def test_a_recipe_is_told_in_words() -> None:
+def test_a_recipe_is_described_in_one_line() -> None:
     recipe = Int8Recipe(scheme="w8a8", overrides=(entry("a"), entry("b", treatment="weight_only")))
     assert int8_recipe.describe(recipe) == (
         "INT8 weights and activations; minmax ranges; weights only in b; FP16 in a"
@@ -204,7 +204,7 @@ def test_a_recipe_is_told_in_words() -> None:
     assert int8_recipe.describe(Int8Recipe(scheme="fp16")) == "stays in FP16"
 
 
-def test_an_exception_for_modules_alone_leaves_what_is_inside_them() -> None:
+def test_an_override_that_is_not_recursive_excludes_inner_modules() -> None:
     entry = LayerOverride(modules=("a.b",), treatment="keep_float", reason="r", recursive=False)
     recipe = Int8Recipe(scheme="w8a8", overrides=(entry,))
     assert recipe.treatment(("", "a", "a.b")) == "keep_float"
@@ -213,7 +213,7 @@ def test_an_exception_for_modules_alone_leaves_what_is_inside_them() -> None:
     assert recipe.unmatched_patterns([("", "a", "a.b")]) == []
 
 
-def test_an_exception_alone_is_read_back_as_written(tmp_path: Path) -> None:
+def test_an_override_that_is_not_recursive_is_read_back_as_written(tmp_path: Path) -> None:
     entry = LayerOverride(
         modules=("a",), treatment="weight_only", reason="r", source="s", recursive=False
     )

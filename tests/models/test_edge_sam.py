@@ -297,7 +297,7 @@ def test_the_most_stable_mask_wins() -> None:
 # ------------------------------------------------------------------ files and licence
 
 
-def test_the_two_differ_in_their_weights_alone() -> None:
+def test_the_two_differ_only_in_their_weights() -> None:
     other = models.get("edge-sam-3x")
     assert other.weights is not None
     assert SPEC.weights is not None

@@ -117,7 +117,7 @@ def test_export_form_of_the_encoder(sam: EfficientSam) -> None:
     assert_same(found["image_embeddings"], wanted)
 
 
-def test_export_form_shares_the_weights_and_leaves_the_encoder_alone(sam: EfficientSam) -> None:
+def test_export_form_shares_the_weights_and_does_not_change_the_encoder(sam: EfficientSam) -> None:
     encoder = sam.image_encoder
     names = list(encoder.state_dict())
     form = ExportImageEncoder(encoder)
@@ -151,7 +151,7 @@ def test_staged_group_norm_refuses_several_groups() -> None:
         StagedGroupNorm(nn.GroupNorm(2, 64))
 
 
-def test_points_off_the_image_are_no_position(sam: EfficientSam) -> None:
+def test_points_with_negative_coordinates_are_ignored(sam: EfficientSam) -> None:
     decoder = DECODER.wrap(sam)
     assert isinstance(decoder, ExportDecoder)
     labels = torch.tensor([[2.0]])

@@ -264,7 +264,7 @@ def test_blocks_keep_the_shape_and_first_blocks_halve_it() -> None:
             assert block(stage).eval()(half).shape == half.shape
 
 
-def test_up_sampling_leaves_the_grid_alone() -> None:
+def test_up_sampling_does_not_change_a_map_of_the_right_size() -> None:
     x = noise(1, 2, GRID, GRID)
     assert UpSample()(x) is x
 
@@ -301,7 +301,7 @@ def encoder(sam: Sam) -> EfficientViTEncoder:
     return sam.image_encoder
 
 
-def test_export_form_has_no_batch_norm_and_leaves_the_encoder_alone(
+def test_export_form_has_no_batch_norm_and_does_not_change_the_encoder(
     encoder: EfficientViTEncoder,
 ) -> None:
     before = {k: v.clone() for k, v in encoder.state_dict().items()}

@@ -109,7 +109,7 @@ def test_folded_neck_stays_small_before_its_norm(sam: Sam) -> None:
         assert torch.equal(folded[:-1](x) * NECK_DIVISOR, plain[:-1](x))
 
 
-def test_fold_leaves_the_encoder_alone(sam: Sam) -> None:
+def test_scale_folding_does_not_change_the_encoder(sam: Sam) -> None:
     encoder = sam.image_encoder
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     folded = fold_neck_scale(encoder)

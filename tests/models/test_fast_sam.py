@@ -231,7 +231,7 @@ def test_points_paint_and_erase_by_falling_area() -> None:
     assert not instances.by_points(found, [(900, 900, 1)]).any()
 
 
-def test_nothing_found_answers_with_an_empty_mask() -> None:
+def test_without_instances_the_mask_is_empty() -> None:
     found = instances.detect(made(), SQUARE)
     assert len(found) == 0
     for prompt in (Prompt(box=(1, 1, 9, 9)), Prompt(points=(Point(x=1, y=1),))):

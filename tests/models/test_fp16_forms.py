@@ -116,7 +116,7 @@ def test_a_norm_does_not_see_a_power_of_two(factor: float, bias: bool) -> None:
     assert torch.equal(in_fp32(folded.conv, x), factor * in_fp32(plain.conv, x))
 
 
-def test_scaling_leaves_the_layers_alone() -> None:
+def test_scaling_does_not_change_the_original_layers() -> None:
     pair = Pair(nn.Conv2d(3, 8, 1), LayerNorm2d(8))
     before = deepcopy(pair.state_dict())
 
@@ -137,7 +137,7 @@ def test_a_convolution_with_large_outputs_is_right_in_fp16_when_divided() -> Non
     assert error(in_fp16(folded, x), wanted) < 0.003
 
 
-def test_no_mask_is_no_nan_where_small_numbers_are_zero() -> None:
+def test_a_prompt_without_mask_is_finite_where_small_numbers_are_flushed() -> None:
     encoder = PromptEncoder(8, 4, 64)
     fill(encoder)
     with torch.no_grad():
@@ -177,7 +177,7 @@ def test_tiny_vits_export_block_computes_the_same(side: int, divisor: float) -> 
     assert torch.allclose(in_fp32(ExportBlock(plain, divisor), x), in_fp32(plain, x), atol=2e-6)
 
 
-def test_windows_filled_up_are_no_nan_where_small_numbers_are_zero() -> None:
+def test_padded_windows_are_finite_where_small_numbers_are_flushed() -> None:
     plain = block()
     x = noise(1, 8, 6, 6)
     wanted = in_fp32(plain, x)
@@ -255,7 +255,7 @@ def test_sums_over_all_tokens_pass_the_end_of_fp16_without_the_fold() -> None:
     assert error(in_fp16(ExportLiteMLA(plain), x), wanted) < 0.02
 
 
-def test_a_divisor_of_zero_is_no_nan() -> None:
+def test_a_denominator_of_zero_gives_a_finite_result() -> None:
     plain = attention()
     x = torch.zeros(1, 2 * HEAD_DIM, 4, 4)
     wanted = in_fp32(plain, x)
@@ -292,7 +292,7 @@ def tokens(size: float) -> Tensor:
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])
-def test_closed_pairs_have_no_share_and_no_number_past_fp16(scale: float) -> None:
+def test_closed_pairs_have_zero_weight_and_fit_into_fp16(scale: float) -> None:
     export, plain = ExportTokenClustering(RULE), TokenClustering(RULE)
     distances = scale * noise(1, 100, 196).square()
 

@@ -147,7 +147,7 @@ def maps(count: int) -> torch.Tensor:
     return torch.from_numpy(x)
 
 
-def test_odd_columns_get_the_bias_of_the_projection_alone() -> None:
+def test_odd_columns_get_only_the_bias_of_the_projection() -> None:
     attn = attention()
     with torch.inference_mode():
         out = attn(maps(3))
@@ -292,7 +292,7 @@ def roughly_seen(rounded: Sam, truck: NDArray[np.uint8]) -> Floats:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", CASES)
-def test_decoder_on_the_photo_in_bfloat16(
+def test_decoder_on_the_image_in_bfloat16(
     rounded: Sam, written: Golden, truck: NDArray[np.uint8], roughly_seen: Floats, name: str
 ) -> None:
     answer = ask(rounded, roughly_seen, written.manifest["prompts"]["photo"][name], truck)

@@ -25,7 +25,7 @@ def test_defaults_are_the_authors_command_line() -> None:
     assert models.configured(EXPEDIT, {}) is EXPEDIT
 
 
-def test_a_setting_is_kept_with_the_others() -> None:
+def test_one_model_option_keeps_the_defaults_of_the_others() -> None:
     found = models.configured(EXPEDIT, {"location": 8, "clusters": 81})
     assert found.options == {**DEFAULTS, "location": 8, "clusters": 81}
     assert found.name == EXPEDIT.name

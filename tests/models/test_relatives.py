@@ -198,7 +198,7 @@ def assert_bits(
 
 @pytest.mark.shared
 @every
-def test_photograph_and_decoder(variant: str, sam: Sam, shared: Path) -> None:
+def test_image_and_decoder(variant: str, sam: Sam, shared: Path) -> None:
     check_in_full(variant, golden_weights.load(variant, shared / "golden"), sam, shared)
 
 

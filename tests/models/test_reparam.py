@@ -93,14 +93,14 @@ def test_merged_is_one_depthwise_convolution(outer_norm: bool) -> None:
 
 
 @outer
-def test_merging_leaves_the_branches_alone(outer_norm: bool) -> None:
+def test_merging_does_not_change_the_branches(outer_norm: bool) -> None:
     module = branches(outer_norm=outer_norm)
     before = copied(module)
     module.merged()
     assert_unchanged(module, before)
 
 
-def test_identity_alone_is_a_one_in_the_middle() -> None:
+def test_the_identity_is_a_one_in_the_centre_of_the_kernel() -> None:
     module = branches(outer_norm=False)
     with torch.no_grad():
         for conv in (m for m in module.modules() if isinstance(m, nn.Conv2d)):
@@ -130,7 +130,7 @@ def test_the_two_repositories_differ() -> None:
 
 
 @pytest.mark.parametrize("part", ["conv", "conv1"])
-def test_a_branch_that_is_no_convolution_with_a_norm_is_refused(part: str) -> None:
+def test_a_branch_other_than_convolution_and_norm_is_refused(part: str) -> None:
     module = branches(outer_norm=False)
     setattr(module, part, nn.Sequential(nn.Conv2d(DIM, DIM, kernel_size=1)))
     with pytest.raises(AttributeError, match="has no attribute `c`"):
@@ -182,7 +182,7 @@ def test_export_form_has_no_norm_branch_or_long_sum(name: str) -> None:
 
 
 @both
-def test_export_form_leaves_the_encoder_alone(name: str) -> None:
+def test_export_form_does_not_change_the_encoder(name: str) -> None:
     module = encoder(name)
     before, kinds = copied(module), [type(m) for m in module.modules()]
     form = export_form(module)

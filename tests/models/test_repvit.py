@@ -121,7 +121,7 @@ def test_squeeze_is_to_the_nearest_multiple_of_8(dim: int, hidden: int) -> None:
     assert SqueezeExcite(dim).fc1.out_channels == hidden
 
 
-def test_squeeze_knows_no_ten_per_cent_rule() -> None:
+def test_squeeze_width_has_no_ninety_percent_rule() -> None:
     """A quarter of 76 is 19; to 16 are more than 10 % lost, where the usual rule would take 24."""
     assert SqueezeExcite(76).fc1.out_channels == 16
 

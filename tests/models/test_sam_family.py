@@ -169,7 +169,7 @@ def assert_final(golden: Golden, found: dict[str, Feeds]) -> None:
 
 @pytest.mark.shared
 @every
-def test_photograph_and_decoder(variant: str, sam: Sam, shared: Path) -> None:
+def test_image_and_decoder(variant: str, sam: Sam, shared: Path) -> None:
     check_in_full(variant, sam, shared)
 
 

@@ -165,14 +165,14 @@ def test_prompts_that_have_room(name: str, most: int | None, slots: int | None) 
     assert (prompts.max_points, prompts.slots) == (most, slots)
 
 
-def test_a_prompt_that_has_no_room_is_refused() -> None:
+def test_a_prompt_with_too_many_points_is_refused() -> None:
     model = fixed.with_slots(TINY_SAM, 3)
     with pytest.raises(PromptError, match="this model takes 2 points, not 3"):
         check_prompt(PROMPTS["3 points"], (1024, 1024), model.prompts)
 
 
 @pytest.mark.parametrize("slots", [-1, 0, 1, 65])
-def test_numbers_of_slots_that_make_no_sense(slots: int) -> None:
+def test_invalid_numbers_of_slots_are_refused(slots: int) -> None:
     with pytest.raises(UsageError, match=f"slots={slots} is not from 2 to 64"):
         fixed.with_slots(TINY_SAM, slots)
 
@@ -189,6 +189,6 @@ def test_further_numbers_of_slots(text: str, wanted: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("text", ["two", "2 2", "8", "1", "4 65"])
-def test_further_numbers_that_make_no_sense(text: str) -> None:
+def test_invalid_values_of_functions_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="has to be numbers from 2 to 64, each once"):
         fixed.further_slots({"slots": 8, "functions": text})

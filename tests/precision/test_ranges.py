@@ -38,7 +38,7 @@ def test_outputs_are_those_of_the_module() -> None:
     assert torch.equal(out, norm(x))
 
 
-def test_largest_and_least_are_absolute() -> None:
+def test_largest_and_smallest_are_absolute() -> None:
     found = ranges_of(lambda x: x * 2, torch.tensor([-5.0, 0.5, 3.0]))
 
     assert found == {"mul": Range(largest=10.0, smallest=1.0)}
@@ -50,14 +50,14 @@ def test_inputs_widen_the_range() -> None:
     assert found == {"mul": Range(largest=16.0, smallest=2.0)}
 
 
-def test_whole_numbers_and_truth_values_have_no_range() -> None:
+def test_integers_and_booleans_have_no_range() -> None:
     def function(x: Tensor) -> Tensor:
         return (x > 0).to(torch.int64) + 1
 
     assert ranges_of(function, torch.ones(2)) == {}
 
 
-def test_infinity_is_told() -> None:
+def test_infinity_is_reported() -> None:
     found = ranges_of(lambda x: 1 / x, torch.tensor([0.0, 2.0]))
 
     assert found["reciprocal"].largest == math.inf

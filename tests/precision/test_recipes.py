@@ -26,7 +26,7 @@ def test_which_models_have_a_recipe() -> None:
 
 
 @pytest.mark.parametrize("name", WITH_RECIPE)
-def test_an_entry_says_why_and_whence(name: str) -> None:
+def test_a_rule_has_a_reason_and_a_source(name: str) -> None:
     for entry in RECIPES[name]:
         assert entry.component in {c.name for c in models.get(name).components}
         for text in (entry.reason, entry.source):

@@ -79,7 +79,7 @@ def test_an_operation_has_one_name_before_and_after_decomposition(target: str, n
         (("a.b",), ("div",), False),
     ],
 )
-def test_an_entry_keeps_a_node_by_any_module_around_it_and_by_its_operation(
+def test_a_rule_selects_by_enclosing_module_and_operator(
     patterns: tuple[str, ...], ops: tuple[str, ...], kept: bool
 ) -> None:
     place = ModuleScope(modules=("", "a", "a.b", "a.b.norm"), op="layer_norm")
@@ -90,7 +90,7 @@ def test_an_entry_keeps_a_node_by_any_module_around_it_and_by_its_operation(
 @pytest.mark.parametrize(
     ("patterns", "kept"), [(("a.b.norm",), True), (("a.b",), False), (("",), False), (("*",), True)]
 )
-def test_an_entry_that_keeps_modules_alone_leaves_what_is_inside_them(
+def test_a_rule_that_is_not_recursive_excludes_inner_modules(
     patterns: tuple[str, ...], kept: bool
 ) -> None:
     place = ModuleScope(modules=("", "a", "a.b", "a.b.norm"), op="layer_norm")
@@ -98,7 +98,7 @@ def test_an_entry_that_keeps_modules_alone_leaves_what_is_inside_them(
     assert matches(replace(keep(*patterns), recursive=False), place) is kept
 
 
-def test_a_node_made_outside_every_module_is_the_components_own() -> None:
+def test_a_node_outside_all_modules_belongs_to_the_component() -> None:
     graph = model(
         node("own", "x", "y", path=("",)),
         node("made", "y", "z", path=(select.NOWHERE,)),
@@ -134,7 +134,7 @@ def test_a_module_called_twice_is_selected_both_times() -> None:
     assert fp32_nodes(graph, (keep("a"),)) == ("one", "two")
 
 
-def test_a_node_the_exporter_made_up_stays_between_its_neighbours() -> None:
+def test_an_inserted_node_between_fp32_nodes_stays_in_fp32() -> None:
     graph = model(
         node("before", "x", "y", path=("", "a")),
         node("split", "y", "z1 z2", path=None),
@@ -145,7 +145,7 @@ def test_a_node_the_exporter_made_up_stays_between_its_neighbours() -> None:
     assert fp32_nodes(graph, (keep("a"),)) == ("before", "split", "after")
 
 
-def test_a_made_up_node_at_the_edge_of_a_region_is_not_kept() -> None:
+def test_an_inserted_node_at_the_edge_of_a_region_is_not_selected() -> None:
     graph = model(
         node("before", "x", "y", path=("", "a")),
         node("split", "y", "z1 z2", path=None),
@@ -155,7 +155,7 @@ def test_a_made_up_node_at_the_edge_of_a_region_is_not_kept() -> None:
     assert fp32_nodes(graph, (keep("a"),)) == ("before",)
 
 
-def test_no_recipe_selects_nothing() -> None:
+def test_an_empty_recipe_selects_nothing() -> None:
     assert fp32_nodes(model(node("one", "x", "y", path=("", "a"))), ()) == ()
 
 

@@ -110,7 +110,7 @@ def test_every_block_computes_the_same_and_its_channels_are_alike() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
-def test_strength_shares_between_activations_and_weights(alpha: float) -> None:
+def test_alpha_balances_ranges_of_activations_and_weights(alpha: float) -> None:
     module = Net().eval()
     with torch.no_grad():
         equalize.apply(module, [pair(alpha)], samples())

@@ -79,7 +79,7 @@ def made(asked: Int8Recipe, folder: Path, module: nn.Module) -> nn.Module:
     return ready.wrap(nn.Identity())
 
 
-def test_layers_that_become_int8_are_rounded_and_the_model_is_left_alone(folder: Path) -> None:
+def test_layers_that_become_int8_are_rounded_in_a_copy(folder: Path) -> None:
     module = Net().eval()
     before = {n: p.clone() for n, p in module.named_parameters()}
     ready = made(recipe(), folder, module)
@@ -91,13 +91,13 @@ def test_layers_that_become_int8_are_rounded_and_the_model_is_left_alone(folder:
     torch.testing.assert_close(rounded / step, (rounded / step).round(), atol=1e-3, rtol=0)
 
 
-def test_layers_that_float_are_not_rounded(folder: Path) -> None:
+def test_layers_kept_in_float_are_not_rounded(folder: Path) -> None:
     module = Net().eval()
     assert changed(module, made(recipe("stem"), folder, module)) == {"block.fc.weight"}
     assert changed(module, made(recipe("block"), folder, module)) == {"stem.weight"}
 
 
-def test_equalizing_alone_changes_no_output(folder: Path) -> None:
+def test_equalizing_without_rounding_does_not_change_the_output(folder: Path) -> None:
     module = Net().eval()
     pair = Equalization(norm="norm", layer="fc", alpha=0.7)
     ready = made(recipe(rounding="nearest", equalize=(pair,)), folder, module)

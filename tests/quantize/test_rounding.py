@@ -84,7 +84,7 @@ def test_inputs_that_are_not_correlated_ask_for_the_nearest_weights() -> None:
 
 
 @pytest.mark.parametrize("damping", [0.0, rounding.DAMPING])
-def test_silent_inputs_and_empty_channels_do_no_harm(
+def test_constant_zero_inputs_and_channels_are_handled(
     damping: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounding, "DAMPING", damping)
@@ -165,7 +165,7 @@ def test_of_very_many_inputs_some_are_enough(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(rounding.second_moments(module, ["0"], samples)["0"], whole)
 
 
-def test_blocks_are_no_other_descent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     values, seen = weight(24, 40), moment(correlated(40))
     whole = rounding.round_to_grid(values, seen)
     for block in (1, 7, 40):

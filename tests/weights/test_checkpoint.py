@@ -285,7 +285,7 @@ def test_an_edge_sam_is_not_a_mobile_sam(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["sam-vit-b", "sam-vit-l", "slim-sam-50", "slim-sam-77"])
 @pytest.mark.parametrize("kind", ["efficientvit-sam-l2", "efficientvit-sam-xl0", "fast-sam-s"])
-def test_every_other_system_is_told_by_its_own_tensors(name: str, kind: str) -> None:
+def test_each_model_is_identified_by_its_tensors(name: str, kind: str) -> None:
     from effsam_export import models
     from effsam_export.weights.identify import describe
 

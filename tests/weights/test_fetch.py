@@ -306,7 +306,7 @@ def test_a_place_that_is_taken(site: Site, cache: Path) -> None:
 # ------------------------------------------------------------------ a user's own file
 
 
-def test_a_users_file_is_official_by_its_hash_alone(tmp_path: Path) -> None:
+def test_a_users_file_is_official_by_its_hash(tmp_path: Path) -> None:
     renamed = tmp_path / "my.bin"
     renamed.write_bytes(BODY)
     tuned = tmp_path / "weights.pt"

@@ -266,7 +266,7 @@ def test_an_index_without_the_project(index: Index, slot: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["file:///simple", "http://[::1/simple", "http://u:p@[::1/simple"])
-def test_an_index_that_cannot_be_asked(index: Index, slot: Path, url: str) -> None:
+def test_an_index_that_cannot_be_reached(index: Index, slot: Path, url: str) -> None:
     with pytest.raises(DownloadError, match="the package index"):
         take(index.publish(b""), slot, url)
 
@@ -333,7 +333,7 @@ def test_asks_the_real_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("failure", [OSError(), subprocess.TimeoutExpired("pip", 20), None])
-def test_no_pip_is_no_configuration(
+def test_without_pip_there_is_no_configured_index(
     monkeypatch: pytest.MonkeyPatch, failure: Exception | None
 ) -> None:
     def pip(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:

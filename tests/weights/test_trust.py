@@ -40,14 +40,14 @@ def test_a_restricted_one_does(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_consent_is_asked_for_once(tmp_path: Path) -> None:
+def test_consent_is_required_once(tmp_path: Path) -> None:
     consent.require(EDGE, accepted=True, cache_dir=tmp_path / "cache")
     consent.require(EDGE, accepted=False, cache_dir=tmp_path / "cache")
     with pytest.raises(UsageError):
         consent.require(models.get("fast-sam-s"), accepted=False, cache_dir=tmp_path / "cache")
 
 
-def test_another_licence_is_asked_for_anew(tmp_path: Path) -> None:
+def test_another_licence_needs_consent_again(tmp_path: Path) -> None:
     consent.require(EDGE, accepted=True, cache_dir=tmp_path)
     changed = replace(EDGE, licence=replace(EDGE.licence, spdx="LicenseRef-Other"))
     with pytest.raises(UsageError):
