@@ -186,7 +186,8 @@ def detail(event: Event) -> str:
     figure = "" if outcome.min_iou is None else f", min mask IoU {outcome.min_iou:.4f}"
     if result.cached:
         return f"{outcome.state}{figure}, from the cache"
-    return f"{outcome.state}{figure}, {outcome.peak_mb / MB_PER_GB:.1f} GB; {'; '.join(result.reasons)}"
+    reasons = "; ".join(result.reasons)
+    return f"{outcome.state}{figure}, {outcome.peak_mb / MB_PER_GB:.1f} GB; {reasons}"
 
 
 def plan_table(planned: Sequence[PlannedCell]) -> str:
