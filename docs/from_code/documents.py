@@ -97,7 +97,7 @@ OUTCOME: Keys = {
 }
 CHOICE: Keys = {
     "layer": "path of the layer",
-    "kept": "what it gets instead",
+    "treatment": "what it gets instead of INT8 or FP16",
     "sensitivity": "mean mask IoU lost by quantizing it alone",
 }
 EVALUATION: Keys = {
@@ -150,7 +150,7 @@ def parity() -> Keys:
         "cases": "a list, one entry a prompt",
         **of(CaseResult, CASE, "cases[]."),
         "cases[].min_iou": "minimum IoU of the masks a user gets",
-        "left_out": "prompts that the model cannot honour",
+        "left_out": "prompts that the model does not support",
     }
 
 

@@ -1,5 +1,5 @@
-"""What a target would refuse or get wrong, found in the traced program before any slow work.
+"""Static checks of a traced program for what a target does not support or computes wrongly.
 
-A rule is a function over one component that yields hits; the table in `rules.py` says what each
-means, and which rules hold for which kind of target. No SDK of a target is needed.
+A rule is a function over one component that yields hits. The table in `rules.py` holds the meaning
+of each rule and the rules of each kind of target. No SDK of a target is needed.
 """

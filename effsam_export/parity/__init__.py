@@ -1,1 +1,1 @@
-"""The parity checker: PyTorch against the traced graph against the artefact, judged on masks."""
+"""The parity check: PyTorch, the traced ONNX graph and the artefact compared by tensors and masks."""

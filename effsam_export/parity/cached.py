@@ -1,6 +1,6 @@
-"""Answers that are computed once: PyTorch's, and a session's, by the bytes of what was asked.
+"""Caches for the outputs of PyTorch and of sessions, by a hash of the inputs.
 
-They are held in memory, or in a cache on disk that exports share (`stage_cache.Answers`).
+Outputs are cached in memory, or on disk for other exports (`pipeline.stage_cache.CachedOutputs`).
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 
 
 class OutputCache(Protocol):
-    """Answers by question."""
+    """Output tensors by key."""
 
-    def get(self, question: str) -> Feeds | None:
-        """An answer; None where there is none."""
+    def get(self, key: str) -> Feeds | None:
+        """Return the outputs for a key; None if there are none."""
 
-    def put(self, question: str, answer: Feeds) -> None:
-        """Keep an answer."""
+    def put(self, key: str, outputs: Feeds) -> None:
+        """Store the outputs for a key."""
 
 
 class MemoryCache:
     """A cache in memory."""
 
     def __init__(self) -> None:
-        self._answers: dict[str, Feeds] = {}
+        self._outputs: dict[str, Feeds] = {}
 
-    def get(self, question: str) -> Feeds | None:
-        """An answer; None where there is none."""
-        return self._answers.get(question)
+    def get(self, key: str) -> Feeds | None:
+        """Return the outputs for a key; None if there are none."""
+        return self._outputs.get(key)
 
-    def put(self, question: str, answer: Feeds) -> None:
-        """Keep an answer."""
-        self._answers[question] = answer
+    def put(self, key: str, outputs: Feeds) -> None:
+        """Store the outputs for a key."""
+        self._outputs[key] = outputs
 
 
 def key_of(arrays: Iterable[tuple[str, Array | None]]) -> str:
-    """A name for tensors, equal only for equal ones."""
+    """Return the SHA-256 of named tensors: their names, shapes, dtypes and bytes."""
     digest = hashlib.sha256()
     for name, array in arrays:
         digest.update(name.encode())
@@ -59,13 +59,13 @@ def key_of(arrays: Iterable[tuple[str, Array | None]]) -> str:
 
 
 def cached_reference(component: ComponentSpec, cache: OutputCache | None = None) -> ComponentSpec:
-    """The component with a reference that computes each answer once.
+    """Return the component with a `reference` that computes the outputs of each sample once.
 
     Args:
-        component: Whose answers they are.
-        cache: Where they are kept; in this process where None.
+        component: The component.
+        cache: Cache for the outputs; None for a new one in memory.
     """
-    answers = MemoryCache() if cache is None else cache
+    outputs_by_key = MemoryCache() if cache is None else cache
 
     def reference(module: nn.Module, sample: Sample) -> Feeds:
         prompt = sample.prompt
@@ -73,24 +73,29 @@ def cached_reference(component: ComponentSpec, cache: OutputCache | None = None)
         key = repr(prompt) + key_of(
             [("image", sample.image), ("embeddings", sample.embeddings), ("mask", mask)]
         )
-        if (answer := answers.get(key)) is None:
-            answer = component.reference(module, sample)
-            answers.put(key, answer)
-        return answer
+        if (outputs := outputs_by_key.get(key)) is None:
+            outputs = component.reference(module, sample)
+            outputs_by_key.put(key, outputs)
+        return outputs
 
     return replace(component, reference=reference)
 
 
 class CachedSession:
-    """A session that computes each answer once."""
+    """A session that computes the outputs for each input once.
+
+    Args:
+        session: The session to call.
+        cache: Cache for the outputs; None for a new one in memory.
+    """
 
     def __init__(self, session: Session, cache: OutputCache | None = None) -> None:
         self._session = session
-        self._answers: OutputCache = MemoryCache() if cache is None else cache
+        self._cache: OutputCache = MemoryCache() if cache is None else cache
 
     def run(self, feeds: Feeds) -> Feeds:
         key = key_of(sorted(feeds.items()))
-        if (answer := self._answers.get(key)) is None:
-            answer = self._session.run(feeds)
-            self._answers.put(key, answer)
-        return answer
+        if (outputs := self._cache.get(key)) is None:
+            outputs = self._session.run(feeds)
+            self._cache.put(key, outputs)
+        return outputs

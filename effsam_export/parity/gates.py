@@ -1,4 +1,4 @@
-"""Judge what was measured. Every failure is a sentence with the value that would have passed."""
+"""Check measurements against gates. Each failure names the value that would have passed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ def check_gates(
     cases: Sequence[CaseResult],
     score: str = "iou_predictions",
 ) -> tuple[str, ...]:
-    """All failures, in the order of the flow; empty when everything passed.
+    """Return a sentence for each failure; nothing if everything passed.
 
-    `score` is the output that ranks masks, for the messages.
+    Args:
+        gates: The limits.
+        comparisons: Components at the comparison points.
+        cases: End-to-end results.
+        score: Name of the output that ranks masks, for the messages.
     """
     failures = []
     if not comparisons:
@@ -63,25 +67,25 @@ def _case_failures(gates: Gates, case: CaseResult, score: str) -> list[str]:
         if not iou >= gates.mask_iou:  # NaN fails too
             failures.append(
                 f"{where}: mask {i} of `low_res_masks` has IoU {iou:.6f}, want {gates.mask_iou:g} "
-                f"(mask_iou = {_below(iou)} would have passed){_doubt(case, i)}"
+                f"(mask_iou = {_below(iou)} would have passed){_quality(case, i)}"
             )
     if not case.score_error <= gates.score_error:
         failures.append(
             f"{where}: `{score}` is off by {case.score_error:.2e}, want at most "
             f"{gates.score_error:g} (score_error = {_above(case.score_error)} would have passed)"
         )
-    # Two scores closer than their allowed errors may change places without anything being wrong.
+    # Two scores that are closer than twice the allowed error may change their order.
     if case.artifact_best != case.best and case.score_gap > 2 * gates.score_error:
         failures.append(
-            f"{where}: mask {case.artifact_best} wins by `{score}`, in PyTorch mask "
+            f"{where}: mask {case.artifact_best} has the best `{score}`, in PyTorch mask "
             f"{case.best} by {case.score_gap:.2e} "
-            f"(score_error = {_above(case.score_gap / 2)} would have let it pass)"
+            f"(score_error = {_above(case.score_gap / 2)} would have passed)"
         )
     return failures
 
 
-def _doubt(case: CaseResult, mask: int) -> str:
-    """What the reference itself thinks of a mask: one that it holds for poor moves easily."""
+def _quality(case: CaseResult, mask: int) -> str:
+    """Return PyTorch's score and stability of a mask: a poor mask changes easily."""
     if not case.stability:
         return ""
     return (
@@ -91,10 +95,10 @@ def _doubt(case: CaseResult, mask: int) -> str:
 
 
 def _below(value: float) -> str:
-    """A short number at or just under `value`: what a lower bound would have to be."""
+    """Round down to six digits: a lower limit that `value` meets."""
     return f"{math.floor(value * 1e6) / 1e6:g}" if math.isfinite(value) else "no value"
 
 
 def _above(value: float) -> str:
-    """A short number at or just over `value`: what an upper bound would have to be."""
+    """Round up to six digits: an upper limit that `value` meets."""
     return f"{math.ceil(value * 1e6) / 1e6:g}" if math.isfinite(value) else "no value"

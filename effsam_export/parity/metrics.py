@@ -1,4 +1,4 @@
-"""Distances between tensors and between masks. numpy only."""
+"""Metrics of the difference between tensors and between masks, in numpy."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BOUNDARY_RATIO = 0.02
 """Width of the boundary band as a share of the image diagonal (boundary-iou-api's default)."""
 
 
-def tensor_diff(name: str, reference: Array, found: Array) -> TensorDiff:
-    """Measure two tensors of equal shape, in float64 whatever their dtype."""
+def tensor_diff(name: str, reference: Array, actual: Array) -> TensorDiff:
+    """Return the difference of two tensors of equal shape, computed in float64."""
     a = np.asarray(reference, dtype=np.float64).ravel()
-    b = np.asarray(found, dtype=np.float64).ravel()
+    b = np.asarray(actual, dtype=np.float64).ravel()
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         nan = math.nan
         return TensorDiff(name=name, max_abs=nan, rms=nan, cosine=nan, sqnr_db=nan, finite=False)
@@ -29,7 +29,7 @@ def tensor_diff(name: str, reference: Array, found: Array) -> TensorDiff:
     rms = float(np.sqrt(np.mean(difference**2)))
     signal = float(np.sqrt(np.mean(a**2)))
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    # Two zero tensors are equal; one zero tensor has no direction to share.
+    # The cosine of two zero tensors is 1, that of one zero tensor is 0.
     cosine = float(a @ b) / norms if norms else float(rms == 0.0)
     sqnr = math.inf
     if rms:
@@ -45,22 +45,22 @@ def tensor_diff(name: str, reference: Array, found: Array) -> TensorDiff:
 
 
 def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Intersection over union of two HxW masks; 1 when both are empty."""
+    """Return the intersection over union of two HxW masks; 1 if both are empty."""
     union = int(np.count_nonzero(a | b))
     return int(np.count_nonzero(a & b)) / union if union else 1.0
 
 
 def boundary_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """IoU of the bands just inside two masks' outlines (Cheng et al., CVPR 2021)."""
+    """Return the IoU of the bands inside two masks' outlines (Cheng et al., CVPR 2021)."""
     return mask_iou(boundary(a), boundary(b))
 
 
 def boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a mask within 2 % of the image diagonal of its outline.
+    """Return the pixels of a mask within 2 % of the image diagonal of its outline.
 
-    The mask minus its erosion by a square of side 2d + 1; outside the image counts as background,
-    so a mask that runs off the picture has an edge there (as `mask_to_boundary` in
-    boundary-iou-api has it).
+    This is the mask minus its erosion by a square of side 2d + 1. Pixels outside the image count as
+    background, so a mask has an outline at the image border. Source: `mask_to_boundary` in
+    boundary-iou-api.
     """
     d = max(1, round(BOUNDARY_RATIO * math.hypot(*mask.shape)))
     eroded = mask
@@ -70,7 +70,7 @@ def boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _all_within(mask: NDArray[np.bool_], d: int, axis: int) -> NDArray[np.bool_]:
-    """Where the 2d + 1 pixels around each pixel along `axis` are all in the mask."""
+    """Return where all 2d + 1 pixels around a pixel along `axis` are in the mask."""
     width = [(0, 0), (0, 0)]
     width[axis] = (d + 1, d)
     sums = np.cumsum(np.pad(mask, width), axis=axis, dtype=np.int64)

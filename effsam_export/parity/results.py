@@ -1,4 +1,4 @@
-"""What a parity check found, and the judgement of it. Plain records, ready for `parity.json`."""
+"""Records of a parity check: measurements, and the report that `parity.json` holds."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ POINT_NAMES: Mapping[ComparisonPoint, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TensorDiff:
-    """One output tensor on both sides of a comparison.
+    """The difference of one output tensor between two graphs.
 
     Attributes:
-        max_abs: Largest absolute difference, in the tensor's own unit; NaN where not finite.
+        max_abs: Largest absolute difference, in the tensor's own unit; NaN if not finite.
         rms: Root mean square of the difference.
         cosine: Cosine similarity of the flattened tensors.
         sqnr_db: Signal to noise ratio, 20 log10(rms(reference) / rms(difference)), in dB;
             infinite when equal.
-        finite: Neither side holds NaN or Inf.
+        finite: Neither tensor holds NaN or Inf.
     """
 
     name: str
@@ -47,7 +47,7 @@ class TensorDiff:
 class ComparisonResult:
     """One component at one comparison point, on one input.
 
-    The decoder is fed the reference's embedding.
+    The decoder is fed PyTorch's embedding.
     """
 
     point: ComparisonPoint
@@ -55,27 +55,27 @@ class ComparisonResult:
     case: str
     tensors: tuple[TensorDiff, ...]
     problems: tuple[str, ...] = ()
-    """Missing, extra or misshapen tensors; any fails the check."""
+    """Missing, extra or misshapen tensors. Any of them fails the check."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """One prompt end to end: photograph to mask at original size, artefact against PyTorch.
+    """One prompt end to end: the artefact's masks at original image size against PyTorch's.
 
     Attributes:
         case: `image/prompt`.
         mask_iou: IoU per mask of the decoder's output, in graph order.
         boundary_iou: Boundary IoU (Cheng et al., CVPR 2021, arXiv 2103.16562) per mask.
-        score_error: Largest absolute difference of a score that ranks masks.
-        best: Index of the multimask set's best mask by the reference's scores.
-        artifact_best: The same by the artefact's scores.
-        score_gap: How far the reference's best score lies above its second.
-        best_iou: IoU of the mask that the artefact's scores choose with the one that the
-            reference's choose: a set has masks that are nearly equal.
-        user_masks: Indices of the masks a user is given: single mask and the reference's best.
-        scores: What the reference thinks of each of its masks; none of instances.
-        stability: How little each of them depends on where its logits are cut, from 0 to 1: a mask
-            with little of it moves with last digits. None of instances.
+        score_error: Largest absolute difference of a predicted IoU or instance score.
+        best: Index of PyTorch's best-scoring mask in the multimask set.
+        artifact_best: Index of the artefact's best-scoring mask.
+        score_gap: PyTorch's best score minus its second best.
+        best_iou: IoU of the two best-scoring masks, which may have different indices: a set often
+            has masks that are nearly equal.
+        user_masks: Indices of the masks a user gets: the single mask and PyTorch's best.
+        scores: PyTorch's score of each mask; empty for a model that detects instances.
+        stability: Area of each mask at a raised mask threshold divided by its area at a lowered
+            one, 0 to 1. A mask with a low value changes with rounding. Empty for instances.
     """
 
     case: str
@@ -92,20 +92,26 @@ class CaseResult:
 
     @property
     def min_iou(self) -> float:
-        """Least IoU among the masks a user is given."""
+        """Minimum IoU of the masks a user gets."""
         return self.mask_iou[self.worst]
 
     @property
     def worst(self) -> int:
-        """Index of the mask a user is given that has the least IoU."""
+        """Index of the mask with the minimum IoU, of those a user gets."""
         return min(self.user_masks, key=lambda i: self.mask_iou[i])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What a report shows of one case: uint8 HxWx3 image, and two HxW masks of the worst answer.
+    """The images of one case for a report.
 
-    `mask` is its index in the decoder's output, or None where a prompt has one answer alone.
+    Attributes:
+        image: uint8 HxWx3 RGB.
+        points: (x, y, label) in pixels of the image.
+        box: (x0, y0, x1, y1) in pixels of the image, or None.
+        reference: PyTorch's mask with the minimum IoU, bool HxW.
+        actual: The artefact's mask, bool HxW.
+        mask: Its index in the decoder's output; None for a model with one mask per prompt.
     """
 
     case: str
@@ -119,7 +125,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """Everything that was measured, the gates, and why it failed if it did."""
+    """The measurements of a parity check, the gates, and the failures."""
 
     model: str
     target: str
@@ -129,16 +135,16 @@ class ParityReport:
     cases: tuple[CaseResult, ...]
     failures: tuple[str, ...]
     left_out: tuple[str, ...] = ()
-    """Prompts that ship and that the model cannot honour, each with its reason."""
+    """Prompts that the model does not support, each with the reason."""
     simulator: str = ""
     """What ran the artefacts in the place of the target's own runtime, or nothing."""
 
     @property
     def state(self) -> str:
-        """`verified` where the runtime that ships was judged, `simulated` where a simulator was."""
+        """`verified` if the target's own runtime ran the artefacts, else `simulated`."""
         return "simulated" if self.simulator else "verified"
 
     @property
     def passed(self) -> bool:
-        """True only when something was measured and nothing failed."""
+        """True if something was measured and nothing failed."""
         return bool(self.comparisons) and not self.failures

@@ -1,1 +1,1 @@
-"""An export from checkpoint to bundle, and its verification."""
+"""The export from checkpoint to bundle, and the verification of bundles."""

@@ -1,7 +1,7 @@
-"""What INT8 gains: its size and speed beside the floating forms of the same component.
+"""Comparison of an INT8 component in size and latency with its FP16 and FP32 variants.
 
-Timed are calls in turn on one calibration sample, on this machine and in the runtime that ships.
-Where that does not run here, sizes alone are compared.
+Latency is measured on this machine in the target's own runtime, with interleaved calls on one
+calibration sample. If that runtime does not run here, only sizes are compared.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 5
 FASTER = 0.95
-"""Share of the time below which INT8 is called faster: the rest is noise."""
+"""Share of the baseline's latency below which INT8 is called faster; above it may be noise."""
 BASELINES: tuple[Precision, ...] = ("fp16", "fp32")
 
 
@@ -38,8 +38,8 @@ class Variant:
     """One component in one precision.
 
     Attributes:
-        bytes: Files an app ships.
-        seconds: Median of a call, or None where the runtime does not run here.
+        bytes: Size of the files an app ships.
+        seconds: Median latency of a call; None if the runtime does not run here.
     """
 
     precision: Precision
@@ -49,11 +49,11 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Comparison:
-    """INT8 of one component beside its floating forms.
+    """An INT8 component compared with its FP16 and FP32 variants.
 
     Attributes:
-        baselines: FP16, and FP32 where times are compared; without those that could not be made.
-        dot_products: The processor's instructions for products of INT8.
+        baselines: FP16, and FP32 if latency is measured; without those that failed to convert.
+        dot_products: The processor's instructions for INT8 dot products.
     """
 
     component: str
@@ -63,52 +63,55 @@ class Int8Comparison:
 
     @property
     def baseline(self) -> Variant | None:
-        """The fastest floating form; None where nothing was timed."""
+        """The fastest FP16 or FP32 variant; None if latency was not measured."""
         timed = [f for f in self.baselines if f.seconds]
         return min(timed, key=lambda f: f.seconds or 0.0) if timed else None
 
     @property
     def time_share(self) -> float | None:
-        """Time of INT8 as a share of the rival's."""
+        """Latency of INT8 as a share of the baseline's; None if it was not measured."""
         baseline = self.baseline
         if baseline is None or not baseline.seconds or self.int8.seconds is None:
             return None
         return self.int8.seconds / baseline.seconds
 
     def size_share(self, precision: Precision) -> float | None:
-        """Size of INT8 as a share of a floating form's."""
+        """Return the size of INT8 as a share of a variant's; None if there is no such variant."""
         other = next((f for f in self.baselines if f.precision == precision), None)
         return self.int8.bytes / other.bytes if other else None
 
     def sentences(self) -> tuple[str, ...]:
-        """What was found, and where it is no gain, what would gain."""
+        """Return the comparison as sentences, with advice if INT8 is not faster."""
         sizes = [
             f"{share:.2f} of {f.precision.upper()}'s size"
             for f in self.baselines
             if (share := self.size_share(f.precision)) is not None
         ]
-        said = [f"{self.component}: {', '.join(sizes) or 'no floating form to compare with'}"]
+        sentences = [f"{self.component}: {', '.join(sizes) or 'no FP16 or FP32 variant'}"]
         share, baseline = self.time_share, self.baseline
         if share is None or baseline is None:
-            said.append("its runtime does not run here, so no time was compared")
+            sentences.append("its runtime does not run here, so latency was not compared")
         elif share <= FASTER:
-            said.append(f"{share:.2f} of {baseline.precision.upper()}'s time on this machine")
-        else:
-            said.append(
-                f"NOT FASTER than {baseline.precision.upper()} on this machine ({share:.2f} of its "
-                f"time): {self._advice()}"
+            sentences.append(
+                f"{share:.2f} of {baseline.precision.upper()}'s latency on this machine"
             )
-        return tuple(said)
+        else:
+            sentences.append(
+                f"NOT FASTER than {baseline.precision.upper()} on this machine ({share:.2f} of its "
+                f"latency): {self._advice()}"
+            )
+        return tuple(sentences)
 
     def _advice(self) -> str:
         if not self.dot_products:
             return (
-                "the processor has no products of INT8; one with VNNI (Intel since Ice Lake, AMD "
-                "since Zen 4) or Arm's dot products, an NPU or a GPU would gain"
+                "the processor has no INT8 dot products; a processor with VNNI (Intel since Ice "
+                "Lake, AMD since Zen 4) or Arm's dot products, an NPU or a GPU may be faster"
             )
         return (
-            f"the processor has {' and '.join(self.dot_products)}, and this runtime does not gain "
-            "by it here; it saves size, and another runtime, an NPU or a GPU may gain"
+            f"the processor has {' and '.join(self.dot_products)}, but this runtime is not faster "
+            "with INT8 here; the file is smaller, and another runtime, an NPU or a GPU may be "
+            "faster"
         )
 
 
@@ -120,26 +123,26 @@ def measure(
     stage_cache: StageCache | None = None,
     rounds: int = ROUNDS,
 ) -> tuple[Int8Comparison, ...]:
-    """Compare every component that was quantized with its floating forms, which are made for it.
+    """Compare every quantized component with its FP16 and FP32 variants, which are converted here.
 
     Args:
-        exported: The components of an INT8 export, before anything was combined.
-        target: What they were exported for.
-        space: Whose `scratch` takes the floating forms.
-        stage_cache: Where floating forms may be already; None makes them.
-        rounds: Calls of each form that count.
+        exported: The components of an INT8 export, before they are combined in one file.
+        target: The target of the export.
+        space: Its `scratch` takes the variants.
+        stage_cache: Cache that may hold the variants; None for no cache.
+        rounds: Timed calls of each variant.
     """
-    found = []
+    comparisons = []
     for component in exported:
-        quantized = component.graph.quantization
-        if quantized is None or not quantized.recipe.quantizes:
+        quantization = component.graph.quantization
+        if quantization is None or not quantization.recipe.quantizes:
             continue
         name = component.artifact.component
         with stage(f"compare {name}", space.on_event) as running:
             comparison = _compare(component, target, space.scratch, stage_cache, rounds)
             running.detail = "; ".join(comparison.sentences()).removeprefix(f"{name}: ")
-        found.append(comparison)
-    return tuple(found)
+        comparisons.append(comparison)
+    return tuple(comparisons)
 
 
 def _compare(
@@ -161,26 +164,26 @@ def _compare(
         out.mkdir()
         log = scratch / f"compare-{artifact.component}-{precision}.log"
         try:
-            floating = replace(target, precision=precision)
-            artifacts[precision], _ = lowering.lower(plain, floating, out, log, stage_cache)
+            variant = replace(target, precision=precision)
+            artifacts[precision], _ = lowering.lower(plain, variant, out, log, stage_cache)
         except EffsamError:
-            # The INT8 form is proven already; a rival that cannot be made is no baseline.
+            # A variant that does not convert says nothing about the INT8 artefact.
             continue
     calls: dict[str, Callable[[], object]] = {
         p: partial(backend.open_session(a).run, feeds) for p, a in artifacts.items() if runs
     }
-    taken = timing.interleave(calls, rounds)
-    forms = {
+    timings = timing.interleave(calls, rounds)
+    variants = {
         p: Variant(
             precision=p,
             bytes=sum(f.stat().st_size for f in a.files),
-            seconds=taken[p].median_s if p in taken else None,
+            seconds=timings[p].median_s if p in timings else None,
         )
         for p, a in artifacts.items()
     }
     return Int8Comparison(
         component=artifact.component,
-        int8=forms["int8"],
-        baselines=tuple(forms[p] for p in BASELINES if p in forms),
+        int8=variants["int8"],
+        baselines=tuple(variants[p] for p in BASELINES if p in variants),
         dot_products=cpu.int8_flags(),
     )

@@ -1,6 +1,6 @@
-"""A conversion in a process of its own: a converter that crashes takes nobody with it.
+"""Run a conversion in a separate process, so that a crash of the converter is an error message.
 
-The two sides write pickles for each other, in a folder that only they use.
+The two processes exchange pickle files in a temporary folder.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from effsam_export.spec.targets import TargetProfile
 
 OTHER_SIDE = "import sys; from effsam_export.pipeline.isolate import main; main(*sys.argv[1:])"
-"""Not `-m`: what is pickled would belong to `__main__` then, and not be known here."""
+"""Not `-m`: pickled classes would belong to `__main__` and could not be loaded here."""
 
 PR_SET_PDEATHSIG = 1
 """`linux/prctl.h`."""
 TAIL = 3
-"""Lines of the log that an error shows."""
+"""Number of lines at the end of the log that an error shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the other process is asked to do."""
+    """The task of the other process."""
 
     graph: Graph
     target: TargetProfile
@@ -43,7 +43,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of it: an artefact, or an error of ours to be raised again."""
+    """The result of a job: an artefact, or an `EffsamError` to raise again."""
 
     artifact: Artifact | None = None
     message: str = ""
@@ -52,11 +52,11 @@ class Outcome:
 
 
 class ConversionFailed(CheckFailed):
-    """A converter crashed, ran out of memory, or raised what is not an error of ours.
+    """A converter crashed, ran out of memory, or raised an unexpected exception.
 
     Args:
         what: The component and the backend.
-        log: What the converter printed.
+        log: The converter's output.
         ending: How its process ended, as a sentence.
     """
 
@@ -66,32 +66,32 @@ class ConversionFailed(CheckFailed):
         lines = [line for line in text.splitlines() if line.strip()][-TAIL:]
         shown = "".join(f"\n  {line.strip()[:200]}" for line in lines)
         cause = f": {known.cause}" if known else ""
-        all_of_it = f"everything it said is in `{log}`"
+        full_log = f"the converter's full output is in `{log}`"
         super().__init__(
             f"{what}: {ending}{cause}{shown}",
-            hint=f"{known.hint}; {all_of_it}" if known else all_of_it,
+            hint=f"{known.hint}; {full_log}" if known else full_log,
         )
         self.what = what
         self.log = log
         self.ending = ending
 
     def moved(self, log: Path) -> ConversionFailed:
-        """The same error, with its log in another place."""
+        """Return the same error with another path of its log."""
         return ConversionFailed(self.what, log, self.ending)
 
 
 def lower(graph: Graph, target: TargetProfile, out_dir: Path, log: Path) -> Artifact:
-    """Run a backend's `lower` in another process, its output in a log.
+    """Run a backend's `lower` in a separate process that writes its output to a log.
 
     Args:
-        graph: Traced component; its files are read by the other process.
-        target: Whose backend is run.
-        out_dir: Where the artefact goes.
-        log: File for everything the converter prints.
+        graph: Traced component; the other process reads its files.
+        target: Backend and precision.
+        out_dir: Directory for the artefact's files.
+        log: File for the converter's output.
 
     Raises:
-        ConversionFailed: The process ended without an answer.
-        EffsamError: What the backend raised.
+        ConversionFailed: The process ended without a result.
+        EffsamError: The backend raised it.
     """
     backends.require_lowering(target.backend)
     job, result = log.with_suffix(".job"), log.with_suffix(".result")
@@ -104,7 +104,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path, log: Path) -> Arti
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                # The same modules as here, wherever they were found.
+                # The same search path for modules as in this process.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             )
             try:
@@ -126,7 +126,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path, log: Path) -> Arti
 
 
 def ending_of(code: int) -> str:
-    """How a process ended, in words."""
+    """Return how a process with this exit code ended, in words."""
     if code == -9:
         return "the converter was killed, most likely because memory ran out"
     if code < 0:
@@ -135,7 +135,7 @@ def ending_of(code: int) -> str:
 
 
 def _light(graph: Graph) -> Graph:
-    """A graph without the functions of its component, which a lowering never calls."""
+    """Return a graph without its component's functions, which cannot be pickled."""
     component = replace(
         graph.component, wrap=_never, example=_never, feeds=_never, reference=_never, fixed=None
     )
@@ -143,11 +143,11 @@ def _light(graph: Graph) -> Graph:
 
 
 def _never(*_: object) -> NoReturn:
-    raise AssertionError("a backend lowers files")
+    raise AssertionError("a backend works on files and calls no function of the component")
 
 
 def work(job: Job) -> Outcome:
-    """Do a job in this process."""
+    """Run a job in this process."""
     try:
         backend = backends.load(job.target.backend)
         return Outcome(artifact=backend.lower(job.graph, job.target, job.out_dir))
@@ -156,18 +156,18 @@ def work(job: Job) -> Outcome:
 
 
 def end_with_parent() -> None:
-    """Have this process killed when the thread that started it ends, where the system can: Linux.
+    """End this process when the thread that started it ends; Linux only.
 
-    Else a converter goes on for minutes, and holds its memory, for a build that was killed.
+    Otherwise the converter of a killed build would keep running and hold its memory.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def main(job: str, result: str) -> None:
-    """The other process: read a job, do it, write what came of it."""
+    """Entry point of the other process: read a job, run it, write the outcome."""
     end_with_parent()
     outcome = work(pickle.loads(Path(job).read_bytes()))
-    whole = Path(result).with_suffix(".partial")
-    whole.write_bytes(pickle.dumps(outcome))
-    whole.replace(result)
+    partial = Path(result).with_suffix(".partial")
+    partial.write_bytes(pickle.dumps(outcome))
+    partial.replace(result)

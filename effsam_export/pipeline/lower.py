@@ -1,7 +1,7 @@
-"""A graph lowered once: exports that share the cache of stages take each other's floating forms.
+"""Lower a graph, or take the artefact from the stage cache.
 
-An INT8 export is compared with FP16 and FP32, which other cells of a build export anyhow. What is
-quantized follows from photographs too, and is lowered every time.
+The FP16 and FP32 variants that an INT8 export is compared with are often exports of the same build.
+An INT8 artefact also depends on calibration images and is not cached.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ RECEIPT = "artifact.json"
 def lower(
     graph: Graph, target: TargetProfile, out_dir: Path, log: Path, stage_cache: StageCache | None
 ) -> tuple[Artifact, bool]:
-    """Lower a graph in a process of its own, or take the same artefact from the cache.
+    """Lower a graph in a separate process, or copy the same artefact from the cache.
 
     Args:
         graph: Traced and rewritten component.
-        target: For which backend, in which precision.
-        out_dir: Where the artefact goes, beside what is there.
-        log: File for what the converter prints.
-        stage_cache: The cache; None lowers anew and keeps nothing.
+        target: Backend and precision.
+        out_dir: Directory for the artefact's files; other files in it stay.
+        log: File for the converter's output.
+        stage_cache: The cache; None to lower without one.
 
     Returns:
-        The artefact, and whether it was in the cache.
+        The artefact, and whether it came from the cache.
 
     Raises:
         ConversionFailed: The converter crashed.
-        EffsamError: What the backend objects to, or the cache cannot be written.
+        EffsamError: The backend refuses the graph, or the cache cannot be written.
     """
     if graph.quantization is not None and not graph.quantization.recipe.quantizes:
         graph = replace(graph, quantization=None)
@@ -59,23 +59,23 @@ def lower(
         document = {**asdict(artifact), "files": names}
         (folder / RECEIPT).write_text(json.dumps(document), "utf-8")
 
-    folder, known = stage_cache.get_or_make("lower", follows_from(graph, target), make)
+    folder, cached = stage_cache.get_or_make("lower", inputs_of(graph, target), make)
     document = json.loads((folder / RECEIPT).read_text("utf-8"))
     for name in document["files"]:
         (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, out_dir / name)
     files = tuple(out_dir / name for name in document["files"])
-    return Artifact(**{**document, "files": files}), known
+    return Artifact(**{**document, "files": files}), cached
 
 
 def contract_of(spec: ComponentSpec) -> dict[str, str]:
-    """The part of a component that every stage of it follows from."""
+    """Return the name and tensors of a component, on which all of its stages depend."""
     tensors = [(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)]
     return {"component": spec.name, "tensors": repr(tensors)}
 
 
-def follows_from(graph: Graph, target: TargetProfile) -> dict[str, str]:
-    """What a floating artefact follows from besides the model and its weights."""
+def inputs_of(graph: Graph, target: TargetProfile) -> dict[str, str]:
+    """Return what an FP16 or FP32 artefact depends on besides the model and its weights."""
     backend = backends.BACKENDS[target.backend]
     programs = [*graph.variants, *([(0, graph.program)] if graph.program else [])]
     return {

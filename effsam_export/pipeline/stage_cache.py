@@ -1,13 +1,13 @@
-"""Results of slow stages that several exports share, each under the hash of what it follows from.
+"""A cache on disk for the results of slow stages, which several exports share.
 
-A component that is traced for one target is lowered for the next from the same trace, what INT8 is
-compared with is lowered once, and PyTorch answers the prompts that judge once for all of them::
+Targets share the trace of a component, the FP16 and FP32 variants that INT8 is compared with, and
+PyTorch's outputs for the evaluation prompts. Each result has the hash of its inputs as its name::
 
-    <root>/<digest>/made.json       what a result follows from, and the sha256 of its files
+    <root>/<digest>/made.json       the inputs of a result, and the sha256 of its files
     <root>/<digest>/...             its files
-    <root>/answers/<digest>.npz     the answer to one question
+    <root>/answers/<digest>.npz     the outputs of one call
 
-A result that is taken is marked with the time, by which `build/cleaning.py` knows what is unused.
+The file time of a result is set when it is used. `matrix/cleaning.py` removes unused results by it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ OUTPUTS = "answers"
 
 @dataclass(frozen=True, kw_only=True)
 class StageCache:
-    """Where exports of one model from one weight file leave what others need too.
+    """The cache for exports of one model from one weight file.
 
     Attributes:
-        root: Folder of all results, of other models too.
-        parts: Everything that each stage depends on: weights, code, tools, threads.
+        root: Folder of all results, including those of other models.
+        parts: Inputs that all stages have in common: weights, code, tools, threads.
     """
 
     root: Path
@@ -48,50 +48,50 @@ class StageCache:
     def get_or_make(
         self, stage: str, parts: Mapping[str, str], make: Callable[[Path], None]
     ) -> tuple[Path, bool]:
-        """The folder with a result, and whether it was there.
+        """Return the folder of a result, and whether it came from the cache.
 
-        One that is damaged or half-written is made again. While one process makes a result, the
-        others that want it wait.
+        A damaged or incomplete result is made again. While one process makes a result, other
+        processes that need it wait.
 
         Args:
             stage: Name of the stage.
-            parts: What it depends on besides `self.parts`.
+            parts: Inputs of the stage besides `self.parts`.
             make: Writes the result into an empty folder.
 
         Raises:
             OutputError: The cache cannot be written.
         """
-        found = {**self.parts, **parts, "stage": stage}
-        folder = self.root / digest(found)
+        inputs = {**self.parts, **parts, "stage": stage}
+        folder = self.root / digest(inputs)
         try:
             with self._locked(folder.name):
                 if is_whole(folder):
                     mark(folder / RECORD)
                     return folder, True
                 partial = folder.with_suffix(".partial")
-                for left in (folder, partial):
-                    shutil.rmtree(left, ignore_errors=True)
+                for stale in (folder, partial):
+                    shutil.rmtree(stale, ignore_errors=True)
                 partial.mkdir()
                 try:
                     make(partial)
-                    document = {"parts": found, "files": hashes(partial)}
+                    document = {"parts": inputs, "files": hashes(partial)}
                     text = json.dumps(document, indent=2, sort_keys=True)
                     (partial / RECORD).write_text(text, "utf-8")
                     partial.replace(folder)
                 finally:
-                    # On a full disk it is in the way of everything else.
+                    # Frees the space if the disk was full.
                     shutil.rmtree(partial, ignore_errors=True)
         except OSError as error:
             raise unwritable(self.root, error) from error
         return folder, False
 
     def outputs(self, stage: str, parts: Mapping[str, str]) -> CachedOutputs:
-        """The answers of whoever these parts name."""
+        """Return the cached outputs of the model or graph that `parts` identify."""
         return CachedOutputs(self.root / OUTPUTS, {**self.parts, **parts, "stage": stage})
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        """Keep other processes from a result; a lock goes with the process that holds it."""
+        """Lock a result against other processes. The lock ends with the process that holds it."""
         import filelock
 
         self.root.mkdir(parents=True, exist_ok=True)
@@ -100,34 +100,34 @@ class StageCache:
 
 
 class CachedOutputs:
-    """Tensors by the question they answer, on disk; for `parity.memo`.
+    """Output tensors on disk, by the key of their inputs: an `OutputCache` of `parity.cached`.
 
     Args:
-        folder: Made where it is not there.
-        parts: What an answer depends on besides its question.
+        folder: Created if it does not exist.
+        parts: What the outputs depend on besides the key.
     """
 
     def __init__(self, folder: Path, parts: Mapping[str, str]) -> None:
         self._folder, self._parts = folder, parts
 
-    def get(self, question: str) -> Feeds | None:
-        """An answer; None where there is none, or a damaged one."""
+    def get(self, key: str) -> Feeds | None:
+        """Return the outputs for a key; None if they are missing or damaged."""
         import numpy as np
 
         try:
-            path = self._path(question)
+            path = self._path(key)
             with np.load(path) as arrays:
-                answer = dict(arrays)
+                outputs = dict(arrays)
             mark(path)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
-        return answer
+        return outputs
 
-    def put(self, question: str, answer: Feeds) -> None:
-        """Keep an answer.
+    def put(self, key: str, outputs: Feeds) -> None:
+        """Store the outputs for a key.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
         import numpy as np
 
@@ -135,34 +135,34 @@ class CachedOutputs:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(self._folder, error) from error
-        with atomic_file(self._path(question)) as partial, partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **answer)
+        with atomic_file(self._path(key)) as partial, partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **outputs)
 
-    def _path(self, question: str) -> Path:
-        return self._folder / f"{digest({**self._parts, 'question': question})}.npz"
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{digest({**self._parts, 'question': key})}.npz"
 
 
 def mark(path: Path) -> None:
-    """Note that a result was used just now, where that can be noted."""
+    """Set the file time of a result to now, if the file system allows it."""
     with suppress(OSError):
         path.touch()
 
 
-def unwritable(place: Path, error: OSError) -> OutputError:
-    """The error of a cache that takes nothing."""
+def unwritable(folder: Path, error: OSError) -> OutputError:
+    """Return the error for a cache that cannot be written."""
     return OutputError(
-        f"the cache `{place}` cannot be written: {reason_of(error)}",
-        hint="choose another --cache-dir, or make room there",
+        f"the cache `{folder}` cannot be written: {reason_of(error)}",
+        hint="choose another --cache-dir, or free some space there",
     )
 
 
 def digest(parts: Mapping[str, str]) -> str:
-    """The name of a result that follows from these parts."""
+    """Return the name of the result that has these inputs."""
     return hashlib.sha256(json.dumps(dict(parts), sort_keys=True).encode()).hexdigest()
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Path -> sha256 of the files in a folder and below it, but for the list itself."""
+    """Return path -> sha256 of all files below a folder, except the record itself."""
     return {
         path.relative_to(folder).as_posix(): sha256_of(path)
         for path in sorted(folder.rglob("*"))
@@ -171,7 +171,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a result is there, with every file as it was made."""
+    """Return whether a result exists and every file has the recorded hash."""
     try:
         document = json.loads((folder / RECORD).read_text("utf-8"))
         return bool(document["files"] == hashes(folder))

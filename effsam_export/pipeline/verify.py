@@ -23,7 +23,7 @@ Level = Literal["golden", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenResult:
-    """One golden prompt, answered here: least IoU of the answers, largest score error."""
+    """The outputs for one golden prompt: minimum mask IoU and maximum score error."""
 
     case: str
     mask_iou: float
@@ -32,14 +32,15 @@ class GoldenResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was checked and what was found.
+    """The result of checking a bundle.
 
     Attributes:
-        golden: Empty for a bundle of one component, or when its files are broken.
-        report: The three comparisons, or None where they were not run.
+        golden: Results of the golden prompts; empty for a bundle of one component and for a
+            bundle with broken files.
+        report: The comparisons with PyTorch; None if they were not run.
         not_run: Why the comparisons were not run, or None.
         placement: Where Core ML runs the operations on this Mac, a sentence for each function.
-        failures: Sentences; the bundle passed when there are none and something was checked.
+        failures: Sentences; the bundle passed if there are none and something was checked.
     """
 
     golden: tuple[GoldenResult, ...]
@@ -50,7 +51,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """True only when something ran and nothing failed."""
+        """True if something was checked and nothing failed."""
         return not self.failures and bool(self.golden or self.report)
 
 
@@ -67,15 +68,15 @@ def verify(
 
     Args:
         path: The bundle.
-        checkpoint: The weights it was made from; without them the comparisons cannot be run.
-        level: `golden` stops after the golden vectors, `full` fails where the comparisons cannot be
-            run; None runs them where it can and says so where it cannot.
-        parity_file: A user's own photographs and prompts for the comparisons.
-        key: The public key that has to have signed it.
+        checkpoint: The weights it was exported from, which the comparisons with PyTorch need.
+        level: `golden` stops after the golden vectors. `full` fails if the comparisons with
+            PyTorch cannot be run. None runs them if possible, and reports why not otherwise.
+        parity_file: TOML file with a user's own evaluation images and prompts.
+        key: Public key with which the signature is checked.
         on_event: Called with each stage event.
 
     Raises:
-        BundleError: There is no bundle, or its manifest is broken.
+        BundleError: The path is not a bundle, or its manifest is broken.
         ToolchainMissing: The runtime is missing, or PyTorch is and `level` is `full`.
     """
     from effsam_export.bundle import golden, read, signature
@@ -88,7 +89,7 @@ def verify(
         running.detail = f"{len(bundle.manifest['files'])} files"
         running.failed = bool(failures)
     if failures:
-        # Files that are not the listed ones are not opened.
+        # Files whose hashes differ from the manifest are not opened.
         return Verification(
             golden=(), report=None, not_run="the files are broken", failures=tuple(failures)
         )
@@ -97,13 +98,13 @@ def verify(
     if vectors is not None:
         with stage("golden vectors", on_event) as running:
             results = run_golden(bundle, vectors)
-            found = golden_failures(results, vectors)
-            failures += found
+            missed = golden_failures(results, vectors)
+            failures += missed
             running.detail = f"{len(results)} prompts, min mask IoU " + (
                 f"{min(r.mask_iou for r in results):.4f}"
             )
-            running.failed = bool(found)
-    not_run = "only the golden vectors were asked for" if level == "golden" else None
+            running.failed = bool(missed)
+    not_run = "only the golden vectors were requested" if level == "golden" else None
     if not_run is None:
         not_run = obstacle(bundle, checkpoint, required=level == "full")
     report = None
@@ -123,7 +124,7 @@ def verify(
 
 
 def placement(bundle: Bundle) -> tuple[str, ...]:
-    """Where Core ML means to run each function of a bundle; empty off macOS and for others."""
+    """Return where Core ML plans to run each function; empty off macOS and for other targets."""
     if bundle.manifest["target"]["backend"] != "coreml" or bundle.simulator:
         return ()
     from effsam_export.backends.coreml import backend as coreml
@@ -134,28 +135,33 @@ def placement(bundle: Bundle) -> tuple[str, ...]:
     lines = []
     for component in bundle.components:
         package = coreml_package.package_of(bundle.artifact(component).files)
-        for name, found in coreml_plan.placement(package, units=units).items():
-            where = ", ".join(f"{n} on the {device}" for device, n in found.preferred.items())
-            could = found.supported.get("neural engine", 0)
-            lines.append(f"{component}, {name}: {where}; the neural engine could take {could}")
+        for name, plan in coreml_plan.placement(package, units=units).items():
+            devices = ", ".join(f"{n} on the {device}" for device, n in plan.preferred.items())
+            supported = plan.supported.get("neural engine", 0)
+            lines.append(f"{component}, {name}: {devices}; the neural engine supports {supported}")
     return tuple(lines)
 
 
 def obstacle(bundle: Bundle, checkpoint: Checkpoint | None, *, required: bool) -> str | None:
-    """Why the comparisons cannot be run here, or None; an error instead where they are required."""
+    """Return why the comparisons with PyTorch cannot be run here, or None.
+
+    Raises:
+        ToolchainMissing: A package is missing and the comparisons are required.
+        CheckFailed: The checkpoint is another one, or is missing and required.
+    """
     missing = [p for p in ("torch", "onnxruntime") if find_spec(p) is None]
     if missing and required:
         raise ToolchainMissing("the comparison with PyTorch", missing[0], "torch")
     if missing:
         return f"`{missing[0]}` is not installed"
-    wanted = bundle.manifest["checkpoint"]
-    if checkpoint is not None and checkpoint.sha256 != wanted["sha256"]:
+    expected = bundle.manifest["checkpoint"]
+    if checkpoint is not None and checkpoint.sha256 != expected["sha256"]:
         raise CheckFailed(
-            f"`{checkpoint.path}` is not the checkpoint this bundle was made from",
-            hint=f"want `{wanted['file_name']}` with sha256 {wanted['sha256']}",
+            f"`{checkpoint.path}` is not the checkpoint this bundle was exported from",
+            hint=f"use `{expected['file_name']}` with sha256 {expected['sha256']}",
         )
     if checkpoint is None:
-        reason = f"the checkpoint `{wanted['file_name']}` is not here"
+        reason = f"the checkpoint `{expected['file_name']}` is not here"
         if required:
             raise CheckFailed(
                 reason, hint="give it with --checkpoint, or run `effsam fetch` for an official one"
@@ -165,7 +171,7 @@ def obstacle(bundle: Bundle, checkpoint: Checkpoint | None, *, required: bool) -
 
 
 def run_golden(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult, ...]:
-    """Answer every golden prompt with the bundle's own graphs."""
+    """Run the bundle's graphs on every golden prompt and compare the masks and scores."""
     import numpy as np
 
     from effsam_export.bundle import read
@@ -196,29 +202,29 @@ def run_golden(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult, ...]:
 
 
 def _run_golden_instances(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult, ...]:
-    """The same for a bundle that finds instances: one mask for each prompt."""
+    """Do the same for a model that detects instances, with one mask for each prompt."""
     from effsam_export.bundle import read
     from effsam_export.inference import runner
     from effsam_export.parity.metrics import mask_iou
 
     model = bundle.model
     segmenter = read.open_session(bundle, "segmenter")
-    found = runner.find_instances(model, segmenter, vectors.image)
+    detections = runner.find_instances(model, segmenter, vectors.image)
     results = []
     for case in vectors.cases:
-        answer = runner.select_instance(model, found, case.prompt)
+        selected = runner.select_instance(model, detections, case.prompt)
         results.append(
             GoldenResult(
                 case=case.name,
-                mask_iou=mask_iou(case.masks[0], answer.masks[0]),
-                score_error=abs(float(answer.scores[0] - case.scores[0])),
+                mask_iou=mask_iou(case.masks[0], selected.masks[0]),
+                score_error=abs(float(selected.scores[0] - case.scores[0])),
             )
         )
     return tuple(results)
 
 
 def golden_failures(results: tuple[GoldenResult, ...], vectors: Golden) -> list[str]:
-    """What misses the tolerances the bundle carries; NaN misses them too."""
+    """Return a sentence for each value that misses the bundle's tolerances, NaN included."""
     failures = []
     for r in results:
         if not r.mask_iou >= vectors.mask_iou:
@@ -239,7 +245,7 @@ def run_comparisons(
     parity_file: Path | None,
     on_progress: OnProgress,
 ) -> ParityReport:
-    """The three comparisons of an export again, on the files of the bundle and by its own gates."""
+    """Repeat the comparisons of the export on the bundle's files, with the bundle's gates."""
     from effsam_export.backends.onnx.backend import open_onnx
     from effsam_export.bundle import read
     from effsam_export.parity.check import check

@@ -146,7 +146,7 @@ def test_swapped_scores_change_the_winner_and_fail(
         return {**outputs, "iou_predictions": outputs["iou_predictions"][:, ::-1]}
 
     report = run(artifacts={"decoder": Changed(sides.artifacts["decoder"], reverse)}).report
-    assert any("wins by `iou_predictions`" in f for f in report.failures)
+    assert any("has the best `iou_predictions`" in f for f in report.failures)
     for case in report.cases:
         if case.artifact_best == case.best:
             assert case.best_iou == case.mask_iou[case.best]

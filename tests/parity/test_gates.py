@@ -118,7 +118,7 @@ def test_masks_nobody_is_given_may_differ() -> None:
 
 def test_another_winner_fails_where_the_scores_are_apart() -> None:
     (failure,) = check_gates(GATES, [COMPARISON], [replace(CASE, artifact_best=3)])
-    assert "mask 3 wins by `iou_predictions`, in PyTorch mask 2 by 5.00e-02" in failure
+    assert "mask 3 has the best `iou_predictions`, in PyTorch mask 2 by 5.00e-02" in failure
 
 
 def test_a_tie_within_the_allowed_error_may_go_either_way() -> None:

@@ -54,20 +54,20 @@ def test_the_fastest_floating_form_is_the_rival() -> None:
     assert found.size_share("fp16") == 0.58
     assert found.sentences() == (
         "encoder: 0.58 of FP16's size, 0.29 of FP32's size",
-        "0.50 of FP32's time on this machine",
+        "0.50 of FP32's latency on this machine",
     )
 
 
 @pytest.mark.parametrize(
     ("dots", "advice"),
     [
-        ((), "the processor has no products of INT8; one with VNNI (Intel since Ice Lake"),
-        (("avx512_vnni",), "the processor has avx512_vnni, and this runtime does not gain by it"),
+        ((), "the processor has no INT8 dot products; a processor with VNNI (Intel since Ice Lake"),
+        (("avx512_vnni",), "the processor has avx512_vnni, but this runtime is not faster with"),
     ],
 )
 def test_what_is_not_faster_is_said_and_what_would_gain(dots: tuple[str, ...], advice: str) -> None:
     _, said = compared(0.99, 2.0, 1.0, *dots).sentences()
-    assert said.startswith("NOT FASTER than FP32 on this machine (0.99 of its time): ")
+    assert said.startswith("NOT FASTER than FP32 on this machine (0.99 of its latency): ")
     assert advice in said
 
 
@@ -81,12 +81,12 @@ def test_sizes_alone_where_nothing_runs() -> None:
     found = compared(None, None, None)
     assert found.baseline is None
     assert found.time_share is None
-    assert found.sentences()[1] == "its runtime does not run here, so no time was compared"
+    assert found.sentences()[1] == "its runtime does not run here, so latency was not compared"
 
 
 def test_no_rival_could_be_made() -> None:
     found = replace(compared(1.0, 1.0, 1.0), baselines=())
-    assert found.sentences()[0] == "encoder: no floating form to compare with"
+    assert found.sentences()[0] == "encoder: no FP16 or FP32 variant"
     assert found.size_share("fp16") is None
 
 

@@ -87,7 +87,7 @@ def test_a_known_message_is_translated(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "the converter failed with code 1: memory ran out" in failed.message
     assert failed.hint is not None
     assert failed.hint.startswith("close other programs")
-    assert failed.hint.endswith(f"everything it said is in `{tmp_path / 'lower.log'}`")
+    assert failed.hint.endswith(f"the converter's full output is in `{tmp_path / 'lower.log'}`")
 
 
 def test_only_the_end_of_a_long_log_is_shown(
@@ -134,7 +134,7 @@ def test_an_error_can_move_with_its_log(tmp_path: Path) -> None:
     log.write_text("why\n")
     kept.write_text("why\n")
     failed = isolate.ConversionFailed("encoder, coreml", log, "the converter crashed")
-    assert failed.moved(kept).hint == f"everything it said is in `{kept}`"
+    assert failed.moved(kept).hint == f"the converter's full output is in `{kept}`"
     assert failed.moved(kept).message == failed.message
 
 

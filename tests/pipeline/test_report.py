@@ -140,7 +140,7 @@ def test_what_int8_gains_is_shown() -> None:
     assert "INT8 compared with FP16 and FP32" in text
     assert "encoder | int8 | 7.00 | 400 | encoder | fp16 | 14.00 | 0.50 | 1000 | 0.40" in text
     assert "encoder | fp32 | 28.00 | 0.25 | - | -" in text
-    assert "0.40 of FP16's time on this machine." in text
+    assert "0.40 of FP16's latency on this machine." in text
     assert "INT8 compared with FP16 and FP32" not in Page(render(PASSED, [])).text
 
 
@@ -204,7 +204,7 @@ def test_a_simulator_is_named() -> None:
 
 def test_prompts_that_were_left_out_are_listed() -> None:
     text = Page(render(replace(PASSED, left_out=("coffee/cup: takes no background",)), [])).text
-    assert "Prompts this model cannot honour:" in text
+    assert "Prompts that this model does not support:" in text
     assert "coffee/cup: takes no background" in text
 
 

@@ -183,7 +183,7 @@ def test_a_converter_that_dies_leaves_its_log_and_nothing_else(
     assert failed.value.message == (
         "encoder, onnx: the converter crashed with signal 11\n  something odd"
     )
-    assert failed.value.hint == f"everything it said is in `{log}`"
+    assert failed.value.hint == f"the converter's full output is in `{log}`"
     assert log.read_text("utf-8") == "something odd\n"
     assert list(evidence.iterdir()) == [log]
     assert list(request_.output.parent.iterdir()) == [evidence]

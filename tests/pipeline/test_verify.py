@@ -63,7 +63,7 @@ def test_all_seams_with_the_checkpoint(
 def test_golden_level_stops_there(bundle: Path, tiny_checkpoint: Checkpoint) -> None:
     found = verify.verify(bundle, checkpoint=tiny_checkpoint, level="golden")
     assert found.report is None
-    assert found.not_run == "only the golden vectors were asked for"
+    assert found.not_run == "only the golden vectors were requested"
 
 
 def test_a_changed_file_is_not_even_opened(bundle: Path) -> None:
@@ -95,7 +95,7 @@ def test_full_without_the_checkpoint_fails(bundle: Path) -> None:
 
 def test_another_checkpoint_is_refused(bundle: Path, tmp_path: Path) -> None:
     other = Checkpoint(path=tmp_path / "other.pt", sha256="0" * 64, official=False)
-    with pytest.raises(CheckFailed, match="is not the checkpoint this bundle was made from"):
+    with pytest.raises(CheckFailed, match="is not the checkpoint this bundle was exported from"):
         verify.verify(bundle, checkpoint=other)
 
 
@@ -170,6 +170,6 @@ def test_placement_is_told_where_core_ml_runs(
     )
     monkeypatch.setattr(placement, "placement", lambda package, units: {"main": counted})
     assert verify.placement(found) == tuple(
-        f"{c}, main: 3 on the cpu, 40 on the neural engine; the neural engine could take 41"
+        f"{c}, main: 3 on the cpu, 40 on the neural engine; the neural engine supports 41"
         for c in ("encoder", "decoder")
     )
