@@ -1,7 +1,7 @@
-"""The judge of a search for what has to stay in FP32: graphs cast to FP16 that a CPU rounds.
+"""Evaluation of FP16 graphs for a search: FP16 is simulated on the CPU by rounding every result.
 
-A layer is a module with the operations that lie in it and in no module inside it, the component
-itself included. It is kept as an entry of a recipe keeps it, so what is judged is what is exported.
+A layer is a module with its own operations, without those of its submodules. The component itself
+is a layer too. Layers are kept in FP32 by recipe entries, as in an export.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from effsam_export.backends import Session
-    from effsam_export.bisect.search import Evaluation, Kept
+    from effsam_export.bisect.search import Evaluation, Override
     from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.spec.model import ComponentName, ComponentSpec, ModelSpec
     from effsam_export.util.progress import OnEvent
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """One component, ready to be cast in any way.
+    """One component, prepared for casting with different layers kept in FP32.
 
     Attributes:
         annotated: The rewritten graph with the exporter's metadata, which names each node's module.
         stripped: The same graph without the metadata; this one is cast.
-        entries: Layer -> the recipe's entry that keeps it.
+        entries: Layer -> the recipe entry that keeps it in FP32.
     """
 
     annotated: onnx.ModelProto
@@ -52,10 +52,10 @@ class Prepared:
 
 
 class Fp16Evaluator:
-    """Everything that judgements share.
+    """Evaluates FP16 graphs in which some layers stay in FP32.
 
     Args:
-        plan: Model, weights and evaluation images; the model's own recipe is not used.
+        plan: Model, weights and evaluation images. The model's own FP16 recipe is not used.
         scratch: Folder for graphs.
         on_event: Called with each stage event.
     """
@@ -81,15 +81,15 @@ class Fp16Evaluator:
 
     @property
     def weighted(self) -> frozenset[str]:
-        """None: FP16 has no half way."""
+        """Empty: FP16 has no treatment for the weights alone."""
         return frozenset()
 
     @property
     def evaluate_target(self) -> None:
-        """Not asked: what a target makes of FP16 the export judges."""
+        """None: the target's own FP16 is only evaluated by an export."""
 
     def entry(self, layer: str) -> KeepFp32:
-        """The recipe's entry that keeps a layer."""
+        """Return the recipe entry that keeps a layer in FP32."""
         return self._prepared[layer.partition(SEPARATOR)[0]].entries[layer]
 
     def _prepare(self, component: ComponentSpec, on_event: OnEvent) -> None:
@@ -109,36 +109,36 @@ class Fp16Evaluator:
             entries=entries(component.name, annotated.model),
         )
 
-    def evaluate(self, kept: Mapping[str, Kept]) -> Evaluation:
-        """Cast everything but these layers, and hold the masks to PyTorch's."""
-        sessions = {name: self._cast(name, kept) for name in self._prepared}
+    def evaluate(self, overrides: Mapping[str, Override]) -> Evaluation:
+        """Cast everything but these layers to FP16, and compare the masks with PyTorch's."""
+        sessions = {name: self._cast(name, overrides) for name in self._prepared}
         sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
         return evaluate_masks(self._model, sides, self._evaluation, self._plan.target)
 
-    def _cast(self, name: str, kept: Iterable[str]) -> Session:
-        """One component; the last one again where the same nodes are kept."""
+    def _cast(self, name: str, layers: Iterable[str]) -> Session:
+        """Return one component with these layers in FP32; the last session if nothing changed."""
         prepared = self._prepared[name]
-        chosen = [prepared.entries[layer] for layer in kept if layer in prepared.entries]
+        chosen = [prepared.entries[layer] for layer in layers if layer in prepared.entries]
         nodes = fp32_nodes(prepared.annotated, chosen)
         last = self._opened.get(name)
         if last is not None and last[0] == nodes:
             return last[1]
         rounding = round_fp16.apply(cast_fp16.apply(prepared.stripped, keep=nodes))
         session: Session = OnnxSession(rounding.SerializeToString(), CPU)
-        # A decoder gets other embeddings each time: its answers would only pile up.
+        # A decoder's embeddings differ in each evaluation, so its cache would only grow.
         session = session if name == "decoder" else CachedSession(session)
         self._opened[name] = nodes, session
         return session
 
 
 def entries(component: ComponentName, model: onnx.ModelProto) -> dict[str, KeepFp32]:
-    """An entry for every module with operations of its own.
+    """Return a recipe entry for every module with operations of its own, by layer name.
 
     Args:
-        component: Whose graph it is.
-        model: With the exporter's notes.
+        component: Name of the component.
+        model: Its graph, with the exporter's metadata.
     """
-    places = [place for node in model.graph.node if (place := onnx_scope(node)) is not None]
+    scopes = [scope for node in model.graph.node if (scope := onnx_scope(node)) is not None]
     return {
         f"{component}{SEPARATOR}{path}": KeepFp32(
             component=component,
@@ -147,5 +147,5 @@ def entries(component: ComponentName, model: onnx.ModelProto) -> dict[str, KeepF
             reason="",
             source="effsam bisect",
         )
-        for path in dict.fromkeys(p.modules[-1] for p in places)
+        for path in dict.fromkeys(scope.modules[-1] for scope in scopes)
     }

@@ -1,9 +1,8 @@
-"""The judge of a search: quantized graphs in ONNX Runtime, held to PyTorch on real photographs.
+"""Evaluation of INT8 graphs for a search, in ONNX Runtime and by the target's own quantizer.
 
-ONNX Runtime simulates every target here: an encoder's ranges are measured once, a decoder's
-for each encoder it is asked for with, on what that encoder gives; a graph with other layers
-quantized is ready in seconds. What is found is a recipe by module, which the target's own quantizer
-takes: `Bench.deployed` judges what comes of it, in a minute or more.
+ONNX Runtime simulates every target: a graph with other layers quantized is ready in seconds. The
+activation ranges of an encoder are measured once, those of a decoder for each encoder it follows.
+The result is a recipe by module, which the target's own quantizer takes.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 
     from effsam_export.backends import Session
     from effsam_export.backends.onnx.activation_ranges import Range
-    from effsam_export.bisect.search import Kept
+    from effsam_export.bisect.search import Override
     from effsam_export.calibration.samples import Calibration
     from effsam_export.parity.check import ParityResult
     from effsam_export.parity.evaluation_set import EvaluationSet
@@ -59,33 +58,33 @@ if TYPE_CHECKING:
 CPU = "CPUExecutionProvider"
 
 Treatments = Mapping[str, Treatment]
-"""Of the nodes of a component."""
+"""Node of a component -> its treatment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """One component, ready to be quantized in any way.
+    """One component, prepared for quantization with different overrides.
 
     Attributes:
-        places: Node -> paths of the modules it lies in, for the nodes that could be quantized.
-        own: Constant -> its values before weights were rounded; empty where none were.
+        scopes: Node -> paths of the modules around it, for the nodes that can be quantized.
+        original_weights: Constant -> its values before rounding; empty if nothing was rounded.
     """
 
     graph: Graph
     model: onnx.ModelProto
     quantization: Quantization
-    places: Mapping[str, Sequence[str]]
-    own: Mapping[str, onnx.TensorProto]
+    scopes: Mapping[str, Sequence[str]]
+    original_weights: Mapping[str, onnx.TensorProto]
 
     @property
     def layers(self) -> list[str]:
-        """Innermost modules, in the order of the graph."""
+        """The innermost modules of the nodes, in the order of the graph."""
         name = self.graph.component.name
-        return list(dict.fromkeys(f"{name}{SEPARATOR}{p[-1]}" for p in self.places.values()))
+        return list(dict.fromkeys(f"{name}{SEPARATOR}{p[-1]}" for p in self.scopes.values()))
 
 
 class Int8Evaluator:
-    """Everything that judgements share.
+    """Evaluates INT8 graphs with different overrides.
 
     Args:
         plan: Model, weights, evaluation images and the recipe to improve.
@@ -115,12 +114,12 @@ class Int8Evaluator:
 
     @property
     def layers(self) -> list[str]:
-        """Layers of all components that the recipe quantizes."""
+        """The layers of all components that the recipe quantizes."""
         return [layer for p in self._prepared.values() for layer in p.layers]
 
     @property
     def weighted(self) -> frozenset[str]:
-        """Layers with weights, which may be stored in INT8 without their activations."""
+        """The layers whose weights may be stored in INT8 without their activations."""
         return frozenset(layer for name, p in self._prepared.items() for layer in weighted(name, p))
 
     def _prepare(self, component: ComponentSpec, on_event: OnEvent) -> None:
@@ -130,50 +129,52 @@ class Int8Evaluator:
             traced = self._traced(component, folder)
         assert plan.int8 is not None
         recipe = plan.int8.plan.recipe(component.name, plan.target.backend)
-        quantized = None
+        quantization = None
         if recipe.quantizes:
-            quantized = Quantization(recipe=recipe, samples=self._scratch)
-        noted, graph = self._rewritten(traced, quantized, folder / "rewritten")
+            quantization = Quantization(recipe=recipe, samples=self._scratch)
+        annotated, graph = self._rewritten(traced, quantization, folder / "rewritten")
         self._sources[component.name] = CachedSession(open_graph(graph.path))
-        if quantized is None:
+        if quantization is None:
             return
         own: Mapping[str, onnx.TensorProto] = {}
         if recipe.prepares_weights:
-            # For a decoder the traced encoder is near enough to the one deployed.
+            # The FP32 encoder is close enough to the INT8 one for a decoder's samples here.
             samples = self._samples(component.name, self._sources.get("encoder"))
-            sampled = replace(quantized, samples=samples)
+            sampled = replace(quantization, samples=samples)
             with stage(f"round {component.name}", on_event):
                 if recipe.rounding != "nearest":
                     unrounded = replace(sampled, recipe=replace(recipe, rounding="nearest"))
-                    _, plain = self._changed(component, unrounded, folder / "unrounded")
+                    _, plain = self._prepare_weights(component, unrounded, folder / "unrounded")
                     own = {i.name: i for i in onnx.load(plain.path).graph.initializer}
-                noted, graph = self._changed(component, sampled, folder / "rounded")
+                annotated, graph = self._prepare_weights(component, sampled, folder / "rounded")
         assert graph.quantization is not None
-        places = {n.name: p.modules for n in noted.graph.node if (p := onnx_scope(n)) is not None}
+        scopes = {
+            n.name: p.modules for n in annotated.graph.node if (p := onnx_scope(n)) is not None
+        }
         self._prepared[component.name] = Prepared(
             graph=graph,
             model=onnx.load(graph.path),
             quantization=graph.quantization,
-            places={n: places[n] for n in places if n in graph.quantization.treatments},
-            own=own,
+            scopes={n: scopes[n] for n in scopes if n in graph.quantization.treatments},
+            original_weights=own,
         )
 
-    def _changed(
-        self, component: ComponentSpec, quantized: Quantization, folder: Path
+    def _prepare_weights(
+        self, component: ComponentSpec, quantization: Quantization, folder: Path
     ) -> tuple[onnx.ModelProto, Graph]:
-        """The component made ready as its recipe says, traced and rewritten."""
-        changed = component
-        if quantized.recipe.prepares_weights:
-            changed = prepare.prepare_component(component, self._module, quantized)
-        return self._rewritten(self._traced(changed, folder), quantized, folder / "rewritten")
+        """Prepare the weights of a component by its recipe, then trace and rewrite it."""
+        prepared = component
+        if quantization.recipe.prepares_weights:
+            prepared = prepare.prepare_component(component, self._module, quantization)
+        return self._rewritten(self._traced(prepared, folder), quantization, folder / "rewritten")
 
     def _samples(self, name: str, encoder: Session | None) -> Path:
-        """Calibration samples of a component, in a folder of their own."""
+        """Write the calibration samples of a component into a new folder."""
         component = self._plan.dynamic_model.component(name)
         folder = Path(tempfile.mkdtemp(dir=self._scratch, prefix="samples-"))
-        opened = None if name != "decoder" or encoder is None else lambda: encoder
+        open_encoder = None if name != "decoder" or encoder is None else lambda: encoder
         calibration = replace(self._calibration, folder=folder)
-        return calibration.samples(self._plan.dynamic_model, component, opened)
+        return calibration.samples(self._plan.dynamic_model, component, open_encoder)
 
     def _traced(self, component: ComponentSpec, folder: Path) -> Graph:
         folder.mkdir(exist_ok=True)
@@ -181,40 +182,42 @@ class Int8Evaluator:
         return trace.to_onnx(program, component, self._plan.target.opset, folder)
 
     def _rewritten(
-        self, traced: Graph, quantized: Quantization | None, out: Path
+        self, traced: Graph, quantization: Quantization | None, out: Path
     ) -> tuple[onnx.ModelProto, Graph]:
-        """The graph after the passes, while it still says where nodes come from and afterwards."""
+        """Return the rewritten graph with the exporter's metadata, and the file without it."""
         out.mkdir()
-        annotated = passes.annotate(replace(traced, quantization=quantized), self._plan.target)
+        annotated = passes.annotate(replace(traced, quantization=quantization), self._plan.target)
         return annotated.model, passes.write(annotated, out)
 
-    def evaluate(self, kept: Mapping[str, Kept]) -> Evaluation:
-        """Quantize everything but these layers, and hold the masks to PyTorch's."""
+    def evaluate(self, overrides: Mapping[str, Override]) -> Evaluation:
+        """Quantize with these overrides in ONNX Runtime, and compare the masks with PyTorch's."""
         sessions = dict(self._sources)
         for name, prepared in self._prepared.items():
-            sessions[name] = self._quantized(name, prepared, kept, sessions.get("encoder"))
+            sessions[name] = self._quantized(name, prepared, overrides, sessions.get("encoder"))
         sides = Sides(module=self._module, sources=self._sources, artifacts=sessions)
         return evaluate_masks(self._model, sides, self._evaluation, self._plan.target)
 
-    def evaluate_target(self, kept: Mapping[str, Kept]) -> Evaluation:
-        """The same as an export does it: converted and quantized by the target's own tools.
+    def evaluate_target(self, overrides: Mapping[str, Override]) -> Evaluation:
+        """Export with these overrides by the target's own tools, and compare the masks.
 
-        What they refuse to make, as a file in which next to nothing is INT8, misses a gate.
+        An export that they refuse misses a gate, such as a file with hardly any INT8 weights.
         """
-        asked = self._plan.int8
-        assert asked is not None
+        request = self._plan.int8
+        assert request is not None
         backend = self._plan.target.backend
         recipes = replace(
-            asked.plan,
+            request.plan,
             recipes={
-                (c.name, "default"): with_kept(asked.plan.recipe(c.name, backend), c.name, kept)
+                (c.name, "default"): with_overrides(
+                    request.plan.recipe(c.name, backend), c.name, overrides
+                )
                 for c in self._plan.dynamic_model.components
             },
         )
         plan = replace(
             self._plan,
             target=without_mask_gates(self._plan.target),
-            int8=replace(asked, plan=recipes),
+            int8=replace(request, plan=recipes),
         )
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="deployed-") as name:
             folder = Path(name)
@@ -224,7 +227,7 @@ class Int8Evaluator:
                 space = Workspace(work=folder, scratch=folder, on_event=self._on_event)
                 exported = pipeline.export_components(plan, self._module, calibration, space)
             except isolate.ConversionFailed:
-                # A crash, or memory that ran out, says nothing of the masks.
+                # A crash says nothing about the masks.
                 raise
             except CheckFailed:
                 return Evaluation(mean_iou=0.0, min_iou=0.0, ranking_changes=0, failed_gates=1)
@@ -233,89 +236,102 @@ class Int8Evaluator:
         return evaluation_of(parity)
 
     def _quantized(
-        self, name: str, prepared: Prepared, kept: Mapping[str, Kept], encoder: Session | None
+        self,
+        name: str,
+        prepared: Prepared,
+        overrides: Mapping[str, Override],
+        encoder: Session | None,
     ) -> Session:
-        """One component; the last one again where the same layers are kept.
+        """Return one quantized component; the last session if its treatments did not change.
 
-        While a search looks at a decoder its encoder stays as it is, and its answers with it.
+        While a decoder is searched, the encoder's session and its cached outputs are reused.
         """
-        recipe = with_kept(prepared.quantization.recipe, name, kept)
-        treatments = {n: recipe.treatment(p) for n, p in prepared.places.items()}
-        on = self._opened["encoder"][0] if name == "decoder" and "encoder" in self._opened else {}
-        key = {**treatments, **{f"encoder{SEPARATOR}{n}": t for n, t in on.items()}}
+        recipe = with_overrides(prepared.quantization.recipe, name, overrides)
+        treatments = {n: recipe.treatment(p) for n, p in prepared.scopes.items()}
+        before: Treatments = {}
+        if name == "decoder" and "encoder" in self._opened:
+            before = self._opened["encoder"][0]
+        key = {**treatments, **{f"encoder{SEPARATOR}{n}": t for n, t in before.items()}}
         last = self._opened.get(name)
         if last is not None and last[0] == key:
             return last[1]
         ranges: Mapping[str, Range] = {}
         if "w8a8" in treatments.values():
-            ranges = self._ranges_of(name, prepared, on, encoder)
-        path = self._scratch / f"{name}.judged.onnx"
-        quantized = replace(prepared.quantization, recipe=recipe, treatments=treatments)
-        model = with_own_weights(prepared.model, prepared.own, treatments)
-        onnx_file.save(onnx_qdq.insert(model, quantized, ranges), path)
+            ranges = self._ranges_of(name, prepared, before, encoder)
+        path = self._scratch / f"{name}.evaluated.onnx"
+        quantization = replace(prepared.quantization, recipe=recipe, treatments=treatments)
+        model = with_original_weights(prepared.model, prepared.original_weights, treatments)
+        onnx_file.save(onnx_qdq.insert(model, quantization, ranges), path)
         session = open_graph(path)
-        # A decoder gets other embeddings each time: its answers would only pile up.
+        # A decoder's embeddings differ in each evaluation, so its cache would only grow.
         session = session if name == "decoder" else CachedSession(session)
         self._opened[name] = key, session
         return session
 
     def _ranges_of(
-        self, name: str, prepared: Prepared, on: Treatments, encoder: Session | None
+        self, name: str, prepared: Prepared, before: Treatments, encoder: Session | None
     ) -> Mapping[str, Range]:
-        """Ranges of all activations; a decoder's on what this encoder gives."""
+        """Measure the activation ranges of a component, a decoder's on the encoder's embeddings.
+
+        Args:
+            name: Name of the component.
+            prepared: The component.
+            before: Treatments of the encoder that a decoder follows.
+            encoder: Session of that encoder.
+        """
         last = self._ranges.get(name)
-        if last is not None and last[0] == on:
+        if last is not None and last[0] == before:
             return last[1]
         samples = self._samples(name, encoder)
-        quantized = replace(prepared.quantization, samples=samples)
+        quantization = replace(prepared.quantization, samples=samples)
         with stage(f"ranges {name}", self._on_event):
             ranges = activation_ranges.measure(
                 prepared.model,
-                onnx_qdq.activations_to_measure(prepared.model, quantized),
-                quantized.feeds(),
-                quantized.recipe.method,
+                onnx_qdq.activations_to_measure(prepared.model, quantization),
+                quantization.feeds(),
+                quantization.recipe.method,
                 self._scratch,
             )
         shutil.rmtree(samples)
-        self._ranges[name] = on, ranges
+        self._ranges[name] = before, ranges
         return ranges
 
 
-def with_own_weights(
-    model: onnx.ModelProto, own: Mapping[str, onnx.TensorProto], treatments: Treatments
+def with_original_weights(
+    model: onnx.ModelProto, original: Mapping[str, onnx.TensorProto], treatments: Treatments
 ) -> onnx.ModelProto:
-    """A graph whose weights were rounded, in which layers that float have those they had.
+    """Return a graph with rounded weights in which floating-point layers have the original ones.
 
     Args:
-        model: Rounded; not changed.
-        own: Constant -> its values before; without any, the graph stays as it is.
-        treatments: Of its nodes.
+        model: Graph with rounded weights; not changed.
+        original: Constant -> its values before rounding; empty to return the graph as it is.
+        treatments: Treatments of its nodes.
     """
-    floating: set[str] = set()
+    in_float: set[str] = set()
     rounded: set[str] = set()
     for node in model.graph.node:
         if node.op_type in WEIGHTED:
-            found = floating if treatments.get(node.name) == "keep_float" else rounded
-            found.add(node.input[1])
+            kind = in_float if treatments.get(node.name) == "keep_float" else rounded
+            kind.add(node.input[1])
     # A weight that two layers share stays rounded while one of them is quantized.
-    names = (floating - rounded) & own.keys()
+    names = (in_float - rounded) & original.keys()
     if not names:
         return model
     out = onnx.ModelProto()
     out.CopyFrom(model)
     for constant in out.graph.initializer:
         if constant.name in names:
-            constant.CopyFrom(own[constant.name])
+            constant.CopyFrom(original[constant.name])
     return out
 
 
 def weighted(component: str, prepared: Prepared) -> frozenset[str]:
-    """Layers of a component that hold a weight of a convolution or a matrix product."""
+    """Return the layers of a component with the weight of a convolution or matrix product."""
     constants = {i.name for i in prepared.model.graph.initializer}
     return frozenset(
-        f"{component}{SEPARATOR}{prepared.places[n.name][-1]}"
+        f"{component}{SEPARATOR}{prepared.scopes[n.name][-1]}"
         for n in prepared.model.graph.node
-        if n.name in prepared.places and n.op_type in WEIGHTED and n.input[1] in constants
+        if n.name in prepared.scopes and n.op_type in WEIGHTED and n.input[1] in constants
     )
 
 
@@ -345,19 +361,21 @@ def evaluation_of(parity: ParityResult) -> Evaluation:
     )
 
 
-def with_kept(recipe: Int8Recipe, component: str, kept: Mapping[str, Kept]) -> Int8Recipe:
-    """A recipe with more exceptions, before its own."""
+def with_overrides(
+    recipe: Int8Recipe, component: str, overrides: Mapping[str, Override]
+) -> Int8Recipe:
+    """Return a recipe with more overrides, which take precedence over its own."""
     more = []
-    for layer, treatment in kept.items():
+    for layer, treatment in overrides.items():
         owner, _, path = layer.partition(SEPARATOR)
         if owner == component:
             entry = LayerOverride(
-                modules=(path,), treatment=treatment, reason="kept", recursive=False
+                modules=(path,), treatment=treatment, reason="search", recursive=False
             )
             more.append(entry)
     return replace(recipe, overrides=(*more, *recipe.overrides))
 
 
 def open_graph(path: Path) -> Session:
-    """An ONNX file in ONNX Runtime."""
+    """Open an ONNX file in ONNX Runtime on the CPU."""
     return OnnxSession(path, CPU)

@@ -1,4 +1,4 @@
-"""The recipe that a search writes, and what identifies a search."""
+"""The recipe file that a search writes, and the key of its saved evaluations."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from effsam_export.spec.int8 import Int8Recipe
 
 
-def question(plan: ExportPlan) -> str:
-    """Everything a judgement depends on besides the layers that are kept, as a hash."""
+def search_key(plan: ExportPlan) -> str:
+    """Return the hash of everything that an evaluation depends on besides the overrides."""
     import hashlib
 
     from effsam_export._version import __version__
@@ -25,7 +25,7 @@ def question(plan: ExportPlan) -> str:
     backend = plan.target.backend
     parts = [
         __version__,
-        # A last digit of another version may decide on a mask.
+        # Another version may round differently and so change a mask.
         keys.code_hash(),
         *(f"{t} {installed.version_of(t)}" for t in keys.tools_of(backend, plan.target.precision)),
         plan.dynamic_model.name,
@@ -37,15 +37,15 @@ def question(plan: ExportPlan) -> str:
     if plan.int8 is not None:
         parts += [
             repr(sorted(plan.int8.plan.recipes.items())),
-            # Not where the photographs lie: their contents follow.
+            # The paths of the images do not matter, only their contents.
             repr(replace(plan.int8.calibration, images=())),
             repr(sorted(hashes(plan.int8.calibration.images).values())),
         ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def written(plan: ExportPlan, evaluator: Int8Evaluator | Fp16Evaluator, outcome: Outcome) -> str:
-    """The answer as a file that an export takes."""
+def to_toml(plan: ExportPlan, evaluator: Int8Evaluator | Fp16Evaluator, outcome: Outcome) -> str:
+    """Return the result of a search as a recipe file for an export."""
     from effsam_export.config import fp16_recipe, int8_recipe
 
     if plan.int8 is None:
@@ -58,15 +58,15 @@ def written(plan: ExportPlan, evaluator: Int8Evaluator | Fp16Evaluator, outcome:
         ]
         return fp16_recipe.to_toml(summary(outcome, half=True), entries)
     recipes = plan.int8.plan
-    found: dict[str, Int8Recipe] = {
+    searched: dict[str, Int8Recipe] = {
         c.name: with_choices(recipes.recipe(c.name, plan.target.backend), c.name, outcome)
         for c in plan.dynamic_model.components
     }
-    return int8_recipe.to_toml(summary(outcome, half=False), found)
+    return int8_recipe.to_toml(summary(outcome, half=False), searched)
 
 
 def with_choices(recipe: Int8Recipe, component: str, outcome: Outcome) -> Int8Recipe:
-    """A recipe with the choices of a search for its component, each with its reason."""
+    """Return a recipe with the choices of a search for its component, each with its reason."""
     from effsam_export.bisect.search import SEPARATOR
     from effsam_export.spec.int8 import LayerOverride
 
@@ -77,7 +77,7 @@ def with_choices(recipe: Int8Recipe, component: str, outcome: Outcome) -> Int8Re
             more.append(
                 LayerOverride(
                     modules=(path,),
-                    treatment=choice.kept,
+                    treatment=choice.treatment,
                     reason=reason(choice.sensitivity, "quantized"),
                     source="effsam bisect",
                     recursive=False,
@@ -87,24 +87,24 @@ def with_choices(recipe: Int8Recipe, component: str, outcome: Outcome) -> Int8Re
 
 
 def reason(sensitivity: float, how: str) -> str:
-    """Why a layer is kept."""
-    return f"{how} alone it costs {sensitivity:.4f} of the mean mask IoU"
+    """Return the reason that a recipe gives for keeping a layer."""
+    return f"the mean mask IoU falls by {sensitivity:.4f} if only this layer is {how}"
 
 
-def shown(kept: str, *, half: bool) -> str:
-    """What a layer is kept as, for a person."""
-    return "fp32" if half else kept
+def describe(treatment: str, *, half: bool) -> str:
+    """Return the treatment of a layer, for a table."""
+    return "fp32" if half else treatment
 
 
 def summary(outcome: Outcome, *, half: bool) -> str:
-    """The answer in a line."""
-    floating = sum(c.kept == "keep_float" for c in outcome.choices)
-    weights = len(outcome.choices) - floating
+    """Return the result of a search in one line."""
+    in_float = sum(c.treatment == "keep_float" for c in outcome.choices)
+    weights = len(outcome.choices) - in_float
     before, after = outcome.before, outcome.after
     kept = (
-        f"{floating} layers in FP32"
+        f"{in_float} layers in FP32"
         if half
-        else (f"{floating} layers floating and {weights} with INT8 weights only")
+        else f"{in_float} layers in floating point and {weights} weight-only INT8"
     )
     own = outcome.deployed
     return (

@@ -1,12 +1,16 @@
-"""Find the fewest modules that INT8 or FP16 has to leave alone, judged on masks of photographs.
+"""Find the fewest modules to keep out of INT8 or FP16 so that masks meet a gate.
 
-Component by component, the encoder first, while those that follow float, in four steps; every
-judgement is a full parity check: (1) quantize one block alone, then, where masks suffer, each layer
-of it alone: that is its sensitivity; (2) keep the most sensitive layers floating, as few as hold
-the gate, by halving; (3) give back what the gate holds without, in chunks and then one by one; (4)
-for INT8, likewise store weights alone in it where the gate holds. At the end the target's own
-quantizer is asked; where its masks miss the gate, more layers float, as few as hold it. Judgements
-are kept in a file, so that an interrupted search goes on where it stopped.
+Components are searched in turn, the encoder first. The components after it stay in floating point.
+Every evaluation is a full parity check. A component takes four steps:
+
+1. Measure sensitivities: quantize one block at a time, then each layer of a block that costs IoU.
+2. Keep the most sensitive layers in floating point, as few as meet the gate, by bisection.
+3. Quantize layers of these again where the gate is still met: in chunks, then one by one.
+4. For INT8: store the weights of the remaining layers in INT8 where the gate is still met.
+
+At the end the target's own quantizer is evaluated. If its masks miss the gate, more layers are kept
+in floating point, as few as meet it. Evaluations are written to a file, so that an interrupted
+search can continue.
 """
 
 from __future__ import annotations
@@ -23,24 +27,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
-Kept = Literal["keep_float", "weight_only"]
+Override = Literal["keep_float", "weight_only"]
+"""How a layer is treated that is not quantized as a whole; for FP16 `keep_float` means FP32."""
 SEPARATOR = ":"
 """Between component and module path in the name of a layer."""
-PER_KEPT = 5
-"""Judgements that giving back takes for each layer kept by then: MobileSAM's 63 took 300."""
+EVALUATIONS_PER_OVERRIDE = 5
+"""Estimated evaluations of step 3 for each layer that step 2 keeps."""
 NEGLIGIBLE = 0.002
-"""Mean mask IoU that a block alone may cost without its layers being looked at."""
+"""Loss of mean mask IoU below which the layers of a block are not measured one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What one judgement found, over all prompts.
+    """The result of one parity check, over all prompts.
 
     Attributes:
-        mean, least: Mask IoU with PyTorch, of the masks a user is given.
-        switched: Prompts for which another mask of the set wins, be it by a hair.
-        missed: Failures of an export's other gates: tensors and scores that are off, masks that
-            win by more than scores may be off, NaN.
+        mean_iou, min_iou: Mask IoU with PyTorch, of the masks a user gets.
+        ranking_changes: Prompts for which another mask of the set has the best score.
+        failed_gates: Failures of the other gates: tensors, scores, rankings and NaN.
     """
 
     mean_iou: float
@@ -51,50 +55,51 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What has to hold."""
+    """The mask IoU that a search has to reach."""
 
     min_iou: float
     mean_iou: float
 
-    def holds(self, evaluation: Evaluation) -> bool:
-        """NaN does not."""
+    def is_met(self, evaluation: Evaluation) -> bool:
+        """Return whether an evaluation meets the gate and all other gates; NaN does not."""
         return (
             evaluation.min_iou >= self.min_iou
             and evaluation.mean_iou >= self.mean_iou
             and evaluation.failed_gates == 0
         )
 
-    def share(self, best: Evaluation, part: float) -> Gate:
-        """A stricter gate, which gives away this part of what lies between it and the best."""
+    def tightened(self, best: Evaluation, fraction: float) -> Gate:
+        """Return a stricter gate, which allows this fraction of the loss from the best values."""
         return Gate(
-            min_iou=self.min_iou + (1 - part) * (best.min_iou - self.min_iou),
-            mean_iou=self.mean_iou + (1 - part) * (best.mean_iou - self.mean_iou),
+            min_iou=self.min_iou + (1 - fraction) * (best.min_iou - self.min_iou),
+            mean_iou=self.mean_iou + (1 - fraction) * (best.mean_iou - self.mean_iou),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A layer that is not quantized whole, and how much its quantization alone costs.
+    """A layer that is kept out of INT8 or FP16.
 
     Attributes:
-        sensitivity: Mean mask IoU lost when of its component nothing but its block or itself is
-            quantized.
+        layer: `component:module path`.
+        sensitivity: Loss of mean mask IoU if only this layer, or only its block, is quantized.
     """
 
     layer: str
-    kept: Kept
+    treatment: Override
     sensitivity: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        layers: How many there are.
-        evaluations: Judgements in all; those that an earlier run had made included.
-        before, after: Everything quantized, and with the choices, by the simulator.
-        deployed: With the choices by the target's own quantizer; None where it was not asked.
+        layers: Number of layers that could be quantized.
+        evaluations: Number of evaluations, including those of an interrupted run.
+        before: All layers quantized, in ONNX Runtime.
+        after: With the choices, in ONNX Runtime.
+        deployed: With the choices, by the target's own quantizer; None if it was not evaluated.
     """
 
     choices: tuple[Choice, ...]
@@ -106,68 +111,71 @@ class Outcome:
 
 
 class EvaluationLog:
-    """Evaluations by the layers that were kept, written to disk after each one.
+    """Evaluations by the layers that were overrides, written to disk after each one.
 
     Args:
-        path: The file. Evaluations of another question in it are dropped.
-        question: Hash of everything that an evaluation depends on besides the layers.
-        evaluate: Runs one evaluation in ONNX Runtime, given the layers that are not quantized.
+        path: The file. Evaluations in it with another `key` are ignored.
+        key: Hash of everything that an evaluation depends on besides the overrides.
+        evaluate: Runs one evaluation in ONNX Runtime with the given overrides.
         on_progress: Called after each evaluation with the number done, the number expected,
             and the seconds it took.
-        evaluate_target: Runs one evaluation on an export by the target's own quantizer.
+        evaluate_target: Runs one evaluation of an export by the target's own quantizer; None to
+            skip these.
     """
 
     def __init__(
         self,
         path: Path,
-        question: str,
-        evaluate: Callable[[Mapping[str, Kept]], Evaluation],
+        key: str,
+        evaluate: Callable[[Mapping[str, Override]], Evaluation],
         on_progress: Callable[[int, int, float], None],
-        evaluate_target: Callable[[Mapping[str, Kept]], Evaluation] | None = None,
+        evaluate_target: Callable[[Mapping[str, Override]], Evaluation] | None = None,
     ) -> None:
-        self._path, self._question, self._on_progress = path, question, on_progress
+        self._path, self._key, self._on_progress = path, key, on_progress
         self._evaluate, self._evaluate_target = evaluate, evaluate_target
         self._known: dict[str, Evaluation] = {}
         if path.is_file():
             document = json.loads(path.read_text("utf-8"))
-            if document.get("question") == question:
+            if document.get("key") == key:
                 self._known = {k: Evaluation(**v) for k, v in document["evaluations"].items()}
-        self._keys: set[str] = set()
+        self._names: set[str] = set()
         self.expected = 0
 
     @property
     def count(self) -> int:
-        """How many different evaluations this search used, those read from the file included."""
-        return len(self._keys)
+        """Number of different evaluations of this search, including those read from the file."""
+        return len(self._names)
 
-    def evaluate(self, kept: Mapping[str, Kept]) -> Evaluation:
-        """The evaluation when these layers are kept and all others are quantized."""
-        return self._cached("", self._evaluate, kept)
+    def evaluate(self, overrides: Mapping[str, Override]) -> Evaluation:
+        """Return the evaluation with these overrides and all other layers quantized."""
+        return self._cached("", self._evaluate, overrides)
 
-    def evaluate_target(self, kept: Mapping[str, Kept]) -> Evaluation | None:
-        """The same by the target's own quantizer; None where it cannot be asked."""
+    def evaluate_target(self, overrides: Mapping[str, Override]) -> Evaluation | None:
+        """Return the evaluation by the target's own quantizer; None if there is none."""
         if self._evaluate_target is None:
             return None
-        return self._cached("deployed|", self._evaluate_target, kept)
+        return self._cached("deployed|", self._evaluate_target, overrides)
 
     def _cached(
         self,
         prefix: str,
-        evaluate: Callable[[Mapping[str, Kept]], Evaluation],
-        kept: Mapping[str, Kept],
+        evaluate: Callable[[Mapping[str, Override]], Evaluation],
+        overrides: Mapping[str, Override],
     ) -> Evaluation:
-        key = prefix + ",".join(f"{layer}={kind}" for layer, kind in sorted(kept.items()))
-        self._keys.add(key)
-        if key not in self._known:
+        name = prefix + ",".join(
+            f"{layer}={treatment}" for layer, treatment in sorted(overrides.items())
+        )
+        self._names.add(name)
+        if name not in self._known:
             began = time.perf_counter()
-            self._known[key] = evaluate(kept)
+            self._known[name] = evaluate(overrides)
             self._save()
             self._on_progress(self.count, self.expected, time.perf_counter() - began)
-        return self._known[key]
+        return self._known[name]
 
     def _save(self) -> None:
         evaluations = {k: asdict(v) for k, v in self._known.items()}
-        document = {"question": self._question, "evaluations": evaluations}
+        document = {"key": self._key, "evaluations": evaluations}
         write_whole(self._path, json.dumps(document, indent=1, sort_keys=True).encode())
 
 
@@ -179,221 +187,237 @@ def search(
     weighted: Collection[str] = (),
     negligible: float = NEGLIGIBLE,
 ) -> Outcome:
-    """Find what has to be kept.
+    """Find the layers to keep out of INT8 or FP16.
 
     Args:
         layers: Module paths of all layers, `component:path`, in the order of the graphs.
-        gate: What has to hold.
-        log: Asks the judge.
-        weighted: Layers that may have weights in INT8 and floating activations.
-        negligible: Mean mask IoU that a block alone may cost without its layers being looked at.
+        gate: The mask IoU to reach.
+        log: Runs the evaluations.
+        weighted: Layers whose weights may be stored in INT8 without their activations.
+        negligible: Loss of mean mask IoU below which the layers of a block are not measured.
 
     Raises:
-        CheckFailed: The gate does not hold with nothing quantized.
+        CheckFailed: The gate is not met even with nothing quantized.
     """
-    every = _kept(layers)
+    all_in_float = _in_float(layers)
     log.expected = likely_evaluations(layers)
-    whole = log.evaluate({})
-    kept: dict[str, Kept] = {}
+    before = log.evaluate({})
+    overrides: dict[str, Override] = {}
     cost: dict[str, float] = dict.fromkeys(layers, 0.0)
-    if not gate.holds(whole):
-        best = log.evaluate(every)
-        if not gate.holds(best):
+    if not gate.is_met(before):
+        best = log.evaluate(all_in_float)
+        if not gate.is_met(best):
             raise CheckFailed(
                 f"with nothing quantized the min mask IoU is {best.min_iou:.4f} and the mean "
                 f"{best.mean_iou:.4f}, {best.failed_gates} other gates are missed: no choice of "
-                "modules holds the gate",
+                "modules meets the gate",
                 hint=f"--min-iou {max(0.0, best.min_iou - 0.01):.2f} could be reached",
             )
         parts = components(layers)
-        kept = dict(every)
+        overrides = dict(all_in_float)
         for i, own in enumerate(parts):
-            # What is still to be quantized may cost as much as what has been.
-            stricter = gate.share(best, (i + 1) / len(parts))
-            others = {k: v for k, v in kept.items() if k not in own}
+            # Each component may use an equal part of the loss that the gate allows.
+            stricter = gate.tightened(best, (i + 1) / len(parts))
+            others = {k: v for k, v in overrides.items() if k not in own}
             cost.update(sensitivities(own, others, log, negligible))
-            kept = component(own, others, cost, stricter, log, weighted)
-    kept = confirmed(kept, ranking(layers, cost), gate, log)
-    after, deployed = log.evaluate(kept), log.evaluate_target(kept)
+            overrides = search_component(own, others, cost, stricter, log, weighted)
+    overrides = confirmed(overrides, ranking(layers, cost), gate, log)
+    after, deployed = log.evaluate(overrides), log.evaluate_target(overrides)
     choices = [
-        Choice(layer=layer, kept=kind, sensitivity=cost[layer]) for layer, kind in kept.items()
+        Choice(layer=layer, treatment=treatment, sensitivity=cost[layer])
+        for layer, treatment in overrides.items()
     ]
     return Outcome(
         choices=tuple(sorted(choices, key=lambda c: (-c.sensitivity, c.layer))),
         layers=len(layers),
         evaluations=log.count,
-        before=whole,
+        before=before,
         after=after,
         deployed=deployed,
     )
 
 
 def components(layers: Sequence[str]) -> list[list[str]]:
-    """Layers by component, in the order given."""
-    found: dict[str, list[str]] = {}
+    """Group layers by component, in the given order."""
+    groups: dict[str, list[str]] = {}
     for layer in layers:
-        found.setdefault(layer.partition(SEPARATOR)[0], []).append(layer)
-    return list(found.values())
+        groups.setdefault(layer.partition(SEPARATOR)[0], []).append(layer)
+    return list(groups.values())
 
 
 def ranking(layers: Sequence[str], cost: Mapping[str, float]) -> list[str]:
-    """The most sensitive layer first; of equals the one that comes first in the graph."""
+    """Sort layers by sensitivity, the highest first; equal ones stay in graph order."""
     return sorted(layers, key=lambda layer: -cost[layer])
 
 
-def component(
+def search_component(
     layers: Sequence[str],
-    others: Mapping[str, Kept],
+    others: Mapping[str, Override],
     cost: Mapping[str, float],
     gate: Gate,
     log: EvaluationLog,
     weighted: Collection[str],
-) -> dict[str, Kept]:
-    """What one component has to keep, beside what is kept of the others."""
-    if gate.holds(log.evaluate(others)):
+) -> dict[str, Override]:
+    """Return the overrides of one component together with those of the other components."""
+    if gate.is_met(log.evaluate(others)):
         return dict(others)
-    kept = fewest(ranking(layers, cost), others, gate, log)
-    own = [layer for layer in layers if layer in kept]
-    log.expected = log.count + PER_KEPT * len(own)
-    kept = relaxed(kept, None, own, cost, gate, log)
-    own = [layer for layer in own if layer in kept and layer in weighted]
-    return relaxed(kept, "weight_only", own, cost, gate, log)
+    overrides = fewest(ranking(layers, cost), others, gate, log)
+    own = [layer for layer in layers if layer in overrides]
+    log.expected = log.count + EVALUATIONS_PER_OVERRIDE * len(own)
+    overrides = relaxed(overrides, None, own, cost, gate, log)
+    own = [layer for layer in own if layer in overrides and layer in weighted]
+    return relaxed(overrides, "weight_only", own, cost, gate, log)
 
 
 def confirmed(
-    kept: dict[str, Kept], ranked: Sequence[str], gate: Gate, log: EvaluationLog
-) -> dict[str, Kept]:
-    """The same where the target's own quantizer holds the gate, else with more layers floating.
+    overrides: dict[str, Override], ranked: Sequence[str], gate: Gate, log: EvaluationLog
+) -> dict[str, Override]:
+    """Return the overrides, with more layers in floating point if the target misses the gate.
+
+    Args:
+        overrides: The result of the search in ONNX Runtime.
+        ranked: All layers, the most sensitive first.
+        gate: The mask IoU to reach.
+        log: Runs the evaluations.
 
     Raises:
-        CheckFailed: It does not hold the gate with all of them floating.
+        CheckFailed: The target misses the gate even with all layers in floating point.
     """
-    evaluation = log.evaluate_target(kept)
-    if evaluation is None or gate.holds(evaluation):
-        return kept
-    more = [layer for layer in ranked if kept.get(layer) != "keep_float"]
+    evaluation = log.evaluate_target(overrides)
+    if evaluation is None or gate.is_met(evaluation):
+        return overrides
+    remaining = [layer for layer in ranked if overrides.get(layer) != "keep_float"]
 
-    def with_head(size: int) -> tuple[dict[str, Kept], bool]:
-        found = {**kept, **_kept(more[:size])}
-        evaluation = log.evaluate_target(found)
-        return found, evaluation is not None and gate.holds(evaluation)
+    def with_more(size: int) -> tuple[dict[str, Override], bool]:
+        trial = {**overrides, **_in_float(remaining[:size])}
+        evaluation = log.evaluate_target(trial)
+        return trial, evaluation is not None and gate.is_met(evaluation)
 
-    # Doubled from one on, since a file in which too much floats is refused as no INT8 file.
+    # The number is doubled from 1: a file with too many FP16 layers is refused as an INT8 file.
     low, high = 0, 1
-    while not with_head(high)[1]:
-        if high == len(more):
+    while not with_more(high)[1]:
+        if high == len(remaining):
             raise CheckFailed(
-                "in the target itself the gate does not hold, however many layers float: least "
+                "the target misses the gate with any number of layers in floating point: min "
                 f"mask IoU {evaluation.min_iou:.4f}, mean {evaluation.mean_iou:.4f}, "
-                f"{evaluation.failed_gates} other gates missed with those that were found",
+                f"{evaluation.failed_gates} other gates missed with the layers of the search",
                 hint=f"--min-iou {max(0.0, evaluation.min_iou - 0.01):.2f} could be reached",
             )
-        low, high = high, min(2 * high, len(more))
+        low, high = high, min(2 * high, len(remaining))
     while high - low > 1:
         middle = (low + high) // 2
-        if with_head(middle)[1]:
+        if with_more(middle)[1]:
             high = middle
         else:
             low = middle
-    return with_head(high)[0]
+    return with_more(high)[0]
 
 
 def sensitivities(
     layers: Sequence[str],
-    others: Mapping[str, Kept],
+    others: Mapping[str, Override],
     log: EvaluationLog,
     negligible: float = NEGLIGIBLE,
 ) -> dict[str, float]:
-    """Mean mask IoU that each layer of a component costs when it alone is quantized.
+    """Return the loss of mean mask IoU for each layer of a component if only it is quantized.
 
-    A block that alone costs next to nothing is not taken apart: its layers share its figure.
+    If quantizing a whole block loses less than `negligible`, its layers get the loss of the block.
 
     Args:
-        layers: Of the component.
-        others: What is kept of the other components.
-        log: Asks the judge.
-        negligible: Mean mask IoU that a block alone may cost without its layers being looked at.
+        layers: Layers of the component.
+        others: Overrides of the other components.
+        log: Runs the evaluations.
+        negligible: Loss of mean mask IoU below which the layers of a block are not measured.
     """
-    best = log.evaluate({**others, **_kept(layers)}).mean_iou
+    best = log.evaluate({**others, **_in_float(layers)}).mean_iou
     cost: dict[str, float] = {}
     for group in blocks(layers):
-        kept = _kept(x for x in layers if x not in group)
-        lost = best - log.evaluate({**others, **kept}).mean_iou
+        rest = _in_float(x for x in layers if x not in group)
+        lost = best - log.evaluate({**others, **rest}).mean_iou
         if lost <= negligible or len(group) == 1:
             cost.update(dict.fromkeys(group, lost))
             continue
         for layer in group:
-            kept = _kept(x for x in layers if x != layer)
-            cost[layer] = best - log.evaluate({**others, **kept}).mean_iou
+            rest = _in_float(x for x in layers if x != layer)
+            cost[layer] = best - log.evaluate({**others, **rest}).mean_iou
     return cost
 
 
 def blocks(layers: Iterable[str]) -> list[list[str]]:
-    """Layers by the block they lie in: the shortest path that ends in a number, or their parent."""
-    found: dict[str, list[str]] = {}
+    """Group layers by block: the innermost numbered module around a layer, or its parent."""
+    groups: dict[str, list[str]] = {}
     for layer in layers:
         parts = layer.split(".")
         numbers = [i for i, part in enumerate(parts) if part.isdigit()]
-        # The innermost number that is not the layer itself: `layers.1.blocks.0` of its `mlp.fc1`.
+        # For `layers.1.blocks.0.mlp.fc1` this is `layers.1.blocks.0`.
         inner = [i for i in numbers if i < len(parts) - 1]
         block = ".".join(parts[: inner[-1] + 1] if inner else parts[:-1])
-        found.setdefault(block, []).append(layer)
-    return list(found.values())
+        groups.setdefault(block, []).append(layer)
+    return list(groups.values())
 
 
 def fewest(
-    ranked: Sequence[str], others: Mapping[str, Kept], gate: Gate, log: EvaluationLog
-) -> dict[str, Kept]:
-    """The shortest head of a ranking that holds the gate when it is kept too, by halving."""
+    ranked: Sequence[str], others: Mapping[str, Override], gate: Gate, log: EvaluationLog
+) -> dict[str, Override]:
+    """Return the fewest layers of a ranking to keep so that the gate is met, by bisection."""
     low, high = 1, len(ranked)
     while low < high:
         middle = (low + high) // 2
-        if gate.holds(log.evaluate({**others, **_kept(ranked[:middle])})):
+        if gate.is_met(log.evaluate({**others, **_in_float(ranked[:middle])})):
             high = middle
         else:
             low = middle + 1
-    return {**others, **_kept(ranked[:low])}
+    return {**others, **_in_float(ranked[:low])}
 
 
 def relaxed(
-    kept: Mapping[str, Kept],
-    to: Kept | None,
+    overrides: Mapping[str, Override],
+    to: Override | None,
     among: Sequence[str],
     cost: Mapping[str, float],
     gate: Gate,
     log: EvaluationLog,
-) -> dict[str, Kept]:
-    """Give some layers back (`to` None) or store their weights in INT8, wherever the gate holds.
+) -> dict[str, Override]:
+    """Quantize layers again (`to` None) or store their weights in INT8, where the gate is met.
 
-    In chunks that are halved, the least sensitive first, down to single layers: of what is left, no
-    layer could be changed alone. Source: Zeller and Hildebrandt, "Simplifying and Isolating
-    Failure-Inducing Input", 2002.
+    Layers are changed in chunks, the least sensitive first. Chunks are halved down to single
+    layers, until no single layer can be changed. Source: Zeller and Hildebrandt, "Simplifying and
+    Isolating Failure-Inducing Input", 2002.
+
+    Args:
+        overrides: Overrides of all components.
+        to: The new treatment; None removes the override.
+        among: Layers that may change.
+        cost: Sensitivity of each layer.
+        gate: The mask IoU to reach.
+        log: Runs the evaluations.
     """
-    found, order = dict(kept), sorted(among, key=lambda name: cost[name])
+    result, order = dict(overrides), sorted(among, key=lambda name: cost[name])
     size = max(1, len(order) // 2)
     while order:
         left: list[str] = []
         for start in range(0, len(order), size):
             chunk = order[start : start + size]
-            trial = {k: v for k, v in found.items() if to is not None or k not in chunk}
+            trial = {k: v for k, v in result.items() if to is not None or k not in chunk}
             if to is not None:
                 trial.update(dict.fromkeys(chunk, to))
-            if gate.holds(log.evaluate(trial)):
-                found = trial
+            if gate.is_met(log.evaluate(trial)):
+                result = trial
             else:
                 left += chunk
-        # A change may have made room for another: single layers are asked until none moves.
+        # A change can allow another one, so single layers are tried until none changes.
         if size == 1 and len(left) == len(order):
             break
         order, size = left, max(1, size // 2)
-    return found
+    return result
 
 
-def _kept(layers: Iterable[str]) -> dict[str, Kept]:
+def _in_float(layers: Iterable[str]) -> dict[str, Override]:
     return dict.fromkeys(layers, "keep_float")
 
 
 def likely_evaluations(layers: Sequence[str]) -> int:
-    """About how many judgements a search takes: most layers, each block, halving, giving back."""
+    """Estimate the evaluations of a search, if a third of the layers is kept by bisection."""
+    sensitivity = len(blocks(layers)) + 3 * len(layers) // 4
     kept = len(layers) // 3
-    return len(blocks(layers)) + 3 * len(layers) // 4 + len(layers).bit_length() + PER_KEPT * kept
+    return sensitivity + len(layers).bit_length() + EVALUATIONS_PER_OVERRIDE * kept

@@ -112,7 +112,7 @@ def bisect(
     import tempfile
 
     from effsam_export.bisect import search as searching
-    from effsam_export.bisect.recipe import question, shown, summary, written
+    from effsam_export.bisect.recipe import describe, search_key, summary, to_toml
     from effsam_export.config import targets as profiles
     from effsam_export.pipeline.plan import resolve
     from effsam_export.pipeline.request import ExportRequest
@@ -160,7 +160,7 @@ def bisect(
 
         log = searching.EvaluationLog(
             path.with_name(f"{path.name}.search.json"),
-            question(plan),
+            search_key(plan),
             evaluator.evaluate,
             on_progress,
             evaluator.evaluate_target,
@@ -172,13 +172,14 @@ def bisect(
             weighted=evaluator.weighted,
             negligible=searching.NEGLIGIBLE / 10 if half else searching.NEGLIGIBLE,
         )
-        text = written(plan, evaluator, outcome)
+        text = to_toml(plan, evaluator, outcome)
     write_whole(path, text.encode())
     if json:
         console.document({"recipe": str(path), **document(outcome)})
     else:
         rows = [
-            [c.layer, shown(c.kept, half=half), f"{c.sensitivity:.4f}"] for c in outcome.choices
+            [c.layer, describe(c.treatment, half=half), f"{c.sensitivity:.4f}"]
+            for c in outcome.choices
         ]
         console.data(console.table(("layer", "precision", "sensitivity"), rows))
     terminal.message(summary(outcome, half=half))

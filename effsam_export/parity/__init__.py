@@ -1,1 +1,1 @@
-"""The parity check: PyTorch, the traced ONNX graph and the artefact compared by tensors and masks."""
+"""The parity check: PyTorch, the traced ONNX graph and the artefact, compared by their masks."""

@@ -98,7 +98,7 @@ def test_what_is_found_is_what_an_export_keeps(
     outcome = search(tmp_path, small_checkpoint, photo, *gate)
     choices = outcome["choices"]
     assert 0 < len(choices) < outcome["layers"]
-    assert {c["kept"] for c in choices} == {"keep_float"}
+    assert {c["treatment"] for c in choices} == {"keep_float"}
     assert outcome["after"]["mean_iou"] >= asked > before["mean_iou"]
     entries = fp16_recipe.load(tmp_path / "keep.toml", ("encoder", "decoder"))
     assert [f"{e.component}:{e.modules[0]}" for e in entries] == [c["layer"] for c in choices]

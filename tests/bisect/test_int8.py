@@ -1,4 +1,4 @@
-"""The judge of a search on the small model: what it measures anew, and what it leaves alone."""
+"""INT8 evaluations of a search on the small model: which ranges and sessions are reused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from effsam_export.bisect.int8 import Int8Evaluator, with_own_weights
+from effsam_export.bisect.int8 import Int8Evaluator, with_original_weights
 from effsam_export.config import calibration
 from effsam_export.config import targets as profiles
 from effsam_export.config.int8_recipe import Int8Plan
@@ -106,7 +106,7 @@ def test_what_the_target_refuses_to_make_misses_a_gate(
 
 
 @pytest.mark.backend
-def test_a_layer_that_floats_has_its_own_weights_back(
+def test_a_floating_point_layer_has_its_original_weights(
     tmp_path: Path, small: None, small_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
     rounded = Int8Recipe(scheme="weight_only", rounding="coordinate-descent")
@@ -142,11 +142,11 @@ def full(value: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.full((2, 2), value, np.float32)
 
 
-def test_only_layers_that_float_get_weights_back() -> None:
+def test_only_floating_point_layers_get_their_original_weights() -> None:
     model = graph({"a": full(1), "b": full(2), "shared": full(3)})
     before = {n: numpy_helper.from_array(full(-v), n) for n, v in constants(model).items()}
     kept = {"n0": "keep_float", "n1": "weight_only", "n2": "keep_float", "n3": "w8a8"}
-    found = with_own_weights(model, before, kept)  # type: ignore[arg-type]
+    found = with_original_weights(model, before, kept)  # type: ignore[arg-type]
     # The last one is read by a layer that is quantized, too.
     assert constants(found) == {"a": -1.0, "b": 2.0, "shared": 3.0}
     assert constants(model) == {"a": 1.0, "b": 2.0, "shared": 3.0}
@@ -154,7 +154,7 @@ def test_only_layers_that_float_get_weights_back() -> None:
 
 def test_where_nothing_was_rounded_nothing_changes() -> None:
     model = graph({"a": full(1)})
-    assert with_own_weights(model, {}, {"n0": "keep_float"}) is model
+    assert with_original_weights(model, {}, {"n0": "keep_float"}) is model
     rounded = {"a": numpy_helper.from_array(full(5), "a")}
-    assert with_own_weights(model, rounded, {"n0": "w8a8"}) is model
+    assert with_original_weights(model, rounded, {"n0": "w8a8"}) is model
     assert replace(WHOLE, quantize_activation_products=False).prepares_weights is False

@@ -1,4 +1,4 @@
-"""The search for modules to keep: on a judge whose answer is known, and on the tiny model."""
+"""The search for layers to keep out of INT8, on simulated evaluations with a known result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from effsam_export import models
 from effsam_export.bisect import search as searching
-from effsam_export.bisect.recipe import question
+from effsam_export.bisect.recipe import search_key
 from effsam_export.bisect.search import Evaluation, EvaluationLog, Gate
 from effsam_export.config import calibration, int8_recipe
 from effsam_export.config import targets as profiles
@@ -25,23 +25,23 @@ from effsam_export.util import installed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from effsam_export.bisect.search import Kept
+    from effsam_export.bisect.search import Override
 
 LAYERS = [f"encoder:layers.{i}.{name}" for i in range(8) for name in ("norm", "attn", "fc1", "fc2")]
 GATE = Gate(min_iou=0.9, mean_iou=0.95)
 
 
-class Judge:
+class CostModel:
     """Masks lose a fixed share for each layer that is quantized; some only through activations."""
 
     def __init__(self, costs: Mapping[str, float], weights: frozenset[str] = frozenset()) -> None:
         self.costs, self.weights, self.calls = costs, weights, 0
 
-    def __call__(self, kept: Mapping[str, Kept]) -> Evaluation:
+    def __call__(self, overrides: Mapping[str, Override]) -> Evaluation:
         self.calls += 1
         lost = 0.0
         for layer, cost in self.costs.items():
-            how = kept.get(layer)
+            how = overrides.get(layer)
             if how is None or (how == "weight_only" and layer in self.weights):
                 lost += cost
         return Evaluation(
@@ -49,32 +49,30 @@ class Judge:
         )
 
 
-def log(path: Path, judge: Judge, question: str = "q") -> EvaluationLog:
-    return EvaluationLog(
-        path / "search.json", question, judge, lambda count, expected, seconds: None
-    )
+def log(path: Path, evaluate: CostModel, key: str = "q") -> EvaluationLog:
+    return EvaluationLog(path / "search.json", key, evaluate, lambda count, expected, seconds: None)
 
 
 def test_the_few_layers_that_matter_are_found(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
-    judge = Judge({**dict.fromkeys(LAYERS, 0.0005), **bad})
-    book = log(tmp_path, judge)
+    evaluate = CostModel({**dict.fromkeys(LAYERS, 0.0005), **bad})
+    book = log(tmp_path, evaluate)
     outcome = searching.search(LAYERS, GATE, book)
     assert [c.layer for c in outcome.choices] == list(bad)
     assert [round(c.sensitivity, 3) for c in outcome.choices] == [0.3, 0.2]
-    assert not GATE.holds(outcome.before)
-    assert GATE.holds(outcome.after)
+    assert not GATE.is_met(outcome.before)
+    assert GATE.is_met(outcome.after)
     assert outcome.layers == len(LAYERS)
-    assert judge.calls <= searching.likely_evaluations(LAYERS)
-    # By the end of the search for the head the guess follows from what is kept.
-    assert judge.calls <= book.expected <= searching.likely_evaluations(LAYERS)
+    assert evaluate.calls <= searching.likely_evaluations(LAYERS)
+    # By the end of the search for the head the guess follows from what is overrides.
+    assert evaluate.calls <= book.expected <= searching.likely_evaluations(LAYERS)
 
 
 def test_weights_go_to_int8_where_only_the_activations_hurt(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
-    judge = Judge(bad, weights=frozenset({"encoder:layers.5.attn"}))
-    outcome = searching.search(LAYERS, GATE, log(tmp_path, judge), weighted=LAYERS)
-    assert {c.layer: c.kept for c in outcome.choices} == {
+    evaluate = CostModel(bad, weights=frozenset({"encoder:layers.5.attn"}))
+    outcome = searching.search(LAYERS, GATE, log(tmp_path, evaluate), weighted=LAYERS)
+    assert {c.layer: c.treatment for c in outcome.choices} == {
         "encoder:layers.2.fc2": "weight_only",
         "encoder:layers.5.attn": "keep_float",
     }
@@ -83,32 +81,32 @@ def test_weights_go_to_int8_where_only_the_activations_hurt(tmp_path: Path) -> N
 def test_only_layers_with_weights_go_to_int8(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.norm": 0.2}
     outcome = searching.search(
-        LAYERS, GATE, log(tmp_path, Judge(bad)), weighted=["encoder:layers.2.fc2"]
+        LAYERS, GATE, log(tmp_path, CostModel(bad)), weighted=["encoder:layers.2.fc2"]
     )
-    kinds = {c.layer: c.kept for c in outcome.choices}
+    kinds = {c.layer: c.treatment for c in outcome.choices}
     assert kinds == {"encoder:layers.2.fc2": "weight_only", "encoder:layers.5.norm": "keep_float"}
 
 
 def test_no_layer_can_be_given_back(tmp_path: Path) -> None:
     costs = {layer: 0.001 * (i + 1) for i, layer in enumerate(LAYERS)}
-    judge = Judge(costs, weights=frozenset(LAYERS))
-    outcome = searching.search(LAYERS, GATE, log(tmp_path, judge))
-    kept = {c.layer: c.kept for c in outcome.choices}
-    assert GATE.holds(judge(kept))
-    for layer in kept:
-        assert not GATE.holds(judge({k: v for k, v in kept.items() if k != layer}))
+    evaluate = CostModel(costs, weights=frozenset(LAYERS))
+    outcome = searching.search(LAYERS, GATE, log(tmp_path, evaluate))
+    overrides = {c.layer: c.treatment for c in outcome.choices}
+    assert GATE.is_met(evaluate(overrides))
+    for layer in overrides:
+        assert not GATE.is_met(evaluate({k: v for k, v in overrides.items() if k != layer}))
 
 
-def test_nothing_is_kept_where_the_gate_holds_already(tmp_path: Path) -> None:
-    judge = Judge(dict.fromkeys(LAYERS, 0.0001))
-    outcome = searching.search(LAYERS, GATE, log(tmp_path, judge))
+def test_no_overrides_if_the_gate_is_met(tmp_path: Path) -> None:
+    evaluate = CostModel(dict.fromkeys(LAYERS, 0.0001))
+    outcome = searching.search(LAYERS, GATE, log(tmp_path, evaluate))
     assert outcome.choices == ()
-    assert (outcome.evaluations, judge.calls) == (1, 1)
+    assert (outcome.evaluations, evaluate.calls) == (1, 1)
 
 
 def test_a_gate_that_cannot_hold_is_refused_with_what_could(tmp_path: Path) -> None:
-    def hopeless(kept: Mapping[str, Kept]) -> Evaluation:
-        del kept
+    def hopeless(overrides: Mapping[str, Override]) -> Evaluation:
+        del overrides
         return Evaluation(mean_iou=0.9, min_iou=0.8, ranking_changes=0, failed_gates=0)
 
     book = EvaluationLog(tmp_path / "s.json", "q", hopeless, lambda count, expected, seconds: None)
@@ -131,22 +129,22 @@ def test_a_gate_that_cannot_hold_is_refused_with_what_could(tmp_path: Path) -> N
         (Evaluation(mean_iou=float("nan"), min_iou=0.99, ranking_changes=0, failed_gates=0), False),
     ],
 )
-def test_a_gate_asks_for_all_three(evaluation: Evaluation, holds: bool) -> None:
-    assert GATE.holds(evaluation) is holds
+def test_a_gate_needs_both_ious_and_no_other_failure(evaluation: Evaluation, holds: bool) -> None:
+    assert GATE.is_met(evaluation) is holds
 
 
 def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.5.attn": 0.2}
 
-    class Interrupted(Judge):
-        def __call__(self, kept: Mapping[str, Kept]) -> Evaluation:
+    class Interrupted(CostModel):
+        def __call__(self, overrides: Mapping[str, Override]) -> Evaluation:
             if self.calls == 7:
                 raise KeyboardInterrupt
-            return super().__call__(kept)
+            return super().__call__(overrides)
 
     with pytest.raises(KeyboardInterrupt):
         searching.search(LAYERS, GATE, log(tmp_path, Interrupted(bad)))
-    later, whole = Judge(bad), Judge(bad)
+    later, whole = CostModel(bad), CostModel(bad)
     resumed = searching.search(LAYERS, GATE, log(tmp_path, later))
     (tmp_path / "other").mkdir()
     fresh = searching.search(LAYERS, GATE, log(tmp_path / "other", whole))
@@ -154,14 +152,14 @@ def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert later.calls == whole.calls - 7
 
 
-def test_judgements_of_another_question_are_not_taken(tmp_path: Path) -> None:
-    judge = Judge({"encoder:layers.2.fc2": 0.3})
-    log(tmp_path, judge, "first").evaluate({})
-    log(tmp_path, judge, "first").evaluate({})
-    assert judge.calls == 1
-    log(tmp_path, judge, "second").evaluate({})
-    assert judge.calls == 2
-    assert json.loads((tmp_path / "search.json").read_text())["question"] == "second"
+def test_evaluations_with_another_key_are_ignored(tmp_path: Path) -> None:
+    evaluate = CostModel({"encoder:layers.2.fc2": 0.3})
+    log(tmp_path, evaluate, "first").evaluate({})
+    log(tmp_path, evaluate, "first").evaluate({})
+    assert evaluate.calls == 1
+    log(tmp_path, evaluate, "second").evaluate({})
+    assert evaluate.calls == 2
+    assert json.loads((tmp_path / "search.json").read_text())["key"] == "second"
 
 
 BOTH = [*LAYERS, *(f"decoder:blocks.{i}.{name}" for i in range(4) for name in ("attn", "mlp"))]
@@ -174,12 +172,12 @@ def test_the_encoder_is_searched_before_the_decoder_and_leaves_it_half(tmp_path:
         "encoder:layers.3.fc1": 0.02,
         "decoder:blocks.1.mlp": 0.03,
     }
-    asked: list[Mapping[str, Kept]] = []
-    judge = Judge(costs)
+    asked: list[Mapping[str, Override]] = []
+    evaluate = CostModel(costs)
 
-    def noted(kept: Mapping[str, Kept]) -> Evaluation:
-        asked.append(kept)
-        return judge(kept)
+    def noted(overrides: Mapping[str, Override]) -> Evaluation:
+        asked.append(overrides)
+        return evaluate(overrides)
 
     book = EvaluationLog(tmp_path / "s.json", "q", noted, lambda count, expected, seconds: None)
     outcome = searching.search(BOTH, Gate(min_iou=0.9, mean_iou=0.95), book)
@@ -196,30 +194,32 @@ def test_all_components_together_hold_the_gate_to_the_bit(tmp_path: Path) -> Non
         Gate(min_iou=0.1 + 0.2, mean_iou=0.7),
         Evaluation(mean_iou=0.999, min_iou=0.9973, ranking_changes=0, failed_gates=0),
     )
-    assert gate.share(best, 1) == gate
-    assert gate.share(best, 0) == Gate(min_iou=best.min_iou, mean_iou=best.mean_iou)
+    assert gate.tightened(best, 1) == gate
+    assert gate.tightened(best, 0) == Gate(min_iou=best.min_iou, mean_iou=best.mean_iou)
 
 
-class Target(Judge):
+class Target(CostModel):
     """Loses more than the simulator, or has a fault of its own."""
 
     def __init__(self, costs: Mapping[str, float], always: float = 0.0) -> None:
         super().__init__(costs)
         self.always = always
 
-    def __call__(self, kept: Mapping[str, Kept]) -> Evaluation:
-        found = super().__call__(kept)
+    def __call__(self, overrides: Mapping[str, Override]) -> Evaluation:
+        found = super().__call__(overrides)
         return replace(found, mean_iou=found.mean_iou - self.always)
 
 
-def own(path: Path, judge: Judge, target: Judge) -> EvaluationLog:
-    return EvaluationLog(path / "s.json", "q", judge, lambda count, expected, seconds: None, target)
+def own(path: Path, evaluate: CostModel, target: CostModel) -> EvaluationLog:
+    return EvaluationLog(
+        path / "s.json", "q", evaluate, lambda count, expected, seconds: None, target
+    )
 
 
 def test_the_targets_own_quantizer_has_the_last_word(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3}
     agrees = Target(bad)
-    outcome = searching.search(LAYERS, GATE, own(tmp_path, Judge(bad), agrees))
+    outcome = searching.search(LAYERS, GATE, own(tmp_path, CostModel(bad), agrees))
     assert [c.layer for c in outcome.choices] == list(bad)
     assert outcome.deployed == outcome.after
     assert agrees.calls == 1
@@ -228,16 +228,16 @@ def test_the_targets_own_quantizer_has_the_last_word(tmp_path: Path) -> None:
 def test_where_the_target_loses_more_further_layers_float(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.4.fc1": 0.02, "encoder:layers.6.fc1": 0.01}
     more = {**bad, "encoder:layers.4.fc1": 0.2}
-    outcome = searching.search(LAYERS, GATE, own(tmp_path, Judge(bad), Target(more)))
+    outcome = searching.search(LAYERS, GATE, own(tmp_path, CostModel(bad), Target(more)))
     assert [c.layer for c in outcome.choices] == ["encoder:layers.2.fc2", "encoder:layers.4.fc1"]
     assert outcome.deployed is not None
-    assert GATE.holds(outcome.deployed)
+    assert GATE.is_met(outcome.deployed)
 
 
 def test_a_target_that_cannot_hold_the_gate_is_an_error(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3}
     with pytest.raises(CheckFailed, match="in the target itself the gate does not hold") as e:
-        searching.search(LAYERS, GATE, own(tmp_path, Judge(bad), Target(bad, always=0.2)))
+        searching.search(LAYERS, GATE, own(tmp_path, CostModel(bad), Target(bad, always=0.2)))
     assert "mean 0.8000" in e.value.message
 
 
@@ -248,32 +248,32 @@ def test_few_layers_more_are_tried_before_many(tmp_path: Path) -> None:
     class Refusing(Target):
         """Makes no file of which more than half floats."""
 
-        def __call__(self, kept: Mapping[str, Kept]) -> Evaluation:
-            asked.append(len(kept))
-            if len(kept) > len(LAYERS) // 2:
+        def __call__(self, overrides: Mapping[str, Override]) -> Evaluation:
+            asked.append(len(overrides))
+            if len(overrides) > len(LAYERS) // 2:
                 return Evaluation(mean_iou=0, min_iou=0, ranking_changes=0, failed_gates=1)
-            return super().__call__(kept)
+            return super().__call__(overrides)
 
     gate = Gate(min_iou=0.0, mean_iou=0.8)
     target = Refusing({layer: 1.2 * cost for layer, cost in costs.items()})
-    outcome = searching.search(LAYERS, gate, own(tmp_path, Judge(costs), target))
+    outcome = searching.search(LAYERS, gate, own(tmp_path, CostModel(costs), target))
     found = len(outcome.choices)
     assert outcome.deployed is not None
-    assert gate.holds(outcome.deployed)
+    assert gate.is_met(outcome.deployed)
     # One layer less, and the target misses the gate.
     assert found - 1 in asked
     assert max(asked) <= 2 * found
 
 
-def test_verdicts_of_the_target_are_kept_apart(tmp_path: Path) -> None:
+def test_evaluations_of_the_target_are_stored_separately(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3}
-    judge, target = Judge(bad), Target(bad, always=0.1)
-    book = own(tmp_path, judge, target)
+    evaluate, target = CostModel(bad), Target(bad, always=0.1)
+    book = own(tmp_path, evaluate, target)
     assert book.evaluate({}) != book.evaluate_target({})
-    again = own(tmp_path, judge, target)
+    again = own(tmp_path, evaluate, target)
     assert again.evaluate_target({}) == book.evaluate_target({})
-    assert (judge.calls, target.calls) == (1, 1)
-    assert log(tmp_path, judge).evaluate_target({}) is None
+    assert (evaluate.calls, target.calls) == (1, 1)
+    assert log(tmp_path, evaluate).evaluate_target({}) is None
 
 
 def test_layers_are_grouped_by_their_block() -> None:
@@ -297,7 +297,7 @@ def test_layers_are_grouped_by_their_block() -> None:
     ]
 
 
-def test_judgements_of_other_versions_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_versions_have_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
     one = ExportRequest(
         model=models.get("mobile-sam"),
         target=profiles.load_target("onnx", "int8"),
@@ -306,12 +306,12 @@ def test_judgements_of_other_versions_are_not_taken(monkeypatch: pytest.MonkeyPa
         int8=Int8Request(calibration=calibration.load(), plan=int8_recipe.load("mobile-sam")),
     )
     plan = resolve(one)
-    before = question(plan)
-    assert question(replace(plan, output=Path("other"))) == before
+    before = search_key(plan)
+    assert search_key(replace(plan, output=Path("other"))) == before
     other = replace(one.weights, sha256="2" * 64)
-    assert question(plan.with_checkpoint(other)) != before
+    assert search_key(plan.with_checkpoint(other)) != before
     with monkeypatch.context() as patched:
         patched.setattr(installed, "version_of", lambda _: "99.0")
-        assert question(plan) != before
+        assert search_key(plan) != before
     monkeypatch.setattr(keys, "code_hash", lambda: "other")
-    assert question(plan) != before
+    assert search_key(plan) != before

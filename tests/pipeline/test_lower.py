@@ -139,7 +139,7 @@ def another_program(graph: Graph, _: pytest.MonkeyPatch) -> Graph:
 @pytest.mark.parametrize(
     "change", [another_weight, another_recipe, other_words, another_toolchain, another_program]
 )
-def test_what_follows_from_something_else_is_made_anew(
+def test_what_inputs_of_something_else_is_made_anew(
     change: Callable[[Graph, pytest.MonkeyPatch], Graph],
     graph: Graph,
     stages: StageCache,
@@ -161,9 +161,9 @@ def test_another_precision_or_option_is_made_anew(
         replace(profile, precision="fp16"),
         replace(profile, options={**profile.options, "threads": 1}),
     ]
-    before = lowering.follows_from(graph, profile)
+    before = lowering.inputs_of(graph, profile)
     for other in others:
-        assert lowering.follows_from(graph, other) != before
+        assert lowering.inputs_of(graph, other) != before
     lowered(graph, profile, tmp_path / "first", stages)
     assert not lowered(graph, others[0], tmp_path / "other", stages)[1]
 
