@@ -23,7 +23,8 @@ pytestmark = pytest.mark.backend
 
 RAISE = """
 import sys
-from effsam_export import backends, isolate
+from effsam_export import backends
+from effsam_export.pipeline import isolate
 from effsam_export.errors import {kind}
 class Backend:
     @staticmethod
