@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["place", "startup"]
 
 WORKFLOW = REPOSITORY / ".github" / "workflows" / "bundles.yml"
+CI = REPOSITORY / ".github" / "workflows" / "ci.yml"
 ACTION = REPOSITORY / ".github" / "actions" / "build" / "action.yml"
 DOCKERFILE = REPOSITORY / "Dockerfile"
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -47,7 +48,11 @@ def run(command: Sequence[object]) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("schema", "file"),
-    [("vendor.github-workflows", WORKFLOW), ("vendor.github-actions", ACTION)],
+    [
+        ("vendor.github-workflows", WORKFLOW),
+        ("vendor.github-workflows", CI),
+        ("vendor.github-actions", ACTION),
+    ],
 )
 def test_github_takes_the_file(schema: str, file: Path, tmp_path: Path) -> None:
     check = [SCRIPTS / "check-jsonschema", "--builtin-schema", schema]
