@@ -1,4 +1,4 @@
-"""ONNX files of any size: weights past protobuf's limit lie beside the file."""
+"""Save and check ONNX files of any size. Weights above protobuf's limit get a file of their own."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_INLINE_BYTES = 1_900_000_000
-"""Weights up to here are kept in the file. Protobuf refuses messages of 2**31 bytes."""
+"""Largest total of weights inside the file. Protobuf refuses messages of 2**31 bytes."""
 
 SMALLEST_OUTSIDE_BYTES = 1024
-"""Constants below it stay in the file: runtimes read shapes and epsilons while they load."""
+"""Smaller constants stay in the file: runtimes read shapes and epsilons while they load it."""
 
 
 def save(model: onnx.ModelProto, path: Path, *, max_inline: int = MAX_INLINE_BYTES) -> None:
-    """Write a model; past `max_inline` bytes of weights they go to `<name>.onnx.data` beside it.
+    """Write a model; weights of more than `max_inline` bytes go to `<name>.onnx.data` beside it.
 
-    An older data file is removed. A model whose weights went outside is empty afterwards (a copy
-    would need the memory twice): load the file to go on with it.
+    An older data file is removed. If the weights went to a data file, `model` is empty afterwards,
+    because a copy would need the memory twice. Load the file to use the model again.
     """
     data = path.with_name(f"{path.name}.data")
     data.unlink(missing_ok=True)
@@ -39,5 +39,5 @@ def save(model: onnx.ModelProto, path: Path, *, max_inline: int = MAX_INLINE_BYT
 
 
 def check(path: Path) -> None:
-    """Check a file by the standard; by path, which is the only way past 2 GB."""
+    """Check a file against the ONNX standard, by path: larger models than 2 GB need that."""
     onnx.checker.check_model(str(path))

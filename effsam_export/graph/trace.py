@@ -1,4 +1,4 @@
-"""One component of a model to a `torch.export` program, and from there to ONNX."""
+"""Trace one component of a model to a `torch.export` program, and convert that to ONNX."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_DYNAMIC = 1024
 
 
 def trace(module: nn.Module, component: ComponentSpec) -> ExportedProgram:
-    """Trace the export form of one component, with the dynamic dimensions its spec names."""
+    """Trace the export form of one component, with the dynamic dimensions of its spec."""
     wrapped = component.wrap(module).eval()
     example = component.example()
     dims = {
@@ -49,12 +49,12 @@ def trace(module: nn.Module, component: ComponentSpec) -> ExportedProgram:
 
 
 def save(program: ExportedProgram, path: Path) -> Path:
-    """Write a traced program for a process that lowers it.
+    """Write a traced program to a `.pt2` file.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
-    # torch's own writer ends the process where the disk is full: no error could be caught.
+    # torch's own file writer ends the process if the disk is full, without an exception.
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     path.write_bytes(buffer.getbuffer())
@@ -62,9 +62,9 @@ def save(program: ExportedProgram, path: Path) -> Path:
 
 
 def to_onnx(program: ExportedProgram, component: ComponentSpec, opset: int, out_dir: Path) -> Graph:
-    """Write a traced program as ONNX, with exactly the tensors its spec names.
+    """Write a traced program as ONNX, with the input and output names of its spec.
 
-    The exporter is torch's own (`dynamo=True`); it folds batch normalisation into convolutions.
+    torch's exporter (`dynamo=True`) folds batch normalisation into convolutions.
     """
     path = out_dir / f"{component.name}.onnx"
     with _quiet_exporter():
@@ -81,33 +81,33 @@ def to_onnx(program: ExportedProgram, component: ComponentSpec, opset: int, out_
     model: onnx.ModelProto = exported.model_proto
     _name_dimensions(model, component)
     problems = signature_faults(model, component)
-    # Not the user's doing: the spec and the wrapper of a model disagree.
+    # A bug: the spec of a component does not match its export form.
     assert not problems, f"{component.name}: {'; '.join(problems)}"
     onnx_file.save(model, path)
     return Graph(component=component, path=path, opset=opset)
 
 
 def signature_faults(model: onnx.ModelProto, component: ComponentSpec) -> list[str]:
-    """Where a graph's inputs and outputs differ from its spec in name, shape or dtype."""
+    """Return where a graph's inputs and outputs differ from its spec in name, shape or dtype."""
     problems = []
     for kind, values, specs in (
         ("input", model.graph.input, component.inputs),
         ("output", model.graph.output, component.outputs),
     ):
-        found = [(v.name, _shape(v), _dtype(v)) for v in values]
-        wanted = [(s.name, s.shape, s.dtype) for s in specs]
-        if found != wanted:
-            problems.append(f"{kind}s are {found}, want {wanted}")
+        actual = [(v.name, _shape(v), _dtype(v)) for v in values]
+        expected = [(s.name, s.shape, s.dtype) for s in specs]
+        if actual != expected:
+            problems.append(f"{kind}s are {actual}, want {expected}")
     return problems
 
 
 def _name_dimensions(model: onnx.ModelProto, component: ComponentSpec) -> None:
-    """Replace the exporter's symbols (`s20`) by the spec's names, wherever they stand."""
+    """Replace the exporter's symbols for dynamic sizes (`s20`) by the names of the spec."""
     renames = {
-        found: wanted
+        symbol: name
         for value, spec in zip(model.graph.input, component.inputs, strict=True)
-        for found, wanted in zip(_shape(value), spec.shape, strict=True)
-        if isinstance(found, str) and isinstance(wanted, str)
+        for symbol, name in zip(_shape(value), spec.shape, strict=True)
+        if isinstance(symbol, str) and isinstance(name, str)
     }
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
@@ -128,13 +128,13 @@ def _dtype(value: onnx.ValueInfoProto) -> str:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's notes about optional packages off the terminal; errors still show."""
+    """Hide the exporter's messages about optional packages; errors are still shown."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # Raised inside torch's and onnxscript's own code; nothing a caller could change.
+            # These warnings come from code of torch and onnxscript.
             warnings.simplefilter("ignore")
             yield
     finally:

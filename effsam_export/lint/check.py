@@ -1,4 +1,4 @@
-"""Trace a model for a target and apply the rules: seconds, where an export takes minutes."""
+"""Trace a model for a target and apply the lint rules, which takes seconds."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LintRequest:
-    """What is to be looked at.
+    """A request for a lint run.
 
     Attributes:
-        checkpoint: Weights, or None to trace without: rules on their values see nothing then.
-        components: Names; all of the model's when empty.
-        ranges: Whether to measure on a photograph; None for where it makes sense.
+        checkpoint: Weights; None to trace without, which disables the rules on values.
+        components: Names of components; empty for all of the model's.
+        ranges: Whether to measure values on an image; None to do it if a rule needs them and there
+            are weights.
     """
 
     model: ModelSpec
@@ -47,10 +48,10 @@ class LintRequest:
 
 
 def lint(request: LintRequest, on_event: OnEvent = ignore_event) -> LintReport:
-    """Find everything the target would refuse or get wrong.
+    """Find what the target does not support or computes wrongly.
 
     Raises:
-        UsageError: The model has no such component, or ranges are asked for without weights.
+        UsageError: The model has no such component, or ranges are requested without weights.
         CheckpointError: The file is not a checkpoint of the model.
     """
     target = request.target
@@ -93,7 +94,7 @@ def lint(request: LintRequest, on_event: OnEvent = ignore_event) -> LintReport:
                 target=target,
                 program=program,
                 ranges=ranges.get(component.name, {}),
-                kept=fp32_program_nodes(program, recipe),
+                fp32_nodes=fp32_program_nodes(program, recipe),
             )
             findings += apply(names, subject)
         running.detail = f"{len(names)} rules, {len(findings)} findings"
@@ -110,7 +111,7 @@ def lint(request: LintRequest, on_event: OnEvent = ignore_event) -> LintReport:
 
 
 def apply(names: tuple[str, ...], subject: Subject) -> Iterator[Finding]:
-    """Apply the named rules to one component."""
+    """Apply the named rules to one component and yield the findings."""
     for name in names:
         for hit in RULES[name].check(subject):
             yield _finding(name, hit, subject.component)
@@ -146,7 +147,7 @@ def _chosen(request: LintRequest, model: ModelSpec) -> tuple[ComponentSpec, ...]
 
 
 def _why_not(request: LintRequest, names: tuple[str, ...]) -> str:
-    """Why ranges are not measured; empty where they are, or where no rule wants them."""
+    """Return why values are not measured; empty if they are, or if no rule needs them."""
     if request.ranges and request.checkpoint is None:
         raise UsageError(
             f"there are no weights of `{request.model.name}` to measure ranges with",
@@ -155,5 +156,5 @@ def _why_not(request: LintRequest, names: tuple[str, ...]) -> str:
     if not any(RULES[n].measured for n in names):
         return ""
     if request.ranges is False:
-        return "switched off"
-    return "" if request.checkpoint is not None else "no weights at hand"
+        return "disabled by the caller"
+    return "" if request.checkpoint is not None else "no weights"

@@ -1,4 +1,4 @@
-"""What lint finds, as records."""
+"""Records of a lint run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
 Severity = Literal["error", "warning"]
-"""`error`: the target cannot take it. `warning`: the result may be wrong, or slow."""
+"""`error`: the target does not support it. `warning`: the result may be wrong, or slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """A node a rule objects to.
+    """A node that violates a rule.
 
     Attributes:
-        detail: What was found there, with its numbers, in a few words.
-        severity: In the place of the rule's own, where it depends on what was found.
+        detail: The violation in a few words, with its numbers.
+        severity: Overrides the severity of the rule; None to use that.
     """
 
     node: Node
@@ -28,15 +28,15 @@ class Hit:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One violation, with everything needed to go and mend it.
+    """One violation, with what is needed to find and fix it.
 
     Attributes:
         node: Name in the traced program.
         op: Operator, as `aten.div.Tensor`; `input` for an input of the graph.
         module: Path of the innermost module in the export form; empty at the top.
-        source: Python line that made the node, as `models/sam/layers.py:27`, with its text.
-        why: What the target makes of it.
-        rewrite: What would mend it.
+        source: Python line that the node comes from, as `models/sam/layers.py:27`, with its text.
+        why: What the target does with it.
+        rewrite: How to fix it.
     """
 
     rule: str
@@ -57,8 +57,8 @@ class LintReport:
 
     Attributes:
         rules: Names of the rules that were applied.
-        measured: Photographs that ranges were measured on; empty where they were not.
-        not_measured: Why not, as a sentence; empty where they were or no rule wants them.
+        measured: Images on which values were measured; empty if they were not.
+        not_measured: Why values were not measured; empty if they were or no rule needs them.
     """
 
     model: str
@@ -72,10 +72,10 @@ class LintReport:
 
     @property
     def errors(self) -> int:
-        """How many findings the target cannot take."""
+        """Number of findings that the target does not support."""
         return sum(f.severity == "error" for f in self.findings)
 
     @property
     def passed(self) -> bool:
-        """True without errors; warnings pass."""
+        """True if no finding is an error."""
         return self.errors == 0

@@ -1,4 +1,4 @@
-"""Rules on operators a runtime does not have, or does not have in FP16."""
+"""Rules on operators that a runtime does not have, or does not have in FP16."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ NOT_ON_DELEGATE: Mapping[str, str] = {
     "sort": "a sort",
     "topk": "TOPK_V2",
 }
-# Source: the registry of lowerings of litert-torch 0.10 and torch's core decompositions: operators
-# that are in neither. TensorFlow's own converter has Flex for some, which is TensorFlow in the app.
+# Operators with neither a lowering in litert-torch 0.10 nor a core decomposition in torch. Flex, a
+# part of TensorFlow that an app would have to ship, has some of them.
 NOT_IN_TFLITE = (
     *("bincount", "bucketize", "erfinv", "grid_sampler", "histc", "kthvalue", "masked_select"),
     *("median", "mode", "searchsorted", "unique", "unique2", "unique_consecutive", "unique_dim"),
@@ -54,27 +54,27 @@ NOT_IN_FP16: Mapping[str, str] = {
 
 
 def delegate_operators(subject: Subject) -> Iterator[Hit]:
-    """Operators that LiteRT's GPU delegate leaves to the CPU."""
+    """Yield operators that LiteRT's GPU delegate does not have."""
     for node in _listed(subject, NOT_ON_DELEGATE):
-        # An expansion that adds nothing is dropped by the converter.
+        # The converter drops an expansion that does not change the shape.
         if not op_of(node).startswith("expand") or _grows(node):
             yield Hit(node=node, detail=f"becomes {NOT_ON_DELEGATE[op_of(node)]}")
 
 
 def tflite_operators(subject: Subject) -> Iterator[Hit]:
-    """Operators that have no builtin in TFLite."""
+    """Yield operators that have no builtin in TFLite."""
     for node in _listed(subject, NOT_IN_TFLITE):
         yield Hit(node=node, detail="no builtin operator")
 
 
 def core_ml_operators(subject: Subject) -> Iterator[Hit]:
-    """Operators that coremltools does not convert."""
+    """Yield operators that coremltools does not convert."""
     for node in _listed(subject, NOT_IN_CORE_ML):
         yield Hit(node=node, detail="no conversion")
 
 
 def forbidden_operators(subject: Subject) -> Iterator[Hit]:
-    """Operators that the target file forbids by TFLite's name, as far as they are known here."""
+    """Yield operators that the target file forbids by TFLite's name and that are known here."""
     names = str(subject.target.options.get("forbidden_ops", "")).replace(",", " ").split()
     for node in _listed(subject, {op: n for op, n in NOT_ON_DELEGATE.items() if n in names}):
         if not op_of(node).startswith("expand") or _grows(node):
@@ -82,14 +82,14 @@ def forbidden_operators(subject: Subject) -> Iterator[Hit]:
 
 
 def fp16_operators(subject: Subject) -> Iterator[Hit]:
-    """Float operators that ONNX's FP16 form keeps in FP32, between casts."""
+    """Yield operators that ONNX Runtime's FP16 conversion leaves in FP32, between casts."""
     for node in subject.fp16_calls:
         if op_of(node) in NOT_IN_FP16 and _computes_floats(node):
             yield Hit(node=node, detail=f"{NOT_IN_FP16[op_of(node)]} stays in FP32, between casts")
 
 
 def _listed(subject: Subject, table: Container[str]) -> Sequence[Node]:
-    """The nodes of a table's operators that a converter cannot compute beforehand."""
+    """Return the nodes with an operator of a table, without those that a converter folds."""
     constants = subject.constants
     return [n for n in subject.calls if op_of(n) in table and not folded(n, constants)]
 

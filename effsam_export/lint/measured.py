@@ -1,4 +1,4 @@
-"""Ranges of a model's graphs on a photograph and its prompts."""
+"""Measure the values of a model's graphs on an image and its prompts."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ if TYPE_CHECKING:
 def measure(
     model: ModelSpec, module: nn.Module, programs: Programs, images: Sequence[ParityImage]
 ) -> dict[str, Ranges]:
-    """Ranges of every traced component, on each photograph and all of its prompts.
+    """Return the value ranges of every traced component, on each image and all of its prompts.
 
-    The decoder sees the embedding of the encoder's export form, or of the reference where the
-    encoder was not traced.
+    The decoder gets the embedding of the traced encoder, or of the PyTorch model if the encoder was
+    not traced.
     """
-    found: dict[str, Ranges] = {name: {} for name in programs}
+    ranges: dict[str, Ranges] = {name: {} for name in programs}
     for row in images:
         image = load_image(row.path)
         sample = Sample(image=image)
         first = model.components[0]
-        given: Feeds = {}
+        embeddings: Feeds = {}
         if first.name in programs:
             feeds = first.feeds(model.preprocess, sample)
-            outputs = record(programs[first.name], feeds, found[first.name])
-            given = {
+            outputs = record(programs[first.name], feeds, ranges[first.name])
+            embeddings = {
                 spec.name: tensor.numpy()
                 for spec, tensor in zip(first.outputs, outputs, strict=True)
             }
         elif "decoder" in programs:
-            given = first.reference(module, sample)
+            embeddings = first.reference(module, sample)
         if "decoder" in programs:
-            embedded = _embedded(model, image, given["image_embeddings"])
-            _decoder(model, programs["decoder"], embedded, row, found["decoder"])
-    return found
+            embedded = _embedded(model, image, embeddings["image_embeddings"])
+            _decoder(model, programs["decoder"], embedded, row, ranges["decoder"])
+    return ranges
 
 
 def _embedded(model: ModelSpec, image: NDArray[np.uint8], embedding: Any) -> runner.Embedded:  # noqa: ANN401
@@ -68,7 +68,7 @@ def _decoder(
     row: ParityImage,
     ranges: Ranges,
 ) -> None:
-    """Every prompt of a photograph, in order, so that an earlier mask can be fed back."""
+    """Run every prompt of an image in order, so that an earlier mask can be fed back."""
     spec = model.component("decoder")
     best: dict[str, Float32] = {}
     for case in row.cases:
@@ -80,6 +80,6 @@ def _decoder(
             s.name: t.numpy()
             for s, t in zip(spec.outputs, record(program, feeds, ranges), strict=True)
         }
-        answers = list(model.masks.multimask)
-        winner = answers[int(np.argmax(outputs[model.masks.score][0][answers]))]
-        best[case.name] = np.ascontiguousarray(outputs["low_res_masks"][0, winner], np.float32)
+        multimask = list(model.masks.multimask)
+        index = multimask[int(np.argmax(outputs[model.masks.score][0][multimask]))]
+        best[case.name] = np.ascontiguousarray(outputs["low_res_masks"][0, index], np.float32)

@@ -1,4 +1,4 @@
-"""Rules on values measured on photographs: what comes near or past FP16's largest number."""
+"""Rules on measured values that come close to or exceed FP16's largest number."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ if TYPE_CHECKING:
     from effsam_export.lint.subject import Subject
 
 HEADROOM = 2.0
-"""Other photographs have other values; a value within this factor of the limit is told of."""
+"""Values within this factor of the limit are reported, because other images have other values."""
 
 
 def values(subject: Subject) -> Iterator[Hit]:
-    """Values that a node puts out."""
+    """Yield nodes with a large output value."""
     for node in subject.fp16_calls:
-        found = subject.ranges.get(node.name)
-        if found is None:
+        measured = subject.ranges.get(node.name)
+        if measured is None:
             continue
-        if not found.finite:
+        if not measured.finite:
             if any(
                 i.name in subject.ranges and not subject.ranges[i.name].finite
                 for i in node.all_input_nodes
             ):
-                continue  # Told of where it began.
+                continue  # Reported at the node where it began.
             yield Hit(node=node, detail="is Inf or NaN in FP32 already")
-        elif found.largest > FP16_MAX / HEADROOM:
-            past = found.largest > FP16_MAX
+        elif measured.largest > FP16_MAX / HEADROOM:
+            overflows = measured.largest > FP16_MAX
             yield Hit(
                 node=node,
-                detail=f"reached {found.largest:,.0f}",
-                severity="error" if past else "warning",
+                detail=f"reached {measured.largest:,.0f}",
+                severity="error" if overflows else "warning",
             )
 
 
 def squares(subject: Subject) -> Iterator[Hit]:
-    """Squares that a norm takes inside."""
+    """Yield norms with a large squared input."""
     for node in subject.fp16_calls:
-        found = subject.ranges.get(node.name)
-        if found is not None and found.square > FP16_MAX / HEADROOM:
-            yield Hit(node=node, detail=f"squares reached {found.square:,.0f}")
+        measured = subject.ranges.get(node.name)
+        if measured is not None and measured.square > FP16_MAX / HEADROOM:
+            yield Hit(node=node, detail=f"squares reached {measured.square:,.0f}")
 
 
 def sums(subject: Subject) -> Iterator[Hit]:
-    """Sums that a mean or a norm forms before it divides."""
+    """Yield means and norms with a large sum before the division."""
     for node in subject.fp16_calls:
-        found = subject.ranges.get(node.name)
-        if found is not None and found.total > FP16_MAX:
-            yield Hit(node=node, detail=f"a sum reached {found.total:,.0f}")
+        measured = subject.ranges.get(node.name)
+        if measured is not None and measured.total > FP16_MAX:
+            yield Hit(node=node, detail=f"a sum reached {measured.total:,.0f}")

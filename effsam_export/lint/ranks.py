@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from effsam_export.lint.subject import Subject
 
 DELEGATE_RANK = 4
-"""LiteRT's GPU delegate has no more axes than batch, height, width and channels."""
+"""LiteRT's GPU delegate supports four axes: batch, height, width and channels."""
 CORE_ML_RANK = 5
-"""coremltools: `reshape` and `transpose` of the Neural Engine and GPU stop at five."""
+"""Core ML's `reshape` and `transpose` support five axes on the Neural Engine and GPU."""
 
 
 def delegate_rank(subject: Subject) -> Iterator[Hit]:
-    """Tensors of more than four axes once the converter has taken composite operators apart."""
+    """Yield tensors of more than four axes in torch's core operators."""
     return _over(subject.core_calls, DELEGATE_RANK)
 
 
 def stated_rank(subject: Subject) -> Iterator[Hit]:
-    """Tensors of more axes than the target file's own `max_rank`, where it has one."""
+    """Yield tensors of more axes than the `max_rank` of the target file, if it has one."""
     limit = subject.target.options.get("max_rank")
     return _over(subject.core_calls, int(limit)) if limit is not None else iter(())
 
 
 def core_ml_rank(subject: Subject) -> Iterator[Hit]:
-    """Tensors of more than five axes."""
+    """Yield tensors of more than five axes."""
     return _over(subject.calls, CORE_ML_RANK)
 
 
 def engine_rank(subject: Subject) -> Iterator[Hit]:
-    """Tensors of five axes, which Core ML takes and the Neural Engine seldom does."""
+    """Yield tensors of five axes, which Core ML supports but rarely runs on the Neural Engine."""
     return _over(subject.calls, DELEGATE_RANK)
 
 

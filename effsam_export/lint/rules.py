@@ -1,7 +1,7 @@
-"""Every rule, and which rules hold for which kind of target.
+"""The table of rules, and which rules apply to which kind of target.
 
-A new rule is a function in a file of its family and a line in `RULES`; a kind of target lists the
-rules that hold for it in `APPLIES`.
+To add a rule, add a function to the module of its family and a line to `RULES`, and its name to the
+kinds of targets in `APPLIES`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Rule:
     """One rule.
 
     Attributes:
-        fp16: Holds only where the target computes in FP16.
-        measured: Needs ranges.
-        why: What a target makes of a hit, as a sentence.
-        rewrite: What would mend it.
+        fp16: Applies only if the target computes in FP16.
+        measured: Needs measured values.
+        why: What the target does with a hit, as a sentence.
+        rewrite: How to fix it.
     """
 
     check: Callable[[Subject], Iterator[Hit]]
@@ -42,7 +42,7 @@ RULES: Mapping[str, Rule] = {
     "rank-4": Rule(
         check=ranks.delegate_rank,
         severity="error",
-        why="the GPU delegate has four axes; above that it computes wrong values or leaves the GPU "
+        why="the GPU delegate supports four axes; with more it gives wrong values or uses the CPU "
         "(google-ai-edge/litert-samples#289)",
         rewrite="merge axes before the transpose, or split q, k and v before the heads",
     ),
@@ -61,47 +61,46 @@ RULES: Mapping[str, Rule] = {
     "rank-engine": Rule(
         check=ranks.engine_rank,
         severity="warning",
-        why="the Neural Engine wants four axes; a fifth sends the operator to the GPU or CPU",
+        why="the Neural Engine supports four axes; with five the operator runs on the GPU or CPU",
         rewrite="merge axes before the transpose, or split q, k and v before the heads",
     ),
     "dynamic-input": Rule(
         check=sizes.dynamic_inputs,
         severity="error",
-        why="this target wants every size fixed (apple/coremltools#1764: flexible shapes leave the "
+        why="this target needs fixed sizes (apple/coremltools#1764: flexible shapes leave the "
         "Neural Engine; TFLite: a dynamic tensor leaves every delegate)",
         rewrite="give the target `slots`, so that prompts are padded to a fixed number",
     ),
     "data-dependent": Rule(
         check=sizes.data_dependent,
         severity="error",
-        why="a size that depends on values is a shape tensor in TensorRT and not to be had in "
-        "Core ML or TFLite (vietanhdev/samexporter#31)",
-        rewrite="select by arithmetic (`mask * a + (1 - mask) * b`), and leave resizing to the "
-        "caller",
+        why="a size that depends on values is a shape tensor in TensorRT and not supported in "
+        "Core ML and TFLite (vietanhdev/samexporter#31)",
+        rewrite="select by arithmetic (`mask * a + (1 - mask) * b`), and resize in the host code",
     ),
     "dynamic-resize": Rule(
         check=sizes.dynamic_resize,
         severity="error",
-        why="resizing to a size that is computed does not convert (THU-MIG/RepViT#28)",
-        rewrite="resize to a fixed size, and leave the original size to the caller",
+        why="resizing to a computed size does not convert (THU-MIG/RepViT#28)",
+        rewrite="resize to a fixed size, and to the original size in the host code",
     ),
     "bicubic-resize": Rule(
         check=sizes.bicubic_resize,
         severity="error",
         why="this target has no bicubic interpolation",
-        rewrite="resize to a fixed size without antialiasing: that is two products with constants",
+        rewrite="resize to a fixed size without antialiasing, which is two products with constants",
     ),
     "repeat-interleave": Rule(
         check=sizes.repeat_interleave,
         severity="error",
         why="it becomes OneHot and Tile, which TensorRT refuses to build and Core ML converts only "
         "for a fixed number (NVIDIA-AI-IOT/nanosam#6, apple/coremltools#1895)",
-        rewrite="broadcast: a batch of one times B needs no copies",
+        rewrite="broadcast: a batch of one and a batch of B need no copies",
     ),
     "dynamic-tile": Rule(
         check=sizes.dynamic_tile,
         severity="error",
-        why="tiling by a number that is computed does not convert (yformer/EfficientSAM#52)",
+        why="tiling by a computed number does not convert (yformer/EfficientSAM#52)",
         rewrite="broadcast, or `expand` to the size of another tensor",
     ),
     "gpu-operator": Rule(
@@ -115,67 +114,66 @@ RULES: Mapping[str, Rule] = {
         check=kernels.forbidden_operators,
         severity="error",
         why="the target file forbids it (`forbidden_ops`)",
-        rewrite="say the same in other operators",
+        rewrite="use other operators",
     ),
     "tflite-operator": Rule(
         check=kernels.tflite_operators,
         severity="error",
-        why="TFLite has no builtin for it: the conversion fails, or the file needs Flex",
-        rewrite="do it in the host code, or say the same in core operators",
+        why="TFLite has no builtin for it: the conversion fails or the app needs Flex",
+        rewrite="compute it in the host code or with core operators",
     ),
     "coreml-operator": Rule(
         check=kernels.core_ml_operators,
         severity="error",
         why="coremltools does not convert it",
-        rewrite="do it in the host code, or say the same in core operators",
+        rewrite="compute it in the host code or with core operators",
     ),
     "fp16-operator": Rule(
         check=kernels.fp16_operators,
         severity="warning",
-        why="it has no FP16 kernel everywhere, so it costs two casts",
-        rewrite="say the same in other operators, or accept it where it is small",
+        why="some runtimes have no FP16 kernel for it, so it costs two casts",
+        rewrite="use other operators, or accept it if its tensors are small",
         fp16=True,
     ),
     "tiny-eps": Rule(
         check=numbers.tiny_eps,
         severity="warning",
-        why="FP16 loses it (nothing below 6.0e-8, few bits below 6.1e-5, and zero on many "
-        "accelerators), and 0 / 0 is NaN (mit-han-lab/efficientvit#113)",
-        rewrite="scale the divisor by a power of two that the quotient does not see, or keep the "
-        "division in FP32",
+        why="it is 0 in FP16 (below 6.0e-8, on many accelerators below 6.1e-5), and 0 / 0 is NaN "
+        "(mit-han-lab/efficientvit#113)",
+        rewrite="scale dividend and divisor by a power of two, or keep the division in FP32",
         fp16=True,
     ),
     "huge-constant": Rule(
         check=numbers.huge_constants,
         severity="error",
-        why="FP16 ends at 65504: it becomes Inf, and Inf - Inf or 0 * Inf is NaN",
-        rewrite="take a number FP16 holds: exp of -30000 is 0 as well",
+        why="FP16 ends at 65504: the constant becomes Inf, and Inf - Inf and 0 * Inf are NaN",
+        rewrite="use a number that FP16 can represent: exp(-30000) is 0 as well",
         fp16=True,
     ),
     "overflow": Rule(
         check=overflow.values,
         severity="error",
-        why="FP16 ends at 65504, and beyond is Inf",
-        rewrite="divide the weights before it by a power of two that a norm takes out again, or "
-        "keep it in FP32",
+        why="FP16 ends at 65504: larger values become Inf",
+        rewrite="divide the weights before it by a power of two if a norm follows, or keep it in "
+        "FP32",
         fp16=True,
         measured=True,
     ),
     "norm-squares": Rule(
         check=overflow.squares,
         severity="warning",
-        why="a norm that computes in FP16 squares its input past 65504; whether it does is up to "
-        "the runtime (mit-han-lab/efficientvit#142)",
-        rewrite="divide the input by a power of two (a norm is scale-invariant, its eps by the "
-        "square), or keep the norm in FP32",
+        why="a norm squares its input, which exceeds 65504 in runtimes that compute it in FP16 "
+        "(mit-han-lab/efficientvit#142)",
+        rewrite="divide the input by a power of two and eps by its square (a norm is "
+        "scale-invariant), or keep the norm in FP32",
         fp16=True,
         measured=True,
     ),
     "sums": Rule(
         check=overflow.sums,
         severity="warning",
-        why="a runtime that adds up in FP16 passes 65504 before the division",
-        rewrite="divide before the sum, by a power of two",
+        why="the sum before the division exceeds 65504 in runtimes that add in FP16",
+        rewrite="divide by a power of two before the sum",
         fp16=True,
         measured=True,
     ),
@@ -202,7 +200,7 @@ APPLIES: Mapping[str, tuple[str, ...]] = {
 
 
 def kind_of(target: TargetProfile) -> str:
-    """The kind of a target: its backend, and the part of it that has rules of its own."""
+    """Return the kind of a target: its backend, or a part of it with its own rules."""
     options = target.options
     if target.backend == "tflite" and options.get("delegate") == "gpu":
         return "tflite-gpu"
@@ -212,7 +210,7 @@ def kind_of(target: TargetProfile) -> str:
 
 
 def rules_for(target: TargetProfile) -> tuple[str, ...]:
-    """Names of the rules that hold for a target in its precision, in the order of the table."""
+    """Return the names of the rules for a target in its precision, in the order of the table."""
     names = APPLIES[kind_of(target)]
     return tuple(
         name

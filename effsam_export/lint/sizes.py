@@ -1,4 +1,4 @@
-"""Rules on sizes that are not known when the graph is made, and on resizing and repeating."""
+"""Rules on dynamic sizes, and on resizing and repeating."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from effsam_export.lint.subject import Subject
 
 UNBACKED = re.compile(r"\bu\d+\b")
-"""torch's name for a size that depends on the values of a tensor."""
-READ_OUT = ("item", "local_scalar_dense")
+"""torch's names for sizes that depend on the values of a tensor."""
+READS_VALUE = ("item", "local_scalar_dense")
 
 
 def dynamic_inputs(subject: Subject) -> Iterator[Hit]:
-    """Inputs of the contract with a named dimension."""
+    """Yield inputs with a dynamic dimension."""
     nodes = {n.name: n for n in subject.program.graph.nodes if n.op == "placeholder"}
     names = subject.program.graph_signature.user_inputs
     for spec, name in zip(subject.component.inputs, names, strict=True):
@@ -28,11 +28,11 @@ def dynamic_inputs(subject: Subject) -> Iterator[Hit]:
 
 
 def data_dependent(subject: Subject) -> Iterator[Hit]:
-    """Nodes that make a size, or a number for Python, out of the values of a tensor."""
+    """Yield nodes that make a size or a Python number from the values of a tensor."""
     seen = set[str]()
     for node in subject.calls:
         new = {m for size in shape_of(node) for m in UNBACKED.findall(str(size))} - seen
-        if op_of(node) in READ_OUT:
+        if op_of(node) in READS_VALUE:
             new |= set(UNBACKED.findall(str(node.meta.get("val")))) - seen
             yield Hit(node=node, detail="reads a number out of a tensor")
         elif new:
@@ -41,7 +41,7 @@ def data_dependent(subject: Subject) -> Iterator[Hit]:
 
 
 def dynamic_resize(subject: Subject) -> Iterator[Hit]:
-    """Interpolation to a size that is not a number in the graph."""
+    """Yield interpolations to a dynamic size."""
     for node in subject.calls:
         if op_of(node).startswith("upsample_") and not all(
             isinstance(size, int) for size in shape_of(node)[2:]
@@ -50,7 +50,7 @@ def dynamic_resize(subject: Subject) -> Iterator[Hit]:
 
 
 def bicubic_resize(subject: Subject) -> Iterator[Hit]:
-    """Bicubic interpolation, unless to a fixed size: our backends write that as two products."""
+    """Yield bicubic interpolations, except to a fixed size: backends write it as two products."""
     for node in subject.calls:
         size = shape_of(node)[2:]
         if op_of(node) == "upsample_bicubic2d_aa":
@@ -60,7 +60,7 @@ def bicubic_resize(subject: Subject) -> Iterator[Hit]:
 
 
 def repeat_interleave(subject: Subject) -> Iterator[Hit]:
-    """`torch.repeat_interleave`, which becomes OneHot and Tile; once is dropped by converters."""
+    """Yield `torch.repeat_interleave`, except with one repeat, which converters drop."""
     for node in subject.calls:
         if op_of(node) != "repeat_interleave":
             continue
@@ -76,7 +76,7 @@ def repeat_interleave(subject: Subject) -> Iterator[Hit]:
 
 
 def dynamic_tile(subject: Subject) -> Iterator[Hit]:
-    """`repeat` or `tile` by a number that is not in the graph."""
+    """Yield `repeat` and `tile` with a dynamic number of repeats."""
     for node in subject.calls:
         if op_of(node) not in ("repeat", "tile"):
             continue

@@ -1,4 +1,4 @@
-"""What a rule looks at, and how it reads the nodes of a traced program."""
+"""The component that rules check, and functions that read the nodes of a traced program."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One component on its way to one target.
+    """One component and its target.
 
     Attributes:
-        program: As traced: composite operators are whole, as Core ML's converter sees them.
-        ranges: By node of `program`; empty where nothing was measured.
-        kept: Nodes of `program` that the model's precision recipe leaves in FP32.
+        program: The traced program with composite operators, as Core ML's converter gets it.
+        ranges: Measured values by node of `program`; empty if nothing was measured.
+        fp32_nodes: Nodes of `program` that the model's FP16 recipe keeps in FP32.
     """
 
     component: ComponentSpec
     target: TargetProfile
     program: ExportedProgram
     ranges: Mapping[str, Range] = field(default_factory=dict)
-    kept: frozenset[str] = frozenset()
+    fp32_nodes: frozenset[str] = frozenset()
 
     @property
     def calls(self) -> tuple[Node, ...]:
@@ -46,27 +46,27 @@ class Subject:
 
     @property
     def fp16_calls(self) -> tuple[Node, ...]:
-        """Those that an FP16 export computes in FP16."""
-        return tuple(n for n in self.calls if n.name not in self.kept)
+        """The operators that an FP16 export computes in FP16."""
+        return tuple(n for n in self.calls if n.name not in self.fp32_nodes)
 
     @cached_property
     def core_calls(self) -> tuple[Node, ...]:
-        """The operators of torch's core set, as TFLite's converter sees them."""
+        """The program in torch's core operators, as TFLite's converter gets it."""
         return calls(decomposed(self.program))
 
     @cached_property
     def constants(self) -> Mapping[str, Tensor]:
         """Weights, buffers and constants, by the name of their placeholder."""
-        found: dict[str, Any] = {}
+        constants: dict[str, Any] = {}
         for spec in self.program.graph_signature.input_specs:
-            for held in (self.program.state_dict, self.program.constants):
-                if spec.target is not None and spec.target in held:
-                    found[spec.arg.name] = held[spec.target]
-        return found
+            for tensors in (self.program.state_dict, self.program.constants):
+                if spec.target is not None and spec.target in tensors:
+                    constants[spec.arg.name] = tensors[spec.target]
+        return constants
 
 
 def decomposed(program: ExportedProgram) -> ExportedProgram:
-    """The program in torch's core operators."""
+    """Return the program in torch's core operators."""
     with warnings.catch_warnings():
         # `isinstance(treespec, LeafSpec)` inside torch 2.13.
         warnings.simplefilter("ignore", FutureWarning)
@@ -75,7 +75,7 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
 
 
 def calls(program: ExportedProgram) -> tuple[Node, ...]:
-    """The operators of a program, without its arithmetic on sizes and its assertions."""
+    """Return the operators of a program, without size arithmetic and assertions."""
     return tuple(
         n
         for n in program.graph.nodes
@@ -86,7 +86,7 @@ def calls(program: ExportedProgram) -> tuple[Node, ...]:
 
 
 def folded(node: Node, constants: Mapping[str, Tensor]) -> bool:
-    """Whether a converter can compute a node once and for all: only constants go into it."""
+    """Return whether a converter can fold a node: all of its inputs are constants."""
     return all(
         source.name in constants if source.op == "placeholder" else folded(source, constants)
         for source in node.all_input_nodes
@@ -94,12 +94,12 @@ def folded(node: Node, constants: Mapping[str, Tensor]) -> bool:
 
 
 def op_of(node: Node) -> str:
-    """The bare name of a node's operator."""
+    """Return the name of a node's operator without namespace and overload."""
     return op_name(str(node.target))
 
 
 def shape_of(node: Node) -> tuple[Any, ...]:
-    """Shape of a node's (first) tensor, dynamic sizes as symbols; empty where it has none."""
+    """Return the shape of a node's (first) tensor with dynamic sizes as symbols, or ()."""
     value = node.meta.get("val")
     if isinstance(value, (list, tuple)) and value:
         value = value[0]
@@ -107,26 +107,26 @@ def shape_of(node: Node) -> tuple[Any, ...]:
 
 
 def is_float(node: Node) -> bool:
-    """Whether a node gives a tensor of floats."""
+    """Return whether the output of a node is a floating-point tensor."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def times(shape: tuple[Any, ...]) -> str:
-    """A shape in words: `1x3x64x64`."""
+    """Return a shape as text: `1x3x64x64`."""
     return "x".join(str(size) for size in shape) or "scalar"
 
 
 def module_of(node: Node) -> str:
-    """Path of the innermost module a node was called in."""
+    """Return the path of the innermost module around a node."""
     paths = fx_scope(node).modules
     return paths[-1] if paths else ""
 
 
 def source_of(node: Node) -> str:
-    """The Python line that made a node: `models/sam/layers.py:27  x = centred / ...`.
+    """Return the Python line that a node comes from: `models/sam/layers.py:27  x = centred / ...`.
 
-    The innermost line of this package's models; of whatever there is where none is.
+    It is the innermost line outside torch and installed packages, or else the innermost line.
     """
     lines = (node.meta.get("stack_trace") or "").splitlines()
     places = []

@@ -236,7 +236,9 @@ def test_where_the_target_loses_more_further_layers_float(tmp_path: Path) -> Non
 
 def test_a_target_that_cannot_hold_the_gate_is_an_error(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3}
-    with pytest.raises(CheckFailed, match="in the target itself the gate does not hold") as e:
+    with pytest.raises(
+        CheckFailed, match="the target misses the gate with any number of layers in floating point"
+    ) as e:
         searching.search(LAYERS, GATE, own(tmp_path, CostModel(bad), Target(bad, always=0.2)))
     assert "mean 0.8000" in e.value.message
 

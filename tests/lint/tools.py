@@ -77,7 +77,7 @@ def subject(
         target=to or target(),
         program=program,
         ranges=ranges,
-        kept=kept,
+        fp32_nodes=kept,
     )
 
 

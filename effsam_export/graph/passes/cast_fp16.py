@@ -1,9 +1,8 @@
-"""Given an FP32 graph; Result: the same graph computing in FP16, with FP32 inputs and outputs.
+"""Cast an FP32 graph to FP16, with FP32 inputs and outputs.
 
-Precision is written into the graph: constants become FP16 and a cast stands behind each input and
-before each output. The work is ONNX Runtime's own converter; what it does to nodes that stay in
-FP32 is put right: it casts to FP16 and back between any two of them, and what overflows there is
-lost all the same.
+Constants become FP16, with a cast after each graph input and before each graph output. ONNX
+Runtime's converter does the work. It also casts to FP16 and back between any two nodes that stay in
+FP32, where values could overflow; these casts are removed here.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ if TYPE_CHECKING:
 
 NARROW = re.compile(r"graph_input_cast\d+|.*_cast_to_fp16_node")
 WIDEN = re.compile(r"graph_output_cast\d+|.*_cast_to_fp32_node")
-"""What ONNX Runtime's converter calls its casts to FP16 and to FP32."""
+"""Names that ONNX Runtime's converter gives its casts to FP16 and to FP32."""
 
 
 def apply(model: onnx.ModelProto, *, keep: Sequence[str] = ()) -> onnx.ModelProto:
-    """Return the FP16 form of a model; the given one is not changed.
+    """Return a model cast to FP16; the given one is not changed.
 
     Args:
-        model: In FP32.
-        keep: Names of nodes that go on in FP32, between casts.
+        model: Model in FP32.
+        keep: Names of nodes that stay in FP32, between casts.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -45,30 +44,30 @@ def apply(model: onnx.ModelProto, *, keep: Sequence[str] = ()) -> onnx.ModelProt
         disable_shape_infer=large,
     )
     _without_detours(cast.graph)
-    # The converter appends the inputs' casts behind the nodes that use them, against the standard.
+    # The converter puts the casts of inputs after their users, which ONNX does not allow.
     graph = ir.from_proto(cast)
     graph.graph.sort()
     out: onnx.ModelProto = ir.to_proto(graph)
-    # Inferred on the way; the dynamic dimensions are named in the inputs and outputs already.
+    # The converter's inferred shapes are not needed: inputs and outputs have theirs.
     del out.graph.value_info[:]
     return out
 
 
 def _without_detours(graph: onnx.GraphProto) -> None:
-    """Given FP32 -> Cast to FP16 -> Cast to FP32; Result: the value itself, no idle cast.
+    """Replace FP32 -> cast to FP16 -> cast to FP32 by the FP32 value.
 
-    Only where the converter made both casts, told by their names: what an FP16 node reads is
-    rounded, as it has to be, and a cast of the model's own has other types before it.
+    Only casts that the converter added are removed, by their names. An FP16 node still reads a
+    rounded value, and casts of the model itself stay.
     """
-    narrow = {n.output[0]: n for n in graph.node if _made(n, NARROW)}
+    narrow = {n.output[0]: n for n in graph.node if _is_cast(n, NARROW)}
     inputs, ends = {i.name for i in graph.input}, {o.name for o in graph.output}
     same: dict[str, str] = {}
-    for node in [n for n in graph.node if _made(n, WIDEN) and n.input[0] in narrow]:
+    for node in [n for n in graph.node if _is_cast(n, WIDEN) and n.input[0] in narrow]:
         value, result = narrow[node.input[0]].input[0], node.output[0]
         if result not in ends:
             same[result] = value
         elif value not in same and value not in inputs:
-            # The graph gives it by this name, so the value takes it.
+            # It is a graph output, so the value gets the output's name.
             same[value] = result
         else:
             node.CopyFrom(onnx.helper.make_node("Identity", [value], [result], name=node.name))
@@ -82,7 +81,7 @@ def _without_detours(graph: onnx.GraphProto) -> None:
         graph.node.remove(node)
 
 
-def _made(node: onnx.NodeProto, names: re.Pattern[str]) -> bool:
+def _is_cast(node: onnx.NodeProto, names: re.Pattern[str]) -> bool:
     return node.op_type == "Cast" and names.fullmatch(node.name) is not None
 
 
@@ -93,7 +92,10 @@ def _followed(name: str, same: Mapping[str, str]) -> str:
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model past protobuf's 2 GB with its types inferred, which goes by files only; emptied."""
+    """Return a model above protobuf's 2 GB with inferred types; the given one is emptied.
+
+    ONNX infers the types of such a model only from file to file.
+    """
     with tempfile.TemporaryDirectory() as name:
         path, typed = Path(name) / "model.onnx", Path(name) / "typed.onnx"
         onnx_file.save(model, path)

@@ -1,10 +1,10 @@
-"""Given a graph typed in FP16; Result: one in which a CPU rounds as the graph says.
+"""Make a CPU round every result of a graph in FP16, to simulate FP16.
 
-ONNX Runtime's CPU provider has FP16 kernels for few operators. It casts around the others and takes
-those casts out again wherever two meet, so that a graph typed in FP16 computes in FP32 from end to
-end: 300 * 300 is 90,000, and the square root of it 300. Here each FP16 operation reads its inputs
-through a cast to FP32 and gives its result through one to FP16; casts that a model brings along are
-left in (onnxruntime#17953). Sums are taken in FP32 and rounded once, as tensor cores do.
+ONNX Runtime's CPU provider has FP16 kernels for few operators. It casts around the others and
+removes casts between them, so that an FP16 graph mostly computes in FP32 and does not overflow.
+Here each FP16 operation gets casts to FP32 before and a cast to FP16 after it. ONNX Runtime keeps
+casts that a model contains (onnxruntime#17953). Sums are computed in FP32 and rounded once, as on
+tensor cores.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from onnx import TensorProto, helper
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-AS_THEY_ARE = ("Cast", "Constant", "ConstantOfShape", "Shape")
-"""Operators whose own attribute says what they give."""
+UNCHANGED = ("Cast", "Constant", "ConstantOfShape", "Shape")
+"""Operators whose output dtype is set by an attribute or fixed."""
 
 
 def apply(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The rounding form; the given model is not changed.
+    """Return a model that rounds every FP16 result; the given one is not changed.
 
     Args:
-        model: Typed, of at most 2 GB.
+        model: Model with FP16 tensors, of at most 2 GB.
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -34,7 +34,7 @@ def apply(model: onnx.ModelProto) -> onnx.ModelProto:
     del out.graph.value_info[:]
     widened: dict[str, str] = {}
     for given in model.graph.node:
-        if given.op_type in AS_THEY_ARE or not half.intersection((*given.input, *given.output)):
+        if given.op_type in UNCHANGED or not half.intersection((*given.input, *given.output)):
             out.graph.node.append(given)
             continue
         node = onnx.NodeProto()
@@ -53,7 +53,7 @@ def apply(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def half_tensors(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of all tensors in FP16, by ONNX's own inference."""
+    """Return the names of all FP16 tensors, by ONNX's type inference."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     kinds: Mapping[str, int] = {
         **{

@@ -1,6 +1,6 @@
-"""Given any graph; Result: onnxsim's simplification of it, if that left the interface alone.
+"""Simplify a graph with onnxsim, unless that changes its inputs or outputs.
 
-Run only where a target profile says that it was measured to pay.
+It only runs for targets whose profile sets `simplify`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def apply(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
-    """Simplify, or return the model as it was with the reason."""
+    """Return the simplified model, or the given one with the reason."""
     import onnxsim
 
     simplified, same = onnxsim.simplify(model)
     if not same:
-        return model, "refused: onnxsim's own check found different results"
+        return model, "refused: onnxsim's check gave different results"
     for kind in ("input", "output"):
         before, after = getattr(model.graph, kind), getattr(simplified.graph, kind)
         if [str(v.type) + v.name for v in before] != [str(v.type) + v.name for v in after]:

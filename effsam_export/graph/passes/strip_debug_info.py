@@ -1,7 +1,7 @@
-"""Given a graph with names of source files, stack traces and inferred shapes; Result: without.
+"""Remove source file names, stack traces and inferred shapes from a graph.
 
-The exporter notes the Python stack of every node, with the paths of this machine. They make equal
-exports differ, tell strangers about the machine, and no runtime reads them.
+The exporter stores the Python stack of every node, with paths of the exporting machine. With them,
+equal exports would differ. No runtime reads them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import onnx
 
 
 def apply(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
-    """Return a copy without metadata, doc strings and value_info, and how much was taken out."""
+    """Return a copy without metadata, doc strings and value_info, and a note of how many."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     removed = 0
