@@ -1,11 +1,11 @@
-"""The whole matrix by `effsam build`: wall time, memory, failures, and a second build of it all.
+"""Time the whole matrix by `effsam build`: wall time, memory, failures, and a second build.
 
 `python -m benchmarks.builds [MODEL ...] [--target T ...] [--precision P ...] [--jobs N]
-[--workers N] [--weights DIR] [--json NAME]`. Each model is one build from an empty cache, on
-deterministic weights where `--weights` has no others, judged by the prompts of the first
-photograph; then its good cells are built again, which has to convert nothing; then its bundles are
-thrown away, since all of them would fill a disk. `--workers` builds on a Dask cluster of that many
-local processes. What `--json` has already is not built again.
+[--workers N] [--weights DIR] [--json NAME]`. Each model is one build from an empty cache, with
+the weights in `--weights` or deterministic ones, evaluated on the prompts of the first image. Then
+its successful cells are built again, which must not convert anything. The bundles are deleted,
+because together they would fill a disk. `--workers` builds on a Dask cluster of that many local
+processes. Models that `--json` contains are not built again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LARGE = ("sam-vit-l", "sam-vit-h", "expedit-sam-vit-l", "expedit-sam-vit-h")
-"""Built only where they are named."""
+"""Models that are only built if they are named."""
 FILE = """models = ["{model}"]
 targets = {targets}
 precisions = {precisions}
@@ -48,9 +48,9 @@ parity = "parity.toml"
 compute_capabilities = "86"
 """
 SAMPLE_S = 0.5
-"""Between two looks at the memory, at least."""
+"""Minimum time between two memory measurements."""
 SHARE = 0.02
-"""Of a core for those looks: what large processes share takes long to count."""
+"""Share of a core for memory measurements: counting shared pages is slow."""
 
 
 class Memory:
@@ -82,7 +82,7 @@ class Memory:
 
 
 def pss(process: psutil.Process) -> int:
-    """Memory of a process, what it shares counted in part; 0 where it has ended."""
+    """Return the memory of a process with its part of shared pages (PSS); 0 if it has ended."""
     try:
         return int(process.memory_full_info().pss)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -90,7 +90,7 @@ def pss(process: psutil.Process) -> int:
 
 
 def prepare(model: str, args: argparse.Namespace, folder: Path) -> Path:
-    """Checkpoint, photograph with the prompts that the model takes, and build file of one model."""
+    """Write the checkpoint, evaluation images and build file of one model."""
     checkpoint = folder / f"{model}.pt"
     given = args.weights / checkpoint.name if args.weights else None
     if given is not None and given.is_file():
@@ -123,7 +123,7 @@ def prepare(model: str, args: argparse.Namespace, folder: Path) -> Path:
 
 @contextmanager
 def cluster(workers: int, folder: Path) -> Iterator[list[str]]:
-    """Options for a build on local workers of a new scheduler; none for no workers."""
+    """Start a scheduler with local workers; yield the options of a build, none without workers."""
     if not workers:
         yield []
         return
@@ -155,7 +155,7 @@ def cluster(workers: int, folder: Path) -> Iterator[list[str]]:
 
 
 def build(file: Path, options: list[str]) -> dict[str, Any]:
-    """One `effsam build`: its summary, when each cell was done, and the memory it took."""
+    """Run `effsam build`; return its summary, the time of each cell, and the peak memory."""
     command = [sys.executable, "-m", "effsam_export", "build", str(file)]
     command += ["--json", "--accept-license", *options]
     environment = {**os.environ, "EFFSAM_CACHE_DIR": str(file.parent / "cache")}
@@ -199,7 +199,7 @@ def build(file: Path, options: list[str]) -> dict[str, Any]:
 
 
 def measure(model: str, args: argparse.Namespace) -> dict[str, Any]:
-    """One model built from nothing, and its good cells once more."""
+    """Build one model from an empty cache, then its successful cells again."""
     with tempfile.TemporaryDirectory(dir=args.work) as name:
         folder = Path(name)
         file = prepare(model, args, folder)
@@ -220,7 +220,7 @@ def measure(model: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The builds as Markdown."""
+    """Return the builds as a Markdown table."""
     lines = [
         "| model | cells | failed | with | wall, s | a cell, s | peak, GB | again, s | converted |",
         "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
@@ -237,7 +237,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Build what is asked for and not there yet."""
+    """Build the requested models that are missing, and print the table."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     every = [m for m in golden_checkpoints.VARIANTS if m not in LARGE]
     parser.add_argument("models", nargs="*", choices=[*golden_checkpoints.VARIANTS, []])

@@ -1,8 +1,8 @@
-"""Our exports beside the upstream-style ONNX of the same weights and eager PyTorch, in one run.
+"""Compare our exports with upstream-style ONNX exports of the same weights and eager PyTorch.
 
 `python -m benchmarks.compare --checkpoint FILE [--output DIR] [--repeats N] [--json FILE]`
 
-Prints ratios, and judges nothing: a time says as much about the machine as about the code.
+Prints ratios and checks no limits, because times depend on the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Export, time, compare, print; write JSON if asked."""
+    """Export, time and compare; print tables, and write JSON with `--json`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="keep the exports there")
     parser.add_argument("--repeats", type=int, default=REPEATS, help="rounds that are counted")
     parser.add_argument("--json", help="file for the figures; a bare name goes to results/")
-    parser.add_argument("--image", type=Path, help="photograph; the first of the parity set")
+    parser.add_argument("--image", type=Path, help="image [default: the first evaluation image]")
     parser.add_argument("--upstream-encoder", type=Path, help="a real samexporter encoder")
     parser.add_argument("--upstream-decoder", type=Path, help="a real samexporter decoder")
     args = parser.parse_args(argv)
@@ -71,8 +71,8 @@ def compare(args: argparse.Namespace, output: Path) -> dict[str, Any]:
 
     spec = models.get(MODEL)
     sam = as_sam(checkpoint.load(spec, fetch.checkpoint_from_file(args.checkpoint, spec.weights)))
-    photograph = args.image or load_parity_images()[0].path
-    inputs = contenders.prepare(spec, sam, photograph)
+    image = args.image or load_parity_images()[0].path
+    inputs = contenders.prepare(spec, sam, image)
     about["threads"] = {
         "torch": torch.get_num_threads(),
         "onnxruntime": "default (one per core)",
@@ -85,7 +85,7 @@ def compare(args: argparse.Namespace, output: Path) -> dict[str, Any]:
     ]
     return {
         "machine": about,
-        "photograph": photograph.name,
+        "image": image.name,
         "original_size": list(contenders.ORIGINAL),
         "repeats": args.repeats,
         "settle_s": SETTLE_S,
@@ -101,7 +101,7 @@ def compare(args: argparse.Namespace, output: Path) -> dict[str, Any]:
 def build_groups(
     args: argparse.Namespace, spec: ModelSpec, sam: Sam, inputs: Inputs, output: Path
 ) -> list[Group]:
-    """All contenders, opened."""
+    """Open all contenders."""
     from benchmarks import contenders
 
     return [
@@ -111,7 +111,7 @@ def build_groups(
 
 
 def run_group(group: Group, repeats: int) -> dict[str, Any]:
-    """Time one group, hold its outputs to eager PyTorch's, print its table, return its figures."""
+    """Time one group and compare its outputs with eager PyTorch; print and return the figures."""
     import numpy as np
 
     print(f"timing {group.title} ...", file=sys.stderr, flush=True)
@@ -137,7 +137,7 @@ def run_group(group: Group, repeats: int) -> dict[str, Any]:
                 "max_abs_error": errors[c.name],
             }
         )
-    head = ["", "median ms", "least ms", "/ eager", "/ upstream", "(by least)", "max abs error"]
+    head = ["", "median ms", "min ms", "/ eager", "/ upstream", "(by min)", "max abs error"]
     cells = [
         [
             r["name"],
@@ -155,7 +155,7 @@ def run_group(group: Group, repeats: int) -> dict[str, Any]:
 
 
 def describe(about: dict[str, Any]) -> str:
-    """The machine and the rules of the comparison, for a reader of the tables."""
+    """Return the machine and the rules of the comparison as text."""
     return (
         f"{about['cpu']}, {about['cores']} cores, {' '.join(about['flags'])}\n"
         f"threads: {', '.join(f'{k} {v}' for k, v in about['threads'].items())}\n"
@@ -166,7 +166,7 @@ def describe(about: dict[str, Any]) -> str:
 
 
 def export_rows(costs: list[ExportCost]) -> list[dict[str, Any]]:
-    """Figures of the exports, each also as a multiple of the upstream-style export's."""
+    """Return the figures of the exports, also as multiples of the upstream-style export's."""
     base = asdict(next(c for c in costs if c.kind == UPSTREAM))
     return [
         {**found, "to_upstream": {k: ratio(found[k], base[k]) for k in found if k != "kind"}}
@@ -175,7 +175,7 @@ def export_rows(costs: list[ExportCost]) -> list[dict[str, Any]]:
 
 
 def export_table(costs: list[ExportCost]) -> str:
-    """Time, memory and size of the exports."""
+    """Return time, memory and size of the exports as a table."""
     columns = (
         ("wall s", "wall_s", 1.0, 1),
         ("work s", "work_s", 1.0, 1),
@@ -199,7 +199,7 @@ def export_table(costs: list[ExportCost]) -> str:
 
 
 def result_path(name: str) -> Path:
-    """Where `--json NAME` goes: a bare name without suffix into `benchmarks/results/`."""
+    """Return the path for `--json NAME`: a bare name goes to `benchmarks/results/`."""
     path = Path(name)
     return RESULTS / f"{name}.json" if path.name == name and not path.suffix else path
 

@@ -1,4 +1,4 @@
-"""Who is timed against whom, on which inputs: encoder, decoder, and eight prompts at once."""
+"""The contenders and their inputs: encoder, decoder, and eight prompts at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Runtime = Literal["eager", "onnxruntime", "openvino"]
 ORIGINAL = (1200, 1800)
-"""(height, width) of the photograph, and of the masks where they are resized to it."""
+"""(height, width) of the image, and of masks that are resized to it."""
 PROMPTS = 8
 OURS: dict[str, tuple[Runtime, str]] = {
     # contender -> runtime, kind of export
@@ -45,11 +45,11 @@ EAGER = "eager PyTorch"
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """One thing that is timed.
+    """One implementation that is timed.
 
     Attributes:
         upstream: Name of the upstream contender in the same runtime and group, or None.
-        call: Does the work once and returns its outputs by name.
+        call: Runs once and returns the outputs by name.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Contenders that do the same work, and the output on which they are held to eager PyTorch."""
+    """Contenders that do the same work, and the output that is compared with eager PyTorch."""
 
     title: str
     compared: str
@@ -68,12 +68,13 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What every contender is asked.
+    """The inputs of every contender.
 
     Attributes:
-        sample: Resized photograph, and the embedding eager PyTorch gives for it.
+        sample: Resized image, and its embedding by eager PyTorch.
         image: `image` float32 1x3x1024x1024, RGB 0 to 255, padded with the pixel mean.
-        prompts: Eight of one point each, in model-frame pixels; the first is the single one.
+        prompts: Eight prompts of one point each, in model-frame pixels. Single-prompt contenders
+            use the first.
     """
 
     frame: Frame
@@ -82,10 +83,10 @@ class Inputs:
     prompts: tuple[Prompt, ...]
 
 
-def prepare(spec: ModelSpec, sam: Sam, photograph: Path) -> Inputs:
-    """A photograph stretched to `ORIGINAL`, its embedding, and points on a grid."""
+def prepare(spec: ModelSpec, sam: Sam, path: Path) -> Inputs:
+    """Return an image stretched to `ORIGINAL`, its embedding, and points on a grid."""
     frame = images.frame_of(ORIGINAL, spec.preprocess)
-    image = images.resize(images.load_image(photograph), ORIGINAL)
+    image = images.resize(images.load_image(path), ORIGINAL)
     with torch.inference_mode():
         embedded = sam.encode(_to_torch(images.resize(image, frame.resized)))
     h, w = frame.resized
@@ -101,7 +102,7 @@ def prepare(spec: ModelSpec, sam: Sam, photograph: Path) -> Inputs:
 def encoders(
     spec: ModelSpec, sam: Sam, inputs: Inputs, output: Path, upstream_encoder: Path | None
 ) -> Group:
-    """Photograph in the model frame to embedding. Upstream is handed it already normalised."""
+    """Return encoders: image in the model frame to embedding. Upstream gets it normalised."""
     photo = _to_torch(images.resize(inputs.sample.image, inputs.frame.resized))
     mean, std = (
         np.asarray(v, dtype=np.float32)[:, None, None]
@@ -126,7 +127,7 @@ def encoders(
 def decoders(
     spec: ModelSpec, sam: Sam, inputs: Inputs, output: Path, upstream_decoder: Path | None
 ) -> list[Group]:
-    """Prompts to masks: one and eight prompts, logits 256x256 and masks at original size."""
+    """Return decoders for one and eight prompts, with 256x256 logits and full-size masks."""
     path = upstream_decoder or output / UPSTREAM / "decoder.onnx"
     theirs = {name: open_graph(runtime, path) for name, runtime in THEIRS.items()}
     ours = {
@@ -178,7 +179,7 @@ def decoders(
 
 
 def open_graph(runtime: Runtime, path: Path) -> Graph:
-    """A file in a runtime with its default threads, as the backends open it; outputs not copied."""
+    """Open a file with a runtime's default threads, as the backends do, without output copies."""
     if runtime == "onnxruntime":
         import onnxruntime
 
@@ -198,7 +199,7 @@ def open_graph(runtime: Runtime, path: Path) -> Graph:
 
 
 def openvino_threads(path: Path) -> int:
-    """Threads OpenVINO gives a model by default."""
+    """Return the number of threads that OpenVINO uses for a model by default."""
     import openvino
 
     compiled: Any = openvino.Core().compile_model(str(path), "CPU")
@@ -242,7 +243,7 @@ def _upscaled(call: Call, frame: Frame) -> Call:
 
 
 def _eager(sam: Sam, inputs: Inputs, prompts: tuple[Prompt, ...], resize: bool) -> Call:
-    """The reference on all prompts at once; `resize` as the authors do, with torch."""
+    """Run the PyTorch model on all prompts at once; `resize` masks with torch as the authors do."""
     embedding = torch.as_tensor(inputs.sample.embeddings)
     points = [[(p.x, p.y) for p in prompt.points] for prompt in prompts]
     coords = torch.tensor(points, dtype=torch.float32)

@@ -1,9 +1,9 @@
-"""Our TFLite, OpenVINO and ONNX Runtime artefacts beside each toolchain's plain conversion.
+"""Compare our TFLite, OpenVINO and ONNX Runtime artefacts with each toolchain's default conversion.
 
 `python -m benchmarks.defaults --checkpoint FILE [--repeats N] [--json NAME]`: the same MobileSAM
-weights, converted by each toolchain's defaults from the authors' forward pass
-(`benchmarks/plain.py`) and by us, timed in turn in one run on a photograph and a point. Ratios are
-ours to theirs: under 1 is faster, smaller, nearer to PyTorch. Judges nothing.
+weights are converted by each toolchain's defaults from the authors' forward pass
+(`benchmarks/plain.py`) and by us, and timed with interleaved calls on one image and one point.
+Ratios are ours to theirs: below 1 is faster, smaller or closer to PyTorch. No limits are checked.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results"
 MODEL = "mobile-sam"
 CLICK = (280.0, 140.0)
-"""On the coffee of the first parity photograph, in its pixels."""
+"""A point on the coffee of the first evaluation image, in its pixels."""
 OURS: dict[str, tuple[str, str, str]] = {
     # contender -> runtime, target, precision
     "onnx fp32": ("onnx", "onnx", "fp32"),
@@ -63,9 +63,9 @@ class Row:
 
     Attributes:
         kind: `plain` for a toolchain's default conversion, `ours` otherwise.
-        bytes: Everything its runtime opens.
+        bytes: Size of all files that the runtime opens.
         max_abs: Largest difference from eager PyTorch: of the embedding, or of the logits.
-        iou: Least IoU of the decoder's masks with PyTorch's, at 256x256; None for the encoder.
+        iou: Minimum IoU of the decoder's masks with PyTorch's, at 256x256; None for the encoder.
         problem: Why there is no file.
     """
 
@@ -83,26 +83,26 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One component to be timed: what it is asked, and what PyTorch answers (first output)."""
+    """One component to time: its inputs, and PyTorch's first output."""
 
     component: str
     inputs: plain.Inputs
     sample: Sample
-    wanted: Array
+    expected: Array
 
 
 def prepare(spec: ModelSpec, sam: Sam) -> list[Work]:
-    """The photograph for the encoder; its embedding and a click for the decoder."""
+    """Return the image for the encoder, and its embedding and a point for the decoder."""
     image = load_image(load_parity_images()[0].path)
     sample = Sample(image=image)
     pixels = spec.component("encoder").feeds(spec.preprocess, sample)["image"]
     embedded = spec.component("encoder").reference(sam, sample)["image_embeddings"]
     frame = frame_of((image.shape[0], image.shape[1]), spec.preprocess)
     click = Prompt(points=(Point(x=CLICK[0], y=CLICK[1]),))
-    asked = replace(sample, embeddings=embedded, prompt=prompt_to_model(click, frame))
-    assert asked.prompt is not None
-    (point,) = asked.prompt.points
-    masks = spec.component("decoder").reference(sam, asked)["low_res_masks"]
+    prompted = replace(sample, embeddings=embedded, prompt=prompt_to_model(click, frame))
+    assert prompted.prompt is not None
+    (point,) = prompted.prompt.points
+    masks = spec.component("decoder").reference(sam, prompted)["low_res_masks"]
     coords = torch.tensor([[[point.x, point.y]]], dtype=torch.float32)
     decoder = (torch.from_numpy(embedded), coords, torch.ones(1, 1))
     return [
@@ -110,9 +110,9 @@ def prepare(spec: ModelSpec, sam: Sam) -> list[Work]:
             component="encoder",
             inputs=(torch.from_numpy(pixels),),
             sample=sample,
-            wanted=embedded,
+            expected=embedded,
         ),
-        Work(component="decoder", inputs=decoder, sample=asked, wanted=masks),
+        Work(component="decoder", inputs=decoder, sample=prompted, expected=masks),
     ]
 
 
@@ -136,7 +136,7 @@ def theirs(work: Work, sam: Sam, folder: Path) -> dict[str, tuple[Row, Callable[
 def first_output(
     run: Callable[[list[Tensor]], list[Tensor]], inputs: list[Tensor]
 ) -> Callable[[], Array]:
-    """A call that answers with the first output."""
+    """Return a call that returns the first output."""
     return lambda: run(inputs)[0].numpy()
 
 
@@ -186,7 +186,7 @@ def opened(artifact: Artifact) -> Callable[[Feeds], Feeds]:
 def named_output(
     run: Callable[[Feeds], Feeds], feeds: Feeds, component: ComponentSpec
 ) -> Callable[[], Array]:
-    """A call that answers with the first output of the contract."""
+    """Return a call that returns the first output of the contract."""
     return lambda: run(feeds)[component.outputs[0].name]
 
 
@@ -211,15 +211,15 @@ def measure(work: Work, contenders: dict[str, tuple[Row, Any]], repeats: int) ->
                 row,
                 median_s=taken[name].median_s,
                 minimum_s=taken[name].minimum_s,
-                max_abs=float(np.abs(answer - work.wanted).max()),
-                iou=None if work.component == "encoder" else min_iou(answer, work.wanted),
+                max_abs=float(np.abs(answer - work.expected).max()),
+                iou=None if work.component == "encoder" else min_iou(answer, work.expected),
             )
         )
     return rows
 
 
 def min_iou(found: Array, wanted: Array) -> float:
-    """Least IoU of masks 1xKxHxW of logits."""
+    """Return the minimum IoU of the masks of logits 1xKxHxW."""
     pairs = zip(found[0] > 0, wanted[0] > 0, strict=True)
     return min(mask_iou(a, b) for a, b in pairs)
 
@@ -255,7 +255,7 @@ def ratios(rows: list[Row]) -> list[list[str]]:
     return cells
 
 
-HEAD = ("contender", "ms", "median /", "least /", "size /", "max-abs", "IoU", "")
+HEAD = ("contender", "ms", "median /", "min /", "size /", "max-abs", "IoU", "")
 
 
 def main(argv: list[str] | None = None) -> None:

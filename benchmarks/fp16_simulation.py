@@ -82,7 +82,7 @@ def simulate(program: ExportedProgram, feeds: Mapping[str, Any], arithmetic: Ari
 
 
 def _rounded(value: Any, rounding: fp16_operators.Rounding) -> Any:  # noqa: ANN401
-    """Floats of any nesting, rounded to FP16; whole numbers and truth values as they are."""
+    """Return floats of any nesting rounded to FP16; integers and booleans do not change."""
     if isinstance(value, Tensor):
         return rounding(value) if value.is_floating_point() else value
     if isinstance(value, float):

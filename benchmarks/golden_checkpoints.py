@@ -2,7 +2,7 @@
 
 `python -m benchmarks.golden_checkpoints MODEL FILE [--golden DIR]`. Their masks mean nothing; their
 names, shapes and containers are the authors' (`tests/golden/README.md`), so everything but the
-accuracy on photographs can be shown with them.
+accuracy on real images can be shown with them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What INT8 costs and gains: the curve of samples, methods and kept modules; latency and size.
+"""INT8 of MobileSAM: accuracy by samples, methods and overrides; latency and size.
 
-`python -m benchmarks.int8 curve|latency --checkpoint FILE [--parity FILE]`. The curve judges
-quantized ONNX graphs of MobileSAM in ONNX Runtime; the latency is that of the encoder, ours in INT8
-beside ours in FP16 and FP32 on each runtime, in turn in one run. Judges nothing, prints Markdown.
+`python -m benchmarks.int8 curve|latency --checkpoint FILE [--parity FILE]`. `curve`
+evaluates quantized ONNX graphs in ONNX Runtime. `latency` times the encoder in INT8, FP16 and FP32
+on each runtime, with interleaved calls. Both print Markdown tables and check no limits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from benchmarks.timing import figure, ratio, table
 from effsam_export import backends, models
 from effsam_export.bisect.int8 import Int8Evaluator
-from effsam_export.calibration import images as photographs
+from effsam_export.calibration import images as calibration_images
 from effsam_export.calibration.samples import Calibration
 from effsam_export.config import calibration, int8_recipe
 from effsam_export.config import targets as profiles
@@ -51,15 +51,15 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def variants() -> dict[str, tuple[int, Int8Recipe]]:
-    """Name -> samples and the encoder's recipe."""
+    """Return name -> number of samples and the encoder's recipe."""
     best = int8_recipe.load(MODEL).recipe("encoder", "onnx")
     bare = replace(best, overrides=())
     found = {f"recipe, {n} samples": (n, best) for n in (5, 12, 20, 40)}
-    found["recipe, weights to the nearest"] = (20, replace(best, rounding="nearest"))
-    found["recipe, nothing equalized"] = (20, replace(best, equalize=()))
+    found["recipe, nearest rounding"] = (20, replace(best, rounding="nearest"))
+    found["recipe, no equalization"] = (20, replace(best, equalize=()))
     plain = replace(best, rounding="nearest", equalize=())
     found["recipe, neither"] = (20, plain)
-    found["recipe, weights only"] = (20, replace(best, scheme="weight_only"))
+    found["recipe, weight-only"] = (20, replace(best, scheme="weight_only"))
     for method in ("percentile", "mse"):
         found[f"recipe, {method}"] = (20, replace(best, method=method))
     found["no overrides"] = (20, bare)
@@ -72,7 +72,7 @@ def variants() -> dict[str, tuple[int, Int8Recipe]]:
 
 
 def curve(checkpoint: Checkpoint, parity: Path | None, only: str = "") -> str:
-    """Mask IoU of every variant, or of those with some text in their name."""
+    """Return the mask IoU of every variant whose name contains `only`."""
     rows = []
     for name, (count, recipe) in variants().items():
         if only not in name:
@@ -96,7 +96,7 @@ def curve(checkpoint: Checkpoint, parity: Path | None, only: str = "") -> str:
 
 
 def latency(checkpoint: Checkpoint, repeats: int) -> str:
-    """Time and size of the encoder in every precision, as shares of FP32 on the same runtime."""
+    """Return latency and size of the encoder by precision, as shares of FP32 on each runtime."""
     spec = models.get(MODEL)
     module = loading.load(spec, checkpoint)
     component = spec.component("encoder")
@@ -105,7 +105,7 @@ def latency(checkpoint: Checkpoint, repeats: int) -> str:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = photographs.load(calibration.load())
+        found = calibration_images.load(calibration.load())
         made = Calibration(images=found, folder=folder, threads=torch.get_num_threads())
         samples = made.samples(spec, component)
         plain = trace.trace(module, component)
@@ -118,15 +118,15 @@ def latency(checkpoint: Checkpoint, repeats: int) -> str:
                 out = folder / f"{target_name}-{precision}"
                 out.mkdir()
                 recipe = int8_recipe.load(MODEL).recipe("encoder", target.backend)
-                asked = Quantization(recipe=recipe, samples=samples)
+                quantization = Quantization(recipe=recipe, samples=samples)
                 program = plain
                 if precision == "int8":
                     if recipe not in rounded:
-                        ready = prepare.prepare_component(component, module, asked)
+                        ready = prepare.prepare_component(component, module, quantization)
                         rounded[recipe] = trace.trace(module, ready)
                     program = rounded[recipe]
                 graph = trace.to_onnx(program, component, target.opset, out)
-                graph = replace(graph, quantization=asked if precision == "int8" else None)
+                graph = replace(graph, quantization=quantization if precision == "int8" else None)
                 graph = passes.rewrite(graph, target, out)
                 graph = replace(graph, program=trace.save(program, out / "program.pt2"))
                 lowered = out / "lowered"
@@ -147,7 +147,7 @@ def latency(checkpoint: Checkpoint, repeats: int) -> str:
                 ]
                 for p in PRECISIONS
             ]
-    return table(("encoder", "ms", "median /", "least /", "MB", "size /"), rows)
+    return table(("encoder", "ms", "median /", "min /", "MB", "size /"), rows)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -155,7 +155,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("what", choices=("curve", "latency"))
     parser.add_argument("--checkpoint", type=Path, required=True, help="MobileSAM's weights")
-    parser.add_argument("--parity", type=Path, help="other photographs and prompts to judge by")
+    parser.add_argument(
+        "--parity", type=Path, help="TOML file with other evaluation images and prompts"
+    )
     parser.add_argument("--only", default="", help="variants with this in their name")
     parser.add_argument("--repeats", type=int, default=15, help="rounds that are counted")
     args = parser.parse_args(argv)

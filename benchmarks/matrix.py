@@ -1,10 +1,10 @@
-"""Every model for every target in every precision: one table of state, size, time and mask IoU.
+"""Export every model for every target in every precision: state, size, time and mask IoU.
 
 `python -m benchmarks.matrix [MODEL ...] [--target T ...] [--precision P ...] [--json NAME]`. A
-model is traced once for each kind of shape, and its PyTorch answers are computed once; each cell is
-then lowered in a process of its own and judged as `effsam export` does. Checkpoints are made from
-the authors' manifests (`golden_checkpoints.py`), or taken from `--weights DIR/MODEL.pt`. A cell
-that fails is a row with its reason; cells that `--json` has already are not made again.
+model is traced once for each kind of shape, and PyTorch's outputs are computed once. Each cell is
+lowered in a separate process and compared with PyTorch as `effsam export` does. Checkpoints hold
+deterministic weights (`golden_checkpoints.py`), or come from `--weights DIR/MODEL.pt`. A failed
+cell is a row with the reason. Cells that `--json` contains are not made again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from benchmarks import golden_checkpoints, machine
 from effsam_export import backends, models
 from effsam_export.backends.onnx.backend import open_source
-from effsam_export.calibration import images as photographs
+from effsam_export.calibration import images as calibration_images
 from effsam_export.calibration.samples import Calibration
 from effsam_export.config import calibration as calibration_recipe
 from effsam_export.config import int8_recipe
@@ -59,7 +59,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("onnx", "openvino", "tflite", "coreml", "tensorrt-rtx")
 PRECISIONS = ("fp32", "fp16")
 PROMPTS = {"coffee", "cup", "spoon", "saucer", "refine"}
-"""Of the first photograph: a point, several points, a box, both, and a mask fed back."""
+"""Prompts on the first image: a point, several points, a box, both, and a fed-back mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +68,15 @@ class Cell:
 
     Attributes:
         state: `verified`, `simulated`, or `failed`.
-        bytes: Files an app ships.
-        lower_s: Wall time of all lowerings, each in its own process.
-        judge_s: Wall time of running the artefacts on all prompts.
-        min_iou, mean_iou: End-to-end mask IoU against PyTorch, of the masks a user is given.
-        min_best_iou, mean_best_iou: The same of the masks that scores choose from the sets,
-            the artefact's and PyTorch's.
-        switched: Prompts for which another mask of the set wins.
+        bytes: Size of the files an app ships.
+        lower_s: Wall time of all conversions, each in its own process.
+        parity_s: Wall time of running the artefacts on all prompts.
+        min_iou, mean_iou: End-to-end mask IoU with PyTorch, of the masks a user gets.
+        min_best_iou, mean_best_iou: IoU of the artefact's best-scoring mask with PyTorch's.
+        ranking_changes: Prompts for which another mask of the set has the best score.
         score_error: Largest difference of a score.
         finite: No output of an artefact is NaN or infinite.
-        reason: Why it failed: the first gate that was missed, or the error.
+        reason: Why it failed: the first missed gate, or the error.
     """
 
     model: str
@@ -88,7 +87,7 @@ class Cell:
     simulator: str = ""
     bytes: int = 0
     lower_s: float = 0.0
-    judge_s: float = 0.0
+    parity_s: float = 0.0
     prompts: int = 0
     min_iou: float | None = None
     mean_iou: float | None = None
@@ -102,7 +101,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A loaded model and what its cells share."""
+    """A loaded model and the results that its cells share."""
 
     model: ModelSpec
     module: nn.Module
@@ -116,7 +115,7 @@ class Prepared:
 
 
 def prepare(name: str, checkpoint: Path, images: tuple[ParityImage, ...], folder: Path) -> Prepared:
-    """Load a model, its reference answers remembered."""
+    """Load a model whose PyTorch outputs are cached."""
     spec = models.get(name)
     found = fetch.checkpoint_from_file(checkpoint, spec.weights)
     module = loading.load(spec, found)
@@ -138,16 +137,16 @@ def prepare(name: str, checkpoint: Path, images: tuple[ParityImage, ...], folder
 def quantization(
     prepared: Prepared, component: ComponentSpec, target: TargetProfile
 ) -> Quantization | None:
-    """What the best recipe known does to a component, on the shipped photographs."""
+    """Return the shipped recipe of a component with its calibration samples."""
     if target.precision != "int8":
         return None
     recipe = int8_recipe.load(prepared.model.name).recipe(component.name, target.backend)
     if recipe.quantizes and component.name not in prepared.samples:
-        # Decoders stay floating in every recipe that ships: only encoders are sampled here.
+        # No shipped recipe quantizes a decoder, so only encoders need samples.
         folder = prepared.folder / "calibration"
         folder.mkdir(exist_ok=True)
         made = Calibration(
-            images=photographs.load(calibration_recipe.load()),
+            images=calibration_images.load(calibration_recipe.load()),
             folder=folder,
             threads=torch.get_num_threads(),
         )
@@ -157,7 +156,7 @@ def quantization(
 
 
 def rounded(prepared: Prepared, component: ComponentSpec, quantized: Quantization) -> ComponentSpec:
-    """The component with its weights made ready for INT8, once for each recipe."""
+    """Return the component with weights prepared for INT8, once for each recipe."""
     key = (component.name, repr(quantized))
     if key not in prepared.rounded:
         prepared.rounded[key] = prepare_int8.prepare_component(
@@ -174,7 +173,7 @@ def graph_of(
     *,
     changed: bool = False,
 ) -> Graph:
-    """The traced component, traced at the first call for its shapes and weights."""
+    """Return the traced component; traced at the first call for its shapes and weights."""
     shapes = (component.name, component.inputs, target.opset, target.simplify)
     key = (*shapes, repr(quantized), changed)
     if key not in prepared.graphs:
@@ -191,7 +190,7 @@ def graph_of(
 
 
 def make(prepared: Prepared, target: TargetProfile) -> Cell:
-    """One cell: lowered, opened and judged."""
+    """Lower one cell, open it and compare it with PyTorch."""
     start = Cell(
         model=prepared.model.name,
         target=target.name,
@@ -220,28 +219,28 @@ def make(prepared: Prepared, target: TargetProfile) -> Cell:
         except EffsamError as error:
             return replace(start, reason=error.message.splitlines()[0])
         except Exception as error:
-            # A row of the table, not the end of it.
+            # An unexpected error is a row of the table too.
             return replace(start, reason=f"{type(error).__name__}: {error}".splitlines()[0][:200])
         start = replace(
             start, bytes=sum(f.stat().st_size for a in artifacts.values() for f in a.files)
         )
         begin = time.perf_counter()
         try:
-            report = judged(prepared, model, target, graphs, artifacts)
+            report = parity_report(prepared, model, target, graphs, artifacts)
         except Exception as error:
-            # What a runtime refuses only when it runs.
+            # Some errors of a runtime only appear when it runs.
             return replace(start, reason=f"{type(error).__name__}: {error}".splitlines()[0][:200])
-    return with_report(replace(start, judge_s=time.perf_counter() - begin), report)
+    return with_report(replace(start, parity_s=time.perf_counter() - begin), report)
 
 
-def judged(
+def parity_report(
     prepared: Prepared,
     model: ModelSpec,
     target: TargetProfile,
     graphs: dict[str, Graph],
     artifacts: dict[str, Artifact],
 ) -> ParityReport:
-    """The parity check of one cell; traced graphs answer a question once."""
+    """Return the parity report of one cell; outputs of traced graphs are cached."""
     backend = backends.load(target.backend)
     for graph in graphs.values():
         if graph.path not in prepared.sources:
@@ -264,7 +263,7 @@ def judged(
 
 
 def with_report(cell: Cell, report: ParityReport) -> Cell:
-    """A cell with what parity found."""
+    """Return a cell with the figures of its parity report."""
     ious = [c.min_iou for c in report.cases]
     chosen = [c.best_iou for c in report.cases]
     artefact = [t for s in report.comparisons if s.point == "artifact" for t in s.tensors]
@@ -285,7 +284,7 @@ def with_report(cell: Cell, report: ParityReport) -> Cell:
 
 
 def table(cells: list[Cell]) -> str:
-    """The cells as Markdown."""
+    """Return the cells as a Markdown table."""
     lines = [
         "| model | target | precision | state | MB | lower, s | prompts | min IoU | mean IoU "
         "| min IoU of best masks | ranking changes | why |",
@@ -302,8 +301,8 @@ def table(cells: list[Cell]) -> str:
     return "\n".join(lines)
 
 
-def photographs_of(parity: Path | None, full: bool) -> tuple[ParityImage, ...]:
-    """The photographs that ship or others, or the first that ships with all kinds of prompts."""
+def evaluation_images_of(parity: Path | None, full: bool) -> tuple[ParityImage, ...]:
+    """Return the evaluation images: all, a user's own, or the first with each kind of prompt."""
     images = load_parity_images(parity)
     if full or parity:
         return images
@@ -314,36 +313,38 @@ def photographs_of(parity: Path | None, full: bool) -> tuple[ParityImage, ...]:
 def cells_of(
     model: str, args: argparse.Namespace, done: set[tuple[str, str, str]]
 ) -> Iterator[Cell]:
-    """The missing cells of one model, as they are made."""
-    wanted = [
+    """Yield the missing cells of one model."""
+    missing = [
         (t, p)
         for t in args.target
         for p in args.precision
         if (model, t, p) not in done and p in profiles.load_target(t).precisions
     ]
-    if not wanted:
+    if not missing:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = args.weights / f"{model}.pt" if args.weights else None
         if given is None or not given.is_file():
             given = golden_checkpoints.write_checkpoint(model, folder / f"{model}.pt", args.golden)
-        prepared = prepare(model, given, photographs_of(args.parity, args.full), folder)
-        for target, precision in wanted:
+        prepared = prepare(model, given, evaluation_images_of(args.parity, args.full), folder)
+        for target, precision in missing:
             options = {"compute_capabilities": "86"} if target == "tensorrt-rtx" else {}
             yield make(prepared, profiles.load_target(target, precision, options))
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Fill the matrix, as far as it is asked for and not there yet."""
+    """Make the requested cells that are missing, and print the table."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("models", nargs="*", choices=[*golden_checkpoints.VARIANTS, []])
     parser.add_argument("--target", nargs="+", default=TARGETS)
     parser.add_argument("--precision", nargs="+", default=PRECISIONS)
     parser.add_argument("--golden", type=Path, default=golden_checkpoints.golden_dir())
     parser.add_argument("--weights", type=Path, help="folder of MODEL.pt files to prefer")
-    parser.add_argument("--parity", type=Path, help="other photographs and prompts to judge by")
-    parser.add_argument("--full", action="store_true", help="all photographs and prompts")
+    parser.add_argument(
+        "--parity", type=Path, help="TOML file with other evaluation images and prompts"
+    )
+    parser.add_argument("--full", action="store_true", help="all evaluation images and prompts")
     parser.add_argument("--json", metavar="NAME", help="keep the cells in results/NAME.json")
     args = parser.parse_args(argv)
     path = ROOT / "benchmarks" / "results" / f"{args.json}.json" if args.json else None
@@ -360,14 +361,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read(path: Path) -> list[Cell]:
-    """The cells of an earlier run."""
+    """Read the cells of an earlier run."""
     if not path.is_file():
         return []
     return [Cell(**row) for row in json.loads(path.read_text("utf-8"))["cells"]]
 
 
 def write(cells: list[Cell], path: Path) -> None:
-    """Keep the cells with the machine they were made on."""
+    """Write the cells with a description of the machine."""
     document: dict[str, Any] = {
         "machine": machine.describe(),
         "cells": [asdict(c) for c in cells],

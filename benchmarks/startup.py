@@ -47,7 +47,7 @@ def measure(
     Args:
         commands: Name -> program and arguments.
         rounds: How often each is run.
-        statistic: What is made of the times of one command; `min` is the least disturbed.
+        statistic: Reduces the times of one command to one; `min` is the least noisy.
 
     Raises:
         subprocess.CalledProcessError: A command failed.

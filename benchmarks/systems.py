@@ -1,4 +1,4 @@
-"""Every model through the command line: export to a target, segment a photograph, verify.
+"""Every model through the command line: export to a target, segment an image, verify.
 
 `python -m benchmarks.systems [MODEL ...] [--target onnx] [--json NAME]` makes a checkpoint from
 the authors' manifests for each (`benchmarks/golden_checkpoints.py`), runs `effsam export`,
@@ -34,8 +34,8 @@ class Row:
         export_s: Life of the `effsam export` process, parity included, in seconds.
         peak_bytes: Its largest resident memory.
         bytes: Files an app ships.
-        min_iou: Least mask IoU against PyTorch over all prompts, end to end.
-        prompts: How many prompts were asked.
+        min_iou: Minimum mask IoU with PyTorch over all prompts, end to end.
+        prompts: Number of prompts.
         run_s: Life of the `effsam run` process for one prompt.
         problem: First line of the error, or empty.
     """

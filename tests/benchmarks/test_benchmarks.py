@@ -1,4 +1,4 @@
-"""The benchmarks compare what they say they compare. No time is judged here."""
+"""The benchmarks compare what they say they compare. No test checks a time."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_the_curve_takes_the_shipped_recipe_apart() -> None:
         (without,) = [r for r in shorter if entry not in r.overrides]
         assert [e for e in best.overrides if e != entry] == list(without.overrides)
     assert variants["no overrides"][1].overrides == ()
-    assert variants["recipe, weights to the nearest"][1].rounding == "nearest"
+    assert variants["recipe, nearest rounding"][1].rounding == "nearest"
     assert variants["recipe, nothing equalized"][1].equalize == ()
     assert not variants["recipe, neither"][1].prepares_weights
     assert variants["recipe, weights only"][1].scheme == "weight_only"

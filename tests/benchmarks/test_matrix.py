@@ -175,8 +175,8 @@ def test_cells_are_kept_with_their_machine(tmp_path: Path) -> None:
 
 
 def test_one_photograph_has_every_kind_of_prompt() -> None:
-    (row,) = matrix.photographs_of(None, full=False)
+    (row,) = matrix.evaluation_images_of(None, full=False)
     assert {c.name for c in row.cases} == matrix.PROMPTS
     assert any(c.prompt.box and c.prompt.points for c in row.cases)
     assert any(c.mask_from for c in row.cases)
-    assert len(matrix.photographs_of(None, full=True)) == 3
+    assert len(matrix.evaluation_images_of(None, full=True)) == 3
