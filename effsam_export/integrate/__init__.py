@@ -1,8 +1,7 @@
-"""Code for an app, written from a bundle's contract so that the two cannot disagree.
+"""Generate code for an app from the contract in a bundle's manifest.
 
-A language is a module of its own with three names: `BACKENDS` (of the bundles it has a runtime
-for), `RUN` (how its self-test is started) and `files(contract)` (what it writes, by name). Those
-in `INSTANCES` have `instance_files(contract)` too, for bundles that find instances.
+Each language is a module with `BACKENDS`, `RUN` and `files(contract)`. The languages in `INSTANCES`
+also have `instance_files(contract)`, for bundles of a segmenter.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ INSTANCES = ("python", "cpp", "js")
 
 
 class Language(Protocol):
-    """What a module of the table above has."""
+    """The module of a language."""
 
     BACKENDS: Mapping[str, str]
     """Backend -> the runtime that the code needs."""
@@ -37,31 +36,31 @@ class Language(Protocol):
     """The command that starts the self-test, in the folder that was written."""
 
     def files(self, contract: Contract) -> dict[str, str]:
-        """Every file by its name.
+        """Return file name -> content.
 
         Raises:
-            UsageError: The language cannot do something that the contract asks for.
+            UsageError: The generated code cannot fulfil the contract.
         """
         ...
 
 
 class InstanceLanguage(Language, Protocol):
-    """What a module of a language in `INSTANCES` has."""
+    """The module of a language in `INSTANCES`."""
 
     def instance_files(self, contract: InstanceContract) -> dict[str, str]:
-        """Every file by its name.
+        """Return file name -> content.
 
         Raises:
-            UsageError: The language cannot do something that the contract asks for.
+            UsageError: The generated code cannot fulfil the contract.
         """
         ...
 
 
 def load(name: str) -> Language:
-    """The module of a language.
+    """Return the module of a language.
 
     Raises:
-        UnknownNameError: There is none of that name.
+        UnknownNameError: The name is not in `LANGUAGES`.
     """
     if name not in LANGUAGES:
         raise UnknownNameError("language", name, LANGUAGES)
@@ -69,19 +68,19 @@ def load(name: str) -> Language:
 
 
 def load_for_instances(name: str) -> InstanceLanguage:
-    """The module of a language that has code for bundles that find instances.
+    """Return the module of a language that supports bundles of a segmenter.
 
     Raises:
-        UnknownNameError: There is no language of that name.
-        UsageError: It has no such code.
+        UnknownNameError: The name is not in `LANGUAGES`.
+        UsageError: The language does not support such bundles.
     """
     module = load(name)
     if name not in INSTANCES:
         raise UsageError(
-            f"code for a bundle that finds instances is written in {', '.join(INSTANCES)}, "
-            f"not in {name}: its prompts choose masks in code of their own",
+            f"code for a bundle that finds instances is generated in {', '.join(INSTANCES)}, "
+            f"not in {name}",
             hint=" or ".join(
-                f"--language {n} has it, for {', '.join(load(n).BACKENDS)}" for n in INSTANCES
+                f"--language {n} for {', '.join(load(n).BACKENDS)}" for n in INSTANCES
             ),
         )
     return cast("InstanceLanguage", module)

@@ -1,4 +1,4 @@
-"""A manifest as the numbers that the templates are filled with; what they cannot do is refused."""
+"""Read the contract of a manifest into the values of the templates; refuse unsupported rules."""
 
 from __future__ import annotations
 
@@ -15,23 +15,29 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Padding = Literal["closing", "slots", "fill"]
-"""A point after a prompt without a box; the same and empty slots; points up to the most."""
+"""A padding point after a prompt without a box; that and empty slots; points up to the maximum."""
 Upscale = Literal["frame-bilinear", "bicubic"]
 
 PLAIN = re.compile(r"[A-Za-z0-9._:/-]+")
-"""Names that mean nothing but themselves in a string of any language."""
+"""Names that need no escaping in a string literal of any language."""
 OPTION = re.compile(r"[A-Za-z0-9._:/, -]+")
-"""Options too, of which Core ML's `functions` is a list of numbers."""
+"""Values of target options; Core ML's `functions` is a list of numbers."""
 ENCODER_INPUT, EMBEDDINGS = "image", "image_embeddings"
 COORDS, LABELS, MASK, HAS_MASK = "point_coords", "point_labels", "mask_input", "has_mask_input"
 LOW_RES = "low_res_masks"
 LARGEST_SIDE = 16_384
-"""Of an image or a mask; a side beyond it is a mistake, and would fill the memory of the app."""
+"""Pixels of an image or a mask; a larger side would exhaust the memory of the app."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """A graph: the file that is opened, those beside it, and its tensors' shapes by name."""
+    """A graph.
+
+    Attributes:
+        file: The file that the runtime opens.
+        beside: Files that must lie beside it.
+        inputs, outputs: Tensor name -> shape.
+    """
 
     file: str
     beside: tuple[str, ...]
@@ -41,16 +47,16 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """Everything that a caller has to do, as values.
+    """The calling rules of an encoder and a decoder.
 
     Attributes:
-        longest_side: What the longest side becomes; None where the image is squashed.
-        pad_value: By channel; None where nothing is padded.
-        background, empty: Labels; None where the model has none.
-        room: Points that a decoder of fixed shapes takes; None for a dynamic one.
-        max_points: Most points of a prompt, a box counting as two; None if there is no limit.
-        score: Name of the output that ranks the masks.
-        options: Of the target: device, provider, threads...
+        longest_side: Longest side of the resized image in pixels; None for a squashed image.
+        pad_value: Padding colour by channel; None without padding.
+        background, empty: Labels; None if the model has none.
+        room: Number of points in the input of a decoder with fixed shapes; None if dynamic.
+        max_points: Maximum number of points of a prompt, a box counting as two; None if unlimited.
+        score: Name of the output with the scores.
+        options: Target options: device, provider, threads and the like.
     """
 
     title: str
@@ -87,39 +93,40 @@ class Contract:
 
 @dataclass(kw_only=True)
 class Reader:
-    """A manifest that is read, and everything about it that is not implemented."""
+    """Collects everything in a manifest that the templates do not support."""
 
     manifest: Mapping[str, Any]
     problems: list[str] = field(default_factory=list)
 
-    def known(self, what: str, found: object, *wanted: object) -> None:
-        """Only these values are implemented."""
-        if found not in wanted:
-            self.problems.append(f"{what} is `{short(found)}`")
+    def known(self, what: str, actual: object, *supported: object) -> None:
+        """Add a problem if a value is not one of the supported ones."""
+        if actual not in supported:
+            self.problems.append(f"{what} is `{short(actual)}`")
 
-    def side(self, what: str, found: int) -> None:
-        if not 1 <= found <= LARGEST_SIDE:
-            self.problems.append(f"{what} is {found}")
+    def side(self, what: str, pixels: int) -> None:
+        """Add a problem if a side is not between 1 and `LARGEST_SIDE`."""
+        if not 1 <= pixels <= LARGEST_SIDE:
+            self.problems.append(f"{what} is {pixels}")
 
     def plain(self, *names: str) -> None:
-        """Names that would end a string somewhere are refused."""
+        """Add a problem for each name that a string literal could not hold unescaped."""
         for name in names:
             if not PLAIN.fullmatch(name):
                 self.problems.append(f"a name is `{short(name)}`")
 
     def finish(self) -> None:
-        """Refuse, with everything that is not implemented at once.
+        """Refuse the manifest if there is a problem.
 
         Raises:
-            UsageError: There is something.
+            UsageError: With all problems.
         """
         for name, value in self.manifest["target"]["options"].items():
             if isinstance(value, str) and not OPTION.fullmatch(value):
                 self.problems.append(f"target.options.{name} is `{short(value)}`")
         if self.problems:
             raise UsageError(
-                f"no code can be written for this contract: {'; '.join(self.problems)}",
-                hint="another effsam-export may know these rules",
+                f"this contract is not supported: {'; '.join(self.problems)}",
+                hint="another version of effsam-export may support it",
             )
 
     def finite(self, what: str, values: list[float]) -> None:
@@ -128,24 +135,24 @@ class Reader:
 
 
 def finds_instances(manifest: Mapping[str, Any]) -> bool:
-    """Whether a bundle is one graph that finds everything before any prompt (FastSAM)."""
+    """Return whether a bundle is a segmenter, which finds instances without a prompt (FastSAM)."""
     return [c["name"] for c in manifest["components"]] == ["segmenter"]
 
 
 def contract_of(manifest: Mapping[str, Any]) -> Contract:
-    """The contract of a bundle of two graphs.
+    """Return the contract of a bundle of an encoder and a decoder.
 
     Args:
-        manifest: That follows the schema.
+        manifest: A valid manifest.
 
     Raises:
-        UsageError: Another kind of bundle, or every rule and value that is not implemented.
+        UsageError: Another kind of bundle, or the contract has unsupported rules or values.
     """
     names = [c["name"] for c in manifest["components"]]
     if sorted(names) != ["decoder", "encoder"]:
         raise UsageError(
             f"the bundle holds only {' and '.join(names)}",
-            hint="code is written for bundles of an encoder and a decoder: export --component all",
+            hint="code needs a bundle of an encoder and a decoder: export --component all",
         )
     reader = Reader(manifest=manifest)
     _check_image(reader)
@@ -158,14 +165,14 @@ def contract_of(manifest: Mapping[str, Any]) -> Contract:
 
 
 def num_threads(options: Mapping[str, Any]) -> int:
-    """Threads of LiteRT that the target asks for; 1 where it does not say.
+    """Return the `num_threads` option of a LiteRT target; 1 by default.
 
     Raises:
-        UsageError: It is no whole number.
+        UsageError: The value is not a whole number.
     """
     threads = options.get("num_threads", 1)
     if isinstance(threads, bool) or not isinstance(threads, int):
-        raise UsageError(f"target.options.num_threads is `{threads}`, which is no whole number")
+        raise UsageError(f"target.options.num_threads is `{threads}`, which is not a whole number")
     return threads
 
 
@@ -223,7 +230,7 @@ def _check_prompts(reader: Reader) -> None:
         return
     texts = [rules.closing(slots, labels["empty"])]
     if slots is not None:
-        # One slot is kept for the padding point.
+        # One slot is reserved for the padding point.
         reader.known("prompts.supports.max_points", most, slots - 1)
     elif most is not None:
         texts = [rules.filling(most)]
@@ -256,11 +263,11 @@ def component_of(reader: Reader, entry: Mapping[str, Any]) -> Component:
 
 
 def _check_tensors(reader: Reader, encoder: Component, decoder: Component) -> None:
-    """Every tensor is one whose part is known, of the shape that the rest of the manifest gives."""
+    """Check that all tensors are known, with the shapes that follow from the manifest."""
     prompts, masks = reader.manifest["prompts"], reader.manifest["masks"]
     side = reader.manifest["preprocess"]["image_size"]
     low, supports = masks["low_res_size"], prompts["supports"]
-    # A decoder without empty slots has as many places as points, or is dynamic.
+    # Without empty slots the input has `max_points` points, or is dynamic.
     room = supports["slots"] or supports["max_points"] or "points"
     many: int | str = next((s[0] for s in decoder.outputs.values() if s), "prompts")
     reader.known("the number of prompts in a call", many, "prompts", 1)
@@ -269,7 +276,7 @@ def _check_tensors(reader: Reader, encoder: Component, decoder: Component) -> No
     if any(isinstance(s, str) for s in embedded):
         reader.problems.append(f"{EMBEDDINGS} has no fixed shape")
     with_mask = {MASK: (many, 1, low, low), HAS_MASK: (many,)} if supports["mask"] else {}
-    for what, found, wanted in (
+    for what, actual, expected in (
         ("inputs of the encoder", encoder.inputs, {ENCODER_INPUT: (1, 3, side, side)}),
         ("outputs of the encoder", encoder.outputs, {EMBEDDINGS: embedded}),
         (
@@ -278,14 +285,14 @@ def _check_tensors(reader: Reader, encoder: Component, decoder: Component) -> No
             {EMBEDDINGS: embedded, COORDS: (many, room, 2), LABELS: (many, room), **with_mask},
         ),
         (
-            # A decoder may have more of them, which nobody has to read.
+            # The code ignores further outputs of a decoder.
             "outputs of the decoder",
             {n: s for n, s in decoder.outputs.items() if n in (LOW_RES, masks["score"])},
             {LOW_RES: (many, count, low, low), masks["score"]: (many, count)},
         ),
     ):
-        if dict(found) != wanted:
-            reader.problems.append(f"{what} are `{short(shapes_of(found))}`")
+        if dict(actual) != expected:
+            reader.problems.append(f"{what} are `{short(shapes_of(actual))}`")
     reader.plain(masks["score"], encoder.file, decoder.file, *encoder.beside, *decoder.beside)
     beyond = [i for i in [*masks["single"], *masks["multimask"]] if i >= (count or 0)]
     if beyond:
@@ -293,7 +300,7 @@ def _check_tensors(reader: Reader, encoder: Component, decoder: Component) -> No
 
 
 def _filled(manifest: Mapping[str, Any], encoder: Component, decoder: Component) -> Contract:
-    """Nothing is checked here any more."""
+    """Return the contract of a checked manifest."""
     pre, prompts, masks = manifest["preprocess"], manifest["prompts"], manifest["masks"]
     labels, supports, padding = prompts["labels"], prompts["supports"], prompts["padding"]
     slots, most = supports["slots"], supports["max_points"]

@@ -1,4 +1,4 @@
-"""C++17 on OpenVINO, ONNX Runtime or LiteRT; one file alone of what is written knows which."""
+"""Generate C++17 for OpenVINO, ONNX Runtime or LiteRT; only `effsam_graph.cpp` differs."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ NAMES = (
     "CMakeLists.txt",
 )
 GRAPH = "effsam_graph.cpp"
-"""Has a template for each runtime; the others have parts that differ, or none."""
+"""File with a template for each runtime."""
 INSTANCES = {"effsam_segmenter.hpp": "instances.hpp", "effsam_segmenter.cpp": "instances.cpp"}
-"""Their templates for a bundle that finds instances."""
+"""File -> its template for a segmenter."""
 RUNTIMES = {"openvino": "openvino", "onnx": "onnxruntime", "tflite": "ai-edge-litert"}
 """Backend -> the runtime's name in a manifest, which the self-test reports."""
 PROVIDER = "CPUExecutionProvider"
 
 
 def files(contract: Contract) -> dict[str, str]:
-    """The library, its binding to the runtime, the self-test, and a `CMakeLists.txt`.
+    """Return the library, its binding to the runtime, the self-test, and a `CMakeLists.txt`.
 
     Raises:
-        UsageError: The bundle is for something else than a CPU in ONNX Runtime or LiteRT, or has a
-            number of threads that is none.
+        UsageError: A bundle for ONNX Runtime or LiteRT is not for the CPU, or its number of threads
+            is invalid.
     """
     values = {**render.common(contract), **_values(contract), **_runtime(contract)}
     return _filled(contract.backend, render.tags_of(contract), values, {})
 
 
 def instance_files(contract: InstanceContract) -> dict[str, str]:
-    """The same files, for a bundle that finds instances.
+    """Return the same files for a segmenter.
 
     Raises:
         UsageError: As `files`.
@@ -69,18 +69,18 @@ def _filled(
 
 
 def _runtime(contract: Contract | InstanceContract) -> dict[str, str]:
-    """What opens a graph, and how."""
+    """Return the values for opening a graph."""
     options = contract.options
     if options.get("delegate") == "gpu":
         raise UsageError(
-            "the bundle is for LiteRT's GPU delegate, and code in C++ runs LiteRT on the CPU",
+            "the bundle is for LiteRT's GPU delegate, but code in C++ runs LiteRT on the CPU",
             hint="export it for `tflite` or `android-cpu`",
         )
     provider = options.get("provider", PROVIDER)
     if provider != PROVIDER:
         raise UsageError(
-            f"the bundle is for ONNX Runtime's `{provider}`, and code in C++ is written for "
-            f"{PROVIDER}",
+            f"the bundle is for ONNX Runtime's `{provider}`, but code in C++ is generated "
+            f"for {PROVIDER}",
             hint="export it for `onnx`",
         )
     return {
@@ -106,7 +106,7 @@ def _values(contract: Contract) -> dict[str, str]:
 
 
 def _prompt_values(contract: Contract | InstanceContract) -> dict[str, str]:
-    """What prompts both kinds of bundles take."""
+    """Return the values for prompts, which both kinds of bundles have."""
     return {
         "BACKGROUND": _optional(contract.background),
         "MAX_POINTS": _optional(contract.max_points),

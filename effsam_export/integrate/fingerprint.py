@@ -1,7 +1,6 @@
-"""A hash of what the generated code depends on, which any language computes in a few lines.
+"""Hash the contract of a manifest, in an encoding that every language can produce.
 
-JSON has no canonical form that every language writes (0.0 and 0, exponents, escapes), so none is
-needed here: a value becomes
+JSON has no canonical form (0.0 and 0, exponents, escapes), so the hash is over this encoding:
 
 * `n`, `t`, `f` for null, true and false;
 * `d` and the 16 hex digits of the IEEE 754 double for a number;
@@ -27,7 +26,7 @@ OF_TARGET = ("backend", "options")
 
 
 def parts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a manifest the code was generated from."""
+    """Return the parts of a manifest that generated code depends on."""
     return {
         **{key: manifest[key] for key in WHOLE},
         "components": [{k: c[k] for k in OF_COMPONENT} for c in manifest["components"]],
@@ -36,12 +35,12 @@ def parts(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(manifest: Mapping[str, Any]) -> str:
-    """The sha256 that the generated self-tests compare."""
+    """Return the sha256 that generated self-tests compare."""
     return hashlib.sha256(plain(parts(manifest))).hexdigest()
 
 
 def plain(value: Any) -> bytes:  # noqa: ANN401 - any JSON
-    """A JSON value as bytes, one way only."""
+    """Return the encoding of a JSON value."""
     if value is None:
         return b"n"
     if isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""The contract of a bundle that finds instances (FastSAM), as values; the rest is refused.
+"""Read the contract of a bundle of a segmenter (FastSAM); refuse unsupported rules.
 
-One graph gives boxes, scores, coefficients and prototypes; all else is the app's own code, by the
-numbers of the manifest's `masks.instances` and the sentences around them.
+The graph returns boxes, scores, coefficients and prototypes. The app does the rest by the constants
+in the manifest's `masks.instances` and the rules beside them.
 """
 
 from __future__ import annotations
@@ -25,22 +25,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BOXES, COEFFICIENTS, PROTOTYPES = "boxes", "mask_coefficients", "prototypes"
-SHARES = ("confidence", "nms_iou", "whole_iou")
+RATIOS = ("confidence", "nms_iou", "whole_iou")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceContract:
-    """Everything that a caller has to do, as values.
+    """The calling rules of a segmenter.
 
     Attributes:
-        pad_value: By channel, around the photograph.
-        background: Label; None where the model has none.
-        max_points: Most points of a prompt, a box counting as two; None if there is no limit.
+        pad_value: Padding colour by channel.
+        background: Label; None if the model has none.
+        max_points: Maximum number of points of a prompt, a box counting as two; None if unlimited.
         score: Name of the output with the scores.
-        stride: What the border that boxes are snapped to lies inside of the square by.
-        confidence, nms_iou, max_instances: Which boxes stay.
-        border, whole_iou: Which sides are on the border, and which boxes are the whole.
-        options: Of the target: device, provider, threads...
+        stride: The border that boxes snap to lies a multiple of this inside the square.
+        confidence, nms_iou, max_instances: Minimum score, maximum IoU with a better box, and
+            maximum number of the kept boxes.
+        border, whole_iou: Distance in pixels for snapping a side to the border, and IoU above which
+            a box becomes the area inside the border.
+        options: Target options: device, provider, threads and the like.
     """
 
     title: str
@@ -66,18 +68,18 @@ class InstanceContract:
 
 
 def instance_contract_of(manifest: Mapping[str, Any]) -> InstanceContract:
-    """The contract of a bundle of one segmenter.
+    """Return the contract of a bundle of a segmenter.
 
     Args:
-        manifest: That follows the schema.
+        manifest: A valid manifest.
 
     Raises:
-        UsageError: Every rule and value that is not implemented, or the numbers are not there.
+        UsageError: The contract has unsupported rules or values, or lacks the constants.
     """
     if "instances" not in manifest["masks"]:
         raise UsageError(
             "the manifest has no `masks.instances`: an older effsam-export wrote the bundle",
-            hint="export it again, and the numbers that the code needs are in it",
+            hint="export it again: the code needs these numbers",
         )
     reader = Reader(manifest=manifest)
     _check_image(reader)
@@ -120,7 +122,7 @@ def _check_prompts(reader: Reader) -> None:
     reader.known("prompts.padding", prompts["padding"], None)
     reader.known("prompts.supports.mask", supports["mask"], False)
     reader.known("prompts.supports.slots", supports["slots"], None)
-    # A box alone chooses one instance; nothing says what points would add.
+    # The contract has no rule for points together with a box.
     reader.known("prompts.supports.points_with_box", supports["points_with_box"], False)
     # The rules for points are about these two labels.
     reader.known("prompts.labels.foreground", labels["foreground"], 1)
@@ -140,17 +142,17 @@ def _check_masks(reader: Reader) -> None:
     reader.known("masks.resize", masks["resize"], rules.instance_masks(numbers))
     reader.finite("masks.threshold", [masks["threshold"]])
     reader.finite("masks.instances.border", [numbers["border"]])
-    for name in SHARES:
+    for name in RATIOS:
         if not 0 <= numbers[name] <= 1:
             reader.problems.append(f"masks.instances.{name} is {numbers[name]}")
     reader.side("masks.instances.stride", numbers["stride"])
 
 
 def _check_tensors(reader: Reader, segmenter: Component) -> None:
-    """Every tensor is one whose part is known, of the shape that the rest of the manifest gives."""
+    """Check that all tensors are known, with the shapes that follow from the manifest."""
     masks, side = reader.manifest["masks"], reader.manifest["preprocess"]["image_size"]
     low = masks["low_res_size"]
-    # Any number of boxes and coefficients, but the same in all places.
+    # Any number of boxes and coefficients, but equal in all outputs.
     boxes = next((s[1] for n, s in segmenter.outputs.items() if n == BOXES and len(s) > 1), 0)
     parts = next((s[1] for n, s in segmenter.outputs.items() if n == PROTOTYPES and len(s) > 1), 0)
     outputs = {
@@ -159,17 +161,18 @@ def _check_tensors(reader: Reader, segmenter: Component) -> None:
         COEFFICIENTS: (1, boxes, parts),
         PROTOTYPES: (1, parts, low, low),
     }
-    for what, found, wanted in (
+    for what, actual, expected in (
         ("inputs of the segmenter", segmenter.inputs, {ENCODER_INPUT: (1, 3, side, side)}),
         ("outputs of the segmenter", segmenter.outputs, outputs),
     ):
-        if dict(found) != wanted or any(isinstance(v, str) for s in wanted.values() for v in s):
-            reader.problems.append(f"{what} are `{short(shapes_of(found))}`")
+        dynamic = any(isinstance(v, str) for s in expected.values() for v in s)
+        if dict(actual) != expected or dynamic:
+            reader.problems.append(f"{what} are `{short(shapes_of(actual))}`")
     reader.plain(masks["score"], segmenter.file, *segmenter.beside)
 
 
 def _filled(manifest: Mapping[str, Any], segmenter: Component) -> InstanceContract:
-    """Nothing is checked here any more."""
+    """Return the contract of a checked manifest."""
     pre, prompts, masks = manifest["preprocess"], manifest["prompts"], manifest["masks"]
     numbers, supports = masks["instances"], prompts["supports"]
     return InstanceContract(

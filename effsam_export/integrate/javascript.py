@@ -1,4 +1,4 @@
-"""JavaScript: an ES module for browsers and node, on onnxruntime-web."""
+"""Generate JavaScript: an ES module for browsers and node, for onnxruntime-web."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 BACKENDS = {"onnx": "onnxruntime-web"}
 RUN = "npm install; node selftest.mjs BUNDLE"
 RUNTIME = "^1.30.0"
-"""Of onnxruntime-web: the oldest that was tried, and later ones that promise to be like it."""
+"""Versions of onnxruntime-web: the oldest that was tested, and compatible later ones."""
 
 
 def files(contract: Contract) -> dict[str, str]:
-    """`segmenter.mjs`, `selftest.mjs` and a `package.json` that names the runtime.
+    """Return `segmenter.mjs`, `selftest.mjs` and a `package.json` with the runtime.
 
     Raises:
-        UsageError: The weights lie outside a graph's file, which no browser's memory holds.
+        UsageError: The weights are in files of their own, because they have more than 2 GB.
     """
     _check_size(contract.encoder, contract.decoder)
     values = {
@@ -38,7 +38,7 @@ def files(contract: Contract) -> dict[str, str]:
 
 
 def instance_files(contract: InstanceContract) -> dict[str, str]:
-    """The same three files, for a bundle that finds instances.
+    """Return the same files for a segmenter.
 
     Raises:
         UsageError: As `files`.
@@ -68,7 +68,7 @@ def _filled(
     values: dict[str, str],
     contract: Contract | InstanceContract,
 ) -> dict[str, str]:
-    """The files, with the values that both kinds of contract have."""
+    """Return the files, adding the values of both kinds of contract."""
     values = {
         **values,
         "NOTICE": render.commented(render.notice(contract), "//"),

@@ -1,4 +1,4 @@
-"""Kotlin for Android, on LiteRT's `Interpreter`; all but the binding is plain Kotlin on the JVM."""
+"""Generate Kotlin for Android and LiteRT's `Interpreter`; only the binding needs Android."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 BACKENDS = {"tflite": "LiteRT"}
 RUN = "head -n 20 SelfTest.kt  # how an app runs it on a device"
 RUNTIME = "[2.1.0,3.0.0)"
-"""Of LiteRT for Android, whose 2.0 has no `Interpreter`; the manifest wants 2.1 or newer too."""
+"""Versions of LiteRT for Android; 2.0 has no `Interpreter`."""
 SOURCES = (
     "Segmenter.kt",
     "Resizing.kt",
@@ -26,15 +26,15 @@ GRADLE = "build.gradle.kts"
 
 
 def files(contract: Contract) -> dict[str, str]:
-    """The library, its binding to LiteRT, the self-test, and the lines that an app's build needs.
+    """Return the library, its binding to LiteRT, the self-test, and lines for an app's build.
 
     Raises:
-        UsageError: The bundle is for LiteRT's GPU delegate, which `Interpreter` has no more, or
-            has a number of threads that is none.
+        UsageError: The bundle is for the GPU delegate, which `Interpreter` of LiteRT 2 lacks, or
+            its number of threads is invalid.
     """
     if contract.options.get("delegate") == "gpu":
         raise UsageError(
-            "the bundle is for LiteRT's GPU delegate, and LiteRT 2's `Interpreter` runs on the CPU",
+            "the bundle is for LiteRT's GPU delegate, but LiteRT 2's `Interpreter` runs on the CPU",
             hint="export it for `tflite` or `android-cpu`",
         )
     tags = render.tags_of(contract)

@@ -1,4 +1,4 @@
-"""Python: numpy and the bundle's own runtime."""
+"""Generate Python that needs numpy and the bundle's runtime."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ RUN = "python selftest.py BUNDLE"
 
 
 def files(contract: Contract) -> dict[str, str]:
-    """`segmenter.py` and `selftest.py`.
+    """Return `segmenter.py` and `selftest.py`.
 
     Raises:
-        UsageError: The bundle is for LiteRT's GPU delegate, which Python does not have, or has a
-            number of threads that is none.
+        UsageError: The bundle is for LiteRT's GPU delegate, which Python lacks, or its number of
+            threads is invalid.
     """
     values = {**render.common(contract), **_values(contract), **_runtime(contract)}
     return _filled("segmenter.py", render.tags_of(contract), values)
 
 
 def instance_files(contract: InstanceContract) -> dict[str, str]:
-    """The same two files, for a bundle that finds instances.
+    """Return the same files for a segmenter.
 
     Raises:
         UsageError: As `files`.
@@ -46,11 +46,11 @@ def _filled(segmenter: str, tags: tuple[str, ...], values: dict[str, str]) -> di
 
 
 def _runtime(contract: Contract | InstanceContract) -> dict[str, str]:
-    """What opens a graph, and how."""
+    """Return the values for opening a graph."""
     package, options = BACKENDS[contract.backend], contract.options
     if options.get("delegate") == "gpu":
         raise UsageError(
-            "the bundle is for LiteRT's GPU delegate, which Python does not have",
+            "the bundle is for LiteRT's GPU delegate, which Python lacks",
             hint="export it for `tflite` or `android-cpu`",
         )
     return {

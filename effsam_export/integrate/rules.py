@@ -1,7 +1,7 @@
-"""The rules of a manifest that the templates implement, word for word.
+"""The rules that the templates implement, word for word as in a manifest.
 
-These are copies and not imports: where the sentence in a manifest is another one, so is what a
-caller has to do, and code for the old sentence must not be written.
+They are copies of `bundle/contract.py` on purpose: a changed rule there must be refused here until
+the templates implement it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BATCH = (
     "prompts with equally many points can share one call",
     "one prompt a call",
 )
-"""Both allow what the generated code does: one prompt a call."""
+"""The generated code passes one prompt per call, which both rules allow."""
 MASK_RULE = "a pixel is in the mask where its logit is greater than the threshold"
 
 LONGEST_SIDE = "longest-side-pad"
@@ -43,7 +43,7 @@ BICUBIC = [
 
 
 def frame(family: str, image_size: int, prompt_size: int) -> str:
-    """The frame that prompts are in, as the manifest has to word it."""
+    """Return the manifest's rule for the frame of the prompts."""
     if family == SQUASH:
         return f"squashed image: x * {prompt_size} / width, y * {prompt_size} / height"
     if prompt_size == image_size:
@@ -56,7 +56,7 @@ def frame(family: str, image_size: int, prompt_size: int) -> str:
 
 
 def closing(slots: int | None, empty: int | None) -> str:
-    """When a padding point is added, for a decoder that takes any number of points or slots."""
+    """Return the rule for the padding point of a decoder with dynamic shapes or slots."""
     point = "the prompt has no box: one point more, after the others"
     if slots is None:
         return point
@@ -64,17 +64,17 @@ def closing(slots: int | None, empty: int | None) -> str:
 
 
 def filling(most: int) -> str:
-    """When padding points are added, for a decoder whose every place is a point."""
+    """Return the rule for the padding points of a decoder with a fixed number of points."""
     return f"a prompt has fewer than {most} points: up to that many"
 
 
 def selection(score: str) -> str:
-    """Which mask is the answer."""
+    """Return the rule for choosing a mask."""
     return f"of the multimask set, the mask with the greatest {score}"
 
 
 def through_frame(prompt_size: int) -> list[str]:
-    """How logits come back through the prompts' frame."""
+    """Return the steps that resize logits by way of the prompts' frame."""
     return [
         f"bilinear to {prompt_size} x {prompt_size} (half-pixel centres, no antialiasing)",
         "cut to the height and width of the photograph in the prompts' frame",
@@ -82,7 +82,7 @@ def through_frame(prompt_size: int) -> list[str]:
     ]
 
 
-# ------------------------------------------------------------------ a model that finds instances
+# ------------------------------------------------------------------ segmenter
 
 BOXED_ROUNDING = "round(side * longest_side / max(height, width))"
 BOXED_FILTER = "bilinear, half-pixel centres, no antialiasing (OpenCV's INTER_LINEAR)"
@@ -117,7 +117,7 @@ INSTANCE_RULES = [
 
 
 def instance_masks(numbers: Mapping[str, Any]) -> list[str]:
-    """How outputs become masks, as the manifest has to word it for its own numbers."""
+    """Return the manifest's steps from outputs to masks, with its constants."""
     return [
         f"keep boxes with scores > {numbers['confidence']:g}, by falling score; greedy NMS at IoU "
         f"{numbers['nms_iou']:g}; at most {numbers['max_instances']}",

@@ -1,6 +1,6 @@
-"""Swift 5.9 on Core ML: a package for iOS and macOS.
+"""Generate Swift 5.9 for Core ML: a package for iOS and macOS.
 
-No Swift compiler has seen what is written here; the tests read it with a parser.
+The tests check it with a parser; it was never compiled.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ NAMES = (
     "main.swift",
 )
 STATE = (
-    "State: checked by a parser of Swift, never compiled and never run. Trust it once its\n"
-    "self-test has passed on the device."
+    "State: checked by a Swift parser, never compiled and never run. Run the self-test on\n"
+    "the device before you rely on it."
 )
 PACKAGE = "/Manifest.json"
-"""The file of a package that a bundle names first; what is opened is the folder around it."""
+"""First file of a package in a manifest; Core ML opens the folder around it."""
 SYSTEMS = {
-    # Oldest system that opens the package -> versions of iOS and macOS
+    # deployment_target -> versions of iOS and macOS
     "iOS16": ("16.0", "13.0"),
     "iOS17": ("17.0", "14.0"),
     "iOS18": ("18.0", "15.0"),
     "iOS26": ("26.0", "26.0"),
 }
 UNITS = {
-    # As coremltools calls them -> as Core ML does
+    # Name in coremltools -> name in Core ML
     "ALL": ".all",
     "CPU_AND_NE": ".cpuAndNeuralEngine",
     "CPU_AND_GPU": ".cpuAndGPU",
@@ -51,11 +51,11 @@ UNITS = {
 
 
 def files(contract: Contract) -> dict[str, str]:
-    """A `Package.swift`, the library, its self-test, and a `main.swift` that calls it.
+    """Return a `Package.swift`, the library, its self-test, and a `main.swift` that calls it.
 
     Raises:
-        UsageError: A graph is no package or has shapes that change, or an option of the target has
-            a value that is not known.
+        UsageError: A graph is not a package or has dynamic shapes, or a target option has an
+            unsupported value.
     """
     system = _known(contract, "deployment_target", "iOS16", SYSTEMS)
     units = _known(contract, "compute_units", "ALL", UNITS)
@@ -63,7 +63,7 @@ def files(contract: Contract) -> dict[str, str]:
     changing = [n for n, s in contract.decoder.inputs.items() if any(isinstance(d, str) for d in s)]
     if changing:
         raise UsageError(
-            f"Core ML takes fixed shapes, and the decoder has inputs that change: "
+            f"Core ML needs fixed shapes, but inputs of the decoder are dynamic: "
             f"`{'`, `'.join(changing)}`",
             hint="the bundle was not made by this effsam-export",
         )
@@ -99,22 +99,22 @@ def _known(contract: Contract, option: str, default: str, known: Mapping[str, ob
     if value not in known:
         raise UsageError(
             f"target.options.{option} is `{value}`",
-            hint=f"code in Swift is written for {', '.join(known)}",
+            hint=f"code in Swift supports {', '.join(known)}",
         )
     return str(value)
 
 
 def _package(component: Component) -> str:
-    """The folder that is opened.
+    """Return the folder of a component's package.
 
     Raises:
-        UsageError: The component is anything but one package.
+        UsageError: The component is not one package.
     """
     folder = component.file.removesuffix(PACKAGE)
     outside = [f for f in component.beside if not f.startswith(f"{folder}/")]
     if not component.file.endswith(f".mlpackage{PACKAGE}") or outside:
         listed = "`, `".join([component.file, *component.beside])
-        raise UsageError(f"a component is no Core ML package: `{listed}`")
+        raise UsageError(f"a component is not a Core ML package: `{listed}`")
     return folder
 
 

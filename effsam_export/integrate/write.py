@@ -1,4 +1,4 @@
-"""From a bundle to a folder of code."""
+"""Write the generated code of a bundle to a folder."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NEAR_THE_TOP = 2000
-"""Characters of a file in which the mark of the generator is looked for."""
+"""Characters at the start of a file in which the mark of a generated file must be."""
 
 
 def code_for(path: Path, language: str, output: Path, *, force: bool = False) -> tuple[str, ...]:
-    """Write code for a bundle; nothing is written where anything about it is not implemented.
+    """Write the code of a bundle.
 
     Args:
-        path: The bundle's directory.
+        path: Directory of the bundle.
         language: A name from `integrate.LANGUAGES`.
         output: The folder.
-        force: Replace files of an earlier call that are there; others are left as they are.
+        force: Replace generated files in `output`; other files are never changed.
 
     Returns:
-        Names of the files in it.
+        Names of the files.
 
     Raises:
         BundleError: There is no bundle, or its manifest is broken.
-        OutputError: The place is taken, or cannot be written.
+        OutputError: The folder is not free, or cannot be written.
         UsageError: The language, the kind of bundle or a rule of its contract is not supported.
     """
     module = integrate.load(language)
@@ -46,11 +46,11 @@ def code_for(path: Path, language: str, output: Path, *, force: bool = False) ->
         able = integrate.INSTANCES if finds_instances(bundle.manifest) else integrate.LANGUAGES
         others = [n for n in able if backend in integrate.load(n).BACKENDS]
         raise UsageError(
-            f"code in {language} is written for bundles for {', '.join(module.BACKENDS)}, "
+            f"code in {language} is generated for bundles for {', '.join(module.BACKENDS)}, "
             f"not for {backend}",
-            hint=f"for {backend} there is --language {' or '.join(others)}"
+            hint=f"for {backend} use --language {' or '.join(others)}"
             if others
-            else "the bundle's README.md says what to write by hand",
+            else "the bundle's README.md has the rules for code of your own",
         )
     files = write()
     _check_free(output, files, force=force)
@@ -65,10 +65,10 @@ def code_for(path: Path, language: str, output: Path, *, force: bool = False) ->
 
 
 def writer(language: str, manifest: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
-    """What writes code for a bundle of this kind.
+    """Return a function that generates the files for a bundle.
 
     Raises:
-        UsageError: The language has none, or a rule of the contract is not implemented.
+        UsageError: The language or a rule of the contract is not supported.
     """
     if finds_instances(manifest):
         with_instances = integrate.load_for_instances(language)
@@ -77,10 +77,10 @@ def writer(language: str, manifest: Mapping[str, Any]) -> Callable[[], dict[str,
 
 
 def _check_free(output: Path, files: dict[str, str], *, force: bool) -> None:
-    """Only files that were generated are ever replaced, and only where that is asked.
+    """Refuse a folder with other files than generated ones; without `force`, with any.
 
     Raises:
-        OutputError: Something else is there.
+        OutputError: The folder is not free.
     """
     if not output.exists() and not output.is_symlink():
         return
@@ -93,11 +93,11 @@ def _check_free(output: Path, files: dict[str, str], *, force: bool) -> None:
             f"directory `{output}` is not empty",
             hint="choose another --output, or replace generated files with --force",
         )
-    mine = [n for n in files if (output / n).exists() and not _is_generated(output / n)]
-    if mine:
+    others = [n for n in files if (output / n).exists() and not _is_generated(output / n)]
+    if others:
         raise OutputError(
-            f"`{output}` has files of its own: {', '.join(f'`{n}`' for n in mine)}",
-            hint="choose another --output; --force only replaces what was generated",
+            f"`{output}` has files that were not generated: {', '.join(f'`{n}`' for n in others)}",
+            hint="choose another --output; --force only replaces generated files",
         )
 
 

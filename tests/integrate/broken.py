@@ -134,9 +134,9 @@ WAYS: dict[str, tuple[Callable[[Path], None], str]] = {
     "runs": (_golden(_runs_too_short), "golden mask"),
     "an IoU that nothing reaches": (_golden(_out_of_reach), "mask IoU"),
     "an error that nothing keeps": (_golden(_nothing_allowed), "score error"),
-    "golden.json after the export": (_unlisted, "golden.json is not the file"),
-    "the photograph": (_another_photograph, "image.png is not the file"),
-    "a graph": (_another_graph, "is not the file"),
+    "golden.json after the export": (_unlisted, "golden.json differs from the file"),
+    "the photograph": (_another_photograph, "image.png differs from the file"),
+    "a graph": (_another_graph, "differs from the file"),
     "no manifest": (_no_manifest, "manifest.json"),
     "half a manifest": (_half_a_manifest, "FAILED"),
 }

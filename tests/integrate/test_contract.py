@@ -129,7 +129,7 @@ def test_one_component_alone(kept: int) -> None:
 )
 def test_a_rule_that_is_not_implemented(path: str, value: Any) -> None:  # noqa: ANN401
     message = refused(changed(manifest_for(TINY_SAM), path, value))
-    assert message.startswith("no code can be written for this contract: ")
+    assert message.startswith("this contract is not supported: ")
 
 
 def test_a_prompt_frame_and_a_mask_frame_that_differ() -> None:

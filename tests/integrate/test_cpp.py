@@ -190,7 +190,7 @@ def test_a_prompt_that_is_refused(driver: Driver, arguments: list[object]) -> No
 
 
 def test_what_is_no_photograph(driver: Driver) -> None:
-    with pytest.raises(ValueError, match="three bytes a pixel"):
+    with pytest.raises(ValueError, match="three bytes per pixel"):
         driver.ask("preprocess", (4, 4), bytes(16))
 
 

@@ -98,7 +98,7 @@ def test_the_contract_of_every_model_is_implemented(name: str) -> None:
 )
 def test_a_rule_that_is_not_implemented(path: str, value: Any) -> None:  # noqa: ANN401
     message = refused(changed(manifest_for(FAST_SAM), path, value))
-    assert message.startswith("no code can be written for this contract: ")
+    assert message.startswith("this contract is not supported: ")
 
 
 def test_an_older_bundle() -> None:

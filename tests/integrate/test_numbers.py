@@ -203,5 +203,5 @@ def test_the_choice(code: ModuleType, model: ModelSpec) -> None:
     if model.masks.single:
         assert code.choose(scores, True) == model.masks.single
     else:
-        with pytest.raises(ValueError, match="without choosing"):
+        with pytest.raises(ValueError, match="no single mask"):
             code.choose(scores, True)

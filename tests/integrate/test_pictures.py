@@ -1,4 +1,4 @@
-"""The self-test's own PNG reader: every filter, and nothing but what a golden photograph is."""
+"""The self-test's own PNG reader: every filter, and nothing but what a golden image is."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_interlacing_and_deep_colour(code: ModuleType) -> None:
 
 
 def test_other_files(code: ModuleType) -> None:
-    with pytest.raises(code.Failed, match="no PNG"):
+    with pytest.raises(code.Failed, match="not a PNG"):
         code.png(b"\xff\xd8\xff\xe0 JFIF")
     with pytest.raises(code.Failed, match="filter 9"):
         code.png(png(pixels((4, 4)), [9]))

@@ -77,7 +77,7 @@ def test_calls_are_those_of_what_is_declared(kind: str) -> None:
         ("Segmenter.swift", "{ try plane(", "{ plane(", "`plane` throws"),
         ("Segmenter.swift", "try choose(", "choose(", "`choose` throws"),
         ("SelfTest.swift", "let golden = try Json", "let golden = Json", "`parsed` throws"),
-        ("SelfTest.swift", "judge(decoded", "judged(decoded", "there is no `judged`"),
+        ("SelfTest.swift", "compare(decoded", "compared(decoded", "there is no `compared`"),
         ("CoreMLGraph.swift", "try CoreMLGraph.tensor", "CoreMLGraph.tensor", "`tensor` throws"),
         ("Resizing.swift", "lines: width, old", "old", "`resampled` does not take"),
     ],
@@ -94,7 +94,7 @@ def test_its_state_is_said_in_every_file() -> None:
     for name, text in files_for(manifest_of_kind()).items():
         head = text[:2000]
         assert render.MARK in head, name
-        assert "checked by a parser of Swift, never compiled and never run" in head, name
+        assert "checked by a Swift parser, never compiled and never run" in head, name
         assert max(map(len, text.splitlines())) <= 100, name
     assert files_for(manifest_of_kind())["Package.swift"].startswith("// swift-tools-version:5.9\n")
 
@@ -211,9 +211,9 @@ def test_the_options_are_those_of_the_backend() -> None:
         ("target.options.deployment_target", 17, "deployment_target is `17`"),
         ("target.options.compute_units", "GPU", "compute_units is `GPU`"),
         ("target.options.compute_units", True, "compute_units is `True`"),
-        ("components.0.files", ["encoder.onnx"], "no Core ML package: `encoder.onnx`"),
-        ("components.1.files.1", "weights.bin", "no Core ML package: `decoder.mlpackage/Man"),
-        ("components.1.files.0", "Manifest.json", "no Core ML package: `Manifest.json`"),
+        ("components.0.files", ["encoder.onnx"], "not a Core ML package: `encoder.onnx`"),
+        ("components.1.files.1", "weights.bin", "not a Core ML package: `decoder.mlpackage/Man"),
+        ("components.1.files.0", "Manifest.json", "not a Core ML package: `Manifest.json`"),
         ("components.0.inputs.0.dtype", "uint8", "tensor image is `uint8`"),  # `image_input`
     ],
 )

@@ -145,13 +145,13 @@ def test_a_language_that_there_is_not(bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("language", "backend", "hint"),
     [
-        ("js", "openvino", "for openvino there is --language python or cpp"),
-        ("kotlin", "onnx", "for onnx there is --language python or cpp or js"),
-        ("js", "tflite", "for tflite there is --language python or cpp or kotlin"),
-        ("python", "coreml", "for coreml there is --language swift"),
-        ("swift", "onnx", "for onnx there is --language python or cpp or js"),
-        ("swift", "tensorrt", "the bundle's README.md says what to write by hand"),
-        ("cpp", "tensorrt", "the bundle's README.md says what to write by hand"),
+        ("js", "openvino", "for openvino use --language python or cpp"),
+        ("kotlin", "onnx", "for onnx use --language python or cpp or js"),
+        ("js", "tflite", "for tflite use --language python or cpp or kotlin"),
+        ("python", "coreml", "for coreml use --language swift"),
+        ("swift", "onnx", "for onnx use --language python or cpp or js"),
+        ("swift", "tensorrt", "the bundle's README.md has the rules for code of your own"),
+        ("cpp", "tensorrt", "the bundle's README.md has the rules for code of your own"),
     ],
 )
 def test_a_backend_without_a_runtime(
@@ -214,14 +214,14 @@ def test_fast_sam_in_another_language(bundle: Path, tmp_path: Path, language: st
     with pytest.raises(UsageError) as error:
         code_for(bundle, language, tmp_path / "out")
     assert error.value.message == (
-        f"code for a bundle that finds instances is written in {', '.join(integrate.INSTANCES)}, "
-        f"not in {language}: its prompts choose masks in code of their own"
+        f"code for a bundle that finds instances is generated in {', '.join(integrate.INSTANCES)}, "
+        f"not in {language}"
     )
     hints = (error.value.hint or "").split(" or ")
     assert len(hints) == len(integrate.INSTANCES)
-    assert "--language python has it, for onnx, openvino, tflite" in hints
-    assert "--language cpp has it, for openvino, onnx, tflite" in hints
-    assert "--language js has it, for onnx" in hints
+    assert "--language python for onnx, openvino, tflite" in hints
+    assert "--language cpp for openvino, onnx, tflite" in hints
+    assert "--language js for onnx" in hints
     assert not (tmp_path / "out").exists()
 
 
@@ -233,7 +233,7 @@ def test_fast_sam_without_a_runtime(
     fake.save(bundle, manifest_for(models.get("fast-sam-s"), backend))
     with pytest.raises(UsageError, match=f"not for {backend}") as error:
         code_for(bundle, language, tmp_path / "out")
-    assert error.value.hint == "the bundle's README.md says what to write by hand"
+    assert error.value.hint == "the bundle's README.md has the rules for code of your own"
     assert not (tmp_path / "out").exists()
 
 
@@ -244,7 +244,7 @@ def test_fast_sam_for_a_browser_without_a_runtime(
     fake.save(bundle, manifest_for(models.get("fast-sam-s"), backend))
     with pytest.raises(UsageError, match=f"not for {backend}") as error:
         code_for(bundle, "js", tmp_path / "out")
-    assert (error.value.hint or "").startswith(f"for {backend} there is --language python")
+    assert (error.value.hint or "").startswith(f"for {backend} use --language python")
 
 
 @pytest.mark.parametrize(("language", "backend"), INSTANCES)
@@ -285,12 +285,12 @@ def test_a_file_that_was_not_generated_is_never_replaced(bundle: Path, tmp_path:
     out = tmp_path / "out"
     out.mkdir()
     (out / "segmenter.py").write_text("mine")
-    with pytest.raises(OutputError, match=r"files of its own: `segmenter\.py`"):
+    with pytest.raises(OutputError, match=r"files that were not generated: `segmenter\.py`"):
         code_for(bundle, "python", out, force=True)
     assert [p.name for p in out.iterdir()] == ["segmenter.py"]
     (out / "segmenter.py").unlink()
     (out / "selftest.py").symlink_to(tmp_path / "tiny" / "README.md")
-    with pytest.raises(OutputError, match=r"files of its own: `selftest\.py`"):
+    with pytest.raises(OutputError, match=r"files that were not generated: `selftest\.py`"):
         code_for(bundle, "python", out, force=True)
 
 
