@@ -139,7 +139,7 @@ def test_a_manifest_of_another_contract(
     path: str,
     value: Any,  # noqa: ANN401
 ) -> None:
-    said = "the manifest has another contract"
+    said = "the manifest's contract differs"
     check_failed(openvino, bundle, lambda b: broken.change_field(b, path, value), said)
 
 

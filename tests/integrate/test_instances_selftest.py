@@ -142,7 +142,7 @@ def test_a_manifest_of_another_contract(
     broken.change_field(instance_bundle, path, value)
     status, said = ask(instance_code, instance_bundle)
     assert status == 1
-    assert "the manifest has another contract" in said
+    assert "the manifest's contract differs" in said
     assert said.endswith("FAILED\n")
 
 

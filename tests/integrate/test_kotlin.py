@@ -156,7 +156,7 @@ def test_more_points_than_there_is_room_for(driver: Driver, model: ModelSpec) ->
         driver.ask("prompt", SIZE, b"", "-", "-", *[1, 1, 1] * 30)
         return
     driver.ask("prompt", SIZE, b"", "-", "-", *[1, 1, 1] * most)
-    with pytest.raises(ValueError, match=f"takes {most} points, a box counting as two"):
+    with pytest.raises(ValueError, match=f"takes at most {most} points, a box counting as two"):
         driver.ask("prompt", SIZE, b"", "-", "-", *[1, 1, 1] * (most + 1))
 
 

@@ -160,7 +160,7 @@ def test_a_manifest_of_another_contract(
     broken.change_field(bundle, path, value)
     done = selftest(code, bundle)
     assert done.returncode == 1
-    assert "the manifest has another contract" in done.stdout
+    assert "the manifest's contract differs" in done.stdout
     assert done.stdout.endswith("FAILED\n")
 
 
