@@ -155,12 +155,12 @@ def test_a_decoder_is_calibrated_on_what_the_encoder_gives(
     assert not (tmp_path / "b").exists()
 
 
-def test_what_int8_means_is_printed_and_what_is_not_known(exported: Exported) -> None:
+def test_the_recipe_and_what_is_unmeasured_are_printed(exported: Exported) -> None:
     said = exported.messages
     assert "int8 encoder: INT8 weights and activations; minmax ranges" in said
     assert "int8 decoder: stays in FP16" in said
     assert "warning: INT8 accuracy of this model's trained weights is unmeasured" in said
-    assert "warning: 4 calibration samples are few" in said
+    assert "calibration samples is unmeasured: 4 given" in said
 
 
 def test_the_plan_shows_the_recipe(tmp_path: Path, small_checkpoint: Checkpoint) -> None:
