@@ -24,7 +24,7 @@ HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 def entries(name: str) -> dict[str, tuple[str, list[str]]]:
     """Name -> version and hashes of one file, for Python 3.11 on Linux."""
     text = (FOLDER / f"{name}.txt").read_text("utf-8").replace("\\\n", " ")
-    found = {}
+    found: dict[str, tuple[str, list[str]]] = {}
     for line in text.splitlines():
         if line and not line.startswith((" ", "#")):
             requirement = Requirement(line.split("--hash")[0])
