@@ -100,7 +100,7 @@ def test_a_broken_bundle_is_not_packed(bundle: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
 
 
-def test_a_place_that_cannot_be_written(bundle: Path, tmp_path: Path) -> None:
+def test_an_output_path_that_cannot_be_written(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
         archive.pack(bundle, tmp_path / "absent" / "out.zip")
 
@@ -202,7 +202,7 @@ def test_other_contents_of_the_same_size(packed: Path, tmp_path: Path) -> None:
     assert "`encoder.onnx` has another sha256 than the manifest" in message
 
 
-def test_everything_that_is_wrong_is_said_at_once(packed: Path, tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(packed: Path, tmp_path: Path) -> None:
     def wrong(entries: list[Entry]) -> list[Entry]:
         kept = [(e, d) for e, d in entries if e.filename != "parity.json"]
         return [*kept, (entry("encoder.onnx.data"), b"more weights")]
@@ -259,9 +259,7 @@ def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "absent.zip", tmp_path)
 
 
-def test_what_is_there_is_kept_unless_it_is_a_bundle_to_replace(
-    packed: Path, tmp_path: Path
-) -> None:
+def test_only_a_bundle_is_replaced_and_only_with_force(packed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")

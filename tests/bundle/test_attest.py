@@ -117,7 +117,7 @@ def test_a_second_device_may_have_the_bundle_as_it_was(
     assert read.integrity(read.read(bundle)) == ()
 
 
-def test_a_verified_bundle_stays_what_it_was(bundle: Path, result: dict[str, Any]) -> None:
+def test_a_verified_bundle_keeps_its_state(bundle: Path, result: dict[str, Any]) -> None:
     manifest = fake.manifest_of(bundle)
     manifest["state"], manifest["simulator"] = "verified", ""
     fake.save(bundle, manifest)
@@ -167,7 +167,7 @@ def flipped(document: dict[str, Any]) -> None:
         (with_case(1, masks=[{"size": [1 << 40, 1], "counts": [1]}]), "over the limit"),
     ],
 )
-def test_what_is_refused(
+def test_invalid_results_are_refused(
     bundle: Path, result: dict[str, Any], change: Change, message: str
 ) -> None:
     before = {p: p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
@@ -181,7 +181,7 @@ def test_what_is_refused(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"cases": 1}', "[" * 100_000])
-def test_what_is_no_result(bundle: Path, content: str) -> None:
+def test_a_file_that_is_not_a_result_is_refused(bundle: Path, content: str) -> None:
     path = bundle.parent / "selftest.json"
     path.write_text(content, "utf-8")
     with pytest.raises(UsageError):
@@ -210,7 +210,7 @@ def test_a_broken_bundle_and_one_without_vectors(bundle: Path, result: dict[str,
 # ------------------------------------------------------------------ who vouches for it
 
 
-def test_a_result_is_signed_by_whom_a_team_trusts(bundle: Path, result: dict[str, Any]) -> None:
+def test_a_result_must_be_signed_with_the_key(bundle: Path, result: dict[str, Any]) -> None:
     pytest.importorskip("cryptography")
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -237,7 +237,7 @@ def test_a_signature_of_the_old_manifest_goes(bundle: Path, result: dict[str, An
     assert not (bundle / "manifest.json.sig").exists()
 
 
-def test_the_command_says_what_it_found(bundle: Path, result: dict[str, Any]) -> None:
+def test_the_command_prints_the_attestation(bundle: Path, result: dict[str, Any]) -> None:
     done = CliRunner().invoke(cli.app, ["attest", str(bundle), str(sent(bundle, result))])
     assert done.exit_code == 0
     assert done.stdout.startswith("verified on Some Phone 9, onnxruntime 1.23: min mask IoU 1.")

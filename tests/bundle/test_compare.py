@@ -72,7 +72,7 @@ def test_a_tensor_called_like_a_note_is_contract() -> None:
     assert compare.part_of("components.encoder.name") == "contract"
 
 
-def test_what_only_one_of_them_has(one: Path, other: Path) -> None:
+def test_a_file_of_only_one_bundle(one: Path, other: Path) -> None:
     (other / "extra.bin").write_bytes(b"x")
     manifest = fake.manifest_of(other)
     manifest["files"].append({"path": "extra.bin", "role": "artifact"})
@@ -92,13 +92,13 @@ def test_every_key_of_a_manifest_has_its_part() -> None:
 # ------------------------------------------------------------------ at the command line
 
 
-def test_diff_of_equal_bundles_says_nothing_and_is_done(one: Path, tmp_path: Path) -> None:
+def test_diff_of_equal_bundles_prints_nothing(one: Path, tmp_path: Path) -> None:
     archive.pack(one, tmp_path / "one.effsam.zip")
     result = CliRunner().invoke(cli.app, ["diff", str(one), str(tmp_path / "one.effsam.zip")])
     assert (result.exit_code, result.stdout) == (0, "")
 
 
-def test_diff_says_whether_an_app_has_to_change(one: Path, other: Path) -> None:
+def test_diff_reports_whether_an_app_must_change(one: Path, other: Path) -> None:
     manifest = fake.manifest_of(other)
     manifest["tools"]["onnx"] = "2.0"
     fake.save(other, manifest)

@@ -33,7 +33,7 @@ def test_a_manifest_is_valid_with_them_and_without() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(contract.masks(FAST_SAM)["instances"]))
-def test_they_are_complete(name: str) -> None:
+def test_the_numbers_of_instances_are_complete(name: str) -> None:
     manifest = manifest_for(FAST_SAM)
     del manifest["masks"]["instances"][name]
     with pytest.raises(BundleError, match=name):
@@ -47,7 +47,7 @@ def test_another_number_is_refused() -> None:
         m.validate(manifest)
 
 
-def test_they_are_those_of_the_sentences() -> None:
+def test_the_numbers_agree_with_the_rules() -> None:
     masks = contract.masks(FAST_SAM)
     assert masks["resize"] == SENTENCES
     said = [float(n) for n in re.findall(r"\d+(?:\.\d+)?", " ".join(SENTENCES))]

@@ -72,7 +72,7 @@ def test_a_pair_has_one_source_and_a_layer(pair: dict[str, Any]) -> None:
     assert len(faults(entry)) == 1
 
 
-def test_a_bundle_that_does_not_say_with_how_many_threads_is_still_read() -> None:
+def test_a_bundle_without_the_number_of_threads_is_read() -> None:
     entry = int8.document({"encoder": RECIPE}, CALIBRATION)
     del entry["calibration"]["threads"]
     assert faults(entry) == []

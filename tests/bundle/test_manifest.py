@@ -110,7 +110,7 @@ def put(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
         (lambda d: d.pop("prompts"), '$: "prompts" is a required property'),
     ],
 )
-def test_a_broken_manifest_is_refused_with_the_place(
+def test_a_broken_manifest_is_refused_with_the_path_of_the_fault(
     manifest: dict[str, Any], change: Callable[[dict[str, Any]], None], where: str
 ) -> None:
     change(manifest)
@@ -158,7 +158,7 @@ def test_json_that_is_no_manifest(document: object) -> None:
         m.validate(document)
 
 
-def test_the_integrators_page_says_what_the_manifest_says(manifest: dict[str, Any]) -> None:
+def test_the_readme_agrees_with_the_manifest(manifest: dict[str, Any]) -> None:
     page = readme_text(manifest)
     for component in manifest["components"]:
         for tensor in [*component["inputs"], *component["outputs"]]:
@@ -196,13 +196,13 @@ def test_a_simulator_is_named_to_the_integrator(manifest: dict[str, Any]) -> Non
     assert "State: **simulated, by a pocket calculator**." in readme_text(manifest)
 
 
-def test_the_kit_is_shown_to_who_builds_an_engine(manifest: dict[str, Any]) -> None:
+def test_the_readme_of_a_tensorrt_bundle_names_the_kit(manifest: dict[str, Any]) -> None:
     assert "kit/build_engine.py" not in readme_text(manifest)
     manifest["target"]["backend"] = "tensorrt"
     assert "`python3 kit/build_engine.py`" in readme_text(manifest)
 
 
-def test_an_int8_session_is_told_to_be_exact(manifest: dict[str, Any]) -> None:
+def test_the_readme_names_the_session_option_for_int8(manifest: dict[str, Any]) -> None:
     entry = "`session.x64quantprecision` = `1`"
     assert entry not in readme_text(manifest)
     manifest["precision"]["requested"] = "int8"
@@ -211,7 +211,7 @@ def test_an_int8_session_is_told_to_be_exact(manifest: dict[str, Any]) -> None:
     assert entry not in readme_text(manifest)
 
 
-def test_a_picture_is_said_to_be_one() -> None:
+def test_an_image_input_of_core_ml_is_described_as_a_picture() -> None:
     """Core ML rounds what it gets, so the contract is not that of a float tensor."""
     (image,) = TINY_SAM.component("encoder").inputs
     assert m._image_input(image) == {

@@ -36,7 +36,7 @@ def test_every_target_has_one() -> None:
     assert found["intel-cpu"] == {"name": "openvino", "versions": ">=2025.2"}
 
 
-def test_an_older_system_is_said() -> None:
+def test_the_oldest_system_is_the_version() -> None:
     pytest.importorskip("coremltools")
     target = profiles.load_target("coreml")
     older = replace(target, options={**target.options, "deployment_target": "iOS16"})

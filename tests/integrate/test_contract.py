@@ -145,7 +145,7 @@ def test_slots_that_have_no_place_for_the_padding_point() -> None:
     assert "prompts.supports.max_points is `6`" in refused(manifest)
 
 
-def test_everything_that_is_wrong_is_said_at_once_and_shortly() -> None:
+def test_all_problems_are_reported_at_once_and_shortened() -> None:
     manifest = changed(manifest_for(TINY_SAM), "masks.select", LONG)
     manifest = changed(manifest, "prompts.order", [])
     message = refused(changed(manifest, "preprocess.orientation", "none"))

@@ -134,7 +134,7 @@ def driver(
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_a_photograph(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
+def test_an_image_is_preprocessed(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
     image = pixels(size)
     found = driver.ask("preprocess", size, image.tobytes())
     # Pillow before 13 takes the axes of a tall photograph in the other order.
@@ -189,7 +189,7 @@ def test_a_prompt_that_is_refused(driver: Driver, arguments: list[object]) -> No
         driver.ask("prompt", (80, 120), b"", *arguments)
 
 
-def test_what_is_no_photograph(driver: Driver) -> None:
+def test_an_invalid_image_is_refused(driver: Driver) -> None:
     with pytest.raises(ValueError, match="three bytes per pixel"):
         driver.ask("preprocess", (4, 4), bytes(16))
 

@@ -221,7 +221,7 @@ def test_a_broken_bundle(selftest: Path, openvino_bundle: Path, way: str) -> Non
     assert done.stdout.endswith("FAILED\n")
 
 
-def test_golden_vectors_of_a_squashed_photograph(
+def test_golden_vectors_of_a_squashed_image(
     compiler: Compiler, cpp_openvino: Runtime, openvino_bundle: Path, tmp_path: Path
 ) -> None:
     become(openvino_bundle, SQUASHED)

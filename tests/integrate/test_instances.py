@@ -146,7 +146,7 @@ def fast_sam(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 
 @pytest.mark.parametrize("size", BOXED, ids=str)
-def test_a_photograph_in_its_letterbox(fast_sam: ModuleType, size: tuple[int, int]) -> None:
+def test_an_image_in_its_letterbox(fast_sam: ModuleType, size: tuple[int, int]) -> None:
     image = pixels(size)
     found = fast_sam.preprocess(image)
     wanted = encoder_image(image, models.get("fast-sam-s").preprocess)

@@ -94,13 +94,13 @@ def driver(
 
 
 @pytest.mark.parametrize("size", [s for s in SIZES if s[0] <= 2 * s[1]], ids=str)
-def test_a_photograph(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
+def test_an_image_is_preprocessed(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
     image = pixels(size)
     found = driver.ask("preprocess", size, image.tobytes())
     assert np.array_equal(found, encoder_image(image, model.preprocess).ravel())
 
 
-def test_a_tall_photograph(driver: Driver, model: ModelSpec) -> None:
+def test_a_tall_image(driver: Driver, model: ModelSpec) -> None:
     """Pillow before 13 takes the axes in the other order: each may round by 1."""
     image = pixels((2049, 5))
     found = driver.ask("preprocess", (2049, 5), image.tobytes())

@@ -165,7 +165,7 @@ def tiny_code(exported_instances: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("size", BOXED, ids=str)
-def test_a_photograph_in_its_letterbox(fast_sam: Driver, size: tuple[int, int]) -> None:
+def test_an_image_in_its_letterbox(fast_sam: Driver, size: tuple[int, int]) -> None:
     image = pixels(size)
     wanted = encoder_image(image, FAST_SAM.preprocess)
     assert np.array_equal(fast_sam.preprocess(image), wanted.ravel())

@@ -65,7 +65,7 @@ def driver(
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_a_photograph(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
+def test_an_image_is_preprocessed(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
     image = pixels(size)
     found = driver.ask("preprocess", size, image.tobytes())["image"]
     # Pillow before 13 takes the axes of a tall photograph in the other order.
@@ -173,7 +173,7 @@ def test_the_choice(driver: Driver, model: ModelSpec) -> None:
             driver.ask("choose", SIZE, scores.tobytes(), "single")
 
 
-def test_what_is_no_photograph(driver: Driver) -> None:
+def test_an_invalid_image_is_refused(driver: Driver) -> None:
     for size, data in (((4, 4), bytes(64)), ((4, 4), bytes(16)), ((0, 4), b"")):
         with pytest.raises(ValueError, match="three bytes per pixel"):
             driver.ask("preprocess", size, data)

@@ -66,7 +66,9 @@ def allowed(size: tuple[int, ...]) -> int:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_a_photograph(code: ModuleType, model: ModelSpec, size: tuple[int, int]) -> None:
+def test_an_image_is_preprocessed(
+    code: ModuleType, model: ModelSpec, size: tuple[int, int]
+) -> None:
     image = pixels(size)
     found = code.preprocess(image)
     wanted = encoder_image(image, model.preprocess)
@@ -119,7 +121,7 @@ def test_the_order_of_the_axes(tmp_path_factory: pytest.TempPathFactory) -> None
     ],
     ids=["alpha", "grey", "float", "empty"],
 )
-def test_what_is_no_photograph(code: ModuleType, image: NDArray[Any]) -> None:
+def test_an_invalid_image_is_refused(code: ModuleType, image: NDArray[Any]) -> None:
     with pytest.raises(ValueError, match="uint8 HxWx3"):
         code.preprocess(image)
 

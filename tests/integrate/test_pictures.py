@@ -65,7 +65,7 @@ def test_every_filter(code: ModuleType, filters: list[int], size: tuple[int, int
 
 
 @pytest.mark.parametrize("optimize", [False, True])
-def test_what_pillow_writes(code: ModuleType, optimize: bool) -> None:
+def test_png_files_of_pillow(code: ModuleType, optimize: bool) -> None:
     image = pixels((90, 61))
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", optimize=optimize)

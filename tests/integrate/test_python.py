@@ -244,7 +244,7 @@ def test_vectors_notice_code_for_another_contract(
     assert done.stdout.endswith("FAILED\n")
 
 
-def test_what_vectors_cannot_notice(bundle: Path, tmp_path: Path) -> None:
+def test_changes_that_golden_vectors_cannot_detect(bundle: Path, tmp_path: Path) -> None:
     """Where the padding point lies: the graph replaces its place. The fingerprint is for that."""
     other = changed(manifest_of(bundle), "prompts.padding.coordinates", [5, 5])
     folder = generate(other, "python", tmp_path / "code")

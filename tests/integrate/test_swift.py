@@ -90,7 +90,7 @@ def test_a_wrong_call_is_noticed(name: str, right: str, wrong: str, said: str) -
     assert any(said in mistake and mistake.startswith(name) for mistake in found), found
 
 
-def test_its_state_is_said_in_every_file() -> None:
+def test_every_file_states_that_it_was_never_compiled() -> None:
     for name, text in files_for(manifest_of_kind()).items():
         head = text[:2000]
         assert render.MARK in head, name
@@ -242,7 +242,7 @@ def keys_of(root: Node, name: str) -> list[set[str]]:
     ]
 
 
-def test_the_report_is_what_attest_takes() -> None:
+def test_attest_accepts_the_report() -> None:
     root = swift_tree.parse(files_for(manifest_of_kind())["SelfTest.swift"])
     case, report = keys_of(root, "document")
     assert case == {"name", "mask_iou", "score_error", "masks", "scores"}

@@ -181,7 +181,7 @@ def test_threads_that_are_no_number(
         code_for(bundle, language, tmp_path / "out")
 
 
-def test_what_a_build_of_android_needs() -> None:
+def test_the_lines_for_an_android_build() -> None:
     manifest = manifest_for(KINDS["slots"], "tflite")
     manifest["target"]["options"] = {"num_threads": 4}
     files = integrate.load("kotlin").files(contract_of(manifest))
@@ -269,7 +269,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ the place
 
 
-def test_what_is_there_stays(bundle: Path, tmp_path: Path) -> None:
+def test_existing_files_are_kept(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code_for(bundle, "python", out)
     (out / "app.py").write_text("mine")
@@ -294,7 +294,7 @@ def test_a_file_that_was_not_generated_is_never_replaced(bundle: Path, tmp_path:
         code_for(bundle, "python", out, force=True)
 
 
-def test_a_place_that_is_no_folder(bundle: Path, tmp_path: Path) -> None:
+def test_an_output_path_that_is_not_a_folder(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(OutputError, match="is not a directory"):
         code_for(bundle, "python", tmp_path / "out", force=True)

@@ -69,7 +69,7 @@ def test_everything_is_counted_with_its_size(store: Store) -> None:
         assert each.unused_s == pytest.approx(40 * DAYS, abs=600)
 
 
-def test_what_was_not_used_for_so_long_is_removed(store: Store) -> None:
+def test_unused_results_are_removed(store: Store) -> None:
     assert cleaning.remove_unused(store.root, 41) == []
     assert kinds(cleaning.cached_results(store.root)) == ["bundles", "outputs", "stages"]
     assert kinds(cleaning.remove_unused(store.root, 39)) == ["bundles", "outputs", "stages"]
@@ -99,7 +99,7 @@ def use_output(store: Store) -> None:
     ("use", "stays"),
     [(use_bundle, "bundles"), (use_trace, "stages"), (use_output, "outputs")],
 )
-def test_what_is_used_stays(store: Store, use: Any, stays: str) -> None:  # noqa: ANN401
+def test_used_results_are_kept(store: Store, use: Any, stays: str) -> None:  # noqa: ANN401
     use(store)
     cleaning.remove_unused(store.root, 1)
     assert kinds(cleaning.cached_results(store.root)) == [stays]
@@ -112,7 +112,7 @@ def test_nothing_is_removed_from_under_a_build(store: Store, tmp_path: Path) -> 
     assert kinds(cleaning.cached_results(store.root)) == ["bundles", "outputs", "stages"]
 
 
-def test_what_a_killed_removal_left_is_swept(store: Store, tmp_path: Path) -> None:
+def test_files_of_a_killed_removal_are_removed(store: Store, tmp_path: Path) -> None:
     left = store.root / "work" / "removed-d2"
     left.mkdir()
     (left / "built.json").write_bytes(b"{}")

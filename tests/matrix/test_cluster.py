@@ -162,7 +162,7 @@ def job(folder: Path, target: str = "openvino") -> Job:
     )
 
 
-def test_a_file_and_the_photographs_beside_it_travel_together(tmp_path: Path) -> None:
+def test_a_file_and_its_images_are_sent_together(tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "a.png").write_bytes(b"picture")
     file = tmp_path / "parity.toml"
@@ -174,7 +174,7 @@ def test_a_file_and_the_photographs_beside_it_travel_together(tmp_path: Path) ->
     assert (place.parent / "more" / "a.png").read_bytes() == b"picture"
 
 
-def test_a_folder_of_photographs_travels(tmp_path: Path) -> None:
+def test_a_folder_of_images_is_sent(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"picture")
@@ -184,7 +184,7 @@ def test_a_folder_of_photographs_travels(tmp_path: Path) -> None:
     assert [p.name for p in place.iterdir()] == ["a.png"]
 
 
-def test_a_photograph_elsewhere_cannot_be_sent(tmp_path: Path) -> None:
+def test_an_image_outside_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     file = tmp_path / "sub" / "parity.toml"
     file.write_text("")
@@ -200,7 +200,7 @@ def test_equal_files_are_sent_once() -> None:
     assert names["checkpoint"] == hashlib.sha256(b"x").hexdigest()
 
 
-def test_a_worker_finds_its_files_where_its_job_says(
+def test_a_worker_gets_the_files_of_its_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = tmp_path / "board.toml"
@@ -230,9 +230,7 @@ def test_a_worker_finds_its_files_where_its_job_says(
     assert [p.name for p in out.iterdir()] == [worker.BUNDLE]
 
 
-def test_what_was_damaged_on_its_way_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "run", lambda *_: pytest.fail("was run"))
     asked = job(tmp_path)
     names, contents = remote.by_hash(remote.input_files(asked))
@@ -253,7 +251,7 @@ def test_a_forged_bundle_is_refused(tmp_path: Path) -> None:
     assert not (out / worker.BUNDLE).exists()
 
 
-def test_what_a_failure_left_comes_back_and_goes_nowhere_else(tmp_path: Path) -> None:
+def test_the_evidence_of_a_failure_is_returned(tmp_path: Path) -> None:
     outcome = Outcome(state="failed", message="no")
     evidence = {"log.txt": b"log", "parity.json": b"{}", "../../evil": b"x"}
     out = tmp_path / "a" / "out"

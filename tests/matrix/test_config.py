@@ -40,7 +40,7 @@ def test_the_least_that_a_file_needs(tmp_path: Path) -> None:
     assert (build.parity, dict(build.checkpoints)) == (None, {})
 
 
-def test_precisions_that_a_target_lacks_are_not_asked_of_it(tmp_path: Path) -> None:
+def test_precisions_that_a_target_lacks_are_left_out(tmp_path: Path) -> None:
     text = (
         'models = ["mobile-sam"]\ntargets = ["onnx", "android-gpu"]\nprecisions = ["fp16", "int8"]'
     )
@@ -110,7 +110,7 @@ image_input = true
     assert dict(onnx.options) == {}
 
 
-def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     text = """
 models = ["mobil-sam", "edge-sam"]
 targets = ["onnx", "openvin"]

@@ -91,7 +91,7 @@ def test_the_precision_brings_its_recipe() -> None:
     assert changed(request(), request(precision="fp16")) == ["precision", "precision.recipe"]
 
 
-def test_what_int8_is_calibrated_on(tmp_path: Path) -> None:
+def test_the_calibration_is_an_input_of_the_key(tmp_path: Path) -> None:
     one = request(precision="int8")
     assert one.int8 is not None
     more = replace(one, int8=replace(one.int8, calibration=calibration.load(num_samples=21)))
@@ -103,7 +103,7 @@ def test_what_int8_is_calibrated_on(tmp_path: Path) -> None:
     assert changed(one, replace(one, int8=replace(one.int8, plan=plan))) == ["int8.recipe"]
 
 
-def test_a_photograph_to_judge_by(tmp_path: Path) -> None:
+def test_an_evaluation_image_is_an_input_of_the_key(tmp_path: Path) -> None:
     def parity(content: bytes, point: str) -> ExportRequest:
         (tmp_path / "a.png").write_bytes(content)
         file = tmp_path / "parity.toml"
@@ -190,7 +190,7 @@ def shared(one: ExportRequest, threads: int = 2) -> str:
     return keys.digest(keys.stage_parts(one, threads))
 
 
-def test_what_cells_share_does_not_follow_from_the_target() -> None:
+def test_stage_inputs_do_not_include_the_target() -> None:
     one = request()
     for other in (
         request(target="coreml"),
@@ -202,7 +202,7 @@ def test_what_cells_share_does_not_follow_from_the_target() -> None:
         assert shared(one) == shared(other)
 
 
-def test_what_cells_share_follows_from_weights_code_and_the_tools_that_trace(
+def test_stage_inputs_are_weights_code_and_tracing_tools(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = request()

@@ -118,7 +118,7 @@ def test_nothing_is_converted_twice(shop: Workshop) -> None:
     assert [e.kind for e in shop.events] == ["done"] * 8
 
 
-def test_another_place_is_filled_from_the_store(shop: Workshop) -> None:
+def test_another_output_folder_is_filled_from_the_store(shop: Workshop) -> None:
     shop.build()
     run.run(shop.plan(), shop.store, shop.folder / "other", Limits(), shop.events.append)
     assert sorted(p.name for p in (shop.folder / "other").iterdir()) == sorted(CELLS)
@@ -156,7 +156,7 @@ def test_a_tools_version_concerns_those_that_use_it(
     assert shop.jobs == [c for c in CELLS if "openvino" in c]
 
 
-def test_what_is_back_as_it_was_is_still_there(shop: Workshop) -> None:
+def test_a_cell_with_its_earlier_inputs_is_still_cached(shop: Workshop) -> None:
     shop.build()
     shop.weights["edge-sam"] = "3" * 64
     shop.build()
@@ -165,7 +165,7 @@ def test_what_is_back_as_it_was_is_still_there(shop: Workshop) -> None:
     assert shop.jobs == []
 
 
-def test_a_plan_converts_nothing_and_says_why(shop: Workshop) -> None:
+def test_a_plan_converts_nothing_and_gives_reasons(shop: Workshop) -> None:
     shop.build()
     shop.weights["edge-sam"] = "3" * 64
     shop.jobs.clear()
@@ -204,7 +204,7 @@ def test_a_bundle_that_was_there_stays_when_its_cell_fails(shop: Workshop) -> No
     assert (shop.folder / "dist" / CELLS[0] / "manifest.json").read_bytes() == before
 
 
-def test_what_a_worker_did_not_finish_is_not_taken(shop: Workshop) -> None:
+def test_an_unfinished_bundle_of_a_worker_is_refused(shop: Workshop) -> None:
     def liar(job: Job, scratch: Path) -> Outcome:
         # Says it is done, and wrote half of it.
         fake.write(scratch / "bundle")
@@ -249,7 +249,7 @@ def test_a_full_disk_is_the_result_of_its_cell(
     assert list((shop.store.root / "work").iterdir()) == []
 
 
-def test_a_place_that_is_taken_is_the_result_of_its_cell(shop: Workshop) -> None:
+def test_an_output_path_that_exists_fails_only_its_cell(shop: Workshop) -> None:
     taken = shop.folder / "dist" / CELLS[1]
     taken.mkdir(parents=True)
     (taken / "mine.txt").write_text("mine")
@@ -292,7 +292,7 @@ def test_one_alone_always_runs(shop: Workshop) -> None:
     assert len(shop.jobs) == 8
 
 
-def test_what_a_cell_took_last_time_is_what_it_needs(shop: Workshop) -> None:
+def test_the_peak_of_the_last_build_is_the_expected_memory(shop: Workshop) -> None:
     shop.build()
     shop.weights["mobile-sam"] = "5" * 64
     assert {p.job.needs_mb for p in shop.plan() if p.bundle is None} == {500.0}

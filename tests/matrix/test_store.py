@@ -37,7 +37,7 @@ def kept(store: Store, digest: str = "d1", cell: str = "tiny-onnx-fp32") -> Path
     return store.add(digest, scratch, BUILT, cell)
 
 
-def test_what_was_kept_is_found(store: Store) -> None:
+def test_a_stored_bundle_is_returned(store: Store) -> None:
     assert store.find("d1") is None
     bundle = kept(store)
     assert store.find("d1") == (bundle, BUILT)
@@ -95,7 +95,7 @@ def halves(root: Path) -> tuple[Path, Path]:
     return ours, other
 
 
-def test_what_a_dead_process_left_is_swept_away(store: Store, tmp_path: Path) -> None:
+def test_files_of_a_dead_process_are_removed(store: Store, tmp_path: Path) -> None:
     left = store.root / "work" / "1-d9"
     (left / "bundle").mkdir(parents=True)
     ours, other = halves(tmp_path)
@@ -113,7 +113,7 @@ def hold(root: Path, entered: Event, leave: Event) -> None:
         leave.wait(30)
 
 
-def test_what_a_living_build_writes_is_left_alone(store: Store, tmp_path: Path) -> None:
+def test_files_of_a_running_build_are_kept(store: Store, tmp_path: Path) -> None:
     dist, names = tmp_path / "dist", ["tiny [1]"]
     ours, _ = halves(tmp_path)
     context = multiprocessing.get_context("spawn")
@@ -133,7 +133,7 @@ def test_what_a_living_build_writes_is_left_alone(store: Store, tmp_path: Path) 
         assert not ours.exists()
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_output_path_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot be written"):
         Store(tmp_path / "file" / "store")
@@ -142,7 +142,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ where it is wanted
 
 
-def test_an_equal_bundle_is_left_as_it_is(store: Store, tmp_path: Path) -> None:
+def test_an_equal_bundle_is_not_touched(store: Store, tmp_path: Path) -> None:
     bundle = kept(store)
     place = tmp_path / "dist" / "tiny"
     deliver(bundle, place)
@@ -176,7 +176,7 @@ def test_a_disk_that_is_full(store: Store, tmp_path: Path, monkeypatch: pytest.M
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_what_is_no_bundle_is_never_replaced(store: Store, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_never_replaced(store: Store, tmp_path: Path) -> None:
     place = tmp_path / "out"
     place.mkdir()
     (place / "mine.txt").write_text("mine")

@@ -112,7 +112,7 @@ def test_a_matrix_is_built_once_and_then_comes_from_the_cache(place: Path) -> No
     assert before == {p: p.stat().st_mtime_ns for p in (place / "dist").rglob("*") if p.is_file()}
 
 
-def test_a_plan_says_what_would_be_built(place: Path) -> None:
+def test_a_plan_lists_the_cells_to_build(place: Path) -> None:
     code, found, _ = build(place, "--plan")
     assert code == 0
     matrix = found["matrix"]
