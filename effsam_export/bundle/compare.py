@@ -1,6 +1,6 @@
 """Compare two bundles by their manifests.
 
-Each difference belongs to a part, which tells who is affected: a difference of the contract needs
+Each difference belongs to a part, which shows who is affected: a difference of the contract needs
 other code in the app; new versions of tools may give other bytes of the same model.
 """
 

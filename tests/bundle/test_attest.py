@@ -1,4 +1,4 @@
-"""A device's self-test: judged here by its masks, and refused where it is of something else."""
+"""Attestations: results of a device are compared by their masks, and invalid ones refused."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_device_that_does_it_right_raises_the_state(bundle: Path, result: dict
     after = read.read(bundle)
     assert read.integrity(after) == ()
     assert after.manifest["state"] == "verified on device"
-    # What was judged where it was made is still said.
+    # The simulator of the export stays.
     assert after.manifest["simulator"] == "an evaluator"
     (entry,) = after.manifest["attestations"]
     assert entry["device"] == "Some Phone 9"

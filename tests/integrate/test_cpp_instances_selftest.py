@@ -72,7 +72,7 @@ def test_golden_vectors(built: Built, copied: Path, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["passed"] is True
     assert min(c["mask_iou"] for c in report["cases"]) >= 0.999
-    # Judged again by the masks that it found.
+    # `attest` compares the masks in the report again.
     found = attest.attest(copied, tmp_path / "report.json")
     assert found.min_iou == min(c["mask_iou"] for c in report["cases"])
     assert (found.language, found.runtime) == ("cpp", cpp.RUNTIMES[built.backend])

@@ -132,7 +132,7 @@ def test_golden_vectors(built: Built, copied: Path, tmp_path: Path) -> None:
     assert min(c["mask_iou"] for c in report["cases"]) >= 0.999
     assert max(c["score_error"] for c in report["cases"]) <= 0.001
     assert report["passed"] is True
-    # Judged again by the masks that it found.
+    # `attest` compares the masks in the report again.
     found = attest.attest(copied, tmp_path / "report.json")
     assert found.min_iou == min(c["mask_iou"] for c in report["cases"])
     assert found.device == report["device"]

@@ -44,7 +44,7 @@ FAST_SAM = models.get("fast-sam-s")
 SIDE = FAST_SAM.preprocess.image_size
 NAMES = ("boxes", "scores", "mask_coefficients", "prototypes")
 CUT = [(80, 120), (1, 1), (3, 1000), (1021, 1024), (1025, 1023), (300, 200)]
-"""Sizes of photographs whose prototypes are cut, and boxes moved, in every way."""
+"""Sizes of images whose prototypes are cut, and boxes moved, in every way."""
 
 # What is found in a graph's outputs goes to out.json, the masks one after the other to out.bin.
 DRIVER = """

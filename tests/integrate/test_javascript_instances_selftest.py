@@ -87,7 +87,7 @@ def test_golden_vectors(node: str, code: Path, instance_bundle: Path, tmp_path: 
     assert min(c["mask_iou"] for c in report["cases"]) >= 0.999
     assert max(c["score_error"] for c in report["cases"]) <= 0.001
     assert report["passed"] is True
-    # Judged again by the masks that it found.
+    # `attest` compares the masks in the report again.
     found = attest.attest(instance_bundle, report_file)
     assert found.min_iou == min(c["mask_iou"] for c in report["cases"])
     assert (found.language, found.runtime) == ("js", "onnxruntime-web")

@@ -1,4 +1,4 @@
-"""Generated Python gives the reference's numbers, to the bit: photographs, prompts and masks."""
+"""Generated Python gives bit-exact images, prompts and masks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def code(kind: str, model: ModelSpec, tmp_path_factory: pytest.TempPathFactory) 
     return import_file(folder / "segmenter.py")
 
 
-# ------------------------------------------------------------------ photographs
+# ------------------------------------------------------------------ images
 
 
 def allowed(size: tuple[int, ...]) -> int:
