@@ -42,12 +42,16 @@ CELL = matrix.Cell(
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def prepared(
-    small: None, small_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
+    small_checkpoint: Checkpoint, parity_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> matrix.Prepared:
+    """Traced once for all cells, as a matrix does."""
     images = load_parity_images(parity_file)
-    return matrix.prepare(SMALL_SAM.name, small_checkpoint.path, images, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, SMALL_SAM.name, ("tests.small", "SMALL_SAM"))
+        folder = tmp_path_factory.mktemp("matrix")
+        return matrix.prepare(SMALL_SAM.name, small_checkpoint.path, images, folder)
 
 
 def test_a_cell_is_what_an_export_would_find(prepared: matrix.Prepared) -> None:
@@ -81,7 +85,10 @@ def test_int8_quantizes_the_encoder_and_says_how_near_it_comes(
     assert cell.bytes < 0.7 * matrix.make(prepared, profiles.load_target("onnx", "fp32")).bytes
 
 
-def test_a_component_is_traced_once_for_each_kind_of_shape(prepared: matrix.Prepared) -> None:
+def test_a_component_is_traced_once_for_each_kind_of_shape(
+    prepared: matrix.Prepared, tmp_path: Path
+) -> None:
+    prepared = replace(prepared, graphs={}, folder=tmp_path)
     target = profiles.load_target("onnx", "fp32")
     for component in prepared.model.components:
         first = matrix.graph_of(prepared, component, target, None)
