@@ -82,13 +82,13 @@ def whole(
     return Searched(folder=folder, outcome=outcome)
 
 
-def test_nothing_is_kept_where_fp16_holds(whole: Searched) -> None:
+def test_no_overrides_where_fp16_meets_the_gate(whole: Searched) -> None:
     assert whole.outcome["choices"] == []
     assert whole.outcome["evaluations"] == 1
     assert fp16_recipe.load(whole.folder / "keep.toml", ("encoder", "decoder")) == ()
 
 
-def test_what_is_found_is_what_an_export_keeps(
+def test_an_export_keeps_the_layers_of_the_search(
     tmp_path: Path, small_checkpoint: Checkpoint, photo: Path, whole: Searched
 ) -> None:
     before = whole.outcome["before"]
@@ -152,9 +152,7 @@ def test_a_search_goes_on_from_a_bundle(tmp_path: Path, small_checkpoint: Checkp
     assert json.loads(out)["choices"] == []
 
 
-def test_a_bundle_is_searched_with_the_weights_it_was_made_from(
-    tmp_path: Path, small_checkpoint: Checkpoint
-) -> None:
+def test_a_bundle_needs_its_own_checkpoint(tmp_path: Path, small_checkpoint: Checkpoint) -> None:
     bundle = tmp_path / "bundle"
     how = ["-p", "fp16", "-o", str(bundle)]
     assert invoke(tmp_path, small_checkpoint, "export", "small-sam", *how)[0] == 0

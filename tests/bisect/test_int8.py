@@ -82,7 +82,7 @@ def test_a_decoders_ranges_follow_its_encoder(
 
 
 @pytest.mark.backend
-def test_the_targets_own_word_is_that_of_the_simulator_where_both_are_the_same(
+def test_target_and_simulator_agree_where_both_are_onnx_runtime(
     tmp_path: Path, small: None, small_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
     both = {"encoder": WHOLE, "decoder": WHOLE}
@@ -95,7 +95,7 @@ def test_the_targets_own_word_is_that_of_the_simulator_where_both_are_the_same(
 
 
 @pytest.mark.backend
-def test_what_the_target_refuses_to_make_misses_a_gate(
+def test_an_export_that_the_target_refuses_misses_a_gate(
     tmp_path: Path, small: None, small_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
     found = evaluator(tmp_path, small_checkpoint, parity_file, {"encoder": WHOLE, "decoder": WHOLE})
@@ -152,7 +152,7 @@ def test_only_floating_point_layers_get_their_original_weights() -> None:
     assert constants(model) == {"a": 1.0, "b": 2.0, "shared": 3.0}
 
 
-def test_where_nothing_was_rounded_nothing_changes() -> None:
+def test_a_graph_without_rounded_weights_does_not_change() -> None:
     model = graph({"a": full(1)})
     assert with_original_weights(model, {}, {"n0": "keep_float"}) is model
     rounded = {"a": numpy_helper.from_array(full(5), "a")}

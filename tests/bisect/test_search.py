@@ -87,7 +87,7 @@ def test_only_layers_with_weights_go_to_int8(tmp_path: Path) -> None:
     assert kinds == {"encoder:layers.2.fc2": "weight_only", "encoder:layers.5.norm": "keep_float"}
 
 
-def test_no_layer_can_be_given_back(tmp_path: Path) -> None:
+def test_no_single_override_can_be_removed(tmp_path: Path) -> None:
     costs = {layer: 0.001 * (i + 1) for i, layer in enumerate(LAYERS)}
     evaluate = CostModel(costs, weights=frozenset(LAYERS))
     outcome = searching.search(LAYERS, GATE, log(tmp_path, evaluate))
@@ -104,7 +104,7 @@ def test_no_overrides_if_the_gate_is_met(tmp_path: Path) -> None:
     assert (outcome.evaluations, evaluate.calls) == (1, 1)
 
 
-def test_a_gate_that_cannot_hold_is_refused_with_what_could(tmp_path: Path) -> None:
+def test_an_unreachable_gate_is_refused_with_a_reachable_value(tmp_path: Path) -> None:
     def hopeless(overrides: Mapping[str, Override]) -> Evaluation:
         del overrides
         return Evaluation(mean_iou=0.9, min_iou=0.8, ranking_changes=0, failed_gates=0)
@@ -165,7 +165,7 @@ def test_evaluations_with_another_key_are_ignored(tmp_path: Path) -> None:
 BOTH = [*LAYERS, *(f"decoder:blocks.{i}.{name}" for i in range(4) for name in ("attn", "mlp"))]
 
 
-def test_the_encoder_is_searched_before_the_decoder_and_leaves_it_half(tmp_path: Path) -> None:
+def test_the_encoder_is_searched_first_and_leaves_half_of_the_loss(tmp_path: Path) -> None:
     # 0.03 of each would hold the gate of 0.95 alone; both are to cost 0.025 at most.
     costs = {
         "encoder:layers.2.fc2": 0.03,
@@ -189,7 +189,7 @@ def test_the_encoder_is_searched_before_the_decoder_and_leaves_it_half(tmp_path:
     assert all(k == {"encoder:layers.2.fc2"} for k in later)
 
 
-def test_all_components_together_hold_the_gate_to_the_bit(tmp_path: Path) -> None:
+def test_all_components_together_meet_the_gate_exactly(tmp_path: Path) -> None:
     gate, best = (
         Gate(min_iou=0.1 + 0.2, mean_iou=0.7),
         Evaluation(mean_iou=0.999, min_iou=0.9973, ranking_changes=0, failed_gates=0),
@@ -216,7 +216,7 @@ def own(path: Path, evaluate: CostModel, target: CostModel) -> EvaluationLog:
     )
 
 
-def test_the_targets_own_quantizer_has_the_last_word(tmp_path: Path) -> None:
+def test_the_targets_own_quantizer_is_evaluated_last(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3}
     agrees = Target(bad)
     outcome = searching.search(LAYERS, GATE, own(tmp_path, CostModel(bad), agrees))
@@ -225,7 +225,7 @@ def test_the_targets_own_quantizer_has_the_last_word(tmp_path: Path) -> None:
     assert agrees.calls == 1
 
 
-def test_where_the_target_loses_more_further_layers_float(tmp_path: Path) -> None:
+def test_more_layers_stay_in_float_if_the_target_loses_more(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3, "encoder:layers.4.fc1": 0.02, "encoder:layers.6.fc1": 0.01}
     more = {**bad, "encoder:layers.4.fc1": 0.2}
     outcome = searching.search(LAYERS, GATE, own(tmp_path, CostModel(bad), Target(more)))
@@ -234,7 +234,7 @@ def test_where_the_target_loses_more_further_layers_float(tmp_path: Path) -> Non
     assert GATE.is_met(outcome.deployed)
 
 
-def test_a_target_that_cannot_hold_the_gate_is_an_error(tmp_path: Path) -> None:
+def test_a_target_that_cannot_meet_the_gate_is_an_error(tmp_path: Path) -> None:
     bad = {"encoder:layers.2.fc2": 0.3}
     with pytest.raises(
         CheckFailed, match="the target misses the gate with any number of layers in floating point"
@@ -243,7 +243,7 @@ def test_a_target_that_cannot_hold_the_gate_is_an_error(tmp_path: Path) -> None:
     assert "mean 0.8000" in e.value.message
 
 
-def test_few_layers_more_are_tried_before_many(tmp_path: Path) -> None:
+def test_few_more_layers_are_tried_before_many(tmp_path: Path) -> None:
     costs = {layer: 0.001 * (i + 1) for i, layer in enumerate(reversed(LAYERS))}
     asked: list[int] = []
 

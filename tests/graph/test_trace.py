@@ -152,7 +152,7 @@ def test_dimensions_have_the_names_of_the_spec(decoder: Graph) -> None:
     }
 
 
-def test_opset_is_the_asked_one(decoder: Graph) -> None:
+def test_opset_is_the_requested_one(decoder: Graph) -> None:
     assert {o.domain: o.version for o in onnx.load(decoder.path).opset_import}[""] == 18
 
 

@@ -107,7 +107,7 @@ def test_the_authors_decoder_repeats_the_image() -> None:
     assert first.rewrite == "broadcast: a batch of one and a batch of B need no copies"
 
 
-def test_fp16_without_weights_says_what_was_not_measured() -> None:
+def test_fp16_without_weights_reports_that_nothing_was_measured() -> None:
     report = lint(LintRequest(model=TINY_SAM, target=target("onnx", "fp16")))
 
     assert report.not_measured == "no weights"
@@ -116,7 +116,7 @@ def test_fp16_without_weights_says_what_was_not_measured() -> None:
     assert report.passed
 
 
-def test_fp16_with_weights_is_measured_on_a_photograph(tiny_checkpoint: Checkpoint) -> None:
+def test_fp16_with_weights_is_measured_on_an_image(tiny_checkpoint: Checkpoint) -> None:
     report = lint(
         LintRequest(model=TINY_SAM, target=target("onnx", "fp16"), checkpoint=tiny_checkpoint)
     )
@@ -169,7 +169,7 @@ def test_a_component_there_is_not() -> None:
     assert caught.value.hint == "it has decoder, encoder"
 
 
-def test_what_the_recipe_keeps_is_not_told_of() -> None:
+def test_nodes_that_the_recipe_keeps_are_not_reported() -> None:
     keep = KeepFp32(
         component="decoder", modules=("*",), ops=("add",), reason="a test", source="none"
     )

@@ -67,7 +67,7 @@ def test_the_delegate_has_others(function: Callable[[Tensor], Tensor]) -> None:
     assert hits("gpu-operator", subject(function, X)) == []
 
 
-def test_what_only_constants_go_into_is_folded() -> None:
+def test_a_node_with_constant_inputs_only_is_folded() -> None:
     assert hits("gpu-operator", subject(Table(), X)) == []
 
 

@@ -32,7 +32,7 @@ def test_an_eps_that_was_not_needed_is_no_hit() -> None:
     assert hits("tiny-eps", subject(LayerNorm2d(4), RAMP, measured=True)) == []
 
 
-def test_an_eps_that_was_needed_is_told_of_with_its_value() -> None:
+def test_a_needed_eps_is_reported_with_its_value() -> None:
     assert hits("tiny-eps", subject(LayerNorm2d(4), ONES, measured=True)) == [
         (
             "add",
@@ -89,7 +89,7 @@ def test_a_fused_norm_whose_eps_vanishes_is_found() -> None:
     assert hits("tiny-eps", subject(nn.LayerNorm(2, eps=1e-6), ONES)) == []
 
 
-def test_what_the_recipe_keeps_in_fp32_is_not_looked_at() -> None:
+def test_nodes_that_the_recipe_keeps_in_fp32_are_skipped() -> None:
     found = subject(LayerNorm2d(4), ONES, kept=frozenset({"add"}))
 
     assert hits("tiny-eps", found) == []
@@ -145,7 +145,7 @@ def test_a_value_near_the_end_is_a_warning() -> None:
     assert hits("overflow", found) == [("mul", "reached 45,000", "warning")]
 
 
-def test_a_value_that_is_infinite_in_fp32_is_told_of_where_it_began() -> None:
+def test_an_infinite_value_in_fp32_is_reported_where_it_began() -> None:
     found = subject(lambda x: torch.reciprocal(x) * 2 + 1, RAMP, measured=True)
 
     assert hits("overflow", found) == [("reciprocal", "is Inf or NaN in FP32 already", "error")]

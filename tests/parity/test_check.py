@@ -88,7 +88,7 @@ def test_the_same_graphs_pass(run: Callable[..., ParityResult]) -> None:
     assert min(c.min_iou for c in report.cases) >= 0.999
 
 
-def test_a_case_has_what_pytorch_thinks_of_its_masks(run: Callable[..., ParityResult]) -> None:
+def test_a_case_has_pytorchs_scores_and_stability(run: Callable[..., ParityResult]) -> None:
     """Its own, whatever the artefact makes of them."""
     findings = run()
     (image,) = findings.expected
@@ -99,7 +99,7 @@ def test_a_case_has_what_pytorch_thinks_of_its_masks(run: Callable[..., ParityRe
         assert any(0 < share < 1 for share in case.stability)
 
 
-def test_a_wrong_trace_fails_at_the_first_seam_only(
+def test_a_wrong_trace_fails_at_the_first_comparison_point_only(
     run: Callable[..., ParityResult], sides: Sides
 ) -> None:
     def negate(outputs: Feeds) -> Feeds:
@@ -113,7 +113,7 @@ def test_a_wrong_trace_fails_at_the_first_seam_only(
     assert not any(f.startswith("end to end") for f in report.failures)
 
 
-def test_a_wrong_artefact_fails_at_the_second_seam_and_end_to_end(
+def test_a_wrong_artefact_fails_at_the_second_comparison_point_and_end_to_end(
     run: Callable[..., ParityResult], sides: Sides
 ) -> None:
     def flip(outputs: Feeds) -> Feeds:
@@ -139,7 +139,7 @@ def test_a_picture_shows_the_mask_that_differs(
         assert mask_iou(picture.reference, picture.actual) == case.min_iou < 0.99
 
 
-def test_swapped_scores_change_the_winner_and_fail(
+def test_swapped_scores_change_the_ranking_and_fail(
     run: Callable[..., ParityResult], sides: Sides
 ) -> None:
     def reverse(outputs: Feeds) -> Feeds:
@@ -188,7 +188,7 @@ def test_tensors_are_matched_by_exact_name_and_shape(
     assert compare("artifact", spec, "case", good, change(good)).problems == (problem,)
 
 
-def test_golden_vectors_hold_what_pytorch_answered(run: Callable[..., ParityResult]) -> None:
+def test_golden_vectors_hold_pytorchs_outputs(run: Callable[..., ParityResult]) -> None:
     (expected,) = run().expected
     assert [c.name for c in expected.cases] == ["point", "both", "again"]
     assert expected.image.shape == (80, 120, 3)
@@ -202,7 +202,7 @@ def test_golden_vectors_hold_what_pytorch_answered(run: Callable[..., ParityResu
     assert expected.cases[2].prompt.mask_input.shape == (256, 256)
 
 
-def test_a_prompt_off_the_photograph_is_refused(
+def test_a_prompt_outside_the_image_is_refused(
     sides: Sides, onnx_target: TargetProfile, photo: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "parity.toml"
@@ -213,7 +213,7 @@ def test_a_prompt_off_the_photograph_is_refused(
         checked(sides, onnx_target, file)
 
 
-def test_one_component_is_judged_tensor_by_tensor(
+def test_one_component_is_compared_by_tensors_only(
     sides: Sides, onnx_target: TargetProfile, parity_file: Path
 ) -> None:
     only = Sides(

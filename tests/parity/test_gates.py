@@ -47,7 +47,7 @@ def test_an_empty_report_has_not_passed() -> None:
     assert not replace(report, comparisons=(COMPARISON,), failures=("one",)).passed
 
 
-def test_a_low_cosine_names_seam_tensor_and_passing_value() -> None:
+def test_a_low_cosine_names_point_tensor_and_passing_value() -> None:
     tensor = replace(GOOD, cosine=0.9981239)
     (failure,) = check_gates(GATES, [replace(COMPARISON, tensors=(tensor,))], [])
     assert failure == (
@@ -81,7 +81,7 @@ def test_a_low_mask_iou(iou: float) -> None:
     assert "want 0.99" in failure
 
 
-def test_a_mask_that_misses_is_told_with_what_pytorch_thinks_of_it() -> None:
+def test_a_low_mask_iou_comes_with_score_and_stability() -> None:
     known = replace(
         CASE,
         mask_iou=(0.8, 0.5, 0.9, 0.999),
@@ -109,14 +109,14 @@ def test_the_value_in_the_message_would_have_passed() -> None:
     assert check_gates(stricter, [COMPARISON], [case])
 
 
-def test_masks_nobody_is_given_may_differ() -> None:
+def test_masks_that_no_user_gets_may_differ() -> None:
     assert CASE.mask_iou[1] < GATES.mask_iou
     assert CASE.min_iou == 0.998
     assert CASE.worst == 2
     assert check_gates(GATES, [COMPARISON], [CASE]) == ()
 
 
-def test_another_winner_fails_where_the_scores_are_apart() -> None:
+def test_another_best_mask_fails_if_the_scores_are_apart() -> None:
     (failure,) = check_gates(GATES, [COMPARISON], [replace(CASE, artifact_best=3)])
     assert "mask 3 has the best `iou_predictions`, in PyTorch mask 2 by 5.00e-02" in failure
 

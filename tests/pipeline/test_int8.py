@@ -74,7 +74,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Checkpo
     return Exported(bundle=folder / "bundle", messages=result.stderr)
 
 
-def test_a_bundle_says_what_was_quantized_and_on_what(exported: Exported) -> None:
+def test_a_manifest_lists_what_was_quantized_and_the_calibration_images(exported: Exported) -> None:
     manifest = exported.manifest
     assert manifest["precision"]["requested"] == "int8"
     assert manifest["precision"]["elements_by_dtype"]["encoder"]["int8"] > 190_000
@@ -88,7 +88,7 @@ def test_a_bundle_says_what_was_quantized_and_on_what(exported: Exported) -> Non
     assert all(len(i["sha256"]) == 64 for i in calibration["images"])
 
 
-def test_a_bundle_compares_int8_with_what_floats(exported: Exported) -> None:
+def test_a_bundle_compares_int8_with_fp16_and_fp32(exported: Exported) -> None:
     assert "compare encoder" in exported.messages
     assert "compare decoder" not in exported.messages
     page = unescape((exported.bundle / "report.html").read_text("utf-8"))
@@ -97,7 +97,7 @@ def test_a_bundle_compares_int8_with_what_floats(exported: Exported) -> None:
     assert [v["file"] for v in exported.manifest["nondeterministic_files"]] == ["report.html"]
 
 
-def test_the_same_photographs_and_seed_give_the_same_bytes(
+def test_the_same_images_and_seed_give_the_same_bytes(
     exported: Exported, tmp_path: Path, small_checkpoint: Checkpoint
 ) -> None:
     again = export(tmp_path, small_checkpoint, "again")
@@ -132,7 +132,7 @@ def test_weights_are_rounded_before_they_are_quantized(
     assert "rounding" not in exported.manifest["int8"]
 
 
-def test_a_decoder_is_calibrated_on_what_the_encoder_gives(
+def test_a_decoder_is_calibrated_on_the_encoders_embeddings(
     tmp_path: Path, small_checkpoint: Checkpoint
 ) -> None:
     recipe = tmp_path / "both.toml"
@@ -155,7 +155,7 @@ def test_a_decoder_is_calibrated_on_what_the_encoder_gives(
     assert not (tmp_path / "b").exists()
 
 
-def test_the_recipe_and_what_is_unmeasured_are_printed(exported: Exported) -> None:
+def test_the_int8_recipe_and_its_warnings_are_printed(exported: Exported) -> None:
     said = exported.messages
     assert "int8 encoder: INT8 weights and activations; minmax ranges" in said
     assert "int8 decoder: stays in FP16" in said
@@ -224,9 +224,7 @@ def test_a_search_writes_a_recipe_that_an_export_takes(
         ({}, False),
     ],
 )
-def test_a_file_that_is_mostly_floating_is_no_int8_file(
-    counts: dict[str, int], passes: bool
-) -> None:
+def test_a_file_with_few_int8_weights_is_refused(counts: dict[str, int], passes: bool) -> None:
     if passes:
         check_int8("encoder", counts)
         return

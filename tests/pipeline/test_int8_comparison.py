@@ -46,7 +46,7 @@ def compared(
     )
 
 
-def test_the_fastest_floating_form_is_the_rival() -> None:
+def test_the_fastest_variant_is_the_baseline() -> None:
     found = compared(0.5, 2.0, 1.0)
     assert found.baseline is not None
     assert found.baseline.precision == "fp32"
@@ -65,26 +65,26 @@ def test_the_fastest_floating_form_is_the_rival() -> None:
         (("avx512_vnni",), "the processor has avx512_vnni, but this runtime is not faster with"),
     ],
 )
-def test_what_is_not_faster_is_said_and_what_would_gain(dots: tuple[str, ...], advice: str) -> None:
+def test_not_faster_comes_with_advice(dots: tuple[str, ...], advice: str) -> None:
     _, said = compared(0.99, 2.0, 1.0, *dots).sentences()
     assert said.startswith("NOT FASTER than FP32 on this machine (0.99 of its latency): ")
     assert advice in said
 
 
 @pytest.mark.parametrize(("share", "faster"), [(0.94, True), (0.95, True), (0.96, False)])
-def test_noise_is_no_gain(share: float, faster: bool) -> None:
+def test_a_small_difference_is_not_faster(share: float, faster: bool) -> None:
     _, said = compared(share, 2.0, 1.0).sentences()
     assert said.startswith("NOT FASTER") != faster
 
 
-def test_sizes_alone_where_nothing_runs() -> None:
+def test_only_sizes_without_the_runtime() -> None:
     found = compared(None, None, None)
     assert found.baseline is None
     assert found.time_share is None
     assert found.sentences()[1] == "its runtime does not run here, so latency was not compared"
 
 
-def test_no_rival_could_be_made() -> None:
+def test_no_variant_could_be_converted() -> None:
     found = replace(compared(1.0, 1.0, 1.0), baselines=())
     assert found.sentences()[0] == "encoder: no FP16 or FP32 variant"
     assert found.size_share("fp16") is None
@@ -171,7 +171,9 @@ def measured(
     return int8_comparison.measure(parts, target, space, rounds=3), asked
 
 
-def test_all_forms_are_made_and_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_all_variants_are_converted_and_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (found,), asked = measured(monkeypatch, tmp_path)
     assert asked == ["fp16", "fp32"]
     assert {f.precision: f.bytes for f in (found.int8, *found.baselines)} == SIZES
@@ -182,7 +184,7 @@ def test_all_forms_are_made_and_timed(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert found.dot_products == cpu.int8_flags()
 
 
-def test_where_the_runtime_is_elsewhere_only_fp16_is_made(
+def test_only_fp16_is_converted_without_the_runtime(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (found,), asked = measured(monkeypatch, tmp_path, simulator="an evaluator")
@@ -191,7 +193,7 @@ def test_where_the_runtime_is_elsewhere_only_fp16_is_made(
     assert found.size_share("fp16") == 0.5
 
 
-def test_a_form_that_cannot_be_made_is_no_rival(
+def test_a_variant_that_does_not_convert_is_left_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (found,), _ = measured(monkeypatch, tmp_path, refused=("fp32",))

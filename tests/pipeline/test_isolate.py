@@ -73,7 +73,7 @@ def test_nothing_but_the_log_stays(tmp_path: Path) -> None:
     ],
     ids=["killed", "aborted", "exits", "says nothing"],
 )
-def test_how_it_ended_is_told(
+def test_the_error_names_how_the_process_ended(
     code: str, ending: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     failed = die_by(code, monkeypatch, tmp_path)
@@ -101,7 +101,7 @@ def test_only_the_end_of_a_long_log_is_shown(
     assert "line 0\n" in failed.log.read_text("utf-8")
 
 
-def test_a_traceback_of_a_converter_is_kept_in_the_log(
+def test_a_traceback_of_a_converter_is_in_the_log(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     failed = die_by("raise RuntimeError('unheard of')", monkeypatch, tmp_path)
@@ -110,7 +110,7 @@ def test_a_traceback_of_a_converter_is_kept_in_the_log(
 
 
 @pytest.mark.parametrize("kind", [CheckFailed, UsageError])
-def test_an_error_of_ours_stays_what_it_is(
+def test_an_effsam_error_keeps_its_class(
     kind: type[CheckFailed | UsageError], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(isolate, "OTHER_SIDE", RAISE.format(kind=kind.__name__))

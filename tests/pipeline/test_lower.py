@@ -54,7 +54,7 @@ def contents(artifact: Artifact, out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
-def test_what_the_cache_has_is_what_lowering_makes(
+def test_a_cached_artefact_equals_a_lowered_one(
     backend: str, graph: Graph, stages: StageCache, tmp_path: Path
 ) -> None:
     if backend == "openvino":
@@ -139,7 +139,7 @@ def another_program(graph: Graph, _: pytest.MonkeyPatch) -> Graph:
 @pytest.mark.parametrize(
     "change", [another_weight, another_recipe, other_words, another_toolchain, another_program]
 )
-def test_what_inputs_of_something_else_is_made_anew(
+def test_other_inputs_are_lowered_again(
     change: Callable[[Graph, pytest.MonkeyPatch], Graph],
     graph: Graph,
     stages: StageCache,
@@ -153,7 +153,7 @@ def test_what_inputs_of_something_else_is_made_anew(
     assert not lowered(changed, profile, tmp_path / "changed", stages)[1]
 
 
-def test_another_precision_or_option_is_made_anew(
+def test_another_precision_or_option_is_lowered_again(
     graph: Graph, stages: StageCache, tmp_path: Path
 ) -> None:
     profile = target("onnx", "fp32")
@@ -173,7 +173,7 @@ def quantized(graph: Graph, scheme: str, folder: Path) -> Graph:
     return replace(graph, quantization=Quantization(recipe=recipe, samples=folder))
 
 
-def test_what_int8_leaves_alone_is_shared_with_the_other_precisions(
+def test_components_that_int8_keeps_share_the_cache(
     graph: Graph, stages: StageCache, tmp_path: Path
 ) -> None:
     profile = target("onnx", "fp16")
@@ -185,7 +185,7 @@ def test_what_int8_leaves_alone_is_shared_with_the_other_precisions(
     assert artifact.precision == "fp16"
 
 
-def test_what_is_quantized_is_lowered_every_time(
+def test_quantized_graphs_are_not_cached(
     graph: Graph, stages: StageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Precision] = []
@@ -204,7 +204,7 @@ def test_what_is_quantized_is_lowered_every_time(
     assert not stages.root.exists()
 
 
-def test_what_fails_is_not_kept(
+def test_a_failed_lowering_is_not_cached(
     graph: Graph, stages: StageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(graph: Graph, target: TargetProfile, out: Path, log: Path) -> Artifact:

@@ -127,7 +127,7 @@ def images(html: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(data))) for data in found]
 
 
-def test_what_int8_gains_is_shown() -> None:
+def test_the_int8_comparison_is_shown() -> None:
     gain = Int8Comparison(
         component="encoder",
         int8=Variant(precision="int8", bytes=7_000_000, seconds=0.4),
@@ -184,7 +184,7 @@ def test_a_check_that_failed_says_why() -> None:
     assert "✗ mask 1, not 3; gap 0.02, IoU of the two 0.995230" in page.text
 
 
-def test_the_worst_mask_is_shown_with_what_pytorch_thinks_of_it() -> None:
+def test_the_worst_mask_is_shown_with_its_score_and_stability() -> None:
     poor = replace(CASE, mask_iou=(0.7, 0.5, 0.5, 0.999))
     text = Page(render(replace(PASSED, cases=(poor,)), [])).text
     assert "Of mask | PyTorch's score | Stability | Boundary IoU" in text
@@ -215,7 +215,7 @@ def test_an_empty_check_did_not_pass() -> None:
         assert page.texts.count("nothing was measured") == 1
 
 
-def test_a_component_alone_has_no_cases() -> None:
+def test_a_single_component_has_no_cases() -> None:
     page = Page(render(replace(PASSED, cases=()), []))
     assert "✓ PASSED" in page.text
     assert "End to end | Nothing was measured." in page.text

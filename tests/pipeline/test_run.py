@@ -54,7 +54,7 @@ def with_gates(target: TargetProfile, gates: Gates) -> TargetProfile:
     return replace(target, gates=gates)
 
 
-def test_stages_are_told_in_order(request_: ExportRequest) -> None:
+def test_stage_events_are_in_order(request_: ExportRequest) -> None:
     events: list[StageEvent] = []
     report = pipeline.export(request_, events.append)
     assert report.passed
@@ -201,7 +201,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(
     assert list(request_.output.parent.iterdir()) == []
 
 
-def test_missing_photographs_are_noticed_before_any_work(
+def test_missing_images_are_an_error_before_any_work(
     request_: ExportRequest, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.toml"

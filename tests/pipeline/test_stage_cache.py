@@ -88,9 +88,7 @@ def emptied(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [damaged, shortened, extended, unlisted, garbled, emptied])
-def test_a_result_that_is_not_as_it_was_made_is_made_again(
-    stages: StageCache, fault: object
-) -> None:
+def test_a_damaged_result_is_made_again(stages: StageCache, fault: object) -> None:
     folder, _ = stages.get_or_make("trace", {}, write)
     assert callable(fault)
     fault(folder)
@@ -99,7 +97,7 @@ def test_a_result_that_is_not_as_it_was_made_is_made_again(
     assert stages.get_or_make("trace", {}, never) == (folder, True)
 
 
-def test_what_fails_leaves_nothing_that_is_taken(stages: StageCache) -> None:
+def test_a_failed_stage_leaves_no_result(stages: StageCache) -> None:
     def half(folder: Path) -> None:
         (folder / "encoder.onnx").write_bytes(b"half")
         raise RuntimeError("no such operator")
@@ -160,7 +158,7 @@ def test_a_second_process_waits_for_the_first(stages: StageCache) -> None:
     assert (first.exitcode, second.exitcode) == (0, 0)
 
 
-def test_a_killed_process_leaves_nothing_that_is_taken(stages: StageCache) -> None:
+def test_a_killed_process_leaves_no_result(stages: StageCache) -> None:
     context = multiprocessing.get_context("spawn")
     started, go_on = context.Event(), context.Event()
     process = context.Process(target=slowly, args=(stages.root, started, go_on))
@@ -183,7 +181,7 @@ def tensors() -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     }
 
 
-def test_an_answer_is_found_as_it_was_given(stages: StageCache) -> None:
+def test_outputs_are_read_back_as_written(stages: StageCache) -> None:
     answers = stages.outputs("reference", {"component": "decoder"})
     assert answers.get("q") is None
     answers.put("q", tensors())
@@ -196,7 +194,7 @@ def test_an_answer_is_found_as_it_was_given(stages: StageCache) -> None:
     assert answers.get("another") is None
 
 
-def test_answers_of_others_are_not_taken(stages: StageCache) -> None:
+def test_other_stages_have_other_outputs(stages: StageCache) -> None:
     stages.outputs("reference", {"component": "decoder"}).put("q", tensors())
     assert stages.outputs("reference", {"component": "encoder"}).get("q") is None
     assert stages.outputs("source", {"component": "decoder"}).get("q") is None
@@ -205,7 +203,7 @@ def test_answers_of_others_are_not_taken(stages: StageCache) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", None])
-def test_a_damaged_answer_is_none_and_is_replaced(
+def test_damaged_outputs_are_none_and_are_replaced(
     stages: StageCache, content: bytes | None
 ) -> None:
     answers = stages.outputs("reference", {})
@@ -222,7 +220,7 @@ def test_a_damaged_answer_is_none_and_is_replaced(
     assert answers.get("q") is not None
 
 
-def test_an_answer_that_cannot_be_written_is_one_clear_error(stages: StageCache) -> None:
+def test_outputs_that_cannot_be_written_are_one_clear_error(stages: StageCache) -> None:
     stages.root.mkdir()
     (stages.root / "answers").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot"):

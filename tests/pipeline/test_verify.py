@@ -49,7 +49,7 @@ def test_golden_only_where_there_is_no_checkpoint(bundle: Path) -> None:
     assert [g.case for g in found.golden] == ["point", "both", "again"]
 
 
-def test_all_seams_with_the_checkpoint(
+def test_all_comparisons_with_the_checkpoint(
     bundle: Path, tiny_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
     found = verify.verify(bundle, checkpoint=tiny_checkpoint, level="full", parity_file=parity_file)
@@ -81,7 +81,9 @@ def test_golden_vectors_catch_a_graph_that_was_swapped(bundle: Path) -> None:
     assert any(f.startswith("golden point: ") for f in found.failures)
 
 
-def test_seams_catch_it_too(bundle: Path, tiny_checkpoint: Checkpoint, parity_file: Path) -> None:
+def test_comparisons_catch_it_too(
+    bundle: Path, tiny_checkpoint: Checkpoint, parity_file: Path
+) -> None:
     swap_decoder(bundle)
     found = verify.verify(bundle, checkpoint=tiny_checkpoint, parity_file=parity_file)
     # The source and the artefact are one file here: the first comparison sees it.
@@ -145,7 +147,7 @@ def test_the_command_fails_with_1(
     assert "error: the bundle failed:\n  `parity.json` is missing" in shown.err
 
 
-def test_placement_is_told_where_core_ml_runs(
+def test_placement_is_reported_where_core_ml_runs(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("coremltools")

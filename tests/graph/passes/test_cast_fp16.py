@@ -107,7 +107,7 @@ def casts(model: onnx.ModelProto) -> int:
     return [n.op_type for n in model.graph.node].count("Cast")
 
 
-def test_what_overflows_between_nodes_that_stay_is_not_lost() -> None:
+def test_no_overflow_between_nodes_that_stay_in_fp32() -> None:
     x = numbers(2, 4) + 300
     (wanted,) = run(parse(SQUARES), x=x)
     (found,) = run(round_fp16.apply(kept(SQUARES, "p", "q")), x=x)
@@ -131,7 +131,7 @@ def test_a_graph_that_stays_whole_is_as_it_was() -> None:
     assert interface(model) == interface(parse(SQUARES))
 
 
-def test_what_both_kinds_read_is_rounded_for_one_of_them() -> None:
+def test_a_value_read_in_fp16_and_fp32_is_rounded_for_fp16_only() -> None:
     model, x = round_fp16.apply(kept(FORK, "p", "wide")), numbers(2, 4)
     wide, narrow = run(model, x=x)
     exact = run(parse(FORK), x=x)
@@ -147,7 +147,7 @@ def test_a_value_that_is_given_twice() -> None:
     assert interface(model) == interface(parse(TWICE))
 
 
-def test_a_cast_of_the_models_own_is_left_alone() -> None:
+def test_a_cast_of_the_model_itself_stays() -> None:
     x = np.array([[3, 100_000]], np.int64)
     model = kept(COUNTS, "y")
     onnx.checker.check_model(model, full_check=True)

@@ -84,7 +84,7 @@ def test_onnx_runtime_fuses_the_result_and_not_the_given(tmp_path: object) -> No
     ],
     ids=["quarter", "two", "no root", "tanh", "turned round", "another x", "a vector"],
 )
-def test_what_is_no_gelu_is_left(text: str) -> None:
+def test_other_expressions_are_not_changed(text: str) -> None:
     given = parse(text)
     result, note = regroup_gelu.apply(given)
     assert note == "no GELU of this form"

@@ -71,7 +71,7 @@ def test_notes_and_file(graph: Graph, onnx_target: TargetProfile, tmp_path: Path
     np.testing.assert_array_equal(run(rewritten, x=x), run(given, x=x))
 
 
-def test_traced_file_is_left_alone(
+def test_traced_file_does_not_change(
     graph: Graph, onnx_target: TargetProfile, tmp_path: Path
 ) -> None:
     before = graph.path.read_bytes()

@@ -47,7 +47,7 @@ def test_the_runtime_by_itself_does_not_round() -> None:
     assert np.isfinite(run(cast_fp16.apply(parse(CHAIN)), x=x)[0]).all()
 
 
-def test_what_overflows_is_infinite() -> None:
+def test_overflow_gives_infinity() -> None:
     x = np.full((1, 4), 300, np.float32)
     assert np.isinf(run(rounded(CHAIN), x=x)[0]).all()
 
@@ -77,7 +77,7 @@ def test_a_graph_in_fp32_is_left_as_it_is() -> None:
     assert [n.op_type for n in round_fp16.apply(given).graph.node] == ["Mul", "Sqrt", "MatMul"]
 
 
-def test_nodes_in_fp32_read_and_give_what_they_did() -> None:
+def test_nodes_in_fp32_do_not_change() -> None:
     given = parse(CHAIN)
     for node in given.graph.node:
         node.name = node.output[0]
