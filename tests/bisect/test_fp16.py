@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("small", "shared_stages")
 
 TARGET = """
-description = "ONNX, judged by nothing but structure"
+description = "ONNX, with gates that anything passes"
 backend = "onnx"
 precisions = ["fp16", "int8"]
 opset = 18

@@ -63,7 +63,7 @@ def test_a_decoders_ranges_follow_its_encoder(
     decoder = [x for x in found.layers if x.startswith("decoder")]
     assert encoder
     assert len(decoder) > 10
-    # A decoder that floats needs no ranges; nor does it lose anything of its own.
+    # A decoder in floating point needs no ranges and loses no accuracy.
     floating = found.evaluate(dict.fromkeys(found.layers, "keep_float"))
     assert not [e for e in events if e.startswith("ranges")]
     assert floating.mean_iou > 0.99
@@ -99,7 +99,7 @@ def test_an_export_that_the_target_refuses_misses_a_gate(
     tmp_path: Path, small: None, small_checkpoint: Checkpoint, parity_file: Path
 ) -> None:
     found = evaluator(tmp_path, small_checkpoint, parity_file, {"encoder": WHOLE, "decoder": WHOLE})
-    # An encoder of one layer that floats is no INT8 file.
+    # An encoder without INT8 weights is refused as an INT8 file.
     evaluation = found.evaluate_target(dict.fromkeys(found.layers, "keep_float"))
     assert evaluation.failed_gates == 1
     assert evaluation.mean_iou == 0

@@ -248,7 +248,7 @@ def test_few_more_layers_are_tried_before_many(tmp_path: Path) -> None:
     asked: list[int] = []
 
     class Refusing(Target):
-        """Makes no file of which more than half floats."""
+        """Refuses a file with more than half of the layers in floating point."""
 
         def __call__(self, overrides: Mapping[str, Override]) -> Evaluation:
             asked.append(len(overrides))

@@ -1,4 +1,4 @@
-"""The judgement: what fails, and the value each message says would have passed."""
+"""Gates: what fails, and the passing value in each message."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("small")
 
 LOOSE = """
-description = "ONNX, judged by nothing but structure"
+description = "ONNX, with gates that anything passes"
 backend = "onnx"
 precisions = ["int8"]
 opset = 18
@@ -124,7 +124,7 @@ def test_weights_are_rounded_before_they_are_quantized(
     first, again = (export(tmp_path, small_checkpoint, n, *asked) for n in ("a", "b"))
     for name in ("encoder.onnx", "decoder.onnx"):
         assert sha256_of(first / name) == sha256_of(again / name)
-    # What it is judged by has the weights as they were.
+    # The parity check uses the graph with the original weights.
     name = "source/encoder.onnx"
     assert sha256_of(first / name) == sha256_of(exported.bundle / name)
     manifest = json.loads((first / "manifest.json").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""INT8 beside its floating forms: what is compared, what is said, and what is left out."""
+"""INT8 compared with FP16 and FP32: sizes, latency, sentences, and what is left out."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_no_variant_could_be_converted() -> None:
 
 
 class Sleeper:
-    """A session that takes as long as its precision is said to."""
+    """A session whose latency depends on its precision."""
 
     def __init__(self, precision: Precision) -> None:
         self.precision = precision

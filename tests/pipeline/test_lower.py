@@ -1,4 +1,4 @@
-"""Artefacts that exports share: the same as if they were lowered anew, and of nothing else."""
+"""Cached artefacts equal those that are lowered again, and other inputs have other artefacts."""
 
 from __future__ import annotations
 

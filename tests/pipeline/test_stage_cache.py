@@ -1,4 +1,4 @@
-"""Results that exports share: made once, whole or not there, and of nothing but what they name."""
+"""The stage cache: results are made once, complete, and only shared with equal inputs."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_constants_of_other_dtypes_stay() -> None:
 
 
 def test_large_constants_are_compared() -> None:
-    # The pass behind it stops at 1024 elements unless it is told otherwise.
+    # The pass behind it stops at 1024 elements by default.
     table = f"{{{', '.join(str(i) for i in range(1600))}}}"
     given = parse(
         "large (float[1600] x) => (float[1600] y)\n"
