@@ -6,7 +6,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from docs.from_code.text import cell, code, table
-from effsam_export.bisect.search import Choice, Evaluation, Outcome
+from effsam_export.bisect.evaluations import Evaluation
+from effsam_export.bisect.search import Choice, Outcome
 from effsam_export.bundle.attest import Attestation
 from effsam_export.bundle.compare import Difference
 from effsam_export.cli.console import SCHEMA_VERSION

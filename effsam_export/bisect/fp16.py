@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from effsam_export.backends import Session
-    from effsam_export.bisect.search import Evaluation, Override
+    from effsam_export.bisect.evaluations import Evaluation, Override
     from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.spec.model import ComponentName, ComponentSpec, ModelSpec
     from effsam_export.util.progress import OnEvent

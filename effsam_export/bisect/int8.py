@@ -20,7 +20,8 @@ import onnx
 from effsam_export.backends.onnx import activation_ranges
 from effsam_export.backends.onnx import quantize as onnx_qdq
 from effsam_export.backends.onnx.backend import OnnxSession
-from effsam_export.bisect.search import SEPARATOR, Evaluation
+from effsam_export.bisect.evaluations import Evaluation
+from effsam_export.bisect.search import SEPARATOR
 from effsam_export.errors import CheckFailed
 from effsam_export.graph import onnx_file, passes, trace
 from effsam_export.parity.cached import CachedSession, cached_reference
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from effsam_export.backends import Session
     from effsam_export.backends.onnx.activation_ranges import Range
-    from effsam_export.bisect.search import Override
+    from effsam_export.bisect.evaluations import Override
     from effsam_export.calibration.samples import Calibration
     from effsam_export.parity.check import ParityResult
     from effsam_export.parity.evaluation_set import EvaluationSet

@@ -112,6 +112,7 @@ def bisect(
     import tempfile
 
     from effsam_export.bisect import search as searching
+    from effsam_export.bisect.evaluations import EvaluationLog
     from effsam_export.bisect.recipe import describe, search_key, summary, to_toml
     from effsam_export.config import targets as profiles
     from effsam_export.pipeline.plan import resolve
@@ -158,7 +159,7 @@ def bisect(
                 f"{left:.0f} min left"
             )
 
-        log = searching.EvaluationLog(
+        log = EvaluationLog(
             path.with_name(f"{path.name}.search.json"),
             search_key(plan),
             evaluator.evaluate,

@@ -11,8 +11,9 @@ import pytest
 
 from effsam_export import models
 from effsam_export.bisect import search as searching
+from effsam_export.bisect.evaluations import Evaluation, EvaluationLog
 from effsam_export.bisect.recipe import search_key
-from effsam_export.bisect.search import Evaluation, EvaluationLog, Gate
+from effsam_export.bisect.search import Gate
 from effsam_export.config import calibration, int8_recipe
 from effsam_export.config import targets as profiles
 from effsam_export.errors import CheckFailed
@@ -25,7 +26,7 @@ from effsam_export.util import installed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from effsam_export.bisect.search import Override
+    from effsam_export.bisect.evaluations import Override
 
 LAYERS = [f"encoder:layers.{i}.{name}" for i in range(8) for name in ("norm", "attn", "fc1", "fc2")]
 GATE = Gate(min_iou=0.9, mean_iou=0.95)
