@@ -165,7 +165,7 @@ def documents() -> dict[str, Keys]:
     }
     kept = {
         f"{kind}.{key}": meaning
-        for kind, what in (("bundles", "bundles"), ("stages", "stages"), ("answers", "answers"))
+        for kind, what in (("bundles", "bundles"), ("stages", "stages"), ("outputs", "outputs"))
         for key, meaning in (("results", f"number of {what}"), ("bytes", "their size"))
     }
     image = {"image.width": "pixels", "image.height": "pixels"}

@@ -240,9 +240,9 @@ def test_the_curve_takes_the_shipped_recipe_apart() -> None:
         assert [e for e in best.overrides if e != entry] == list(without.overrides)
     assert variants["no overrides"][1].overrides == ()
     assert variants["recipe, nearest rounding"][1].rounding == "nearest"
-    assert variants["recipe, nothing equalized"][1].equalize == ()
+    assert variants["recipe, no equalization"][1].equalize == ()
     assert not variants["recipe, neither"][1].prepares_weights
-    assert variants["recipe, weights only"][1].scheme == "weight_only"
+    assert variants["recipe, weight-only"][1].scheme == "weight_only"
 
 
 # ------------------------------------------------------------------ builds

@@ -30,7 +30,7 @@ abs exit max min print stride sysctlbyname zip
 MLDictionaryFeatureProvider MLFeatureValue MLModel MLModelConfiguration MLMultiArray Package
 """
 """What the files call without declaring it, but for methods."""
-CLOSURES = frozenset({"say", "scalar"})
+CLOSURES = frozenset({"log", "scalar"})
 """Parameters and variables that are called."""
 CALLABLE = ("function_declaration", "init_declaration", "protocol_function_declaration")
 

@@ -215,7 +215,7 @@ def test_warnings_pass_and_are_shown_with_place_and_cure(tiny: None) -> None:
     assert any(
         "mask_decoder.output_upscaling.1" in r and "models/sam/layers.py:" in r for r in rows
     )
-    assert cure.startswith("  rewrite: scale the divisor by a power of two")
+    assert cure.startswith("  rewrite: scale dividend and divisor by a power of two")
 
 
 CORE_ML = """

@@ -155,13 +155,13 @@ def test_of_very_many_inputs_some_are_enough(monkeypatch: pytest.MonkeyPatch) ->
     module = nn.Sequential(nn.Linear(8, 8))
     samples = [(correlated(8, count=4000),)]
     (whole,) = rounding.second_moments(module, ["0"], samples).values()
-    monkeypatch.setattr(rounding, "MOST", 8 * 8 * 1000)
+    monkeypatch.setattr(rounding, "MAX_PRODUCTS", 8 * 8 * 1000)
     some, again = (rounding.second_moments(module, ["0"], samples)["0"] for _ in range(2))
     assert torch.equal(some, again)
     # A quarter of them, which say the same but for chance.
     assert not torch.equal(some, whole)
     torch.testing.assert_close(4 * some, whole, rtol=0.1, atol=0.1 * float(whole.diagonal().max()))
-    monkeypatch.setattr(rounding, "MOST", 8 * 8 * 4000)
+    monkeypatch.setattr(rounding, "MAX_PRODUCTS", 8 * 8 * 4000)
     assert torch.equal(rounding.second_moments(module, ["0"], samples)["0"], whole)
 
 
@@ -336,5 +336,5 @@ def test_core_ml_finds_the_same_weights_again(tmp_path: Path) -> None:
 
 
 def test_a_convolution_with_named_padding_is_refused() -> None:
-    with pytest.raises(CheckFailed, match="with `same` padding cannot be rounded"):
+    with pytest.raises(CheckFailed, match="cannot round a convolution with `same` padding"):
         rounding.columns(nn.Conv2d(3, 8, 3, padding="same"), torch.zeros(1, 3, 4, 4))
