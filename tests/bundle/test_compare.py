@@ -105,14 +105,14 @@ def test_diff_reports_whether_an_app_must_change(one: Path, other: Path) -> None
     result = CliRunner().invoke(cli.app, ["diff", str(one), str(other)])
     assert isinstance(result.exception, CheckFailed)
     assert result.exception.message == "the bundles differ in 1 places: tools 1"
-    assert result.exception.hint == "an app that runs the first runs the second"
+    assert result.exception.hint == "an app for the first bundle can run the second"
     assert result.stdout.splitlines()[1].split() == ["tools", "tools.onnx", "2.0"]
     manifest["contract_version"] = 3
     manifest["masks"]["threshold"] = 0.5
     fake.save(other, manifest)
     result = CliRunner().invoke(cli.app, ["diff", str(one), str(other), "--json"])
     assert isinstance(result.exception, CheckFailed)
-    assert result.exception.hint == "an app has to be changed for the second"
+    assert result.exception.hint == "an app for the first bundle needs changes for the second"
     document = json.loads(result.stdout)
     assert document["contract"] is True
     assert {d["part"] for d in document["differences"]} == {"contract", "tools"}
