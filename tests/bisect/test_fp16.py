@@ -102,7 +102,7 @@ def test_an_export_keeps_the_layers_of_the_search(
     assert outcome["after"]["mean_iou"] >= asked > before["mean_iou"]
     entries = fp16_recipe.load(tmp_path / "keep.toml", ("encoder", "decoder"))
     assert [f"{e.component}:{e.modules[0]}" for e in entries] == [c["layer"] for c in choices]
-    assert all("in FP16 alone it costs" in e.reason for e in entries)
+    assert all("if only this layer is in FP16" in e.reason for e in entries)
     bundle = tmp_path / "bundle"
     how = ["-p", "fp16", "--keep-fp32", str(tmp_path / "keep.toml"), "-o", str(bundle)]
     assert invoke(tmp_path, small_checkpoint, "export", "small-sam", *how)[0] == 0
@@ -115,7 +115,7 @@ def test_an_export_keeps_the_layers_of_the_search(
 def test_a_gate_that_fp32_does_not_hold_is_refused(
     tmp_path: Path, small_checkpoint: Checkpoint, photo: Path
 ) -> None:
-    with pytest.raises(CheckFailed, match="no choice of modules holds the gate"):
+    with pytest.raises(CheckFailed, match="no choice of modules meets the gate"):
         search(tmp_path, small_checkpoint, photo, "--min-iou", "1.1")
     assert not (tmp_path / "keep.toml").exists()
 
