@@ -69,15 +69,15 @@ def answers(
     return found
 
 
-def assert_winners_are_pytorchs(asked: dict[str, Asked]) -> None:
+def assert_best_masks_are_pytorchs(asked: dict[str, Asked]) -> None:
     """The mask of the set that wins is the one that wins in PyTorch."""
-    winners = {
+    best_masks = {
         f"{photo}/{name}": tuple(o.answers[name, "multi"].indices[0] for o in (a.wanted, a.found))
         for photo, a in asked.items()
         for name in PROMPTS[photo]
     }
-    assert len(winners) == 9
-    assert {n: pair for n, pair in winners.items() if pair[0] != pair[1]} == {}
+    assert len(best_masks) == 9
+    assert {n: pair for n, pair in best_masks.items() if pair[0] != pair[1]} == {}
 
 
 def assert_masks_are_the_authors(asked: dict[str, Asked], modes: tuple[str, ...]) -> None:
