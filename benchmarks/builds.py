@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import tomli_w
 
 from benchmarks import golden_checkpoints, machine
 from benchmarks.matrix import PRECISIONS, PROMPTS, ROOT, TARGETS
@@ -37,16 +38,6 @@ if TYPE_CHECKING:
 
 LARGE = ("sam-vit-l", "sam-vit-h", "expedit-sam-vit-l", "expedit-sam-vit-h")
 """Models that are only built if they are named."""
-FILE = """models = ["{model}"]
-targets = {targets}
-precisions = {precisions}
-output = "dist"
-parity = "parity.toml"
-[checkpoints]
-{model} = "{model}.pt"
-[options.tensorrt-rtx]
-compute_capabilities = "86"
-"""
 SAMPLE_S = 0.5
 """Minimum time between two memory measurements."""
 SHARE = 0.02
@@ -103,18 +94,20 @@ def prepare(model: str, args: argparse.Namespace, folder: Path) -> Path:
     names = PROMPTS & {case.name for case in images[0].cases}
     prompts_of = read_toml(data_dir("calibration") / "parity.toml")["images"][0]
     rows = [p for p in prompts_of["prompts"] if p["name"] in names]
-    prompts = ",\n".join(
-        "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in row.items()) + " }" for row in rows
-    )
-    (folder / "parity.toml").write_text(
-        f'[[images]]\nfile = "{photo.name}"\nprompts = [\n{prompts}\n]\n', "utf-8"
-    )
+    parity = {"images": [{"file": photo.name, "prompts": rows}]}
+    (folder / "parity.toml").write_text(tomli_w.dumps(parity), "utf-8")
     file = folder / "effsam.toml"
     file.write_text(
-        FILE.format(
-            model=model,
-            targets=json.dumps(list(args.target)),
-            precisions=json.dumps(list(args.precision)),
+        tomli_w.dumps(
+            {
+                "models": [model],
+                "targets": list(args.target),
+                "precisions": list(args.precision),
+                "output": "dist",
+                "parity": "parity.toml",
+                "checkpoints": {model: checkpoint.name},
+                "options": {"tensorrt-rtx": {"compute_capabilities": "86"}},
+            }
         ),
         "utf-8",
     )

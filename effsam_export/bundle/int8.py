@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.config.int8_recipe import Int8Plan
-from effsam_export.spec.int8 import Equalization, Int8Recipe, LayerOverride
+from effsam_export.config.int8_recipe import Int8Plan, equalize_document, recipe_from
+from effsam_export.config.module_rules import rule_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from effsam_export.calibration.samples import Calibration
+    from effsam_export.spec.int8 import Int8Recipe
 
 
 def document(recipes: dict[str, Int8Recipe], calibration: Calibration) -> dict[str, Any]:
@@ -41,23 +42,14 @@ def _recipe(recipe: Int8Recipe) -> dict[str, Any]:
         "method": recipe.method,
         "quantize_activation_products": recipe.quantize_activation_products,
         **rounding,
-        **({"equalize": [_equalize(e) for e in recipe.equalize]} if recipe.equalize else {}),
+        **(
+            {"equalize": [equalize_document(e) for e in recipe.equalize]} if recipe.equalize else {}
+        ),
         "overrides": [
-            {
-                "modules": list(o.modules),
-                "treatment": o.treatment,
-                "reason": o.reason,
-                "source": o.source,
-                **({} if o.recursive else {"recursive": False}),
-            }
+            {**rule_document(o), "treatment": o.treatment, "source": o.source}
             for o in recipe.overrides
         ],
     }
-
-
-def _equalize(entry: Equalization) -> dict[str, Any]:
-    source = {"norm": entry.norm} if entry.norm else {"values": entry.values}
-    return {**source, "layer": entry.layer, "alpha": entry.alpha}
 
 
 def plan(entry: Mapping[str, Any]) -> Int8Plan:
@@ -66,35 +58,7 @@ def plan(entry: Mapping[str, Any]) -> Int8Plan:
         name="of a bundle",
         measured="",
         recipes={
-            (component, "default"): _from_document(recipe)
+            (component, "default"): recipe_from(recipe)
             for component, recipe in entry["components"].items()
         },
-    )
-
-
-def _from_document(recipe: Mapping[str, Any]) -> Int8Recipe:
-    return Int8Recipe(
-        scheme=recipe["scheme"],
-        method=recipe["method"],
-        quantize_activation_products=recipe["quantize_activation_products"],
-        rounding=recipe.get("rounding", "nearest"),
-        equalize=tuple(
-            Equalization(
-                norm=e.get("norm", ""),
-                values=e.get("values", ""),
-                layer=e["layer"],
-                alpha=e["alpha"],
-            )
-            for e in recipe.get("equalize", ())
-        ),
-        overrides=tuple(
-            LayerOverride(
-                modules=tuple(o["modules"]),
-                treatment=o["treatment"],
-                reason=o["reason"],
-                source=o["source"],
-                recursive=o.get("recursive", True),
-            )
-            for o in recipe["overrides"]
-        ),
     )

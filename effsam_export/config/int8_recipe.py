@@ -104,7 +104,7 @@ def load(model: str, path: Path | None = None) -> Int8Plan:
             row_problems = _recipe_faults(row, where)
             problems += row_problems
             if not row_problems:
-                recipes[component, backend] = _recipe(row)
+                recipes[component, backend] = recipe_from(row)
     if not recipes and not problems:
         problems.append("it quantizes nothing")
     if problems:
@@ -159,7 +159,8 @@ def _override_faults(entry: object, where: str) -> list[str]:
     return problems + module_faults(table, "modules", f"{where}.")
 
 
-def _recipe(row: Mapping[str, Any]) -> Int8Recipe:
+def recipe_from(row: Mapping[str, Any]) -> Int8Recipe:
+    """Return the recipe of a table that holds valid values, from TOML or from a manifest."""
     return Int8Recipe(
         scheme=row["scheme"],
         method=row.get("method", "minmax"),
@@ -223,7 +224,7 @@ def _document(recipe: Int8Recipe) -> dict[str, Any]:
     if recipe.quantizes:
         table |= {"method": recipe.method, "rounding": recipe.rounding}
         if recipe.equalize:
-            table["equalize"] = [_equalize_document(e) for e in recipe.equalize]
+            table["equalize"] = [equalize_document(e) for e in recipe.equalize]
         if recipe.quantize_activation_products:
             table["quantize_activation_products"] = True
     if recipe.overrides:
@@ -233,6 +234,7 @@ def _document(recipe: Int8Recipe) -> dict[str, Any]:
     return table
 
 
-def _equalize_document(entry: Equalization) -> dict[str, Any]:
+def equalize_document(entry: Equalization) -> dict[str, Any]:
+    """Return an equalized group of layers as values for TOML or a manifest."""
     source = {"norm": entry.norm} if entry.norm else {"values": entry.values}
     return {**source, "layer": entry.layer, "alpha": entry.alpha}
