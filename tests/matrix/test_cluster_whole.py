@@ -56,7 +56,7 @@ class Farm:
         process = self._start(
             "-m", "effsam_export", "worker", "--scheduler", self.address, "--memory", "50", log=log
         )
-        self._wait(lambda: b"can do" in log.read_bytes())
+        self._wait(lambda: b": backends " in log.read_bytes())
         from distributed import Client
 
         wanted = len(self.processes) - 1
