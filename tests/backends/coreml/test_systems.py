@@ -16,8 +16,8 @@ from effsam_export.bundle import read
 from effsam_export.config import targets as profiles
 from effsam_export.pipeline import verify
 from effsam_export.pipeline.request import ExportRequest
+from tests.small import SMALL_SAM
 from tests.stages import export
-from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,27 +29,27 @@ pytestmark = pytest.mark.backend
 
 
 @pytest.fixture(scope="module")
-def tiny_bundle(
+def small_bundle(
     tmp_path_factory: pytest.TempPathFactory,
-    tiny_checkpoint: Checkpoint,
+    small_checkpoint: Checkpoint,
     parity_file: Path,
     stage_root: Path,
 ) -> tuple[Path, ParityReport]:
-    """The tiny model for iPhones, with two functions in its decoder."""
+    """The small model for iPhones, with two functions in its decoder."""
     shipped = profiles.load_target("iphone-ane")
     options = {**shipped.options, "deployment_target": "iOS18", "functions": "2"}
     request = ExportRequest(
-        model=TINY_SAM,
+        model=SMALL_SAM,
         target=replace(shipped, options=options),
-        checkpoint=tiny_checkpoint,
-        output=tmp_path_factory.mktemp("bundles") / "tiny",
+        checkpoint=small_checkpoint,
+        output=tmp_path_factory.mktemp("bundles") / "small",
         parity_file=parity_file,
     )
     return request.output, export(request, stage_root)
 
 
-def test_tiny_sam_in_fp16(tiny_bundle: tuple[Path, ParityReport]) -> None:
-    report = tiny_bundle[1]
+def test_small_sam_in_fp16(small_bundle: tuple[Path, ParityReport]) -> None:
+    report = small_bundle[1]
     assert report.passed
     assert report.precision == "fp16"
     assert len(report.cases) == 3
@@ -57,9 +57,9 @@ def test_tiny_sam_in_fp16(tiny_bundle: tuple[Path, ParityReport]) -> None:
 
 
 def test_manifest_lists_every_file_of_the_packages(
-    tiny: None, tiny_bundle: tuple[Path, ParityReport]
+    small: None, small_bundle: tuple[Path, ParityReport]
 ) -> None:
-    bundle = read.read(tiny_bundle[0])
+    bundle = read.read(small_bundle[0])
     assert bundle.manifest["components"][1]["files"] == [
         "decoder.mlpackage/Manifest.json",
         "decoder.mlpackage/Data/com.apple.CoreML/model.mlmodel",
@@ -70,8 +70,8 @@ def test_manifest_lists_every_file_of_the_packages(
     assert artifacts == {f for c in bundle.manifest["components"] for f in c["files"]}
 
 
-def test_bundle_is_simulated_off_macos(tiny_bundle: tuple[Path, ParityReport]) -> None:
-    manifest = json.loads((tiny_bundle[0] / "manifest.json").read_text("utf-8"))
+def test_bundle_is_simulated_off_macos(small_bundle: tuple[Path, ParityReport]) -> None:
+    manifest = json.loads((small_bundle[0] / "manifest.json").read_text("utf-8"))
     assert (manifest["state"], manifest["simulator"]) == (
         "simulated",
         "an evaluator of the saved ML program",
@@ -79,11 +79,11 @@ def test_bundle_is_simulated_off_macos(tiny_bundle: tuple[Path, ParityReport]) -
 
 
 def test_a_changed_package_fails_verification(
-    tiny: None, tiny_bundle: tuple[Path, ParityReport], tmp_path: Path
+    small: None, small_bundle: tuple[Path, ParityReport], tmp_path: Path
 ) -> None:
     import shutil
 
-    copy = shutil.copytree(tiny_bundle[0], tmp_path / "copy")
+    copy = shutil.copytree(small_bundle[0], tmp_path / "copy")
     weights = copy / "encoder.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -94,15 +94,15 @@ def test_a_changed_package_fails_verification(
     )
 
 
-def test_bundle_segments_again(tiny: None, tiny_bundle: tuple[Path, ParityReport]) -> None:
-    assert verify.verify(tiny_bundle[0]).passed
+def test_bundle_segments_again(small: None, small_bundle: tuple[Path, ParityReport]) -> None:
+    assert verify.verify(small_bundle[0]).passed
 
 
-def test_no_path_of_this_machine_is_in_a_package(tiny_bundle: tuple[Path, ParityReport]) -> None:
-    for file in tiny_bundle[0].glob("*.mlpackage/**/*"):
+def test_no_path_of_this_machine_is_in_a_package(small_bundle: tuple[Path, ParityReport]) -> None:
+    for file in small_bundle[0].glob("*.mlpackage/**/*"):
         if file.is_file():
             content = file.read_bytes()
-            for trace in (str(tiny_bundle[0].parent).encode(), b"site-packages", b"/tests/"):
+            for trace in (str(small_bundle[0].parent).encode(), b"site-packages", b"/tests/"):
                 assert trace not in content, f"{trace!r} in {file.name}"
 
 
