@@ -49,7 +49,8 @@ class Fp16Session:
     """A signature of a file in LiteRT's compiled model; XNNPACK computes in FP16.
 
     It simulates a GPU: every value between operators is rounded to FP16 and may overflow. Sums
-    inside an operator are FP32 here, and FP16 on many GPUs.
+    inside an operator depend on the CPU. With AVX512-FP16, matrix products and convolutions sum in
+    FP16, as on many GPUs.
     """
 
     def __init__(self, path: Path, signature: str, num_threads: int) -> None:
