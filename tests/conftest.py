@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,12 @@ from effsam_export.config import targets as profiles
 from effsam_export.weights import fetch
 from tests import small as small_sam
 from tests.paths import SHARED
-from tests.stages import export, sharing
+from tests.stages import Traces, export, sharing
 from tests.tiny import TINY_SAM, write_checkpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from effsam_export.parity.results import ParityReport
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.stages import Checkpoint
@@ -118,6 +121,23 @@ def shared_stages(monkeypatch: pytest.MonkeyPatch, stage_root: Path) -> None:
         return unshared(request, *on_event)
 
     monkeypatch.setattr(run, "export", with_stages)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_traces() -> Iterator[None]:
+    """Trace a component with the same weights once in each worker."""
+    if find_spec("torch") is None:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        Traces().install(patch)
+        yield
+
+
+@pytest.fixture
+def own_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace every time, for tests that are about tracing."""
+    Traces.uninstall(monkeypatch)
 
 
 @pytest.fixture(scope="session")

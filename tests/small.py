@@ -37,12 +37,15 @@ SMALL_PREPROCESS = replace(SAM_PREPROCESS, image_size=256, prompt_size=256)
 
 
 def build() -> nn.Module:
-    """The small model, weights not loaded."""
+    """The small model before weights are loaded; equal at every call, so that traces are shared."""
+    import torch
     from torch import nn
 
     from effsam_export.models.sam.module import Sam
 
-    sam = Sam(nn.Conv2d(3, 256, kernel_size=16, stride=16), SMALL_PREPROCESS)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        sam = Sam(nn.Conv2d(3, 256, kernel_size=16, stride=16), SMALL_PREPROCESS)
     del sam.mask_decoder.transformer.layers[1]
     return sam.eval()
 

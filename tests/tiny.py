@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
 
 def build() -> nn.Module:
-    """The tiny model, weights not loaded."""
+    """The tiny model before weights are loaded; equal at every call, so that traces are shared."""
+    import torch
     from torch import nn
 
     from effsam_export.models.sam.module import Sam
 
-    return Sam(nn.Conv2d(3, 256, kernel_size=16, stride=16), SAM_PREPROCESS).eval()
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        return Sam(nn.Conv2d(3, 256, kernel_size=16, stride=16), SAM_PREPROCESS).eval()
 
 
 TINY_SAM = ModelSpec(

@@ -88,6 +88,7 @@ def test_no_overrides_where_fp16_meets_the_gate(whole: Searched) -> None:
     assert fp16_recipe.load(whole.folder / "keep.toml", ("encoder", "decoder")) == ()
 
 
+@pytest.mark.slow
 def test_an_export_keeps_the_layers_of_the_search(
     tmp_path: Path, small_checkpoint: Checkpoint, photo: Path, whole: Searched
 ) -> None:
@@ -105,6 +106,7 @@ def test_an_export_keeps_the_layers_of_the_search(
     assert all("if only this layer is in FP16" in e.reason for e in entries)
     bundle = tmp_path / "bundle"
     how = ["-p", "fp16", "--keep-fp32", str(tmp_path / "keep.toml"), "-o", str(bundle)]
+    how += ["--parity", str(one_prompt(tmp_path, photo))]
     assert invoke(tmp_path, small_checkpoint, "export", "small-sam", *how)[0] == 0
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     kept = manifest["precision"]["keep_fp32"]
@@ -134,9 +136,12 @@ def test_other_precisions_have_nothing_to_search_for(precision: str) -> None:
         to_start("small-sam", "onnx", precision, None)
 
 
-def test_a_search_goes_on_from_a_bundle(tmp_path: Path, small_checkpoint: Checkpoint) -> None:
+def test_a_search_goes_on_from_a_bundle(
+    tmp_path: Path, small_checkpoint: Checkpoint, photo: Path
+) -> None:
     bundle = tmp_path / "bundle"
-    how = ["-p", "int8", "--num-samples", "2", "-o", str(bundle)]
+    prompts = ["--parity", str(one_prompt(tmp_path, photo))]
+    how = ["-p", "int8", "--num-samples", "2", *prompts, "-o", str(bundle)]
     assert invoke(tmp_path, small_checkpoint, "export", "small-sam", *how)[0] == 0
     start = from_bundle(bundle)
     assert (start.spec.name, start.precision) == ("small-sam", "int8")
@@ -144,7 +149,7 @@ def test_a_search_goes_on_from_a_bundle(tmp_path: Path, small_checkpoint: Checkp
     assert start.plan is not None
     assert start.plan.recipe("encoder", "onnx").scheme == "w8a8"
     found = tmp_path / "found.toml"
-    gate = ["--min-iou", "0", "--mean-iou", "0", "--num-samples", "2"]
+    gate = ["--min-iou", "0", "--mean-iou", "0", "--num-samples", "2", *prompts]
     code, out, _ = invoke(
         tmp_path, small_checkpoint, "bisect", str(bundle), *gate, "-o", str(found), "--json"
     )
@@ -152,9 +157,11 @@ def test_a_search_goes_on_from_a_bundle(tmp_path: Path, small_checkpoint: Checkp
     assert json.loads(out)["choices"] == []
 
 
-def test_a_bundle_needs_its_own_checkpoint(tmp_path: Path, small_checkpoint: Checkpoint) -> None:
+def test_a_bundle_needs_its_own_checkpoint(
+    tmp_path: Path, small_checkpoint: Checkpoint, photo: Path
+) -> None:
     bundle = tmp_path / "bundle"
-    how = ["-p", "fp16", "-o", str(bundle)]
+    how = ["-p", "fp16", "--parity", str(one_prompt(tmp_path, photo)), "-o", str(bundle)]
     assert invoke(tmp_path, small_checkpoint, "export", "small-sam", *how)[0] == 0
     path = bundle / "manifest.json"
     manifest = json.loads(path.read_text("utf-8"))

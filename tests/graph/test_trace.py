@@ -219,14 +219,14 @@ def test_a_single_token(module: nn.Module, session: Session) -> None:
 
 
 def test_decoder_traced_again_gives_equal_bytes(
-    module: nn.Module, decoder: Graph, onnx_target: TargetProfile, tmp_path: Path
+    own_traces: None, module: nn.Module, decoder: Graph, onnx_target: TargetProfile, tmp_path: Path
 ) -> None:
     again = traced(module, SAM_DECODER, onnx_target, tmp_path)
     assert again.path.read_bytes() == decoder.path.read_bytes()
 
 
 def test_encoder_traced_again_gives_equal_bytes(
-    module: nn.Module, onnx_target: TargetProfile, tmp_path: Path
+    own_traces: None, module: nn.Module, onnx_target: TargetProfile, tmp_path: Path
 ) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:

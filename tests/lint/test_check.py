@@ -18,6 +18,7 @@ from effsam_export.lint.check import LintRequest, lint
 from effsam_export.models.sam.components import as_sam
 from effsam_export.spec.model import ComponentSpec, KeepFp32
 from tests.lint.tools import target
+from tests.small import SMALL_SAM
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
@@ -116,9 +117,9 @@ def test_fp16_without_weights_reports_that_nothing_was_measured() -> None:
     assert report.passed
 
 
-def test_fp16_with_weights_is_measured_on_an_image(tiny_checkpoint: Checkpoint) -> None:
+def test_fp16_with_weights_is_measured_on_an_image(small_checkpoint: Checkpoint) -> None:
     report = lint(
-        LintRequest(model=TINY_SAM, target=target("onnx", "fp16"), checkpoint=tiny_checkpoint)
+        LintRequest(model=SMALL_SAM, target=target("onnx", "fp16"), checkpoint=small_checkpoint)
     )
 
     assert report.measured == ("coffee.jpg",)
@@ -147,12 +148,12 @@ def test_ranges_without_weights_are_refused() -> None:
     assert caught.value.hint == "`effsam fetch tiny-sam`, or give a file with --checkpoint"
 
 
-def test_one_component_is_enough(tiny_checkpoint: Checkpoint) -> None:
+def test_one_component_is_enough(small_checkpoint: Checkpoint) -> None:
     report = lint(
         LintRequest(
-            model=TINY_SAM,
+            model=SMALL_SAM,
             target=target("onnx", "fp16"),
-            checkpoint=tiny_checkpoint,
+            checkpoint=small_checkpoint,
             components=("decoder",),
         )
     )
@@ -312,9 +313,9 @@ def test_mobile_sam_is_clean_in_fp16(official: Checkpoint) -> None:
     assert report.measured == ("coffee.jpg",)
 
 
-def test_a_checkpoint_file_is_taken(tiny: None, tiny_checkpoint: Checkpoint) -> None:
+def test_a_checkpoint_file_is_taken(small: None, small_checkpoint: Checkpoint) -> None:
     result = run(
-        "tiny-sam", "--target", "onnx", "--fp16", "--checkpoint", str(tiny_checkpoint.path)
+        "small-sam", "--target", "onnx", "--fp16", "--checkpoint", str(small_checkpoint.path)
     )
 
     assert result.exit_code == 0

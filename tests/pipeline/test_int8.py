@@ -17,6 +17,7 @@ from effsam_export.config import int8_recipe
 from effsam_export.errors import CheckFailed, EffsamError
 from effsam_export.spec.int8 import Int8Recipe
 from effsam_export.util.files import sha256_of
+from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,12 +36,19 @@ simplify = false
 [gates]
 int8 = { mask_iou = 0.0, score_error = 1.0, cosine = 0.0 }
 """
+ONE_PROMPT = f"""
+[[images]]
+file = "{(REPOSITORY / "calibration" / "images" / "coffee.jpg").as_posix()}"
+prompts = [{{ name = "cup", box = [320, 215, 412, 332] }}]
+"""
 
 
 def arguments(folder: Path, checkpoint: Checkpoint, out: str, *more: str) -> list[str]:
     target = folder / "loose.toml"
     target.write_text(LOOSE, "utf-8")
+    (folder / "parity.toml").write_text(ONE_PROMPT, "utf-8")
     place = ["--checkpoint", str(checkpoint.path), "-o", str(folder / out)]
+    place += ["--parity", str(folder / "parity.toml")]
     return ["export", "small-sam", "-t", str(target), "--num-samples", "4", *place, *more]
 
 
@@ -111,7 +119,7 @@ def test_weights_are_rounded_before_they_are_quantized(
     recipe = tmp_path / "rounded.toml"
     recipe.write_text(
         '[encoder.default]\nscheme = "weight_only"\nrounding = "coordinate-descent"\n'
-        '[decoder.default]\nscheme = "weight_only"\nrounding = "coordinate-descent"\n'
+        '[decoder.default]\nscheme = "weight_only"\n'
         "equalize = ["
         '{ norm = "norm2", layer = "mlp.lin1", alpha = 0.5 }, '
         '{ norm = "nowhere", layer = "mlp.lin1", alpha = 0.5 }]\n'
@@ -202,6 +210,8 @@ def test_a_search_writes_a_recipe_that_an_export_takes(
     found = tmp_path / "found.toml"
     place = ["--checkpoint", str(small_checkpoint.path), "-o", str(found)]
     how = ["--int8-recipe", str(start), "--min-iou", "0", "--mean-iou", "0", "--num-samples", "2"]
+    (tmp_path / "parity.toml").write_text(ONE_PROMPT, "utf-8")
+    place += ["--parity", str(tmp_path / "parity.toml")]
     asked = ["bisect", "small-sam", "-t", "onnx", *how, *place, "--json"]
     result = CliRunner().invoke(cli.app, asked)
     assert result.exit_code == 0, result.output + str(result.exception)
