@@ -22,8 +22,10 @@ from tests.small import SMALL_SAM, build
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.spec.stages import Checkpoint, Graph
     from effsam_export.spec.tensors import Array, Feeds
+
+    Fp32 = tuple[matrix.Cell, dict[tuple[object, ...], Graph]]
 
 pytestmark = pytest.mark.backend
 
@@ -54,8 +56,15 @@ def prepared(
         return matrix.prepare(SMALL_SAM.name, small_checkpoint.path, images, folder)
 
 
-def test_a_cell_is_what_an_export_would_find(prepared: matrix.Prepared) -> None:
+@pytest.fixture(scope="module")
+def fp32(prepared: matrix.Prepared) -> Fp32:
+    """The first cell of the matrix, and the graphs that were traced for it."""
     cell = matrix.make(prepared, profiles.load_target("onnx", "fp32"))
+    return cell, dict(prepared.graphs)
+
+
+def test_a_cell_is_what_an_export_would_find(fp32: Fp32) -> None:
+    cell, _ = fp32
     assert (cell.state, cell.simulator, cell.reason) == ("verified", "", "")
     assert cell.prompts == 3
     assert cell.min_iou == cell.min_best_iou == 1.0
@@ -73,7 +82,7 @@ def test_a_missed_gate_is_a_failed_cell_with_the_reason(prepared: matrix.Prepare
 
 
 def test_int8_quantizes_the_encoder_and_says_how_near_it_comes(
-    prepared: matrix.Prepared,
+    prepared: matrix.Prepared, fp32: Fp32
 ) -> None:
     target = profiles.load_target("onnx", "int8")
     cell = matrix.make(prepared, target)
@@ -82,13 +91,13 @@ def test_int8_quantizes_the_encoder_and_says_how_near_it_comes(
     assert cell.min_iou is not None
     assert cell.min_iou < 1
     assert set(prepared.samples) == {"encoder"}
-    assert cell.bytes < 0.7 * matrix.make(prepared, profiles.load_target("onnx", "fp32")).bytes
+    assert cell.bytes < 0.7 * fp32[0].bytes
 
 
 def test_a_component_is_traced_once_for_each_kind_of_shape(
-    prepared: matrix.Prepared, tmp_path: Path
+    prepared: matrix.Prepared, fp32: Fp32, tmp_path: Path
 ) -> None:
-    prepared = replace(prepared, graphs={}, folder=tmp_path)
+    prepared = replace(prepared, graphs=dict(fp32[1]), folder=tmp_path)
     target = profiles.load_target("onnx", "fp32")
     for component in prepared.model.components:
         first = matrix.graph_of(prepared, component, target, None)
