@@ -21,14 +21,10 @@ import yaml
 
 from effsam_export.bundle import read
 from effsam_export.config.toml import read_toml
-from tests.matrix.test_whole import place, startup
 from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-# A fixture: used by its name.
-__all__ = ["place", "startup"]
 
 WORKFLOW = REPOSITORY / ".github" / "workflows" / "bundles.yml"
 CI = REPOSITORY / ".github" / "workflows" / "ci.yml"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from effsam_export.bundle import read
-from tests.matrix.test_whole import build, children_of, place, startup
+from tests.matrix.builds import build, children_of, link_stages
 from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.backend
-__all__ = ["place", "startup"]
 
 
 class Farm:
@@ -95,15 +94,18 @@ class Farm:
 
 
 @pytest.fixture
-def farm(place: Path) -> Iterator[Farm]:
-    made = Farm(place)
+def farm(untraced: Path) -> Iterator[Farm]:
+    made = Farm(untraced)
     try:
         yield made
     finally:
         made.stop()
 
 
-def test_a_cluster_makes_the_same_bytes_as_this_machine(place: Path, farm: Farm) -> None:
+def test_a_cluster_makes_the_same_bytes_as_this_machine(
+    untraced: Path, farm: Farm, small_stages: Path
+) -> None:
+    place = untraced
     farm.worker()
     code, found, messages = build(place, "--scheduler", farm.address)
     assert code == 0, messages
@@ -113,8 +115,10 @@ def test_a_cluster_makes_the_same_bytes_as_this_machine(place: Path, farm: Farm)
     # What the cluster made is what this machine would make: nothing is left to do.
     code, found, _ = build(place)
     assert (code, found["converted"]) == (0, 0)
-    monkey = place / "cache2"
-    code, found, _ = build(place, "--cache-dir", str(monkey), "--output", str(place / "near"))
+    # Here of stages that this machine made, and not the worker.
+    near = place / "cache2"
+    link_stages(small_stages, near, "small-sam")
+    code, found, _ = build(place, "--cache-dir", str(near), "--output", str(place / "near"))
     assert (code, found["converted"]) == (0, 2)
     for name in names:
         assert (place / "near" / name / "manifest.json").read_bytes() == far[name]

@@ -10,72 +10,25 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from typer.testing import CliRunner
 
-from effsam_export import cli
 from effsam_export.bundle import read
 from effsam_export.matrix import worker
 from effsam_export.matrix.worker import Job
 from effsam_export.matrix.worker import run as run_worker
+from tests.matrix.builds import build, children_of
 from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from effsam_export.matrix.worker import Outcome
-    from effsam_export.spec.stages import Checkpoint
 
 pytestmark = pytest.mark.backend
 
-REGISTER = """
-from effsam_export import models
-models.MODELS["tiny-sam"] = ("tests.tiny", "TINY_SAM")
-models.MODELS["small-sam"] = ("tests.small", "SMALL_SAM")
-"""
-FILE = """
-models = ["{model}"]
-targets = ["onnx"]
-precisions = ["fp32", "fp16"]
-parity = "parity.toml"
-checkpoints = {{ {model} = "{weights}" }}
-"""
 
-
-@pytest.fixture
-def startup(tmp_path: Path, tiny: None, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that are started know the models of the tests, and have a cache of their own."""
-    folder = tmp_path / "startup"
-    folder.mkdir()
-    # Python imports it by itself when it starts.
-    (folder / "sitecustomize.py").write_text(REGISTER, "utf-8")
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("EFFSAM_CACHE_DIR", str(tmp_path / "cache"))
-
-
-def write_build(folder: Path, model: str, checkpoint: Checkpoint, parity_file: Path) -> Path:
-    """A folder with a build file for one model, and its photograph and prompts."""
-    for file in (parity_file, parity_file.with_name("photo.png")):
-        (folder / file.name).write_bytes(file.read_bytes())
-    text = FILE.format(model=model, weights=checkpoint.path)
-    (folder / "effsam.toml").write_text(text, "utf-8")
-    return folder
-
-
-@pytest.fixture
-def place(tmp_path: Path, startup: None, small_checkpoint: Checkpoint, parity_file: Path) -> Path:
-    """A build of the small model: what matters is the flow, not what is exported."""
-    return write_build(tmp_path, "small-sam", small_checkpoint, parity_file)
-
-
-def build(place: Path, *more: str) -> tuple[int, dict[str, Any], str]:
-    result = CliRunner().invoke(cli.app, ["build", str(place / "effsam.toml"), "--json", *more])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, json.loads(result.stdout), result.stderr
-
-
-def test_a_matrix_is_built_once_and_then_comes_from_the_cache(place: Path) -> None:
+def test_a_matrix_is_built_once_and_then_comes_from_the_cache(untraced: Path) -> None:
+    place = untraced
     report, table = place / "junit.xml", place / "summary.md"
     code, found, messages = build(
         place, "--junit", str(report), "--markdown", str(table), "-j", "2"
@@ -183,22 +136,6 @@ def test_a_worker_that_is_killed_leaves_nothing_and_the_build_goes_on(
     assert list((place / "cache" / "build" / "work").iterdir()) == []
     code, found, _ = build(place)
     assert (code, found["converted"]) == (0, 1)
-
-
-def children_of(parent: int, word: str) -> list[int]:
-    """Processes started by one whose command line holds a word."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            status = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            command = (entry / "cmdline").read_text()
-        except OSError:
-            continue
-        if int(status[1]) == parent and word in command:
-            found.append(int(entry.name))
-    return found
 
 
 def test_a_build_that_is_killed_is_gone_on_with(place: Path) -> None:
