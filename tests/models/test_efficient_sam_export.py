@@ -63,6 +63,19 @@ def embedding() -> torch.Tensor:
     return torch.from_numpy(golden_weights.synthetic_embedding())
 
 
+@pytest.fixture(scope="module")
+def picture() -> Sample:
+    """Noise, 300x500."""
+    pixels = golden_weights.generator(5).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    return Sample(image=pixels)
+
+
+@pytest.fixture(scope="module")
+def embedded(sam: EfficientSam, picture: Sample) -> Floats:
+    """The picture's embedding by the authors' path."""
+    return ENCODER.reference(sam, picture)["image_embeddings"]
+
+
 def assert_same(found: Floats, wanted: Floats) -> None:
     """Equal within FP32's noise."""
     largest, rms = compare(found, wanted)
@@ -109,12 +122,9 @@ def test_export_form_of_the_decoder(sam: EfficientSam, embedding: torch.Tensor, 
     assert_same_answer(found, wanted)
 
 
-def test_export_form_of_the_encoder(sam: EfficientSam) -> None:
-    pixels = golden_weights.generator(5).integers(0, 256, (300, 500, 3), dtype=np.uint8)
-    given = Sample(image=pixels)
-    wanted = ENCODER.reference(sam, given)["image_embeddings"]
-    found = run(ENCODER.wrap(sam), ENCODER, ENCODER.feeds(PREPROCESS, given))
-    assert_same(found["image_embeddings"], wanted)
+def test_export_form_of_the_encoder(sam: EfficientSam, picture: Sample, embedded: Floats) -> None:
+    found = run(ENCODER.wrap(sam), ENCODER, ENCODER.feeds(PREPROCESS, picture))
+    assert_same(found["image_embeddings"], embedded)
 
 
 def test_export_form_shares_the_weights_and_does_not_change_the_encoder(sam: EfficientSam) -> None:
@@ -188,9 +198,6 @@ def test_onnx_decoder(sam: EfficientSam, embedding: torch.Tensor, tmp_path: Path
         assert_same_answer({k: v[i : i + 1] for k, v in together.items()}, answer)
 
 
-def test_onnx_encoder(sam: EfficientSam, tmp_path: Path) -> None:
-    pixels = golden_weights.generator(6).integers(0, 256, (64, 80, 3), dtype=np.uint8)
-    given = Sample(image=pixels)
-    found = session(sam, ENCODER, tmp_path).run(ENCODER.feeds(PREPROCESS, given))
-    wanted = ENCODER.reference(sam, given)
-    assert_same(found["image_embeddings"], wanted["image_embeddings"])
+def test_onnx_encoder(sam: EfficientSam, picture: Sample, embedded: Floats, tmp_path: Path) -> None:
+    found = session(sam, ENCODER, tmp_path).run(ENCODER.feeds(PREPROCESS, picture))
+    assert_same(found["image_embeddings"], embedded)

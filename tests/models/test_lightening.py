@@ -177,25 +177,35 @@ def test_attention_of_one_map_passes_values_on() -> None:
 # ------------------------------------------------------------------ export
 
 
-def test_export_form_of_the_encoder(sam: Sam) -> None:
-    pixels = golden_weights.generator(5).integers(0, 256, (683, 1024, 3), dtype=np.uint8)
-    given = Sample(image=pixels)
-    feeds = SAM_ENCODER.feeds(SAM_PREPROCESS, given)
+@pytest.fixture(scope="module")
+def picture() -> Sample:
+    """Noise, 512x1024."""
+    pixels = golden_weights.generator(6).integers(0, 256, (512, 1024, 3), dtype=np.uint8)
+    return Sample(image=pixels)
+
+
+@pytest.fixture(scope="module")
+def embedded(sam: Sam, picture: Sample) -> Floats:
+    """The picture's embedding by the authors' path."""
+    out: Floats = SAM_ENCODER.reference(sam, picture)["image_embeddings"]
+    return out
+
+
+def test_export_form_of_the_encoder(sam: Sam, picture: Sample, embedded: Floats) -> None:
+    feeds = SAM_ENCODER.feeds(SAM_PREPROCESS, picture)
     with torch.inference_mode():
         found = SAM_ENCODER.wrap(sam).eval()(torch.from_numpy(feeds["image"])).numpy()
-    largest, rms = compare(found, SAM_ENCODER.reference(sam, given)["image_embeddings"])
+    largest, rms = compare(found, embedded)
     assert largest <= MAX_ERROR
     assert rms <= RMS_ERROR
 
 
-def test_onnx_encoder(sam: Sam, tmp_path: Path) -> None:
+def test_onnx_encoder(sam: Sam, picture: Sample, embedded: Floats, tmp_path: Path) -> None:
     runtime = import_module("effsam_export.backends.onnx.backend")
     graph = trace.to_onnx(trace.trace(sam, SAM_ENCODER), SAM_ENCODER, 20, tmp_path)
-    pixels = golden_weights.generator(6).integers(0, 256, (512, 1024, 3), dtype=np.uint8)
-    given = Sample(image=pixels)
     session = runtime.OnnxSession(graph.path, "CPUExecutionProvider")
-    found = session.run(SAM_ENCODER.feeds(SAM_PREPROCESS, given))["image_embeddings"]
-    largest, rms = compare(found, SAM_ENCODER.reference(sam, given)["image_embeddings"])
+    found = session.run(SAM_ENCODER.feeds(SAM_PREPROCESS, picture))["image_embeddings"]
+    largest, rms = compare(found, embedded)
     assert largest <= MAX_ERROR
     assert rms <= RMS_ERROR
 

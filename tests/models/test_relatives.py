@@ -70,6 +70,11 @@ HOURGLASS = {
 }
 PRECISION = {"expedit_vit_l_amg": torch.float64}
 every = pytest.mark.parametrize("variant", MODELS, scope="module")
+WITH_SLOW = (
+    "efficientvit_sam_l0",
+    *(pytest.param(v, marks=pytest.mark.slow) for v in ("slimsam_50_uniform", "expedit_vit_b_amg")),
+)
+"""The same models. Those of ViT-B's size are slow; `test_vit.py` tests smaller export forms."""
 
 
 def spec_of(variant: str, manifest: dict[str, Any]) -> ModelSpec:
@@ -129,7 +134,7 @@ def test_embedding_of_noise(golden: Golden, embedding: Floats) -> None:
     assert_near(golden, "noise.embedding", embedding)
 
 
-@every
+@pytest.mark.parametrize("variant", WITH_SLOW, scope="module")
 def test_export_form_gives_the_same_embedding(
     variant: str, golden: Golden, sam: Sam, embedding: Floats
 ) -> None:
@@ -153,11 +158,18 @@ def ask(
     return spec.component("decoder").reference(sam, given)
 
 
-def check_in_full(variant: str, golden: Golden, sam: Sam, shared: Path) -> None:
-    """Noise and photograph through encoder and decoder, and the final masks."""
+def check_in_full(variant: str, golden: Golden, sam: Sam, noise: Floats, shared: Path) -> None:
+    """Noise and photograph through encoder and decoder, and the final masks.
+
+    Args:
+        variant: Name of the figures.
+        golden: The figures in full.
+        sam: The model with the deterministic weights.
+        noise: Its embedding of noise.
+        shared: The folder with the photograph.
+    """
     spec = spec_of(variant, golden.manifest)
     clustered = "hourglass" in golden.manifest
-    noise = encode_noise(variant, golden, sam)
     assert_near(golden, "noise.embedding", noise)
     photo = load_image(shared / "images" / "truck.jpg")
     encoded = spec.component("encoder").reference(sam, Sample(image=photo))["image_embeddings"]
@@ -197,9 +209,10 @@ def assert_bits(
 
 
 @pytest.mark.shared
-@every
-def test_image_and_decoder(variant: str, sam: Sam, shared: Path) -> None:
-    check_in_full(variant, golden_weights.load(variant, shared / "golden"), sam, shared)
+@pytest.mark.parametrize("variant", WITH_SLOW, scope="module")
+def test_image_and_decoder(variant: str, sam: Sam, embedding: Floats, shared: Path) -> None:
+    golden = golden_weights.load(variant, shared / "golden")
+    check_in_full(variant, golden, sam, embedding, shared)
 
 
 @pytest.mark.shared
@@ -207,7 +220,8 @@ def test_image_and_decoder(variant: str, sam: Sam, shared: Path) -> None:
 @pytest.mark.parametrize("large", LARGE)
 def test_large(large: str, shared: Path) -> None:
     golden = golden_weights.load(large, shared / "golden")
-    check_in_full(large, golden, loaded(large, golden), shared)
+    sam = loaded(large, golden)
+    check_in_full(large, golden, sam, encode_noise(large, golden, sam), shared)
 
 
 @pytest.mark.shared

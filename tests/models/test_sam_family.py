@@ -37,6 +37,8 @@ pytestmark = pytest.mark.backend
 MODELS = {"vit_b": "sam-vit-b", "edge_sam": "edge-sam", "repvit": "repvit-sam"}
 MODES = {"m1": slice(0, 1), "m3": slice(1, None), "m4": slice(0, None)}
 every = pytest.mark.parametrize("variant", MODELS, scope="module")
+WITH_SLOW = (pytest.param("vit_b", marks=pytest.mark.slow), "edge_sam", "repvit")
+"""The same models. ViT-B is slow; `test_vit.py` tests a smaller export form."""
 
 
 def loaded(variant: str, golden: Golden) -> Sam:
@@ -116,7 +118,7 @@ def test_embedding_of_noise(variant: str, noise_embedding: Floats) -> None:
     assert_near(sample(noise_embedding), figures["enc/noise/sample"])
 
 
-@every
+@pytest.mark.parametrize("variant", WITH_SLOW, scope="module")
 def test_export_form_gives_the_same_embedding(
     variant: str, sam: Sam, noise_embedding: Floats
 ) -> None:
@@ -168,7 +170,7 @@ def assert_final(golden: Golden, found: dict[str, Feeds]) -> None:
 
 
 @pytest.mark.shared
-@every
+@pytest.mark.parametrize("variant", WITH_SLOW, scope="module")
 def test_image_and_decoder(variant: str, sam: Sam, shared: Path) -> None:
     check_in_full(variant, sam, shared)
 
