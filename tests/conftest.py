@@ -44,9 +44,21 @@ prompts = [
 """
 
 
+COLLECTED = pytest.StashKey[dict[str, list[str]]]()
+"""The marks of every collected test by its id, of those too that `-m` and `-k` leave out."""
+SKIPPED_FILES: list[str] = []
+"""Files that were skipped as a whole because a package is absent."""
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Record files that are skipped."""
+    if report.skipped:
+        SKIPPED_FILES.append(report.nodeid)
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Check and complete the marks, before `-m` selects by them.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check, complete and record the marks, before `-m` selects by them.
 
     Raises:
         pytest.UsageError: A test is in two tiers, or uses the official weights outside their tier.
@@ -63,6 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.compiler)
         if item.get_closest_marker("shared") and not outputs_exist:
             item.add_marker(pytest.mark.skip(reason=f"no authors' outputs at {SHARED}"))
+    config.stash[COLLECTED] = {i.nodeid: [m.name for m in i.iter_markers()] for i in items}
 
 
 @pytest.fixture(scope="session")

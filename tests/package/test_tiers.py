@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.conftest import COLLECTED, SKIPPED_FILES
 from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
@@ -87,8 +88,20 @@ def expressions() -> dict[str, str]:
     return found
 
 
-def test_each_test_is_collected_and_in_one_tier(tmp_path: Path) -> None:
-    tests, skipped = collect(REPOSITORY, tmp_path / "report.json")
+def collected_here(config: pytest.Config) -> bool:
+    """Whether this session was started without paths, and so has collected every test."""
+    fewer = ("ignore", "ignore_glob", "lf")
+    started = config.args_source is config.ArgsSource.TESTPATHS
+    return started and not any(config.getoption(name, None) for name in fewer)
+
+
+def test_each_test_is_collected_and_in_one_tier(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if collected_here(request.config):
+        tests, skipped = request.config.stash[COLLECTED], SKIPPED_FILES
+    else:
+        tests, skipped = collect(REPOSITORY, tmp_path / "report.json")
     assert left_out(REPOSITORY, tests, skipped) == set()
     counts = dict.fromkeys(TIERS, 0)
     for name, marks in tests.items():
