@@ -57,7 +57,8 @@ def _another_size(golden: dict[str, Any]) -> None:
 
 
 def _wrong_choice(golden: dict[str, Any]) -> None:
-    golden["cases"][0]["answers"] = [0, 3]
+    single, best = golden["cases"][0]["answers"]
+    golden["cases"][0]["answers"] = [single, best % 3 + 1]
 
 
 def _moved_point(golden: dict[str, Any]) -> None:

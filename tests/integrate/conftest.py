@@ -1,4 +1,4 @@
-"""Tiny bundles for OpenVINO and LiteRT, onnxruntime-web, and compilers, where they can be had."""
+"""Small bundles for every runtime, onnxruntime-web, and compilers, where they can be had."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.bundle.fake import manifest_of
 from tests.integrate import native
 from tests.integrate.jvm import Kotlin
 from tests.integrate.tools import generate, run
+from tests.small import SMALL_SAM
 from tests.stages import export
-from tests.tiny import TINY_SAM
 from tests.tiny_instances import TINY_INSTANCES, write_checkpoint
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def exported(
     checkpoint: Checkpoint,
     parity_file: Path,
     stage_root: Path,
-    model: ModelSpec = TINY_SAM,
+    model: ModelSpec = SMALL_SAM,
 ) -> Path:
-    """A bundle of a tiny model in FP32."""
+    """A bundle of a small model in FP32."""
     from effsam_export.pipeline.request import ExportRequest
 
     request = ExportRequest(
@@ -62,20 +62,38 @@ def exported(
 
 
 @pytest.fixture(scope="session")
-def exported_openvino(
+def exported_onnx(
     tmp_path_factory: pytest.TempPathFactory,
-    tiny_checkpoint: Checkpoint,
+    small_checkpoint: Checkpoint,
     parity_file: Path,
     stage_root: Path,
 ) -> Path:
-    """The tiny model for OpenVINO, made once; tests that change it take `openvino_bundle`."""
-    pytest.importorskip("openvino")
-    output = tmp_path_factory.mktemp("bundles") / "tiny-openvino"
-    return exported("openvino", output, tiny_checkpoint, parity_file, stage_root)
+    """The small model for ONNX Runtime, made once; tests that change it take `bundle`."""
+    output = tmp_path_factory.mktemp("bundles") / "small"
+    return exported("onnx", output, small_checkpoint, parity_file, stage_root)
 
 
 @pytest.fixture
-def openvino_bundle(exported_openvino: Path, tmp_path: Path, tiny: None) -> Path:
+def bundle(exported_onnx: Path, tmp_path: Path, small: None) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(exported_onnx, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def exported_openvino(
+    tmp_path_factory: pytest.TempPathFactory,
+    small_checkpoint: Checkpoint,
+    parity_file: Path,
+    stage_root: Path,
+) -> Path:
+    """The small model for OpenVINO, made once; tests that change it take `openvino_bundle`."""
+    pytest.importorskip("openvino")
+    output = tmp_path_factory.mktemp("bundles") / "small-openvino"
+    return exported("openvino", output, small_checkpoint, parity_file, stage_root)
+
+
+@pytest.fixture
+def openvino_bundle(exported_openvino: Path, tmp_path: Path, small: None) -> Path:
     """A copy that a test may break."""
     return Path(shutil.copytree(exported_openvino, tmp_path / "bundle"))
 
@@ -134,18 +152,18 @@ def cpp_tflite() -> native.Runtime:
 @pytest.fixture(scope="session")
 def exported_tflite(
     tmp_path_factory: pytest.TempPathFactory,
-    tiny_checkpoint: Checkpoint,
+    small_checkpoint: Checkpoint,
     parity_file: Path,
     stage_root: Path,
 ) -> Path:
-    """The tiny model for LiteRT, made once; tests that change it take `tflite_bundle`."""
+    """The small model for LiteRT, made once; tests that change it take `tflite_bundle`."""
     pytest.importorskip("litert_torch")
-    output = tmp_path_factory.mktemp("bundles") / "tiny-tflite"
-    return exported("tflite", output, tiny_checkpoint, parity_file, stage_root)
+    output = tmp_path_factory.mktemp("bundles") / "small-tflite"
+    return exported("tflite", output, small_checkpoint, parity_file, stage_root)
 
 
 @pytest.fixture
-def tflite_bundle(exported_tflite: Path, tmp_path: Path, tiny: None) -> Path:
+def tflite_bundle(exported_tflite: Path, tmp_path: Path, small: None) -> Path:
     """A copy that a test may break."""
     return Path(shutil.copytree(exported_tflite, tmp_path / "bundle"))
 

@@ -17,7 +17,7 @@ from effsam_export.integrate.fingerprint import fingerprint
 from tests.bundle.fake import manifest_of
 from tests.integrate import broken
 from tests.integrate.tools import (
-    SQUASHED,
+    SMALL_SQUASHED,
     become,
     changed,
     expect_nothing,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.backend
 
-EXPORTED = {"openvino": "exported_openvino", "onnx": "exported_tiny", "tflite": "exported_tflite"}
+EXPORTED = {"openvino": "exported_openvino", "onnx": "exported_onnx", "tflite": "exported_tflite"}
 FEW = ("a mask", "a graph", "no cases")
 """Ways to break a bundle that are tried in every runtime: the self-test itself is the same."""
 
@@ -92,7 +92,7 @@ def built(
 
 
 @pytest.fixture
-def copied(built: Built, tmp_path: Path, tiny: None) -> Path:
+def copied(built: Built, tmp_path: Path, small: None) -> Path:
     """A copy of the bundle that a test may break."""
     return Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
 
@@ -139,7 +139,7 @@ def test_golden_vectors(built: Built, copied: Path, tmp_path: Path) -> None:
 
 
 def test_the_library_answers_as_effsam_run(
-    request: pytest.FixtureRequest, built: Built, compiler: Compiler, tiny: None
+    request: pytest.FixtureRequest, built: Built, compiler: Compiler, small: None
 ) -> None:
     """Embeddings, logits, scores and masks, to the bit."""
     from effsam_export.bundle import read
@@ -224,7 +224,7 @@ def test_a_broken_bundle(selftest: Path, openvino_bundle: Path, way: str) -> Non
 def test_golden_vectors_of_a_squashed_image(
     compiler: Compiler, cpp_openvino: Runtime, openvino_bundle: Path, tmp_path: Path
 ) -> None:
-    become(openvino_bundle, SQUASHED)
+    become(openvino_bundle, SMALL_SQUASHED)
     folder = generate(manifest_of(openvino_bundle), "cpp", tmp_path / "code")
     program = compiler.compile(folder, "selftest.cpp", cpp_openvino)
     done = called(program, openvino_bundle)

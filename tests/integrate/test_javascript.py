@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from effsam_export import models
 from effsam_export.bundle import attest
 from effsam_export.imaging.images import encoder_image, frame_of, prompt_to_model, upscale_masks
 from effsam_export.integrate.fingerprint import fingerprint
 from effsam_export.spec.prompts import Point, Prompt, Sample
 from tests.bundle.fake import manifest_of
 from tests.integrate import broken
+from tests.integrate.node import Answer, Loop, selftests
 from tests.integrate.tools import (
     KINDS,
-    OWN_FRAME,
     SIZES,
-    SQUASHED,
+    SMALL_OWN_FRAME,
+    SMALL_SQUASHED,
     become,
     expect_nothing,
     generate,
@@ -29,50 +33,45 @@ from tests.integrate.tools import (
     run,
     spoil,
 )
+from tests.small import SMALL_SAM
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from effsam_export.spec.model import ModelSpec
 
-# Reads what it is asked to do from a file, writes Float32 values to another.
-DRIVER = """
+# Reads bytes from a file, writes Float32 values to another.
+ANSWER = """
 import { readFileSync, writeFileSync } from "node:fs";
 import * as code from "./segmenter.mjs";
-const ask = JSON.parse(readFileSync("ask.json"));
-const size = { width: ask.width, height: ask.height };
-let values;
-if (ask.what === "preprocess") {
-  values = code.preprocess({ ...size, data: new Uint8Array(readFileSync("in.bin")) });
-} else if (ask.what === "upscale") {
-  const bytes = readFileSync("in.bin");
-  values = code.upscale(new Float32Array(new Uint8Array(bytes).buffer), size);
-} else if (ask.what === "rgbOf") {
-  const data = new Uint8ClampedArray(readFileSync("in.bin"));
-  values = Float32Array.from(code.rgbOf({ ...size, data }).data);
-} else {
-  const found = code.promptTensors(size, ask.prompt);
-  values = Float32Array.of(...found.coords, ...found.labels, ...found.hasMask);
+export function answer(ask) {
+  const size = { width: ask.width, height: ask.height };
+  let values;
+  if (ask.what === "preprocess") {
+    values = code.preprocess({ ...size, data: new Uint8Array(readFileSync("in.bin")) });
+  } else if (ask.what === "upscale") {
+    const bytes = readFileSync("in.bin");
+    values = code.upscale(new Float32Array(new Uint8Array(bytes).buffer), size);
+  } else if (ask.what === "rgbOf") {
+    const data = new Uint8ClampedArray(readFileSync("in.bin"));
+    values = Float32Array.from(code.rgbOf({ ...size, data }).data);
+  } else {
+    const found = code.promptTensors(size, ask.prompt);
+    values = Float32Array.of(...found.coords, ...found.labels, ...found.hasMask);
+  }
+  writeFileSync("out.bin", new Uint8Array(values.buffer));
 }
-writeFileSync("out.bin", new Uint8Array(values.buffer));
 """
 
 
-class Driver:
+class Driver(Loop):
     """Functions of the generated library, called in node."""
 
-    def __init__(self, node: str, folder: Path) -> None:
-        self.node, self.folder = node, folder
-        (folder / "driver.mjs").write_text(DRIVER)
-
-    def ask(self, what: str, size: tuple[int, int], data: bytes = b"", **more: Any) -> Any:  # noqa: ANN401
-        question = {"what": what, "height": size[0], "width": size[1], **more}
-        (self.folder / "ask.json").write_text(json.dumps(question))
+    def call(self, what: str, size: tuple[int, int], data: bytes = b"", **more: Any) -> Any:  # noqa: ANN401
         (self.folder / "in.bin").write_bytes(data)
-        done = run([self.node, "driver.mjs"], self.folder)
-        if done.returncode:
-            raise ValueError(done.stderr)
+        self.ask({"what": what, "height": size[0], "width": size[1], **more})
         return np.fromfile(self.folder / "out.bin", np.float32)
 
 
@@ -89,28 +88,31 @@ def model(kind: str) -> ModelSpec:
 @pytest.fixture(scope="module")
 def driver(
     node: str, kind: str, model: ModelSpec, tmp_path_factory: pytest.TempPathFactory
-) -> Driver:
-    return Driver(node, generate(manifest_for(model), "js", tmp_path_factory.mktemp(kind)))
+) -> Iterator[Driver]:
+    folder = generate(manifest_for(model), "js", tmp_path_factory.mktemp(kind))
+    driver = Driver(node, folder, ANSWER)
+    yield driver
+    driver.close()
 
 
 @pytest.mark.parametrize("size", [s for s in SIZES if s[0] <= 2 * s[1]], ids=str)
 def test_an_image_is_preprocessed(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
     image = pixels(size)
-    found = driver.ask("preprocess", size, image.tobytes())
+    found = driver.call("preprocess", size, image.tobytes())
     assert np.array_equal(found, encoder_image(image, model.preprocess).ravel())
 
 
 def test_a_tall_image(driver: Driver, model: ModelSpec) -> None:
     """Pillow before 13 takes the axes in the other order: each may round by 1."""
     image = pixels((2049, 5))
-    found = driver.ask("preprocess", (2049, 5), image.tobytes())
+    found = driver.call("preprocess", (2049, 5), image.tobytes())
     assert np.abs(found - encoder_image(image, model.preprocess).ravel()).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(80, 120), (1, 1), (333, 217), (1024, 7)], ids=str)
 def test_logits_come_back(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
     low_res = logits()
-    found = driver.ask("upscale", size, low_res.tobytes())
+    found = driver.call("upscale", size, low_res.tobytes())
     wanted = upscale_masks(low_res, frame_of(size, model.preprocess), model.masks).ravel()
     if model.masks.upscale == "bicubic":
         # Node's numbers are doubles, and the reference's floats.
@@ -135,7 +137,7 @@ def test_a_prompt(driver: Driver, model: ModelSpec, prompt: Prompt) -> None:
     feeds = model.component("decoder").feeds(model.preprocess, sample)
     wanted = [*feeds["point_coords"].ravel(), *feeds["point_labels"].ravel(), 0.0]
     points = [[p.x, p.y, p.label] for p in prompt.points]
-    found = driver.ask("prompt", size, prompt={"points": points, "box": prompt.box})
+    found = driver.call("prompt", size, prompt={"points": points, "box": prompt.box})
     assert found.tolist() == wanted
 
 
@@ -154,12 +156,12 @@ def test_a_prompt(driver: Driver, model: ModelSpec, prompt: Prompt) -> None:
 )
 def test_a_prompt_that_is_refused(driver: Driver, prompt: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"point|label|box|mask"):
-        driver.ask("prompt", (80, 120), prompt=prompt)
+        driver.call("prompt", (80, 120), prompt=prompt)
 
 
 def test_pixels_of_a_canvas(driver: Driver) -> None:
     rgba = np.dstack([pixels((4, 3)), np.full((4, 3), 255, np.uint8)])
-    found = driver.ask("rgbOf", (4, 3), rgba.tobytes())
+    found = driver.call("rgbOf", (4, 3), rgba.tobytes())
     assert np.array_equal(found.reshape(4, 3, 3), pixels((4, 3)))
 
 
@@ -198,43 +200,71 @@ def test_golden_vectors(node: str, code: Path, bundle: Path, tmp_path: Path) -> 
     assert found.device == report["device"]
 
 
-@pytest.mark.backend
-@pytest.mark.parametrize("model", [SQUASHED, OWN_FRAME], ids=["squash", "own-frame"])
-def test_golden_vectors_of_other_contracts(
-    node: str, node_modules: Path, bundle: Path, tmp_path: Path, model: ModelSpec
-) -> None:
-    become(bundle, model)
-    folder = generate(manifest_of(bundle), "js", tmp_path / "other")
-    (folder / "node_modules").symlink_to(node_modules)
-    done = selftest(node, folder, bundle)
-    assert done.stdout.endswith("PASSED\n"), done.stdout + done.stderr
+CONTRACTS = {"squash": SMALL_SQUASHED, "own-frame": SMALL_OWN_FRAME}
+
+
+@pytest.fixture(scope="module")
+def answers(
+    node: str, node_modules: Path, exported_onnx: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Answer]:
+    """Outputs of the self-test in one process, by what was changed in the bundle."""
+    work = tmp_path_factory.mktemp("many")
+    questions: dict[str, tuple[Path, Path]] = {}
+
+    def code_for(bundle: Path) -> Path:
+        folder = generate(manifest_of(bundle), "js", work / f"code{len(questions)}")
+        (folder / "node_modules").symlink_to(node_modules)
+        return folder
+
+    def ask(name: str, apply: Callable[[Path], object], folder: Path | None = None) -> None:
+        bundle = work / f"bundle{len(questions)}"
+        shutil.copytree(exported_onnx, bundle)
+        apply(bundle)
+        questions[name] = (folder or code_for(bundle), bundle)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, SMALL_SAM.name, ("tests.small", "SMALL_SAM"))
+        for kind, model in CONTRACTS.items():
+            ask(kind, partial(become, model=model))
+    code = code_for(exported_onnx)
+    for path, value in broken.FIELDS:
+        ask(path, partial(broken.change_field, path=path, value=value), code)
+    for way, (apply, _) in broken.WAYS.items():
+        ask(way, apply, code)
+    ask("nothing", lambda _: None, code)
+    return selftests(node, questions, work)
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize(("path", "value"), broken.FIELDS)
-def test_a_manifest_of_another_contract(
-    node: str,
-    code: Path,
-    bundle: Path,
-    path: str,
-    value: Any,  # noqa: ANN401
-) -> None:
-    broken.change_field(bundle, path, value)
-    done = selftest(node, code, bundle)
-    assert done.returncode == 1
-    assert "the manifest's contract differs" in done.stdout
-    assert done.stdout.endswith("FAILED\n")
+@pytest.mark.parametrize("kind", CONTRACTS)
+def test_golden_vectors_of_other_contracts(answers: dict[str, Answer], kind: str) -> None:
+    assert answers[kind].status == 0, answers[kind].said
+    assert answers[kind].said.endswith("\nPASSED")
+
+
+@pytest.mark.backend
+def test_failures_leave_nothing_behind(answers: dict[str, Answer]) -> None:
+    """The bundle as it is, after all that fail in the same process."""
+    assert answers["nothing"].status == 0, answers["nothing"].said
+    assert answers["nothing"].said.endswith("\nPASSED")
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("path", [path for path, _ in broken.FIELDS])
+def test_a_manifest_of_another_contract(answers: dict[str, Answer], path: str) -> None:
+    status, said = answers[path]
+    assert status == 1
+    assert "the manifest's contract differs" in said
+    assert said.endswith("FAILED")
 
 
 @pytest.mark.backend
 @pytest.mark.parametrize("way", broken.WAYS)
-def test_a_broken_bundle(node: str, code: Path, bundle: Path, way: str) -> None:
-    apply, said = broken.WAYS[way]
-    apply(bundle)
-    done = selftest(node, code, bundle)
-    assert done.returncode == 1, done.stdout
-    assert said in done.stdout
-    assert done.stdout.endswith("FAILED\n")
+def test_a_broken_bundle(answers: dict[str, Answer], way: str) -> None:
+    status, said = answers[way]
+    assert status == 1, said
+    assert broken.WAYS[way][1] in said
+    assert said.endswith("FAILED")
 
 
 @pytest.mark.backend

@@ -20,18 +20,18 @@ from effsam_export.imaging.letterbox import fit
 from effsam_export.inference import runner
 from effsam_export.spec.prompts import Point, Prompt
 from tests.bundle.fake import manifest_of
+from tests.integrate.node import Loop
 from tests.integrate.test_instances import BOXED, given, outputs_for, prompts_on
 from tests.integrate.tools import (
     generate,
     import_file,
     manifest_for,
     pixels,
-    run,
 )
 from tests.tiny_instances import TINY_INSTANCES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from effsam_export.spec.tensors import Feeds, Float32
@@ -47,55 +47,52 @@ CUT = [(80, 120), (1, 1), (3, 1000), (1021, 1024), (1025, 1023), (300, 200)]
 """Sizes of images whose prototypes are cut, and boxes moved, in every way."""
 
 # What is found in a graph's outputs goes to out.json, the masks one after the other to out.bin.
-DRIVER = """
+ANSWER = """
 import { readFileSync, writeFileSync } from "node:fs";
 import * as code from "./segmenter.mjs";
-const ask = JSON.parse(readFileSync("ask.json"));
-const size = { width: ask.width, height: ask.height };
-const floats = (name) => new Float32Array(new Uint8Array(readFileSync(name + ".bin")).buffer);
-if (ask.photograph) {
-  const data = new Uint8Array(readFileSync("in.bin"));
-  writeFileSync("out.bin", new Uint8Array(code.preprocess({ ...size, data }).buffer));
-} else {
-  const outputs = Object.fromEntries(ask.names.map((name) => [name, floats(name)]));
-  const found = code.detect(outputs, size);
-  const segmenter = new code.Segmenter(null, null);
-  const answers = ask.prompts.map((prompt) => {
-    try {
-      return segmenter.predict(found, prompt);
-    } catch (error) {
-      return { masks: [], scores: [], said: error.message };
-    }
-  });
-  const everything = ask.everything ? [...found.everything()] : [];
-  const masks = [
-    ...ask.masks.map((index) => found.mask(index)),
-    ...answers.flatMap((answer) => answer.masks),
-    ...everything.map(({ mask }) => mask),
-  ];
-  const plain = {
-    boxes: found.boxes.map((box) => [...box]),
-    scores: [...found.scores],
-    coefficients: found.coefficients.map((values) => [...values]),
-    answers: answers.map(({ scores, said }) => ({ scores: [...scores], said })),
-    everything: everything.map(({ score }) => score),
-  };
-  writeFileSync("out.json", JSON.stringify(plain));
-  writeFileSync("out.bin", Buffer.concat(masks));
+export function answer(ask) {
+  const size = { width: ask.width, height: ask.height };
+  const floats = (name) => new Float32Array(new Uint8Array(readFileSync(name + ".bin")).buffer);
+  if (ask.photograph) {
+    const data = new Uint8Array(readFileSync("in.bin"));
+    writeFileSync("out.bin", new Uint8Array(code.preprocess({ ...size, data }).buffer));
+  } else {
+    const outputs = Object.fromEntries(ask.names.map((name) => [name, floats(name)]));
+    const found = code.detect(outputs, size);
+    const segmenter = new code.Segmenter(null, null);
+    const answers = ask.prompts.map((prompt) => {
+      try {
+        return segmenter.predict(found, prompt);
+      } catch (error) {
+        return { masks: [], scores: [], said: error.message };
+      }
+    });
+    const everything = ask.everything ? [...found.everything()] : [];
+    const masks = [
+      ...ask.masks.map((index) => found.mask(index)),
+      ...answers.flatMap((answer) => answer.masks),
+      ...everything.map(({ mask }) => mask),
+    ];
+    const plain = {
+      boxes: found.boxes.map((box) => [...box]),
+      scores: [...found.scores],
+      coefficients: found.coefficients.map((values) => [...values]),
+      answers: answers.map(({ scores, said }) => ({ scores: [...scores], said })),
+      everything: everything.map(({ score }) => score),
+    };
+    writeFileSync("out.json", JSON.stringify(plain));
+    writeFileSync("out.bin", Buffer.concat(masks));
+  }
 }
 """
 
 
-class Driver:
+class Driver(Loop):
     """Functions of the generated library, called in node."""
-
-    def __init__(self, node: str, folder: Path) -> None:
-        self.node, self.folder = node, folder
-        (folder / "driver.mjs").write_text(DRIVER)
 
     def preprocess(self, image: Any) -> Float32:  # noqa: ANN401
         (self.folder / "in.bin").write_bytes(image.tobytes())
-        self.ask(image.shape, photograph=True)
+        self.ask({**sides(image.shape), "photograph": True})
         return np.fromfile(self.folder / "out.bin", np.float32)
 
     def find(
@@ -110,18 +107,17 @@ class Driver:
         """Everything found; `masks` are those asked for, then the answers', then everything's."""
         for name in NAMES:
             outputs[name].astype(np.float32).tofile(self.folder / f"{name}.bin")
-        self.ask(size, names=NAMES, masks=[*masks], prompts=[*prompts], everything=everything)
+        asked = {"masks": [*masks], "prompts": [*prompts], "everything": everything}
+        self.ask({**sides(size), "names": NAMES, **asked})
         found: dict[str, Any] = json.loads((self.folder / "out.json").read_text())
         flat = np.fromfile(self.folder / "out.bin", np.uint8)
         found["masks"] = flat.reshape(-1, *size).astype(np.bool_)
         assert np.array_equal(found["masks"].ravel(), flat)
         return found
 
-    def ask(self, size: tuple[int, ...], **question: Any) -> None:  # noqa: ANN401
-        question = {"height": size[0], "width": size[1], **question}
-        (self.folder / "ask.json").write_text(json.dumps(question))
-        done = run([self.node, "driver.mjs"], self.folder)
-        assert done.returncode == 0, done.stderr
+
+def sides(shape: tuple[int, ...]) -> dict[str, int]:
+    return {"height": shape[0], "width": shape[1]}
 
 
 def exact(outputs: Feeds) -> Feeds:
@@ -154,14 +150,23 @@ def assert_equal(found: dict[str, Any], wanted: Any) -> None:  # noqa: ANN401
 
 
 @pytest.fixture(scope="module")
-def fast_sam(node: str, tmp_path_factory: pytest.TempPathFactory) -> Driver:
+def fast_sam(node: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     """Code for the real FastSAM's contract."""
-    return Driver(node, generate(manifest_for(FAST_SAM), "js", tmp_path_factory.mktemp("fast")))
+    folder = generate(manifest_for(FAST_SAM), "js", tmp_path_factory.mktemp("fast"))
+    driver = Driver(node, folder, ANSWER)
+    yield driver
+    driver.close()
 
 
 @pytest.fixture(scope="module")
-def tiny_code(exported_instances: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return generate(manifest_of(exported_instances), "js", tmp_path_factory.mktemp("tiny"))
+def tiny(
+    node: str, exported_instances: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Driver]:
+    """Code for the tiny model's contract."""
+    folder = generate(manifest_of(exported_instances), "js", tmp_path_factory.mktemp("tiny"))
+    driver = Driver(node, folder, ANSWER)
+    yield driver
+    driver.close()
 
 
 @pytest.mark.parametrize("size", BOXED, ids=str)
@@ -185,8 +190,7 @@ def test_boxes_and_masks_of_any_outputs(fast_sam: Driver, size: tuple[int, int])
 
 @pytest.mark.parametrize("size", [(80, 120), (150, 97), (1, 1)], ids=str)
 def test_prompts_on_a_bundle(
-    node: str,
-    tiny_code: Path,
+    tiny: Driver,
     exported_instances: Path,
     known_instances: None,
     size: tuple[int, int],
@@ -195,7 +199,7 @@ def test_prompts_on_a_bundle(
     wanted = instances.detect(outputs, fit(size, TINY_INSTANCES.preprocess.image_size, square=True))
     prompts = prompts_on(*size)
     asked = [plain(p) for p in prompts]
-    found = Driver(node, tiny_code).find(outputs, size, (), asked, everything=True)
+    found = tiny.find(outputs, size, (), asked, everything=True)
     assert_equal(found, wanted)
     assert len(wanted) > 30 or size == (1, 1)
     references = [runner.select_instance(TINY_INSTANCES, wanted, p) for p in prompts]
@@ -208,8 +212,7 @@ def test_prompts_on_a_bundle(
 
 
 def test_sums_in_another_order(
-    node: str,
-    tiny_code: Path,
+    tiny: Driver,
     instance_code: Path,
     exported_instances: Path,
     known_instances: None,
@@ -221,7 +224,7 @@ def test_sums_in_another_order(
     library = import_file(instance_code / "segmenter.py")
     wanted = library.detect(outputs, size)
     asked = range(0, len(wanted), 5)
-    found = Driver(node, tiny_code).find(outputs, size, asked)
+    found = tiny.find(outputs, size, asked)
     assert_equal(found, wanted)
     for index, mask in zip(asked, found["masks"], strict=True):
         # 32 roundings in the sum there and 1 here, then for each of 2 axes, here and there, 2 of a

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +16,7 @@ from effsam_export.bundle import attest
 from effsam_export.integrate.fingerprint import fingerprint
 from tests.bundle.fake import manifest_of
 from tests.integrate import broken
+from tests.integrate.node import Answer, selftests
 from tests.integrate.test_instances_selftest import NOTICED
 from tests.integrate.test_javascript import selftest
 from tests.integrate.tools import (
@@ -23,7 +24,6 @@ from tests.integrate.tools import (
     generate,
     golden_of,
     lines_of,
-    run,
     save_golden,
     spoil,
 )
@@ -36,30 +36,7 @@ pytest.importorskip("onnxruntime")
 
 pytestmark = pytest.mark.backend
 
-# Each self-test is a module of its own, by the question mark, and ends with its own exit code.
-MANY = """
-import { readFileSync, writeFileSync } from "node:fs";
-import { pathToFileURL } from "node:url";
-const answers = {};
-for (const [name, [folder, bundle]] of Object.entries(JSON.parse(readFileSync("ask.json")))) {
-  const lines = [];
-  console.log = (line) => lines.push(line);
-  process.argv.splice(2, 1, bundle);
-  process.exitCode = undefined;
-  await import(pathToFileURL(folder + "/selftest.mjs") + "?" + encodeURIComponent(name));
-  answers[name] = { status: process.exitCode, said: lines.join("\\n") };
-}
-writeFileSync("answers.json", JSON.stringify(answers));
-process.exitCode = 0;
-"""
 OUTPUTS = ("boxes", "scores", "mask_coefficients", "prototypes")
-
-
-class Answer(NamedTuple):
-    """What a self-test said, and its exit code."""
-
-    status: int
-    said: str
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +117,13 @@ def answers(
 ) -> dict[str, Answer]:
     """What the self-test says about each bundle, by the name of what is wrong with it."""
     work = tmp_path_factory.mktemp("many")
-    questions: dict[str, tuple[str, str]] = {}
+    questions: dict[str, tuple[Path, Path]] = {}
 
     def ask(name: str, apply: Callable[[Path], object], folder: Path = code) -> None:
         bundle = work / f"bundle{len(questions)}"
         shutil.copytree(exported_instances, bundle)
         apply(bundle)
-        questions[name] = (str(folder), str(bundle))
+        questions[name] = (folder, bundle)
 
     ask("nothing", lambda _: None)
     for path, value in broken.INSTANCE_FIELDS:
@@ -160,12 +137,7 @@ def answers(
         (folder / "node_modules").symlink_to(node_modules)
         ask(f"for {change}", lambda _: None, folder)
     ask("nothing again", lambda _: None)
-    (work / "many.mjs").write_text(MANY)
-    (work / "ask.json").write_text(json.dumps(questions))
-    done = run([node, "many.mjs"], work)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((work / "answers.json").read_text())
-    return {name: Answer(**answer) for name, answer in found.items()}
+    return selftests(node, questions, work)
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing again"])

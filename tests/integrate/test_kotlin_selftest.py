@@ -20,14 +20,14 @@ from tests.bundle.fake import manifest_of
 from tests.integrate import broken
 from tests.integrate.jvm import STUBS, package_of, packaged
 from tests.integrate.tools import (
-    OWN_FRAME,
-    SQUASHED,
+    SMALL_OWN_FRAME,
+    SMALL_SQUASHED,
     become,
     expect_nothing,
     lines_of,
     run,
 )
-from tests.tiny import TINY_SAM
+from tests.small import SMALL_SAM
 
 if TYPE_CHECKING:
     import subprocess
@@ -40,8 +40,8 @@ pytestmark = pytest.mark.backend
 
 CHILD = [sys.executable, str(Path(__file__).with_name("litert_child.py"))]
 OTHERS = {
-    "squash": fixed.with_slots(SQUASHED, 8),
-    "own-frame": fixed.with_slots(OWN_FRAME, 8),
+    "squash": fixed.with_slots(SMALL_SQUASHED, 8),
+    "own-frame": fixed.with_slots(SMALL_OWN_FRAME, 8),
 }
 
 
@@ -66,9 +66,9 @@ def report_of(bundle: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def bundles(exported_tflite: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The exported one, and the same graphs under other contracts."""
-    found = {"tiny": exported_tflite}
+    found = {"small": exported_tflite}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models.MODELS, TINY_SAM.name, ("tests.tiny", "TINY_SAM"))
+        patch.setitem(models.MODELS, SMALL_SAM.name, ("tests.small", "SMALL_SAM"))
         for kind, model in OTHERS.items():
             copy = tmp_path_factory.mktemp(kind) / "bundle"
             found[kind] = Path(shutil.copytree(exported_tflite, copy))
@@ -103,12 +103,12 @@ def run_classes(classes: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def selftest(kotlin: Kotlin, run_classes: Path) -> SelfTest:
-    return SelfTest(command=kotlin.command(f"{package_of('tiny')}.RunKt", run_classes))
+    return SelfTest(command=kotlin.command(f"{package_of('small')}.RunKt", run_classes))
 
 
 def test_the_binding_compiles(classes: Path) -> None:
     """Against the signatures of LiteRT's Java classes, whether or not anything runs here."""
-    package = classes / package_of("tiny").replace(".", "/")
+    package = classes / package_of("small").replace(".", "/")
     assert (package / "LiteRtGraph.class").is_file()
     assert (package / "LiteRt.class").is_file()
 

@@ -16,8 +16,8 @@ from effsam_export.integrate.fingerprint import fingerprint
 from tests.bundle.fake import manifest_of
 from tests.integrate import broken
 from tests.integrate.tools import (
-    OWN_FRAME,
-    SQUASHED,
+    SMALL_OWN_FRAME,
+    SMALL_SQUASHED,
     become,
     changed,
     expect_nothing,
@@ -112,7 +112,7 @@ def test_golden_vectors_in_litert(tflite_bundle: Path, tmp_path: Path) -> None:
     assert done.stdout.endswith("PASSED\n"), done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("model", [SQUASHED, OWN_FRAME], ids=["squash", "own-frame"])
+@pytest.mark.parametrize("model", [SMALL_SQUASHED, SMALL_OWN_FRAME], ids=["squash", "own-frame"])
 def test_golden_vectors_of_other_contracts(bundle: Path, tmp_path: Path, model: ModelSpec) -> None:
     become(bundle, model)
     folder = generate(manifest_of(bundle), "python", tmp_path / "code")
@@ -190,7 +190,7 @@ def test_not_a_number(bundle: Path, tmp_path: Path) -> None:
 
 OTHER_FRAME = {
     "prompts.coordinates.size": 512,
-    "prompts.coordinates.frame": rules.frame(rules.LONGEST_SIDE, 1024, 512),
+    "prompts.coordinates.frame": rules.frame(rules.LONGEST_SIDE, 256, 512),
     "masks.resize": rules.through_frame(512),
 }
 SQUASH = {
@@ -201,7 +201,7 @@ SQUASH = {
         "filter": rules.FILTER[rules.SQUASH],
     },
     "preprocess.pad": None,
-    "prompts.coordinates.frame": rules.frame(rules.SQUASH, 1024, 1024),
+    "prompts.coordinates.frame": rules.frame(rules.SQUASH, 256, 256),
 }
 NOTICED: dict[str, dict[str, Any]] = {
     "the threshold": {"masks.threshold": 0.5},
@@ -211,7 +211,7 @@ NOTICED: dict[str, dict[str, Any]] = {
         "prompts.labels.box_bottom_right": 2,
     },
     "the padding point's label": {"prompts.labels.padding": 1, "prompts.padding.label": 1},
-    "the choice": {"masks.multimask": [0, 2, 3]},
+    "the choice": {"masks.multimask": [0, 1, 2]},
     "no single mask": {"masks.single": []},
     "another single mask": {"masks.single": [1]},
     "the frame": OTHER_FRAME,

@@ -18,6 +18,7 @@ from effsam_export.imaging import rle
 from effsam_export.integrate.write import writer
 from effsam_export.models import fixed
 from tests.bundle.fake import GOLDEN, manifest_of
+from tests.small import SMALL_SAM
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
@@ -29,14 +30,24 @@ if TYPE_CHECKING:
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.tensors import Float32
 
-# A squashed photograph, logits straight to its size, no single mask.
-SQUASHED = replace(
-    TINY_SAM,
-    preprocess=replace(TINY_SAM.preprocess, family="squash"),
-    masks=replace(TINY_SAM.masks, upscale="bicubic", single=(), multimask=(0, 1, 2, 3)),
-)
-# Prompts and masks in a frame of their own.
-OWN_FRAME = replace(TINY_SAM, preprocess=replace(TINY_SAM.preprocess, prompt_size=512))
+
+def squashed(model: ModelSpec) -> ModelSpec:
+    """The model with a squashed image, logits straight to its size, and no single mask."""
+    return replace(
+        model,
+        preprocess=replace(model.preprocess, family="squash"),
+        masks=replace(model.masks, upscale="bicubic", single=(), multimask=(0, 1, 2, 3)),
+    )
+
+
+def own_frame(model: ModelSpec) -> ModelSpec:
+    """The model with prompts and masks in a frame of 512 pixels."""
+    return replace(model, preprocess=replace(model.preprocess, prompt_size=512))
+
+
+SQUASHED, OWN_FRAME = squashed(TINY_SAM), own_frame(TINY_SAM)
+SMALL_SQUASHED, SMALL_OWN_FRAME = squashed(SMALL_SAM), own_frame(SMALL_SAM)
+"""Other contracts of the tiny model, and of the small one, whose bundles self-tests run on."""
 KINDS: dict[str, ModelSpec] = {
     "pad": TINY_SAM,
     "own-frame": OWN_FRAME,
@@ -169,7 +180,7 @@ def save_golden(bundle: Path, golden: dict[str, Any]) -> None:
 
 
 def become(bundle: Path, model: ModelSpec) -> None:
-    """Give a tiny bundle another contract, and the golden vectors of the reference runner for it.
+    """Give a small bundle another contract, and the golden vectors of the reference runner for it.
 
     The graphs stay: what they make of such inputs means nothing, and is the same for everybody.
     """
