@@ -226,7 +226,7 @@ def test_golden_vectors_of_a_squashed_image(
 ) -> None:
     become(openvino_bundle, SMALL_SQUASHED)
     folder = generate(manifest_of(openvino_bundle), "cpp", tmp_path / "code")
-    program = compiler.compile(folder, "selftest.cpp", cpp_openvino)
+    program = compiler.compile(folder, "selftest.cpp", cpp_openvino, quick=True)
     done = called(program, openvino_bundle)
     assert done.stdout.endswith("PASSED\n"), done.stdout
 
@@ -240,7 +240,7 @@ def test_not_a_number(
     save(openvino_bundle, changed(manifest, "components.1.files", ["source/decoder.onnx"]))
     expect_nothing(openvino_bundle)
     folder = generate(manifest_of(openvino_bundle), "cpp", tmp_path / "code")
-    program = compiler.compile(folder, "selftest.cpp", cpp_openvino)
+    program = compiler.compile(folder, "selftest.cpp", cpp_openvino, quick=True)
     done = called(program, openvino_bundle, "--json", str(tmp_path / "report.json"))
     assert done.returncode == 1
     assert "NaN or infinity" in done.stdout
