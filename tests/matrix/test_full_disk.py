@@ -77,15 +77,8 @@ def full_then_grown(place: Path, size: str, *, cache: bool) -> dict[str, Any]:
 
 
 # The encoder's trace takes 2.4 MB, both 24; what is lowered and the first bundle come after.
-@pytest.mark.parametrize(
-    "size",
-    [
-        "1m",
-        pytest.param("12m", marks=pytest.mark.slow),
-        pytest.param("27m", marks=pytest.mark.slow),
-        pytest.param("40m", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["1m", "12m", "27m", "40m"])
 def test_a_full_cache_fails_its_cells_and_is_gone_on_with(untraced: Path, size: str) -> None:
     place = untraced
     found = full_then_grown(place, size, cache=True)

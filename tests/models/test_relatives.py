@@ -129,7 +129,7 @@ def test_names_shapes_order_and_number(golden: Golden, sam: Sam) -> None:
     assert sum(p.numel() for p in sam.parameters()) == golden.manifest["n_params"]
 
 
-@every
+@pytest.mark.parametrize("variant", WITH_SLOW, scope="module")
 def test_embedding_of_noise(golden: Golden, embedding: Floats) -> None:
     assert_near(golden, "noise.embedding", embedding)
 

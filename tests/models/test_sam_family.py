@@ -112,7 +112,7 @@ def test_names_shapes_and_number(variant: str, sam: Sam) -> None:
     assert sum(p.numel() for p in sam.parameters()) == manifest["n_params"]
 
 
-@every
+@pytest.mark.parametrize("variant", WITH_SLOW, scope="module")
 def test_embedding_of_noise(variant: str, noise_embedding: Floats) -> None:
     figures = golden_weights.load(variant).figures
     assert_near(sample(noise_embedding), figures["enc/noise/sample"])

@@ -19,7 +19,7 @@ from tests.paths import REPOSITORY
 if TYPE_CHECKING:
     from pathlib import Path
 
-TIERS = ("test", "test-weights", "test-slow")
+TIERS = ("test", "test-code", "test-weights", "test-slow")
 COLLECT = """
 import json, sys
 import pytest
@@ -106,7 +106,7 @@ def test_each_test_is_collected_and_in_one_tier(
     counts = dict.fromkeys(TIERS, 0)
     for name, marks in tests.items():
         # The expressions are of words, `and` and `not`: Python's own.
-        words = {"weights": "weights" in marks, "slow": "slow" in marks}
+        words = {name: name in marks for name in ("compiler", "weights", "slow")}
         (tier,) = [t for t, text in expressions().items() if eval(text, {}, words)]
         counts[tier] += 1
         assert ("weights" in marks) == (tier == "test-weights"), name
@@ -136,7 +136,7 @@ def test_options_select_nothing_by_default() -> None:
 def test_ci_runs_each_tier() -> None:
     script = (REPOSITORY / ".ci" / "run").read_text("utf-8")
     lines = [line for line in script.splitlines() if not line.startswith("#")]
-    for target in ("lint", "docs", "test", "test-weights"):
+    for target in ("lint", "docs", "test", "test-code", "test-weights"):
         assert f"make {target}" in lines
     assert any("-m slow" in line for line in lines)
 

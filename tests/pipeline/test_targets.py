@@ -61,8 +61,9 @@ def test_a_core_ml_package_with_two_numbers_of_slots(
     small: None, small_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("coremltools")
-    options = {"functions": "2", "deployment_target": "iOS18", "slots": "4"}
-    bundle = export("coreml", options, small_checkpoint, parity_file, tmp_path / "out")
+    # As in `tests/backends/coreml/test_systems.py`, so that they share the packages.
+    options = {"functions": "2", "deployment_target": "iOS18"}
+    bundle = export("iphone-ane", options, small_checkpoint, parity_file, tmp_path / "out")
     (decoder,) = (c for c in bundle.manifest["components"] if c["name"] == "decoder")
     assert {f.split("/")[0] for f in decoder["files"]} == {"decoder.mlpackage"}
     assert bundle.manifest["prompts"]["labels"]["empty"] == -2

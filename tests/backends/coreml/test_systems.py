@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,11 +35,10 @@ def small_bundle(
     stage_root: Path,
 ) -> tuple[Path, ParityReport]:
     """The small model for iPhones, with two functions in its decoder."""
-    shipped = profiles.load_target("iphone-ane")
-    options = {**shipped.options, "deployment_target": "iOS18", "functions": "2"}
+    options = {"deployment_target": "iOS18", "functions": "2"}
     request = ExportRequest(
         model=SMALL_SAM,
-        target=replace(shipped, options=options),
+        target=profiles.load_target("iphone-ane", "fp16", options),
         checkpoint=small_checkpoint,
         output=tmp_path_factory.mktemp("bundles") / "small",
         parity_file=parity_file,

@@ -88,6 +88,7 @@ def test_the_tiny_model_equals_torch(index: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.shared
+@pytest.mark.slow
 def test_mobile_sam_equals_torch(tmp_path: Path) -> None:
     model = deterministic("mobile-sam", tmp_path)
     compare(model, model.spec.components[0], tmp_path)
