@@ -1,6 +1,6 @@
-"""The official MobileSAM in INT8 for ONNX Runtime and OpenVINO: the same mask of the set wins.
+"""The official MobileSAM in INT8 for ONNX Runtime and OpenVINO: the same best-scoring mask.
 
-In a file of its own beside `test_official_int8_mobile.py`, so that two workers share the work.
+In a file of its own beside `test_official_int8_tflite.py`, so that workers share the work.
 """
 
 from __future__ import annotations

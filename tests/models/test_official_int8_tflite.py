@@ -1,6 +1,6 @@
-"""The official MobileSAM in INT8 for LiteRT and Core ML: the same mask of the set wins.
+"""The official MobileSAM in INT8 for LiteRT: the same mask of the set has the best score.
 
-In a file of its own beside `test_official_int8_desktop.py`, so that two workers share the work.
+In a file of its own beside `test_official_int8_desktop.py`, so that workers share the work.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.backend, pytest.mark.shared, pytest.mark.weights]
 
 
-@pytest.fixture(scope="module", params=["tflite", "coreml"])
+@pytest.fixture(scope="module")
 def asked(
-    request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     official: Checkpoint,
     shared: Path,
     stage_root: Path,
 ) -> dict[str, Asked]:
-    """By photograph, for one target."""
-    output = tmp_path_factory.mktemp("int8") / request.param
-    return official_int8.answers(request.param, official, shared, output, stage_root)
+    """By photograph."""
+    output = tmp_path_factory.mktemp("int8") / "tflite"
+    return official_int8.answers("tflite", official, shared, output, stage_root)
 
 
 def test_the_best_scoring_mask_is_the_one_in_pytorch(asked: dict[str, Asked]) -> None:
