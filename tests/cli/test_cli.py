@@ -149,6 +149,7 @@ def test_dry_run_does_nothing(effsam: Callable[..., Shown], tmp_path: Path) -> N
 def test_export_then_run(
     effsam: Callable[..., Shown],
     tiny: None,
+    shared_stages: None,
     tiny_checkpoint: Checkpoint,
     parity_file: Path,
     photo: Path,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.integrate.native import Compiler, Runtime
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.compiler]
 
 EXPORTED = {
     "openvino": "exported_instances_openvino",

@@ -103,6 +103,7 @@ def farm(untraced: Path) -> Iterator[Farm]:
         made.stop()
 
 
+@pytest.mark.slow
 def test_a_cluster_makes_the_same_bytes_as_this_machine(
     untraced: Path, farm: Farm, small_stages: Path
 ) -> None:

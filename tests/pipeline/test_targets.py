@@ -44,6 +44,7 @@ def export(
     return read.read(output)
 
 
+@pytest.mark.slow
 def test_both_components_in_one_tflite_file(
     small: None, small_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path
 ) -> None:
