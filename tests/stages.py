@@ -107,9 +107,16 @@ class Traces:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """A hash of a module's class and all its numbers, those outside the state dict too."""
+    """A hash of a module's structure, numbers and public attributes.
+
+    An attribute whose representation has an address makes the hash that object's own, so the
+    module is traced again.
+    """
     total = hashlib.sha256(repr(module).encode())
     for name, value in (*module.named_parameters(), *module.named_buffers()):
         total.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         total.update(value.detach().contiguous().cpu().numpy().tobytes())
+    for name, part in module.named_modules():
+        public = {key: value for key, value in vars(part).items() if not key.startswith("_")}
+        total.update(f"{name} {public!r}".encode())
     return total.hexdigest()
