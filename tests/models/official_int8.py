@@ -7,16 +7,23 @@ long for an image, so its export is compared on one image instead of all that sh
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
+import torch
 
 from effsam_export.bundle import read
 from effsam_export.config import calibration, int8_recipe
 from effsam_export.config import targets as profiles
 from effsam_export.parity.metrics import mask_iou
+from effsam_export.pipeline import int8_comparison
 from effsam_export.pipeline.request import ExportRequest, Int8Request
+from effsam_export.quantize import equalize
+from effsam_export.util.files import atomic_file
 from tests.models.official import (
     MODEL,
     PROMPTS,
@@ -28,11 +35,15 @@ from tests.models.official import (
     through,
 )
 from tests.paths import REPOSITORY
-from tests.stages import export
+from tests.stages import export, weights_hash
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from torch import Tensor, nn
+
+    from effsam_export.spec.int8 import Equalization
     from effsam_export.spec.stages import Checkpoint
 
 ONE_IMAGE = f"""
@@ -70,7 +81,11 @@ def answers(
         parity_file=parity if target == "coreml" else None,
         int8=Int8Request(calibration=calibration.load(), plan=int8_recipe.load(MODEL.name)),
     )
-    export(request, stage_root)
+    with pytest.MonkeyPatch.context() as patch:
+        # How fast INT8 is, is no subject here.
+        patch.setattr(int8_comparison, "measure", partial(int8_comparison.measure, rounds=1))
+        patch.setattr(equalize, "apply", partial(equalized_once, equalize.apply, stage_root))
+        export(request, stage_root)
     bundle = read.read(output)
     sessions = [read.open_session(bundle, c.name) for c in MODEL.components]
     routes = reference(checkpoint), through(*sessions, model=bundle.model)
@@ -80,6 +95,26 @@ def answers(
         wanted, exported = (ask(case, *route) for route in routes)
         found[photo] = Asked(case=case, wanted=wanted, found=exported)
     return found
+
+
+def equalized_once(
+    apply: Callable[[nn.Module, Iterable[Equalization], Sequence[Sequence[Tensor]]], None],
+    root: Path,
+    module: nn.Module,
+    entries: Iterable[Equalization],
+    samples: Sequence[Sequence[Tensor]],
+) -> None:
+    """Equalize a module with `apply`, or as it did for another runtime in this session."""
+    given = hashlib.sha256(f"{weights_hash(module)} {tuple(entries)}".encode())
+    for tensor in (t for sample in samples for t in sample):
+        given.update(tensor.numpy().tobytes())
+    kept = root / f"equalized-{given.hexdigest()}.pt"
+    if kept.exists():
+        module.load_state_dict(torch.load(kept, weights_only=True))
+        return
+    apply(module, entries, samples)
+    with atomic_file(kept) as partial_file:
+        torch.save(module.state_dict(), partial_file)
 
 
 def assert_best_masks_are_pytorchs(asked: dict[str, Asked]) -> None:

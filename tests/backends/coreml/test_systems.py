@@ -15,6 +15,7 @@ from effsam_export.bundle import read
 from effsam_export.config import targets as profiles
 from effsam_export.pipeline import verify
 from effsam_export.pipeline.request import ExportRequest
+from tests.paths import REPOSITORY
 from tests.small import SMALL_SAM
 from tests.stages import export
 
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from effsam_export.spec.stages import Checkpoint
 
 pytestmark = pytest.mark.backend
+
+# One image: the evaluator takes long for each.
+ONE_IMAGE = f"""
+[[images]]
+file = "{(REPOSITORY / "calibration" / "images" / "chelsea.jpg").as_posix()}"
+prompts = [
+  {{ name = "eye", points = [[172, 118, 1]] }},
+  {{ name = "cat", points = [[120, 40, 1], [260, 180, 1], [420, 180, 0]] }},
+  {{ name = "nose", box = [230, 222, 294, 268] }},
+  {{ name = "again", points = [[172, 118, 1]], mask_from = "cat" }},
+]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +118,20 @@ def test_no_path_of_this_machine_is_in_a_package(small_bundle: tuple[Path, Parit
 
 
 @pytest.mark.weights
-def test_official_mobile_sam_on_images(
+def test_official_mobile_sam_on_an_image(
     official: Checkpoint, tmp_path: Path, stage_root: Path
 ) -> None:
+    parity = tmp_path / "parity.toml"
+    parity.write_text(ONE_IMAGE, "utf-8")
     request = ExportRequest(
         model=models.get("mobile-sam"),
         target=profiles.load_target("coreml"),
         checkpoint=official,
         output=tmp_path / "out",
+        parity_file=parity,
     )
     report = export(request, stage_root)
     assert report.precision == "fp16"
+    assert len(report.cases) == 4
     assert min(c.min_iou for c in report.cases) >= 0.99
     assert all(c.best == c.artifact_best for c in report.cases)
