@@ -22,7 +22,8 @@ from effsam_export.bundle.manifest import MANIFEST, validate
 from effsam_export.bundle.read import SIGNATURE
 from effsam_export.errors import BundleError, CheckFailed, UsageError
 from effsam_export.imaging import rle
-from effsam_export.util.files import reason_of, sha256_of
+from effsam_export.util.files import sha256_of
+from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,8 @@ from effsam_export.bundle import read
 from effsam_export.bundle.manifest import MANIFEST
 from effsam_export.bundle.read import SIGNATURE
 from effsam_export.errors import BundleError, ToolchainMissing, UsageError
-from effsam_export.util.files import reason_of, write_whole
+from effsam_export.util.files import write_whole
+from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from effsam_export.bundle.manifest import MANIFEST
 from effsam_export.errors import OutputError
-from effsam_export.util.files import reason_of
+from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,8 @@ from effsam_export.bundle.manifest import MANIFEST
 from effsam_export.errors import BundleError, OutputError
 from effsam_export.matrix.lock import CacheInUse, exclusive, shared
 from effsam_export.pipeline.stage_cache import mark, unwritable
-from effsam_export.util.files import reason_of, write_whole
+from effsam_export.util.files import write_whole
+from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

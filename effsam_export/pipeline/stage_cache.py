@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import OutputError
-from effsam_export.util.files import atomic_file, reason_of, sha256_of
+from effsam_export.util.files import atomic_file, sha256_of
+from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
-import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import CheckpointError, OutputError
+from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,20 +47,6 @@ def atomic_file(path: Path) -> Iterator[Path]:
             f"cannot write `{path}`: {reason_of(error)}",
             hint="choose a path in a directory that exists and is writable",
         ) from error
-
-
-def reason_of(error: OSError) -> str:
-    """Return the operating system's reason for an error, in lower case.
-
-    A `shutil.Error` of a folder holds one reason for each file; the first one is returned.
-    """
-    text = error.strerror or str(error)
-    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
-        text = str(error.args[0][0][-1])
-        # "[Errno 28] No space left on device: 'from' -> 'to'"
-        match = re.match(r"\[Errno \d+\] ([^:]+)", text)
-        text = match[1] if match else text
-    return text.lower()
 
 
 def megabytes(files: Iterable[Path]) -> str:

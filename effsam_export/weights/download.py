@@ -19,7 +19,7 @@ import requests
 import urllib3
 
 from effsam_export.errors import DownloadError, OutputError
-from effsam_export.util.files import reason_of
+from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
