@@ -63,6 +63,8 @@ def checkpoint_from_file(path: Path, weights: WeightFile | None) -> Checkpoint:
         raise CheckpointError(
             f"`{path}` is a directory, not a checkpoint", hint="name the weight file in it"
         )
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"`{path}` is not a regular file", hint="name the weight file")
     if not path.is_file():
         hint = "check the path"
         if weights is not None and weights.sources:
