@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.stages import Artifact, Graph
     from effsam_export.spec.targets import Precision, TargetProfile
-    from effsam_export.spec.tensors import Feeds
+    from effsam_export.spec.tensors import Feeds, Signature
 
     Options = Mapping[str, str | int | float | bool]
 
@@ -29,6 +29,14 @@ class Session(Protocol):
 
     def run(self, feeds: Feeds) -> Feeds:
         """Run once; return the outputs by the names of the component's contract."""
+        ...
+
+
+class ArtifactSession(Session, Protocol):
+    """A session that also reports the inputs and outputs of its graph."""
+
+    def signature(self) -> Signature:
+        """Return the graph's inputs and outputs as the runtime or the file reports them."""
         ...
 
 
@@ -46,8 +54,13 @@ class Backend(Protocol):
         """
         ...
 
-    def open_session(self, artifact: Artifact) -> Session:
-        """Load an artefact with the options of its target."""
+    def open_session(self, artifact: Artifact) -> ArtifactSession:
+        """Load an artefact with the options of its target.
+
+        Raises:
+            CheckFailed: The runtime cannot load it, or would run it on another device or execution
+                provider than the target's.
+        """
         ...
 
     def simulator(self, options: Options) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from effsam_export.backends.onnx.backend import OnnxSession
+from effsam_export.backends.onnx.session import OnnxSession
 from effsam_export.bisect.int8 import CPU, evaluate_masks, open_graph
 from effsam_export.bisect.search import SEPARATOR
 from effsam_export.graph import passes, trace

@@ -19,7 +19,7 @@ import onnx
 
 from effsam_export.backends.onnx import activation_ranges
 from effsam_export.backends.onnx import quantize as onnx_qdq
-from effsam_export.backends.onnx.backend import OnnxSession
+from effsam_export.backends.onnx.session import OnnxSession
 from effsam_export.bisect.evaluations import Evaluation
 from effsam_export.bisect.search import SEPARATOR
 from effsam_export.errors import CheckFailed

@@ -1,4 +1,4 @@
-"""The calling rules in the manifest: `preprocess`, `prompts` and `masks`.
+"""The calling rules in the manifest: `components`, `preprocess`, `prompts` and `masks`.
 
 The sentences are part of the contract: generated code is written for exactly these words
 (`integrate/rules.py`). Another wording needs another `CONTRACT_VERSION`.
@@ -12,12 +12,54 @@ from typing import TYPE_CHECKING, Any
 from effsam_export.models.fixed import EMPTY_LABEL
 
 if TYPE_CHECKING:
-    from effsam_export.spec.model import ModelSpec
+    from collections.abc import Mapping
+
+    from effsam_export.spec.model import ComponentSpec, ModelSpec
     from effsam_export.spec.prompts import Preprocess
+    from effsam_export.spec.tensors import TensorSpec
 
 ROUNDING = "int(side * longest_side / max(height, width) + 0.5)"
 NO_ANTIALIASING = "bilinear, half-pixel centres, no antialiasing, on float32"
 LETTERBOX_GREY = 114
+
+
+def tensors(
+    component: ComponentSpec, options: Mapping[str, str | int | float | bool]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the `inputs` and `outputs` of a component.
+
+    Args:
+        component: With its names, shapes and dtypes.
+        options: Target options; with `image_input`, Core ML takes the image as a picture.
+    """
+    picture = options.get("image_input")
+    return {
+        "inputs": [
+            _image_input(t) if t.name == "image" and picture else _tensor(t)
+            for t in component.inputs
+        ],
+        "outputs": [_tensor(t) for t in component.outputs],
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "dtype": spec.dtype,
+        "shape": list(spec.shape),
+        "description": spec.description,
+    }
+
+
+def _image_input(spec: TensorSpec) -> dict[str, Any]:
+    """Return an input that Core ML takes as an image; its pixels are whole numbers, padding too."""
+    _, channels, height, width = spec.shape
+    return {
+        "name": spec.name,
+        "dtype": "uint8",
+        "shape": [height, width, channels],
+        "description": f"picture: {spec.description}, rounded to whole numbers",
+    }
 
 
 def preprocess(model: ModelSpec) -> dict[str, Any]:

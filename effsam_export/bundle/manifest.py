@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from effsam_export.spec.model import KeepFp32, ModelSpec
     from effsam_export.spec.stages import Artifact, Checkpoint, Graph
     from effsam_export.spec.targets import TargetProfile
-    from effsam_export.spec.tensors import TensorSpec
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 4
@@ -226,34 +225,8 @@ def _component(exported: Exported, directory: Path) -> dict[str, Any]:
         "name": artifact.component,
         "files": [p.relative_to(directory).as_posix() for p in artifact.files],
         "source": f"source/{graph.path.name}",
-        "inputs": [
-            _image_input(t)
-            if t.name == "image" and artifact.options.get("image_input")
-            else _tensor(t)
-            for t in graph.component.inputs
-        ],
-        "outputs": [_tensor(t) for t in graph.component.outputs],
+        **contract.tensors(graph.component, artifact.options),
         "rewrites": list(graph.rewrites),
-    }
-
-
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "dtype": spec.dtype,
-        "shape": list(spec.shape),
-        "description": spec.description,
-    }
-
-
-def _image_input(spec: TensorSpec) -> dict[str, Any]:
-    """Return an input that Core ML takes as an image; its pixels are whole numbers, padding too."""
-    _, channels, height, width = spec.shape
-    return {
-        "name": spec.name,
-        "dtype": "uint8",
-        "shape": [height, width, channels],
-        "description": f"picture: {spec.description}, rounded to whole numbers",
     }
 
 

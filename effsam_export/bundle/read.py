@@ -15,7 +15,7 @@ from effsam_export.util.files import sha256_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.backends import Session
+    from effsam_export.backends import ArtifactSession
     from effsam_export.spec.model import ModelSpec
 
 SIGNATURE = f"{MANIFEST}.sig"
@@ -134,7 +134,7 @@ def integrity(bundle: Bundle) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def open_session(bundle: Bundle, component: str) -> Session:
+def open_session(bundle: Bundle, component: str) -> ArtifactSession:
     """Open one component in the runtime of the bundle's backend.
 
     Raises:

@@ -256,7 +256,7 @@ def run_comparisons(
 
     sides = Sides(
         module=loading.load(bundle.model, checkpoint),
-        sources={c: open_onnx(c, bundle.source(c)) for c in bundle.components},
+        sources={c: open_onnx(bundle.source(c)) for c in bundle.components},
         artifacts={c: read.open_session(bundle, c) for c in bundle.components},
         simulator=bundle.simulator,
     )

@@ -25,3 +25,25 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     dtype: str = "float32"
     description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedTensor:
+    """An input or output as a file or a runtime reports it.
+
+    Attributes:
+        shape: Sizes in order; None for a dynamic axis. None if the shape is not reported.
+        dtype: Numpy's name.
+    """
+
+    name: str
+    shape: tuple[int | None, ...] | None
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """The inputs and outputs of a graph, as a file or a runtime reports them."""
+
+    inputs: tuple[ReportedTensor, ...]
+    outputs: tuple[ReportedTensor, ...]

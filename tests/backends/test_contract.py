@@ -20,7 +20,7 @@ from effsam_export.errors import CheckFailed
 from effsam_export.graph.passes import cast_fp16
 from effsam_export.spec.model import ComponentSpec
 from effsam_export.spec.stages import Artifact, Graph
-from effsam_export.spec.tensors import TensorSpec
+from effsam_export.spec.tensors import ReportedTensor, Signature, TensorSpec
 from tests.graph.passes.tools import Array, numbers
 
 if TYPE_CHECKING:
@@ -155,6 +155,31 @@ def test_numbers_names_and_dtypes(
         assert found[name].dtype == np.float32
         assert found[name].shape == value.shape
         np.testing.assert_allclose(found[name], value, atol=TOLERANCE[precision])
+
+
+def signature_of(component: ComponentSpec) -> Signature:
+    """The signature that a session of a component has to report."""
+
+    def reported(tensors: tuple[TensorSpec, ...]) -> tuple[ReportedTensor, ...]:
+        return tuple(
+            ReportedTensor(
+                name=t.name,
+                shape=tuple(None if isinstance(n, str) else n for n in t.shape),
+                dtype=t.dtype,
+            )
+            for t in tensors
+        )
+
+    return Signature(inputs=reported(component.inputs), outputs=reported(component.outputs))
+
+
+@every_precision
+@every_backend
+def test_a_session_reports_its_signature(
+    backend: str, precision: Precision, tmp_path: Path
+) -> None:
+    session = backends.load(backend).open_session(lower(backend, precision, tmp_path))
+    assert session.signature() == signature_of(COMPONENT)
 
 
 @every_backend

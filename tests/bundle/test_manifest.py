@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import jsonschema_rs
 import pytest
 
+from effsam_export.bundle import contract, read
 from effsam_export.bundle import manifest as m
-from effsam_export.bundle import read
 from effsam_export.bundle.readme import readme_text, shipped_paths
 from effsam_export.errors import BundleError
 from tests.tiny import TINY_SAM
@@ -213,8 +213,9 @@ def test_the_readme_names_the_session_option_for_int8(manifest: dict[str, Any]) 
 
 def test_an_image_input_of_core_ml_is_described_as_a_picture() -> None:
     """Core ML rounds what it gets, so the contract is not that of a float tensor."""
-    (image,) = TINY_SAM.component("encoder").inputs
-    assert m._image_input(image) == {
+    encoder = TINY_SAM.component("encoder")
+    (image,) = encoder.inputs
+    assert contract.tensors(encoder, {"image_input": True})["inputs"][0] == {
         "name": "image",
         "dtype": "uint8",
         "shape": [1024, 1024, 3],

@@ -46,7 +46,7 @@ def sides(exported_tiny: Path, tiny_checkpoint: Checkpoint) -> Sides:
     bundle = read.read(exported_tiny)
     return Sides(
         module=checkpoint.load(TINY_SAM, tiny_checkpoint),
-        sources={c: open_onnx(c, bundle.source(c)) for c in bundle.components},
+        sources={c: open_onnx(bundle.source(c)) for c in bundle.components},
         artifacts={c: read.open_session(bundle, c) for c in bundle.components},
     )
 

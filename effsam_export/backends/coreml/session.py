@@ -12,7 +12,9 @@ from effsam_export.backends.coreml import package as coreml_package
 from effsam_export.backends.coreml import sdk as coreml_sdk
 from effsam_export.backends.coreml.convert import MAIN
 from effsam_export.backends.coreml.mil import evaluate, read
+from effsam_export.backends.coreml.mil.features import ARRAY_DTYPES
 from effsam_export.errors import UsageError
+from effsam_export.spec.tensors import ReportedTensor, Signature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +64,28 @@ def _signature(function: Any) -> FunctionSignature:  # noqa: ANN401 - protobuf o
         shapes=shapes,
         image_inputs=frozenset(image_inputs),
         outputs=tuple(f.name for f in function.output),
+    )
+
+
+def reported(function: Any) -> Signature:  # noqa: ANN401 - protobuf of a package without types
+    """Return the inputs and outputs of one function, from the model's description."""
+    return Signature(
+        inputs=tuple(_reported(f) for f in function.input),
+        outputs=tuple(_reported(f) for f in function.output),
+    )
+
+
+def _reported(feature: Any) -> ReportedTensor:  # noqa: ANN401 - protobuf of a package without types
+    if feature.type.WhichOneof("Type") == "imageType":
+        image = feature.type.imageType
+        shape = (int(image.height), int(image.width), 3)
+        return ReportedTensor(name=feature.name, shape=shape, dtype="uint8")
+    array = feature.type.multiArrayType
+    return ReportedTensor(
+        name=feature.name,
+        # The description has no shape for a scalar output or one of flexible shape.
+        shape=tuple(int(n) for n in array.shape) or None,
+        dtype=ARRAY_DTYPES.get(array.dataType, f"type {array.dataType}"),
     )
 
 
@@ -118,6 +142,12 @@ class CoremlSession:
             {k: Image.fromarray(v) if k in images else v for k, v in given.items()}
         )
         return {k: np.asarray(found[k]) for k in signature.outputs}
+
+    def signature(self) -> Signature:
+        """Return the inputs and outputs of the default function."""
+        description = coreml_package.read_spec(self.package).description
+        functions = {f.name: f for f in description.functions}
+        return reported(functions.get(description.defaultFunctionName, description))
 
     def _open(self, name: str) -> Any:  # noqa: ANN401 - a model of Core ML, or a program
         if not self.native:

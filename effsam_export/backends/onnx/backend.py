@@ -6,14 +6,14 @@ import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
 
+from effsam_export.backends.onnx.session import CPU, OnnxSession
 from effsam_export.backends.receipt import check_precision
 from effsam_export.spec.stages import Artifact
-from effsam_export.util import cpu
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from effsam_export.backends import Options, Session
     from effsam_export.spec.stages import Graph
     from effsam_export.spec.targets import TargetProfile
-    from effsam_export.spec.tensors import Feeds
 
 
 def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
@@ -92,32 +91,13 @@ def count_ops(path: Path) -> dict[str, int]:
     return dict(sorted(Counter(n.op_type for n in nodes).items()))
 
 
-class OnnxSession:
-    """An ONNX file, or its bytes, loaded in ONNX Runtime."""
-
-    def __init__(self, model: Path | bytes, provider: str) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # The arena never frees its memory: 12 GB after one run of SlimSAM-77.
-        options.enable_cpu_mem_arena = False
-        if not cpu.int8_flags():
-            # Without VNNI, the sum of two products of UINT8 and INT8 may overflow 16 bits. This
-            # option uses UINT8 weights, which do not overflow.
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        self._session: Any = onnxruntime.InferenceSession(
-            str(model) if isinstance(model, Path) else model,
-            sess_options=options,
-            providers=[provider],
-        )
-        self._names = [o.name for o in self._session.get_outputs()]
-
-    def run(self, feeds: Feeds) -> Feeds:
-        return dict(zip(self._names, self._session.run(None, dict(feeds)), strict=True))
-
-
 def open_session(artifact: Artifact) -> OnnxSession:
-    """Open an artefact with the execution provider of its target, without a fallback."""
-    provider = str(artifact.options.get("provider", "CPUExecutionProvider"))
+    """Open an artefact with the execution provider of its target, without a fallback.
+
+    Raises:
+        CheckFailed: ONNX Runtime cannot load it, or would run it on another provider.
+    """
+    provider = str(artifact.options.get("provider", CPU))
     return OnnxSession(artifact.files[0], provider)
 
 
@@ -129,18 +109,9 @@ def simulator(options: Options) -> str:
 
 def open_source(graph: Graph) -> Session:
     """Open a traced graph in ONNX Runtime, to compare it with PyTorch."""
-    return open_onnx(graph.component.name, graph.path)
+    return open_onnx(graph.path)
 
 
-def open_onnx(component: str, path: Path) -> Session:
-    """Open an ONNX file of a component in ONNX Runtime on the CPU."""
-    artifact = Artifact(
-        component=component,
-        backend="onnx",
-        precision="fp32",
-        files=(path,),
-        tensors_by_dtype={},
-        versions={},
-        options={},
-    )
-    return open_session(artifact)
+def open_onnx(path: Path) -> Session:
+    """Open an ONNX file in ONNX Runtime on the CPU."""
+    return OnnxSession(path, CPU)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino
 
+from effsam_export.backends.openvino.session import OpenvinoSession
 from effsam_export.backends.receipt import check_precision
 from effsam_export.spec.stages import Artifact
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from effsam_export.backends import Options
     from effsam_export.spec.stages import Graph
     from effsam_export.spec.targets import TargetProfile
-    from effsam_export.spec.tensors import Feeds
 
 
 def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
@@ -81,23 +81,12 @@ def count_ops(path: Path) -> dict[str, int]:
     return {k: n for k, n in sorted(kinds.items()) if k not in ("Constant", "Parameter", "Result")}
 
 
-class OpenvinoSession:
-    """An IR compiled for one device."""
-
-    def __init__(self, path: Path, device: str, inference_precision: str) -> None:
-        core = openvino.Core()
-        self._model: Any = core.compile_model(
-            str(path), device, {"INFERENCE_PRECISION_HINT": inference_precision}
-        )
-
-    def run(self, feeds: Feeds) -> Feeds:
-        results = self._model(dict(feeds))
-        # Copies: the arrays belong to the infer request, which the next call overwrites.
-        return {port.get_any_name(): np.array(value) for port, value in results.items()}
-
-
 def open_session(artifact: Artifact) -> OpenvinoSession:
-    """Compile an artefact for the device and inference precision of its target."""
+    """Compile an artefact for the device and inference precision of its target.
+
+    Raises:
+        CheckFailed: OpenVINO cannot compile it for the device, or compiled it for another.
+    """
     return OpenvinoSession(
         artifact.files[0],
         str(artifact.options.get("device", "CPU")),
@@ -106,6 +95,6 @@ def open_session(artifact: Artifact) -> OpenvinoSession:
 
 
 def simulator(options: Options) -> str:
-    """Return "": OpenVINO itself runs here. Compilation fails if the target's device is missing."""
+    """Return "": OpenVINO itself runs here. Opening a session fails without the target's device."""
     del options
     return ""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import onnxruntime
 
+from effsam_export.backends.tensorrt import reported as trt_reported
 from effsam_export.backends.tensorrt import shape_ranges
 from effsam_export.backends.tensorrt import typed as trt_typed
 from effsam_export.backends.tensorrt import write_kit as trt_kit
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from effsam_export.backends import Session
+    from effsam_export.backends import ArtifactSession
     from effsam_export.spec.stages import Graph
     from effsam_export.spec.targets import Precision, TargetProfile
-    from effsam_export.spec.tensors import Feeds
+    from effsam_export.spec.tensors import Feeds, Signature
 
     Options = Mapping[str, str | int | float | bool]
 
@@ -139,8 +140,11 @@ class EngineSession:
         except trt_engine.GpuError as error:
             raise CheckFailed(str(error)) from error
 
+    def signature(self) -> Signature:
+        return trt_reported.signature(self._engine)
 
-def open_session(artifact: Artifact) -> Session:
+
+def open_session(artifact: Artifact) -> ArtifactSession:
     """Open the engine, built first if the bundle has none, or its simulator without TensorRT."""
     typed = artifact.files[0]
     if not usable():

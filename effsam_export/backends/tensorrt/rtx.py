@@ -18,6 +18,7 @@ import tensorrt_rtx_bindings as trt
 from effsam_export.backends.onnx.backend import fp32_constant_elements
 from effsam_export.backends.receipt import check_precision
 from effsam_export.backends.tensorrt import build as trt_build
+from effsam_export.backends.tensorrt import reported as trt_reported
 from effsam_export.backends.tensorrt import shape_ranges
 from effsam_export.backends.tensorrt import typed as trt_typed
 from effsam_export.backends.tensorrt.kit import trt_engine
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from effsam_export.backends import Session
+    from effsam_export.backends import ArtifactSession
     from effsam_export.spec.stages import Graph
     from effsam_export.spec.targets import TargetProfile
-    from effsam_export.spec.tensors import Feeds
+    from effsam_export.spec.tensors import Feeds, Signature
 
     Options = Mapping[str, str | int | float | bool]
 
@@ -188,8 +189,11 @@ class EngineSession:
         except trt_engine.GpuError as error:
             raise CheckFailed(str(error)) from error
 
+    def signature(self) -> Signature:
+        return trt_reported.signature(self._engine)
 
-def open_session(artifact: Artifact) -> Session:
+
+def open_session(artifact: Artifact) -> ArtifactSession:
     """Open the engine for this machine's GPU, or its simulator on the same typed ONNX."""
     if simulator(artifact.options):
         return trt_typed.open_simulator(artifact.files[0])

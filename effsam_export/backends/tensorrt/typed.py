@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 import onnx.version_converter
 
-from effsam_export.backends.onnx.backend import OnnxSession, fp32_constant_elements
+from effsam_export.backends.onnx.backend import fp32_constant_elements
+from effsam_export.backends.onnx.session import OnnxSession
 from effsam_export.backends.receipt import check_precision
 from effsam_export.errors import CheckFailed
 from effsam_export.graph import onnx_file

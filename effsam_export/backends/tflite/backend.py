@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ai_edge_litert import schema_py_generated as schema
 
-    from effsam_export.backends import Session
+    from effsam_export.backends import ArtifactSession
     from effsam_export.spec.model import ComponentSpec
     from effsam_export.spec.stages import Graph
     from effsam_export.spec.targets import TargetProfile
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TOOLS = ("ai-edge-litert", "litert-torch")
 QUANTIZER = "ai-edge-quantizer"
 SIMULATOR = "LiteRT on the CPU, computing in FP16"
+DELEGATES = ("xnnpack", "gpu")
 MAX_BYTES = 2**31 - 2**24
 """Maximum size of all constants: a flatbuffer's 2 GB, less 16 MB for everything else."""
 SHOWN = 5
@@ -45,11 +46,13 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     Raises:
         UsageError: The graph has dynamic dimensions.
         CheckFailed: The file does not have the target's precision, or the target cannot run it: a
-            custom operator, a forbidden one, or a tensor with too many dimensions.
+            custom operator, a forbidden one, a tensor with too many dimensions, or an unknown
+            delegate.
     """
     from effsam_export.backends.tflite import convert as tflite_convert
 
     component = graph.component
+    check_delegate(target.options)
     check_fixed(component)
     assert graph.program is not None
     check_size(component.name, graph.program.stat().st_size)
@@ -66,6 +69,20 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
     path = out_dir / f"{component.name}.tflite"
     write(model, path)
     return artifact_of(path, component, target)
+
+
+def check_delegate(options: Options) -> None:
+    """Check that a target asks for a delegate that runs or is simulated here.
+
+    Raises:
+        CheckFailed: It asks for another one, in whose place LiteRT would use the CPU.
+    """
+    asked = str(options.get("delegate", "xnnpack"))
+    if asked not in DELEGATES:
+        raise CheckFailed(
+            f"the target asks LiteRT for delegate `{asked}`, and it would give `xnnpack`, the CPU",
+            hint="known delegates: " + ", ".join(f"`{d}`" for d in DELEGATES),
+        )
 
 
 def check_size(name: str, size: int) -> None:
@@ -197,8 +214,13 @@ def combine(
     return tuple(replace(a, files=(path,)) for a in artifacts)
 
 
-def open_session(artifact: Artifact) -> Session:
-    """Load the signature of a component with the number of threads of its target."""
+def open_session(artifact: Artifact) -> ArtifactSession:
+    """Load the signature of a component with the number of threads of its target.
+
+    Raises:
+        CheckFailed: The file cannot be read, lacks the component, or is for an unknown delegate.
+    """
+    check_delegate(artifact.options)
     kind = Fp16Session if artifact.options.get("delegate") == "gpu" else InterpreterSession
     threads = int(artifact.options.get("num_threads", 1))
     return kind(artifact.files[0], artifact.component, threads)

@@ -10,6 +10,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
+from effsam_export.spec.tensors import ReportedTensor, Signature
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
@@ -125,6 +127,24 @@ def signature_outputs(model: schema.ModelT, key: str) -> tuple[str, ...]:
     order = list(model.subgraphs[signature.subgraphIndex].outputs)
     found = sorted(signature.outputs, key=lambda m: order.index(m.tensorIndex))
     return tuple(m.name.decode() for m in found)
+
+
+def reported(model: schema.ModelT, key: str) -> Signature:
+    """Return the inputs and outputs of the signature `key`, which must exist."""
+    signature = signature_of(model, key)
+    assert signature is not None
+    tensors = model.subgraphs[signature.subgraphIndex].tensors
+
+    def tensor(entry: schema.TensorMapT) -> ReportedTensor:
+        found = tensors[entry.tensorIndex]
+        return ReportedTensor(
+            name=entry.name.decode(), shape=shape_of(found), dtype=dtype_name(found)
+        )
+
+    return Signature(
+        inputs=tuple(tensor(m) for m in signature.inputs),
+        outputs=tuple(tensor(m) for m in signature.outputs),
+    )
 
 
 def signature_faults(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effsam_export.backends.tflite import file as tflite_file
+from effsam_export.errors import CheckFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from ai_edge_litert import schema_py_generated as schema
 
-    from effsam_export.spec.tensors import Feeds
+    from effsam_export.spec.tensors import Feeds, Signature
 
 FORCE_FP16 = 4
 """`TFLITE_XNNPACK_DELEGATE_FLAG_FORCE_FP16`. Source: LiteRT, `xnnpack_delegate.h`."""
@@ -33,7 +34,9 @@ class InterpreterSession:
     def __init__(self, path: Path, signature: str, num_threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._outputs = tflite_file.signature_outputs(tflite_file.read(path), signature)
+        records = read(path, signature)
+        self._reported = tflite_file.reported(records, signature)
+        self._outputs = tflite_file.signature_outputs(records, signature)
         with quiet_runtime():
             interpreter = Interpreter(model_path=str(path), num_threads=num_threads)
             self._runner = interpreter.get_signature_runner(signature)
@@ -43,6 +46,9 @@ class InterpreterSession:
             results = self._runner(**{k: np.ascontiguousarray(v) for k, v in feeds.items()})
         # Copies: the arrays may lie in the interpreter's memory, which the next call overwrites.
         return {name: np.array(results[name]) for name in self._outputs}
+
+    def signature(self) -> Signature:
+        return self._reported
 
 
 class Fp16Session:
@@ -60,7 +66,8 @@ class Fp16Session:
 
         cpu = CpuOptions(num_threads=num_threads, xnnpack_flags=FORCE_FP16)
         self._signature = signature
-        records = tflite_file.read(path)
+        records = read(path, signature)
+        self._reported = tflite_file.reported(records, signature)
         self._outputs = tflite_file.signature_outputs(records, signature)
         reshape_constant_operands(records)
         # Stored, because the runtime reads constants from these bytes.
@@ -88,6 +95,25 @@ class Fp16Session:
             # Deleted here, because freeing them logs to stderr.
             del model, inputs, outputs
         return {n: np.array(found[n]).reshape(s) for n, s in self._shapes.items()}
+
+    def signature(self) -> Signature:
+        return self._reported
+
+
+def read(path: Path, signature: str) -> schema.ModelT:
+    """Read a file that has a signature of this name.
+
+    Raises:
+        CheckFailed: It is no .tflite file, or has no such signature.
+    """
+    try:
+        records = tflite_file.read(path)
+        found = tflite_file.signature_of(records, signature)
+    except Exception as error:
+        raise CheckFailed(f"`{path.name}` is not a readable .tflite file") from error
+    if found is None:
+        raise CheckFailed(f"`{path.name}` has no signature `{signature}`")
+    return records
 
 
 def reshape_constant_operands(model: schema.ModelT) -> None:

@@ -19,6 +19,7 @@ from effsam_export.backends.coreml import package as coreml_package
 from effsam_export.backends.coreml import sdk as coreml_sdk
 from effsam_export.backends.coreml import session as coreml_session
 from effsam_export.backends.coreml.mil import read
+from effsam_export.spec.tensors import ReportedTensor
 from tests.backends.coreml import tools
 
 if TYPE_CHECKING:
@@ -73,6 +74,16 @@ def test_image_input_is_not_scaled(image_encoder: Artifact) -> None:
     whole = np.rint(pixels())
     found = coreml.open_session(image_encoder).run({"image": whole})["image_embeddings"]
     np.testing.assert_allclose(found, wanted(whole), atol=2e-3)
+
+
+def test_signatures(image_encoder: Artifact, tmp_path: Path) -> None:
+    (image,) = coreml.open_session(image_encoder).signature().inputs
+    assert image == ReportedTensor(name="image", shape=(8, 12, 3), dtype="uint8")
+    arrays = tools.lower(tools.encoder_graph(tmp_path), tmp_path / "out")
+    found = coreml.open_session(arrays).signature()
+    assert found.inputs == (ReportedTensor(name="image", shape=(1, 3, 8, 12), dtype="float32"),)
+    assert [t.name for t in found.outputs] == ["image_embeddings"]
+    assert found.outputs[0].dtype == "float32"
 
 
 def test_pixels_of_an_image_input_are_rounded(image_encoder: Artifact) -> None:

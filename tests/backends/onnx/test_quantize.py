@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from effsam_export.backends.onnx import activation_ranges
 from effsam_export.backends.onnx import quantize as onnx_qdq
-from effsam_export.backends.onnx.backend import OnnxSession
+from effsam_export.backends.onnx.session import OnnxSession
 from effsam_export.spec.int8 import Int8Recipe
 from effsam_export.util import cpu
 from tests.quantize import toy

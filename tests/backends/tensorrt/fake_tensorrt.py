@@ -176,6 +176,10 @@ class Engine:
     def get_tensor_dtype(self, name: str) -> str:
         return "float32"
 
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        port = next(p for p in self.ports if p.name == name)
+        return tuple(-1 if isinstance(size, str) else size for size in port.shape)
+
     def create_execution_context(self) -> Context:
         return Context(self)
 

@@ -14,7 +14,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 import onnx
 
-from effsam_export.backends.onnx.backend import OnnxSession
+from effsam_export.backends.onnx.session import OnnxSession
 from effsam_export.backends.tensorrt import backend
 from effsam_export.backends.tensorrt import typed as trt_typed
 from effsam_export.backends.tensorrt.kit import trt_engine
@@ -28,6 +28,7 @@ from tests.backends.test_contract import (
     TOLERANCE,
     WEIGHT,
     feeds,
+    signature_of,
     wanted,
     write_graph,
 )
@@ -171,6 +172,7 @@ def test_engine_is_built_on_the_device(on_device: None, tmp_path: Path) -> None:
 def test_engine_runs_on_the_device(on_device: None, tmp_path: Path) -> None:
     session = backend.open_session(lower(tmp_path))
     assert isinstance(session, backend.EngineSession)
+    assert session.signature() == signature_of(COMPONENT)
     found = session.run(feeds(3))
     np.testing.assert_allclose(found["masks"], wanted(feeds(3))["masks"], atol=TOLERANCE["fp16"])
 

@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime")
 import onnx
 from onnx import TensorProto
 
-from effsam_export.backends.onnx.backend import OnnxSession
+from effsam_export.backends.onnx.session import OnnxSession
 from effsam_export.backends.tensorrt import shape_ranges
 from effsam_export.backends.tensorrt import typed as trt_typed
 from effsam_export.backends.tensorrt import write_kit as trt_kit

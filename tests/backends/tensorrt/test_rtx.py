@@ -15,7 +15,7 @@ import onnx
 import tensorrt_rtx_bindings as trt
 from onnx import TensorProto, helper
 
-from effsam_export.backends.onnx.backend import OnnxSession
+from effsam_export.backends.onnx.session import OnnxSession
 from effsam_export.backends.tensorrt import build as trt_build
 from effsam_export.backends.tensorrt import rtx, shape_ranges
 from effsam_export.backends.tensorrt import typed as trt_typed
@@ -31,6 +31,7 @@ from tests.backends.test_contract import (
     WEIGHT,
     WIDTH,
     feeds,
+    signature_of,
     wanted,
     write_graph,
 )
@@ -373,6 +374,7 @@ def test_session_of_an_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(rtx, "trt", fake_tensorrt)
     monkeypatch.setattr(trt_engine, "load_driver", fake_tensorrt.Driver)
     session = rtx.EngineSession(path)
+    assert session.signature() == signature_of(COMPONENT)
     np.testing.assert_allclose(session.run(feeds(2))["masks"], wanted(feeds(2))["masks"], atol=1e-5)
     with pytest.raises(CheckFailed) as caught:
         session.run({"tokens": np.zeros((2, WIDTH), np.float32)})

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from effsam_export.backends.tflite import backend as tflite
 from effsam_export.backends.tflite import file as tflite_file
 from effsam_export.backends.tflite import session as tflite_session
+from effsam_export.errors import CheckFailed
 from tests.backends.tflite.tools import (
     COMPONENT,
     PROMPTS,
@@ -126,6 +127,41 @@ def test_only_constant_stacks_are_reshaped_for_the_simulator() -> None:
     assert product.inputs == [tokens, reshape.outputs[0]]
     assert untouched.inputs == [first, other]
     assert tflite_file.shape_of(made.graph.tensors[reshape.outputs[0]]) == (2, 4, 5)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_session_reports_its_signature(lowered: dict[str, Artifact], name: str) -> None:
+    found = tflite.open_session(lowered[name]).signature()
+    for tensors, specs in ((found.inputs, COMPONENT.inputs), (found.outputs, COMPONENT.outputs)):
+        assert {(t.name, t.shape, t.dtype) for t in tensors} == {
+            (s.name, s.shape, s.dtype) for s in specs
+        }
+
+
+@pytest.mark.parametrize("asked", ["nnapi", "coreml", "GPU", ""])
+def test_a_delegate_that_would_be_the_cpu(lowered: dict[str, Artifact], asked: str) -> None:
+    artifact = replace(lowered["tflite"], options={"delegate": asked})
+    with pytest.raises(CheckFailed) as caught:
+        tflite.open_session(artifact)
+    assert caught.value.message == (
+        f"the target asks LiteRT for delegate `{asked}`, and it would give `xnnpack`, the CPU"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph", b"\x1c\0\0\0TFL3"], ids=repr)
+def test_a_damaged_file(lowered: dict[str, Artifact], tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "decoder.tflite"
+    path.write_bytes(content)
+    choices: tuple[dict[str, str], ...] = ({}, {"delegate": "gpu"})
+    for options in choices:
+        artifact = replace(lowered["tflite"], files=(path,), options=options)
+        with pytest.raises(CheckFailed, match=r"`decoder\.tflite` "):
+            tflite.open_session(artifact)
+
+
+def test_a_file_of_another_component(lowered: dict[str, Artifact]) -> None:
+    with pytest.raises(CheckFailed, match="has no signature `encoder`"):
+        tflite.open_session(replace(lowered["tflite"], component="encoder"))
 
 
 def test_number_of_threads_reaches_the_runtime(

@@ -173,6 +173,10 @@ class Engine:
         found: np.dtype[Any] = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
         return found
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an input or output; -1 is a dynamic axis."""
+        return tuple(int(n) for n in self._engine.get_tensor_shape(name))
+
     def run(self, feeds: Any) -> dict[str, Any]:
         """Run once on inputs by name; return the outputs by name.
 

@@ -14,7 +14,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("PIL")
 
-from effsam_export.backends.onnx import backend as onnx_backend
+from effsam_export.backends.onnx.session import OnnxSession
 from effsam_export.backends.tensorrt.kit import verify_engine
 from effsam_export.imaging import rle
 from tests.backends.tensorrt import fake_tensorrt
@@ -44,8 +44,7 @@ def test_golden_vectors_agree_with_effsam_verify(bundle: Path) -> None:
 
     manifest = read(bundle / "manifest.json")
     sessions = [
-        onnx_backend.OnnxSession(bundle / c["files"][0], "CPUExecutionProvider")
-        for c in manifest["components"]
+        OnnxSession(bundle / c["files"][0], "CPUExecutionProvider") for c in manifest["components"]
     ]
     found = verify_engine.check(manifest, bundle / "golden" / "golden.json", *sessions)
     wanted = verify.verify(bundle, level="golden").golden
