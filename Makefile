@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest --durations=20
 # Files run in their order: the quick ones come last, so that no worker ends long before the other.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo test test-code test-weights test-slow coverage docs lint lint-fast requirements
+.PHONY: install demo test test-code test-weights test-slow test-fuzz coverage docs lint lint-fast requirements
 
 install: .venv/installed
 
@@ -24,11 +24,11 @@ demo: install
 
 # Unit and flow tests on tiny models.
 test: install
-	$(PYTEST) $(PARALLEL) -m "not weights and not slow and not compiler"
+	$(PYTEST) $(PARALLEL) -m "not weights and not slow and not compiler and not fuzz"
 
 # The generated C++, Kotlin and JavaScript, compiled and run.
 test-code: install
-	$(PYTEST) $(PARALLEL) -m "compiler and not weights and not slow"
+	$(PYTEST) $(PARALLEL) -m "compiler and not weights and not slow and not fuzz"
 
 # The official MobileSAM on every backend, in INT8 too.
 test-weights: install
@@ -40,11 +40,15 @@ test-weights: install
 test-slow: install
 	$(PYTEST) -m "slow"
 
+# Generated inputs for each reader of files: 20,000 for each, a quarter of an hour.
+test-fuzz: install
+	$(PYTEST) $(PARALLEL) -m "fuzz"
+
 # Lines and branches of the package over all tiers, those that run in subprocesses too.
 coverage: install
 	$(BIN)/effsam fetch mobile-sam
 	$(BIN)/coverage erase
-	$(PYTEST) $(PARALLEL) --cov --cov-report= -m "not slow"
+	$(PYTEST) $(PARALLEL) --cov --cov-report= -m "not slow and not fuzz"
 	$(PYTEST) --cov --cov-append --cov-report= -m "slow"
 	$(BIN)/coverage report --skip-covered
 

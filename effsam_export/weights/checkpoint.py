@@ -158,7 +158,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
 
 def _only_weight_file(archive: zipfile.ZipFile) -> zipfile.ZipInfo | None:
     """Return the only weight file in a zip archive; None for PyTorch's own zip files."""
-    infos = [i for i in archive.infolist() if not i.is_dir()]
+    infos = [i for i in archive.infolist() if not i.filename.endswith("/")]
     if any(i.filename.endswith("data.pkl") for i in infos):
         return None
     weights = [

@@ -172,9 +172,9 @@ class _Machine:
             self._collect(name, self._marked())
         elif name in ("APPEND", "SETITEM"):
             values = [stack.pop() for _ in range(1 if name == "APPEND" else 2)]
-            self._add(reversed(values), pairs=name == "SETITEM")
+            self._add(values[::-1], pairs=name == "SETITEM")
         elif name in ("APPENDS", "ADDITEMS", "SETITEMS"):
-            self._add(iter(self._marked()), pairs=name == "SETITEMS")
+            self._add(self._marked(), pairs=name == "SETITEMS")
         elif name in ("POP", "POP_MARK"):
             self._marked() if name == "POP_MARK" else stack.pop()
         elif name == "DUP":
@@ -230,9 +230,9 @@ class _Machine:
             return
         self._stack.append({} if name == "DICT" else tuple(values) if name == "TUPLE" else [])
         if name != "TUPLE":
-            self._add(iter(values), pairs=name == "DICT")
+            self._add(values, pairs=name == "DICT")
 
-    def _add(self, values: Iterator[Any], *, pairs: bool) -> None:
+    def _add(self, values: list[Any], *, pairs: bool) -> None:
         """Add values, or pairs of key and value, to the container on top of the stack."""
         into = self._stack[-1]
         if isinstance(into, Record):
@@ -241,8 +241,7 @@ class _Machine:
             (into if isinstance(into, list) else into.members).extend(values)
             return
         entries = into if isinstance(into, dict) else into.entries
-        for key in values:
-            value = next(values)
+        for key, value in zip(values[::2], values[1::2], strict=True):
             # No state dict has other keys.
             if isinstance(key, KEYS):
                 entries[key] = value

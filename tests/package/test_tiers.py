@@ -19,7 +19,7 @@ from tests.paths import REPOSITORY
 if TYPE_CHECKING:
     from pathlib import Path
 
-TIERS = ("test", "test-code", "test-weights", "test-slow")
+TIERS = ("test", "test-code", "test-weights", "test-slow", "test-fuzz")
 COLLECT = """
 import json, sys
 import pytest
@@ -106,7 +106,7 @@ def test_each_test_is_collected_and_in_one_tier(
     counts = dict.fromkeys(TIERS, 0)
     for name, marks in tests.items():
         # The expressions are of words, `and` and `not`: Python's own.
-        words = {name: name in marks for name in ("compiler", "weights", "slow")}
+        words = {name: name in marks for name in ("compiler", "weights", "slow", "fuzz")}
         (tier,) = [t for t, text in expressions().items() if eval(text, {}, words)]
         counts[tier] += 1
         assert ("weights" in marks) == (tier == "test-weights"), name

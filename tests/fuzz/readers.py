@@ -1,0 +1,160 @@
+"""What is fuzzed: readers of bytes, each with honest inputs to begin from.
+
+A reader raises `EffsamError` for what it refuses. Any other exception is a finding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from effsam_export.errors import EffsamError
+from tests.bundle import fake
+from tests.paths import REPOSITORY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SEEDS = 40
+"""Generated inputs to begin from."""
+
+
+def checkpoint(path: Path) -> None:
+    from effsam_export.weights.checkpoint import read_state_dict
+
+    read_state_dict(path)
+
+
+def image(path: Path) -> None:
+    from effsam_export.imaging.images import load_image
+
+    load_image(path)
+
+
+def manifest(path: Path) -> None:
+    """A bundle whose manifest it is."""
+    from effsam_export.bundle import read
+    from effsam_export.bundle.manifest import MANIFEST
+
+    folder = path.with_name("bundle")
+    folder.mkdir(exist_ok=True)
+    (folder / MANIFEST).write_bytes(path.read_bytes())
+    read.integrity(read.read(folder))
+
+
+def archive(path: Path) -> None:
+    """An archive to unpack; its files are removed again."""
+    from effsam_export.bundle.archive import opened
+
+    with opened(path):
+        pass
+
+
+def toml(path: Path) -> None:
+    """A file of each kind: one content may be right for one only."""
+    from effsam_export import models
+    from effsam_export.config import calibration, fp16_recipe, int8_recipe, parity, targets
+    from effsam_export.matrix import config
+
+    names = tuple(c.name for c in models.get("mobile-sam").components)
+    readers: tuple[Callable[[], object], ...] = (
+        lambda: targets.load_target(str(path)),
+        lambda: calibration.load(str(path)),
+        lambda: parity.load_parity_images(path),
+        lambda: int8_recipe.load("mobile-sam", path),
+        lambda: fp16_recipe.load(path, names),
+        lambda: config.load(path),
+    )
+    for reader in readers:
+        with contextlib.suppress(EffsamError):
+            reader()
+
+
+def masks(path: Path) -> None:
+    from effsam_export.inference.segment import load_mask_input
+
+    load_mask_input(path, 8)
+
+
+READERS: dict[str, tuple[Callable[[Path], None], str]] = {
+    # Name -> the reader, and the suffix of its files.
+    "checkpoint": (checkpoint, ".pt"),
+    "image": (image, ".png"),
+    "manifest": (manifest, ".json"),
+    "archive": (archive, ".zip"),
+    "toml": (toml, ".toml"),
+    "masks": (masks, ".npz"),
+}
+
+
+def read(name: str, content: bytes, folder: Path) -> None:
+    """Read a content as one of these; returns if it is read or refused."""
+    reader, suffix = READERS[name]
+    path = folder / f"input{suffix}"
+    path.write_bytes(content)
+    with contextlib.suppress(EffsamError):
+        reader(path)
+
+
+# ------------------------------------------------------------------ inputs to begin from
+
+
+def seeds(name: str) -> Iterator[bytes]:
+    """Yield honest inputs, and hostile ones of the generators."""
+    rng = random.Random(0)
+    if name == "checkpoint":
+        from tests.weights import hostile_checkpoints as hostile
+
+        yield from (hostile.honest(rng) for _ in range(SEEDS))
+        made = (make(rng) for make in hostile.KINDS.values() for _ in range(3))
+        yield from (content for content in made if len(content) < 20_000)
+    elif name == "image":
+        yield from _images()
+    elif name == "manifest":
+        yield from (p.read_bytes() for p in sorted(fake.FOLDER.glob("manifest-v*.json")))
+    elif name == "archive":
+        yield from _archive()
+    elif name == "toml":
+        for folder in ("targets", "calibration", "calibration/int8"):
+            yield from (p.read_bytes() for p in sorted((REPOSITORY / folder).glob("*.toml")))
+        yield (REPOSITORY / "effsam.toml").read_bytes()
+    else:
+        yield from _masks()
+
+
+def _images() -> Iterator[bytes]:
+    from PIL import Image
+
+    for form in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "ICO"):
+        for mode in ("RGB", "L", "P"):
+            content = io.BytesIO()
+            with contextlib.suppress(OSError):
+                Image.effect_noise((9, 7), 50).convert(mode).save(content, form)
+                yield content.getvalue()
+
+
+def _archive() -> Iterator[bytes]:
+    """Bundles of a few bytes, packed, and archives that are none."""
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        content = io.BytesIO()
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = fake.write(Path(folder) / "bundle")
+            with zipfile.ZipFile(content, "w", method) as opened:
+                for file in sorted(p for p in bundle.rglob("*") if p.is_file()):
+                    opened.write(file, file.relative_to(bundle).as_posix())
+        yield content.getvalue()
+
+
+def _masks() -> Iterator[bytes]:
+    import numpy as np
+
+    for dtype in ("float32", "float64", "int8"):
+        for shape in ((1, 8, 8), (3, 8, 8), (8, 8)):
+            content = io.BytesIO()
+            np.savez(content, allow_pickle=False, low_res_masks=np.zeros(shape, dtype))
+            yield content.getvalue()
