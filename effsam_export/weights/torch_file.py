@@ -198,6 +198,9 @@ def _bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytea
     """Return a member of an archive, of at most `limit` bytes."""
     if info.file_size > limit:
         raise Unreadable(f"a member of its archive has over {limit} bytes")
+    if info.CRC == 0:
+        # Written by torch without checksums (`set_crc32_options(False)`); None is not compared.
+        info.CRC = None  # type: ignore[assignment]
     content = bytearray(info.file_size)
     view, filled = memoryview(content), 0
     try:
