@@ -25,6 +25,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+MAX_SHOWN = 120
+"""Characters of a name or value in a message."""
+
+
+def shown(value: object) -> str:
+    """Return a name or value from outside for a message: short, on one line, printable."""
+    try:
+        text = str(value)
+    except ValueError:
+        # Python does not print an integer of over 4300 digits.
+        return "a number with thousands of digits"
+    text = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
 
 class EffsamError(Exception):
     """Base class: a message that states the problem, and an optional hint for the user.
@@ -57,10 +73,10 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+        near = difflib.get_close_matches(name[:MAX_SHOWN], names, n=2, cutoff=0.5)
         choice = " or ".join(f"`{n}`" for n in near)
         hint = f"did you mean {choice}?" if near else f"known: {', '.join(names)}"
-        super().__init__(f"unknown {kind} `{name}`", hint=hint)
+        super().__init__(f"unknown {kind} `{shown(name)}`", hint=hint)
 
 
 class ImageError(UsageError):

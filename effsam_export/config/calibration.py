@@ -7,8 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.config.toml import data_dir, faults, read_toml
-from effsam_export.errors import UnknownNameError, UsageError
+from effsam_export.config.toml import (
+    data_dir,
+    faults,
+    is_name,
+    is_of_type,
+    range_faults,
+    read_toml,
+    refuse,
+)
+from effsam_export.errors import UnknownNameError, UsageError, shown
+from effsam_export.util.files import IS_A_DIRECTORY, fault_of_file
+from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,6 +26,10 @@ if TYPE_CHECKING:
 DEFAULT = "default"
 MIN_SAMPLES = 5
 """Fewer samples give a warning: the accuracy was measured with 5 to 40 samples."""
+MAX_SAMPLES = 100_000
+MAX_PROMPTS = 1000
+"""Maximum number of prompts for each sample."""
+MAX_SEED = 2**32 - 1
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 KEYS = {"images": list, "num_samples": int, "seed": int, "crops": dict, "prompts": dict}
 CROP_KEYS = {"smallest": float, "flip": bool}
@@ -74,25 +88,31 @@ def load(source: str = DEFAULT, num_samples: int | None = None) -> CalibrationRe
     """
     if num_samples is not None and num_samples < 1:
         raise UsageError(f"--num-samples is {num_samples}, but has to be at least 1")
+    if num_samples is not None and num_samples > MAX_SAMPLES:
+        raise UsageError(f"--num-samples is {shown(num_samples)}, but can be {MAX_SAMPLES} at most")
     folder = Path(source)
-    if folder.is_dir():
+    fault = fault_of_file(folder)
+    if fault == IS_A_DIRECTORY:
         recipe = _from_folder(folder)
+    elif source in names():
+        recipe = _from_file(data_dir("calibration") / f"{source}.toml")
+    elif source.endswith(".toml") and fault is None:
+        recipe = _from_file(folder)
+    elif source.endswith(".toml") or "/" in source or fault is None:
+        raise UsageError(
+            f"calibration `{shown(source)}` {fault or 'is neither a folder nor a TOML file'}",
+            hint="give a folder of images, a TOML file or the name of a recipe",
+        )
     else:
-        path = folder if source.endswith(".toml") else None
-        path = path or data_dir("calibration") / f"{source}.toml"
-        if not path.is_file():
-            if source.endswith(".toml") or "/" in source:
-                raise UsageError(
-                    f"calibration `{source}` does not exist",
-                    hint="give a folder of images, a TOML file or the name of a recipe",
-                )
-            raise UnknownNameError("calibration recipe", source, names())
-        recipe = _from_file(path)
+        raise UnknownNameError("calibration recipe", source, names())
     return recipe if num_samples is None else replace(recipe, num_samples=num_samples)
 
 
 def _from_folder(folder: Path) -> CalibrationRecipe:
-    images = tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES))
+    try:
+        images = tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES))
+    except OSError as error:
+        raise UsageError(f"calibration `{folder}` cannot be read: {reason_of(error)}") from error
     if not images:
         raise UsageError(
             f"no image in `{folder}`", hint=f"supported suffixes: {', '.join(SUFFIXES)}"
@@ -103,15 +123,14 @@ def _from_folder(folder: Path) -> CalibrationRecipe:
 
 
 def _from_file(path: Path) -> CalibrationRecipe:
-    table = read_toml(path)
+    table = read_toml(path, "calibration file")
     problems = faults(table, KEYS, "")
     crops, prompts = table.get("crops"), table.get("prompts")
     problems += faults(crops, CROP_KEYS, "crops.") if isinstance(crops, dict) else []
     problems += faults(prompts, PROMPT_KEYS, "prompts.") if isinstance(prompts, dict) else []
-    if not problems:
-        problems = _value_faults(table)
+    problems += _value_faults(table)
     if problems:
-        raise UsageError(f"calibration file `{path.name}`: {'; '.join(problems)}")
+        refuse("calibration file", path, problems)
     return CalibrationRecipe(
         name=path.stem,
         images=tuple(path.parent / name for name in table["images"]),
@@ -124,18 +143,18 @@ def _from_file(path: Path) -> CalibrationRecipe:
 
 
 def _value_faults(table: Mapping[str, Any]) -> list[str]:
+    """Return the values of a calibration file that are out of range; wrong types are left out."""
     problems = []
-    if not table["images"] or not all(isinstance(n, str) for n in table["images"]):
+    images = table.get("images")
+    if isinstance(images, list) and not (images and all(is_name(n) for n in images)):
         problems.append("`images` has to be a list of at least one path")
-    if table["num_samples"] < 1:
-        problems.append("`num_samples` is less than 1")
-    if table["seed"] < 0:
-        problems.append("`seed` is negative")
-    if not 0 < table["crops"]["smallest"] <= 1:
+    problems += range_faults(table, "num_samples", "", 1, MAX_SAMPLES)
+    problems += range_faults(table, "seed", "", 0, MAX_SEED)
+    crops = table.get("crops")
+    smallest = crops.get("smallest") if isinstance(crops, dict) else None
+    if isinstance(smallest, (int, float)) and is_of_type(smallest, float) and not 0 < smallest <= 1:
         problems.append("`crops.smallest` is not greater than 0 and at most 1")
-    if table["prompts"]["per_sample"] < 1:
-        problems.append("`prompts.per_sample` is less than 1")
-    return problems
+    return problems + range_faults(table.get("prompts"), "per_sample", "prompts.", 1, MAX_PROMPTS)
 
 
 def hashes(images: Iterable[Path]) -> dict[Path, str]:

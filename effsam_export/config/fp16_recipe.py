@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.config.module_rules import check_alone, module_faults, rule_document
-from effsam_export.config.toml import faults, read_toml
-from effsam_export.errors import UsageError
+from effsam_export.config.toml import MAX_ENTRIES, faults, read_toml, refuse, unknown_name
+from effsam_export.errors import shown
 from effsam_export.spec.model import KeepFp32
 
 if TYPE_CHECKING:
@@ -38,19 +38,21 @@ def load(path: Path, components: Sequence[str]) -> tuple[KeepFp32, ...]:
     Raises:
         UsageError: The file is missing, or every fault of it in one message.
     """
-    if not path.is_file():
-        raise UsageError(f"precision recipe `{path}` does not exist")
-    table = read_toml(path)
-    problems = [f"unknown key `{key}`" for key in table if key != "keep"]
+    table = read_toml(path, "precision recipe")
+    problems = [unknown_name("key", key, ["keep"]) for key in table if key != "keep"]
     rows = table.get("keep", [])
     if not isinstance(rows, list):
         problems.append("`keep` is not a list of tables")
         rows = []
-    for row in rows:
+    if len(rows) > MAX_ENTRIES:
+        problems.append(f"`keep` has over {MAX_ENTRIES} entries")
+    for row in rows[:MAX_ENTRIES]:
         problems += _faults(row, components)
     if problems:
-        raise UsageError(
-            f"precision recipe `{path.name}`: {'; '.join(problems)}",
+        refuse(
+            "precision recipe",
+            path,
+            problems,
             hint='as in [[keep]] component = "encoder", modules = ["neck.*"], reason = "..."',
         )
     return tuple(
@@ -75,7 +77,8 @@ def _faults(row: object, components: Sequence[str]) -> list[str]:
         return problems + key_problems
     if table["component"] not in components:
         problems.append(
-            f"`keep.component` is `{table['component']}`, the model has {', '.join(components)}"
+            f"`keep.component` is `{shown(table['component'])}`, "
+            f"the model has {', '.join(components)}"
         )
     problems += module_faults(table, "modules", "keep.")
     return problems + (module_faults(table, "ops", "keep.") if "ops" in table else [])

@@ -16,8 +16,16 @@ from effsam_export.config.module_rules import (
     module_faults,
     rule_document,
 )
-from effsam_export.config.toml import data_dir, faults, read_toml
-from effsam_export.errors import UsageError
+from effsam_export.config.toml import (
+    data_dir,
+    faults,
+    is_name,
+    is_of_type,
+    read_toml,
+    refuse,
+    value_fault,
+)
+from effsam_export.errors import shown
 from effsam_export.spec.int8 import (
     METHODS,
     ROUNDINGS,
@@ -85,21 +93,23 @@ def load(model: str, path: Path | None = None) -> Int8Plan:
         folder = data_dir("calibration") / "int8"
         path = folder / f"{model}.toml"
         path = path if path.is_file() else folder / "default.toml"
-    elif not path.is_file():
-        raise UsageError(f"INT8 recipe `{path}` does not exist")
-    table = read_toml(path)
+    table = read_toml(path, "INT8 recipe")
     problems: list[str] = []
     recipes: dict[tuple[str, str], Int8Recipe] = {}
     for component, rows in table.items():
-        if component == "measured" and isinstance(rows, str):
+        if component == "measured":
+            fault = value_fault(rows, str)
+            problems += [f"`measured` {fault}"] if fault else []
             continue
         if component not in COMPONENTS or not isinstance(rows, dict):
-            problems.append(f"`{component}` is not a table called {', '.join(COMPONENTS)}")
+            problems.append(f"`{shown(component)}` is not a table called {', '.join(COMPONENTS)}")
             continue
+        if not rows:
+            problems.append(f"`{component}` is empty")
         for backend, row in rows.items():
-            where = f"{component}.{backend}"
+            where = f"{component}.{shown(backend)}"
             if backend != "default" and backend not in backends.BACKENDS:
-                problems.append(f"`{where}`: no backend is called `{backend}`")
+                problems.append(f"`{where}`: no backend is called `{shown(backend)}`")
                 continue
             row_problems = _recipe_faults(row, where)
             problems += row_problems
@@ -108,7 +118,7 @@ def load(model: str, path: Path | None = None) -> Int8Plan:
     if not recipes and not problems:
         problems.append("it quantizes nothing")
     if problems:
-        raise UsageError(f"INT8 recipe `{path.name}`: {'; '.join(problems)}")
+        refuse("INT8 recipe", path, problems)
     return Int8Plan(name=path.stem, measured=str(table.get("measured", "")), recipes=recipes)
 
 
@@ -134,7 +144,7 @@ def _value_faults(value: str, known: Sequence[str], where: str) -> list[str]:
         return []
     if NEW_VALUES.get(value) in known:
         return [f'`{where} = "{value}"` is now `"{NEW_VALUES[value]}"`']
-    return [f"`{where}` is `{value}`, want one of {', '.join(known)}"]
+    return [f"`{where}` is `{shown(value)}`, want one of {', '.join(known)}"]
 
 
 def _equalize_faults(entry: object, where: str) -> list[str]:
@@ -143,8 +153,12 @@ def _equalize_faults(entry: object, where: str) -> list[str]:
     table, problems = check_renamed_keys(entry, {"strength": "alpha"}, f"{where}.")
     other = "norm" if "values" in table else "values"
     problems += faults(table, {k: v for k, v in EQUALIZE_KEYS.items() if k != other}, f"{where}.")
-    if not problems and not 0 <= table["alpha"] <= 1:
-        problems.append(f"`{where}.alpha` is {table['alpha']}, want 0 to 1")
+    alpha = table.get("alpha")
+    if is_of_type(alpha, float) and not 0 <= alpha <= 1:
+        problems.append(f"`{where}.alpha` is {shown(alpha)}, want 0 to 1")
+    for key in ("norm", "values", "layer"):
+        if isinstance(table.get(key), str) and not is_name(table[key]):
+            problems.append(f"`{where}.{key}` wants the path of a module")
     return problems
 
 

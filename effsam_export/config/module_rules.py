@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from effsam_export.config.toml import is_name
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -51,6 +53,6 @@ def check_alone(table: Mapping[str, Any], where: str) -> tuple[dict[str, Any], l
 def module_faults(table: Mapping[str, Any], key: str, where: str) -> list[str]:
     """Return a sentence unless a key holds a list of names, at least one."""
     names = table.get(key)
-    if names and all(isinstance(name, str) for name in names):
+    if names and all(is_name(name) for name in names):
         return []
     return [f"`{where}{key}` wants names, at least one"]

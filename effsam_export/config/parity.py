@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.config.toml import data_dir, faults, is_number_list, read_toml
-from effsam_export.errors import UsageError
-from effsam_export.spec.prompts import Point, Prompt
+from effsam_export.config.toml import data_dir, faults, is_name, is_number_list, read_toml, refuse
+from effsam_export.errors import shown
+from effsam_export.spec.prompts import MAX_POINTS, MAX_SIDE, Point, Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+MAX_NAME = 100
+"""Characters of a prompt's name, which becomes a part of file names."""
 IMAGE_KEYS = {"file": str, "prompts": list}
 
 
@@ -45,9 +47,7 @@ def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
         UsageError: The file does not exist, or the message lists all its faults.
     """
     path = path or data_dir("calibration") / "parity.toml"
-    if not path.is_file():
-        raise UsageError(f"parity file `{path}` does not exist")
-    table = read_toml(path)
+    table = read_toml(path, "parity file")
     images, problems = [], faults(table, {"images": list}, "")
     rows = table.get("images")
     for row in rows if isinstance(rows, list) else ():
@@ -55,7 +55,9 @@ def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
         if wrong:
             problems += wrong
             continue
-        where = f"image `{row['file']}`"
+        where = f"image `{shown(row['file'])}`"
+        if not is_name(row["file"]):
+            problems.append(f"{where} is not a path")
         if not row["prompts"]:
             problems.append(f"{where} has no prompt")
         cases, seen = [], set[str]()
@@ -70,7 +72,7 @@ def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
     if not images and not problems:
         problems.append("`images` is empty")
     if problems:
-        raise UsageError(f"parity file `{path.name}`: {'; '.join(problems)}")
+        refuse("parity file", path, problems)
     return tuple(images)
 
 
@@ -78,16 +80,22 @@ def _case_fault(entry: object, seen: set[str]) -> str | None:
     """Return what is wrong with one prompt of a parity file, or None."""
     name = entry.get("name") if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or not isinstance(name, str) or name in seen:
-        return f"prompt name `{name}` is missing or used twice"
+        return f"prompt name `{shown(name)}` is missing or used twice"
+    if not is_name(name) or len(name) > MAX_NAME or "/" in name or "\\" in name:
+        return f"prompt name `{shown(name)}` is not a name of up to {MAX_NAME} letters without `/`"
     if set(entry) - {"name", "points", "box", "mask_from"}:
         return f"prompt `{name}` has a key that is not `name`, `points`, `box` or `mask_from`"
     if "mask_from" in entry and entry["mask_from"] not in list(seen):
-        source = entry["mask_from"]
+        source = shown(entry["mask_from"])
         return f"prompt `{name}` takes its mask from `{source}`, which is not an earlier prompt"
     points = entry.get("points", [])
     fine = isinstance(points, list) and all(is_number_list(p, 3) and p[2] in (0, 1) for p in points)
     if not fine or ("box" in entry and not is_number_list(entry["box"], 4)):
         return f"prompt `{name}` needs points as [x, y, label] and a box as [x0, y0, x1, y1]"
+    if len(points) > MAX_POINTS:
+        return f"prompt `{name}` has {len(points)} points, more than {MAX_POINTS}"
+    if not all(abs(v) <= MAX_SIDE for some in (*points, entry.get("box", [])) for v in some):
+        return f"prompt `{name}` has a coordinate over {MAX_SIDE}, more than an image has pixels"
     if not points and "box" not in entry:
         return f"prompt `{name}` has no point and no box"
     return None

@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from effsam_export import backends
-from effsam_export.config.toml import data_dir, faults, is_of_type, read_toml, unknown_name
-from effsam_export.errors import UnknownNameError, UsageError
+from effsam_export.config.toml import (
+    data_dir,
+    faults,
+    is_of_type,
+    read_toml,
+    refuse,
+    unknown_name,
+    value_fault,
+)
+from effsam_export.errors import UnknownNameError, UsageError, shown
 from effsam_export.spec.targets import Gates, Precision, TargetProfile
+from effsam_export.util.numbers import to_number, to_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TARGET_KEYS = {
@@ -27,6 +36,16 @@ MIN_OPSET, MAX_OPSET = 18, 23
 """Opsets of torch's ONNX exporter: 18 is its internal opset, 23 the newest it supports."""
 GATE_KEYS = {"mask_iou": float, "score_error": float, "cosine": float}
 OPTIONAL_GATES = {"mean_iou": float}
+OPTION_MINIMA = {"workspace_mib": 0}
+"""Target options with another minimum than 1, of those that are whole numbers."""
+MAX_OPTION = 1_000_000
+_PARSERS: dict[type, Callable[[str], str | int | float | bool | None]] = {
+    bool: lambda text: {"true": True, "false": False}.get(text.lower()),
+    int: to_whole,
+    float: to_number,
+    str: str,
+}
+"""Type of a target option -> a function that returns its value, or None for wrong text."""
 
 
 def target_names() -> tuple[str, ...]:
@@ -50,14 +69,12 @@ def load_target(
             the file or of the options.
     """
     path = Path(name) if name.endswith(".toml") else data_dir("targets") / f"{name}.toml"
-    if not path.is_file():
-        if name.endswith(".toml"):
-            raise UsageError(f"target file `{name}` does not exist")
+    if not name.endswith(".toml") and name not in target_names():
         raise UnknownNameError("target", name, target_names())
-    table = read_toml(path)
+    table = read_toml(path, "target file")
     problems = _target_faults(table)
     if problems:
-        raise UsageError(f"target file `{path.name}`: {'; '.join(problems)}")
+        refuse("target file", path, problems)
 
     supported: list[Precision] = table["precisions"]
     if precision is not None and precision not in PRECISIONS:
@@ -92,17 +109,29 @@ def _parse_options(backend: str, given: Mapping[str, str]) -> dict[str, str | in
             problems.append(unknown_name(f"option of backend `{backend}`", key, known))
             continue
         kind = known[key]
-        try:
-            if kind is bool:
-                values[key] = {"true": True, "false": False}[text.lower()]
-            else:
-                values[key] = kind(text)
-        except (ValueError, KeyError):
+        value = _PARSERS[kind](text)
+        if value is None:
             expected = "true or false" if kind is bool else f"of type {kind.__name__}"
-            problems.append(f"option `{key}` is `{text}`, but has to be {expected}")
+            problems.append(f"option `{key}` is `{shown(text)}`, but has to be {expected}")
+        elif fault := option_fault(key, value, kind):
+            problems.append(f"option `{key}` {fault}")
+        else:
+            values[key] = value
     if problems:
         raise UsageError("; ".join(problems))
     return values
+
+
+def option_fault(key: str, value: object, kind: type) -> str | None:
+    """Return why a value does not suit a target option, as the end of a sentence, or None."""
+    if fault := value_fault(value, kind):
+        return fault
+    least = OPTION_MINIMA.get(key, 1)
+    if kind is int and isinstance(value, int) and not least <= value <= MAX_OPTION:
+        return f"is {value}, want {least} to {MAX_OPTION}"
+    if isinstance(value, str) and not value.isprintable():
+        return "has more than one line"
+    return None
 
 
 def _target_faults(table: Mapping[str, Any]) -> list[str]:
@@ -117,14 +146,15 @@ def _target_faults(table: Mapping[str, Any]) -> list[str]:
         for key, value in valid.get("options", {}).items():
             if key not in known:
                 problems.append(unknown_name(f"option of backend `{backend}`", key, known))
-            elif not is_of_type(value, known[key]):
-                problems.append(f"`options.{key}` is not of type {known[key].__name__}")
+            elif fault := option_fault(key, value, known[key]):
+                problems.append(f"`options.{key}` {fault}")
     precisions = valid.get("precisions", [])
     if "precisions" in valid and not precisions:
         problems.append("`precisions` is empty")
     problems += [
-        unknown_name("precision", str(p), PRECISIONS) for p in precisions if p not in PRECISIONS
+        unknown_name("precision", shown(p), PRECISIONS) for p in precisions if p not in PRECISIONS
     ]
+    problems += [f"`precisions` lists `{p}` twice" for p in PRECISIONS if precisions.count(p) > 1]
     if backend in backends.BACKENDS:
         available = backends.BACKENDS[backend].precisions
         problems += [
@@ -138,11 +168,11 @@ def _target_faults(table: Mapping[str, Any]) -> list[str]:
         return problems
     gates = valid["gates"]
     problems += [unknown_name("key", k, PRECISIONS, "gates.") for k in gates if k not in PRECISIONS]
-    for precision in (p for p in precisions if p in PRECISIONS):
-        if precision not in gates:
-            problems.append(f"`gates.{precision}` is missing")
-        else:
+    for precision in PRECISIONS:
+        if precision in gates:
             problems += _gate_faults(gates[precision], f"gates.{precision}.")
+        elif precision in precisions:
+            problems.append(f"`gates.{precision}` is missing")
     return problems
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effsam_export import models
+from effsam_export import backends, models
 from effsam_export.config import targets as profiles
-from effsam_export.config.toml import faults, read_toml
-from effsam_export.errors import EffsamError, UnknownNameError, UsageError
+from effsam_export.config.toml import faults, is_name, read_toml, refuse, unknown_name
+from effsam_export.errors import EffsamError, UnknownNameError, shown
+from effsam_export.util.files import fault_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +30,8 @@ OPTIONAL = {
     "requires": dict,
 }
 EVERY = "all"
+MAX_NAMES = 1000
+"""Maximum number of models, targets or entries of `leave_out`."""
 LEAVE_OUT = ("model", "target", "precision")
 
 
@@ -84,63 +88,70 @@ def load(path: Path) -> Build:
     Raises:
         UsageError: The file does not exist, or is invalid; the message names every problem.
     """
-    if not path.is_file():
-        raise UsageError(f"build file `{path}` does not exist")
-    table = read_toml(path)
+    table = read_toml(path, "build file")
     problems = table_problems(table)
     if problems:
-        raise UsageError(f"build file `{path.name}`: {'; '.join(problems)}")
+        refuse("build file", path, problems)
     folder = path.parent
     names = list(models.names()) if table["models"] == [EVERY] else table["models"]
     targets = [_target(folder, t) for t in table["targets"]]
-    left_out = table.get("leave_out", [])
-    cells: dict[str, Cell] = {}
-    for model in names:
-        try:
-            models.get(model)
-        except EffsamError as error:
-            problems.append(_sentence(error))
-            continue
-        for target in targets:
-            options = table.get("options", {}).get(Path(target).stem, {})
-            texts = {str(k): _text(v) for k, v in options.items()}
-            try:
-                chosen = precisions(target, table.get("precisions"), texts)
-            except EffsamError as error:
-                problems.append(_sentence(error))
-                continue
-            for precision in chosen:
-                cell = Cell(model=model, target=target, precision=precision, options=texts)
-                if any(_is_left_out(cell, entry) for entry in left_out):
-                    continue
-                if cell.name in cells:
-                    problems.append(f"`{cell.name}` occurs twice")
-                cells[cell.name] = cell
+    cells, problems = _cells(table, names, targets)
     checkpoints = {m: folder / p for m, p in table.get("checkpoints", {}).items()}
-    problems += [f"checkpoint of `{m}`, which is not built" for m in checkpoints if m not in names]
     problems += [
-        f"checkpoint `{p}` does not exist" for p in checkpoints.values() if not p.is_file()
+        f"checkpoint of `{shown(m)}`, which is not built" for m in checkpoints if m not in names
     ]
+    files = {p: fault_of_file(p) for p in checkpoints.values()}
+    problems += [f"checkpoint `{p}` {fault}" for p, fault in files.items() if fault]
     known = {Path(t).stem for t in targets}
     for key in ("options", "requires"):
         problems += [
-            f"{key} of `{t}`, which is not a target" for t in table.get(key, {}) if t not in known
+            f"{key} of `{shown(t)}`, which is not a target"
+            for t in table.get(key, {})
+            if t not in known
         ]
     if not cells and not problems:
         problems.append("nothing is left to build")
     if problems:
-        unique = dict.fromkeys(problems)
-        raise UsageError(f"build file `{path.name}`: {'; '.join(unique)}")
+        refuse("build file", path, problems)
     parity, calibration = table.get("parity"), table.get("calibration", "default")
     own = folder / calibration
     return Build(
-        cells=tuple(cells.values()),
+        cells=cells,
         checkpoints=checkpoints,
         requires=table.get("requires", {}),
         parity=None if parity is None else folder / parity,
-        calibration=str(own) if own.exists() else calibration,
+        calibration=str(own) if os.path.lexists(own) else calibration,
         output=folder / table.get("output", "dist"),
     )
+
+
+def _cells(
+    table: Mapping[str, Any], names: Sequence[str], targets: Sequence[str]
+) -> tuple[tuple[Cell, ...], list[str]]:
+    """Return the cells of a build file, and what is wrong with its models and targets."""
+    known = models.names()
+    problems = [unknown_name("model", n, known) for n in dict.fromkeys(names) if n not in known]
+    chosen: list[tuple[str, dict[str, str], tuple[str, ...]]] = []
+    for target in targets:
+        options = table.get("options", {}).get(Path(target).stem, {})
+        texts = {str(k): _text(v) for k, v in options.items()}
+        try:
+            problems += _type_problems(target, options)
+            chosen.append((target, texts, precisions(target, table.get("precisions"), texts)))
+        except EffsamError as error:
+            problems.append(_sentence(error))
+    cells: dict[str, Cell] = {}
+    # With an unknown name the number of cells has no bound.
+    for model in () if problems else names:
+        for target, texts, available in chosen:
+            for precision in available:
+                cell = Cell(model=model, target=target, precision=precision, options=texts)
+                if any(_is_left_out(cell, entry) for entry in table.get("leave_out", [])):
+                    continue
+                if cell.name in cells:
+                    problems.append(f"`{cell.name}` occurs twice")
+                cells[cell.name] = cell
+    return tuple(cells.values()), problems
 
 
 def select_cells(build: Build, only: Sequence[str] | None) -> Build:
@@ -164,18 +175,50 @@ def table_problems(table: Mapping[str, Any]) -> list[str]:
     problems = faults(table, {**KEYS, **given}, "")
     for key in ("models", "targets", "precisions"):
         values = table.get(key, ["x"])
-        if isinstance(values, list) and (not values or not all(isinstance(v, str) for v in values)):
+        if isinstance(values, list) and not (values and all(is_name(v) for v in values)):
             problems.append(f"`{key}` needs at least one name")
-    kinds = {"checkpoints": ("path", str), "options": ("table", dict), "requires": ("label", str)}
-    for key, (what, kind) in kinds.items():
+        elif isinstance(values, list) and len(values) > MAX_NAMES:
+            problems.append(f"`{key}` has over {MAX_NAMES} names")
+    for key in ("output", "parity", "calibration"):
+        if isinstance(table.get(key), str) and not is_name(table[key]):
+            problems.append(f"`{key}` is not a path")
+    for key, what in (("checkpoints", "path"), ("requires", "label")):
         rows = table.get(key, {})
-        if isinstance(rows, dict) and not all(isinstance(v, kind) for v in rows.values()):
+        if isinstance(rows, dict) and not all(is_name(v) for v in rows.values()):
             problems.append(f"`{key}` needs a {what} for each name")
-    for entry in table.get("leave_out", []):
+    return problems + _option_problems(table.get("options", {})) + _leave_out_problems(table)
+
+
+def _option_problems(options: object) -> list[str]:
+    """Return a sentence for each target without a table of simple values."""
+    if not isinstance(options, dict):
+        return []
+    if not all(isinstance(row, dict) for row in options.values()):
+        return ["`options` needs a table for each name"]
+    return [
+        f"`options.{shown(target)}.{shown(key)}` is not a text, number or boolean"
+        for target, row in options.items()
+        for key, value in row.items()
+        if not isinstance(value, (str, int, float))
+    ]
+
+
+def _leave_out_problems(table: Mapping[str, Any]) -> list[str]:
+    """Return a sentence unless every entry of `leave_out` names a part of cells."""
+    entries = table.get("leave_out", [])
+    if not isinstance(entries, list):
+        return []
+    if len(entries) > MAX_NAMES:
+        return [f"`leave_out` has over {MAX_NAMES} entries"]
+    for entry in entries:
         if not isinstance(entry, dict) or not entry or set(entry) - set(LEAVE_OUT):
-            problems.append(f"`leave_out` needs tables with {', '.join(LEAVE_OUT)}")
-            break
-    return problems
+            return [f"`leave_out` needs tables with {', '.join(LEAVE_OUT)}"]
+    return [
+        f"`leave_out.{key}` is `{shown(value)}`, which is not a name"
+        for entry in entries
+        for key, value in entry.items()
+        if not is_name(value)
+    ]
 
 
 def precisions(
@@ -198,6 +241,17 @@ def precisions(
 
 def _target(folder: Path, target: str) -> str:
     return str(folder / target) if target.endswith(".toml") else target
+
+
+def _type_problems(target: str, options: Mapping[str, object]) -> list[str]:
+    """Return a sentence for each value that is of another type than its option; text is parsed."""
+    known = backends.BACKENDS[profiles.load_target(target).backend].options
+    return [
+        f"`options.{Path(target).stem}.{key}` {fault}"
+        for key, value in options.items()
+        if key in known and not isinstance(value, str)
+        if (fault := profiles.option_fault(key, value, known[key]))
+    ]
 
 
 def _text(value: object) -> str:

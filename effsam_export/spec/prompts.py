@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.tensors import Float32
 
+MAX_POINTS = 1000
+"""Maximum number of points or boxes of one call: a decoder's memory grows with them."""
+MAX_SIDE = 1_000_000
+"""No coordinate is larger: no image has as many pixels on a side."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:

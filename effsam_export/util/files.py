@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
+import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHUNK_BYTES = 1024 * 1024
+IS_A_DIRECTORY = "is a directory"
+MAX_NAME_BYTES = 255
+"""Longest name of a file or folder in the usual file systems."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -35,18 +40,60 @@ def atomic_file(path: Path) -> Iterator[Path]:
         OutputError: The file cannot be written (rights, no such directory, a full disk).
     """
     # In the directory of `path`, because a rename is atomic only within one file system.
-    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    partial = path.parent / f".{secrets.token_hex(8)}.partial"
     try:
         try:
             yield partial
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:
         raise OutputError(
             f"cannot write `{path}`: {reason_of(error)}",
             hint="choose a path in a directory that exists and is writable",
         ) from error
+
+
+def fault_of_file(path: Path) -> str | None:
+    """Return why a path is not a file to read, as the end of a sentence; None if it is one."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {reason_of(error)}"
+    if stat.S_ISDIR(mode):
+        return IS_A_DIRECTORY
+    if not stat.S_ISREG(mode):
+        return "is not a regular file"
+    return None if os.access(path, os.R_OK) else "cannot be read: permission denied"
+
+
+def fault_of_output(path: Path) -> str | None:
+    """Return why a file or directory cannot be created or replaced here; None if it can.
+
+    Nothing is created. Folders that do not exist yet are as good as those that do.
+    """
+    if "\0" in str(path):
+        return "it has a null character"
+    try:
+        folder = path.absolute().parent
+        missing = [path.name]
+        while not os.path.lexists(folder):
+            missing.append(folder.name)
+            folder = folder.parent
+        # `lexists` also returns False for a name that the system refuses.
+        longest = max(len(os.fsencode(name)) for name in missing)
+        folder.stat()
+    except (OSError, ValueError) as error:
+        return reason_of(error)
+    if longest > MAX_NAME_BYTES:
+        return "file name too long"
+    if not folder.is_dir():
+        return f"`{folder}` is not a directory"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"`{folder}` is not writable"
+    return None
 
 
 def megabytes(files: Iterable[Path]) -> str:

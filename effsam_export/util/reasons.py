@@ -27,11 +27,6 @@ def reason_of(error: BaseException) -> str:
         return "there is not enough memory"
     if isinstance(error, RecursionError):
         return "it nests too deeply"
-    if isinstance(error, UnicodeDecodeError):
-        return (
-            f"it is not {error.encoding.upper()}: byte {error.object[error.start]:#04x} at "
-            f"position {error.start}"
-        )
     if isinstance(error, UnicodeEncodeError):
         code = ord(error.object[error.start])
         return f"it has a character without a code in {error.encoding.upper()}, U+{code:04X}"
