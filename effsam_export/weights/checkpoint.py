@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from effsam_export.errors import CheckpointError
+from effsam_export.errors import CheckpointError, shown
 from effsam_export.util.files import reading
-from effsam_export.util.text import printable
 from effsam_export.weights import torch_file
 from effsam_export.weights.identify import describe
 from effsam_export.weights.inert import Record, Unreadable, parts
@@ -57,7 +56,7 @@ def load(model: ModelSpec, checkpoint: Checkpoint) -> nn.Module:
     if unusable := [name for name, value in state.items() if not is_finite(value)]:
         raise CheckpointError(
             f"`{checkpoint.path.name}` has weights that are NaN or infinite in FP32: "
-            f"{len(unusable)} of {len(state)} tensors, as `{printable(unusable[0])}`",
+            f"{len(unusable)} of {len(state)} tensors, as `{shown(unusable[0])}`",
             hint="the training diverged, or the file is damaged: use an earlier checkpoint",
         )
     if model.build_like is not None:
@@ -177,7 +176,7 @@ def _read_archived(
     with tempfile.TemporaryDirectory() as directory:
         inner = LocalPath(directory) / "weights"
         torch_file.extract(archive, member, inner)
-        state = _read(inner, f"`{printable(member.filename)}` in {name}", archived=True)
+        state = _read(inner, f"`{shown(member.filename)}` in {name}", archived=True)
         # Cloned into memory, because the temporary file is deleted on return.
         return {k: v.clone() for k, v in state.items()}
 
@@ -237,7 +236,7 @@ def mismatches(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     if missing:
         problems.append(f"missing tensors: {len(missing)} of {len(expected)}, as `{missing[0]}`")
     if extra:
-        problems.append(f"unknown tensors: {len(extra)}, as `{printable(extra[0])}`")
+        problems.append(f"unknown tensors: {len(extra)}, as `{shown(extra[0])}`")
     if shapes:
         name = shapes[0]
         problems.append(

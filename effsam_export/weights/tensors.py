@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.util.text import printable
+from effsam_export.errors import shown
 from effsam_export.weights.inert import Global, Record, StorageRef, Unreadable
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Maker:
             return torch.empty(0, dtype=dtype).reshape(sizes)
         last = offset + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
         if last >= self._file.storages.size(storage.key) // dtype.itemsize:
-            raise Unreadable(f"its tensor `{printable(name)}` is larger than its data")
+            raise Unreadable(f"its tensor `{shown(name)}` is larger than its data")
         self._left -= numbers * dtype.itemsize
         if self._left < 0:
             raise Unreadable(f"its tensors are over {MAX_GROWTH} times as large as the file")
@@ -102,17 +102,17 @@ class Maker:
     ) -> tuple[StorageRef, int, tuple[int, ...], tuple[int, ...]]:
         """Return storage, offset, shape and strides; each has the right type and sign."""
         if len(args) < 4 or not isinstance(args[0], StorageRef):
-            raise Unreadable(f"its tensor `{printable(name)}` has no storage")
+            raise Unreadable(f"its tensor `{shown(name)}` has no storage")
         storage, sizes, strides = args[0], _numbers(args[2]), _numbers(args[3])
         if storage.kind not in DTYPES:
-            kind = printable(storage.kind.removesuffix("Storage"))
-            raise Unreadable(f"its tensor `{printable(name)}` has the type {kind}")
+            kind = shown(storage.kind.removesuffix("Storage"))
+            raise Unreadable(f"its tensor `{shown(name)}` has the type {kind}")
         offset = _numbers((args[1],))
         if sizes is None or strides is None or offset is None or len(sizes) != len(strides):
-            raise Unreadable(f"its tensor `{printable(name)}` has no valid shape")
+            raise Unreadable(f"its tensor `{shown(name)}` has no valid shape")
         if len(args) > 6 and args[6]:
             # Flags of views that are computed when they are read, as a negated one.
-            raise Unreadable(f"its tensor `{printable(name)}` is a conjugated or negated view")
+            raise Unreadable(f"its tensor `{shown(name)}` is a conjugated or negated view")
         return storage, offset[0], sizes, strides
 
     def _storage(self, key: str, dtype: torch.dtype) -> Tensor:
@@ -141,7 +141,7 @@ def _plain(name: str, value: Record) -> Record:
                 value = value.args[0]
     if value.kind not in PLAIN:
         what = OTHERS.get(value.kind, "of an unknown kind")
-        raise Unreadable(f"its tensor `{printable(name)}` is {what}")
+        raise Unreadable(f"its tensor `{shown(name)}` is {what}")
     return value
 
 
