@@ -173,6 +173,10 @@ def documents() -> dict[str, Keys]:
     golden = {
         "bundle": "the bundle",
         "passed": "everything that was checked holds",
+        "verdict": "passed, failed, or gates unproved: nothing failed, but only the bundle itself "
+        "states its gates",
+        "unproved.NAME": "why nothing proved what the bundle says of its gates, checkpoint or "
+        "texts; a name is there only if it applies",
         "failures": "sentences, one for each failure",
         "golden[].case": "image and prompt of a golden vector",
         "golden[].mask_iou": "IoU with the expected mask",

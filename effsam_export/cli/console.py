@@ -55,10 +55,13 @@ class Console:
         if not self._quiet:
             self._advance(label, done, total, transfer=True)
 
-    def result(self, *, passed: bool, what: str) -> None:
-        """Print the final line, `PASSED` or `FAILED`, which CI logs can be searched for."""
+    def result(self, *, passed: bool, what: str, word: str = "") -> None:
+        """Print the final line, which CI logs can be searched for.
+
+        It begins with `PASSED` or `FAILED`, or with another word in capitals.
+        """
         self._close_bar()
-        word = "PASSED" if passed else "FAILED"
+        word = word.upper() or ("PASSED" if passed else "FAILED")
         self.message(f"{word}  {what}  {time.perf_counter() - self._start:.1f} s")
 
     def next(self, command: str) -> None:

@@ -19,8 +19,10 @@ from effsam_export.cli.options import (
 from effsam_export.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from effsam_export.pipeline.verify import Verification
     from effsam_export.spec.stages import Checkpoint
 
 
@@ -36,14 +38,25 @@ def verify(
         ),
     ] = None,
     parity: ParityFile = None,
+    target: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--target",
+            "-t",
+            metavar="FILE",
+            help="TOML file of the bundle's target: holds the bundle to its gates "
+            "[default: the package's target of that name].",
+        ),
+    ] = None,
     key: KeyFile = None,
     json: Json = False,
     quiet: Quiet = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Check a bundle: files, golden vectors, and parity with PyTorch.
+    """Check a bundle: files, contract, golden vectors, and parity with PyTorch.
 
-    Golden vectors are stored inputs with the masks that the bundle must return for them.
+    The contract is what the manifest says of the graphs, the model and the gates. Golden vectors
+    are stored inputs with the masks that the bundle must return for them.
     """
     from effsam_export.bundle import archive
     from effsam_export.pipeline import run as pipeline
@@ -60,6 +73,7 @@ def verify(
                 level=level,  # type: ignore[arg-type]  # checked above
                 parity_file=parity,
                 key=key,
+                target_file=target,
                 on_event=terminal.on_event,
             )
     finally:
@@ -69,6 +83,8 @@ def verify(
             {
                 "bundle": str(bundle),
                 "passed": result.passed,
+                "verdict": result.verdict,
+                "unproved": dict(result.unproved),
                 "failures": list(result.failures),
                 "golden": [
                     {"case": g.case, "mask_iou": g.mask_iou, "score_error": g.score_error}
@@ -84,28 +100,41 @@ def verify(
     elif result.golden:
         rows = [[g.case, f"{g.mask_iou:.4f}", f"{g.score_error:.1e}"] for g in result.golden]
         console.data(console.table(("golden vector", "mask IoU", "score error"), rows))
-    if result.not_run is not None:
-        terminal.message(f"not compared with PyTorch: {result.not_run}")
-    for line in result.placement:
+    for line in (*_not_proved(result), *result.placement):
         terminal.message(line)
     state = f", {console.state(result.report)}" if result.report else ""
-    terminal.result(passed=result.passed, what=f"{bundle}{state}")
+    if result.passed and "checkpoint" in result.unproved:
+        state = ", checkpoint not proved"
+    terminal.result(passed=result.passed, what=f"{bundle}{state}", word=result.verdict)
     if not result.passed:
         raise CheckFailed(
             "the bundle failed:\n  " + "\n  ".join(result.failures or ("nothing could be checked",))
         )
 
 
+def _not_proved(result: Verification) -> Iterator[str]:
+    """Yield a line for each statement of the bundle that was not checked, with the reason."""
+    claims = dict(result.unproved)
+    if result.not_run is not None:
+        first = "checkpoint not proved, " if claims.pop("checkpoint", "") else ""
+        yield f"{first}not compared with PyTorch: {result.not_run}"
+    for claim, reason in claims.items():
+        yield f"{claim} {'unproved' if claim == 'gates' else 'not proved'}: {reason}"
+
+
 def _weights(bundle: Path, checkpoint: Path | None, cache_dir: Path | None) -> Checkpoint | None:
     """Return the given checkpoint, or the bundle's if it is in the cache; download nothing."""
     from effsam_export.bundle.read import read
+    from effsam_export.pipeline.verify_rules import registered_model
     from effsam_export.weights import fetch
 
-    spec = read(bundle).model
+    # A model that does not exist is one of the failures that `verify` names.
+    model, _ = registered_model(read(bundle))
+    weights = None if model is None else model.weights
     if checkpoint is not None:
-        return fetch.checkpoint_from_file(checkpoint, spec.weights)
-    if spec.weights is None:
+        return fetch.checkpoint_from_file(checkpoint, weights)
+    if weights is None:
         return None
-    cached = fetch.cached(spec.weights, cache_dir=cache_dir or fetch.default_cache_dir())
+    cached = fetch.cached(weights, cache_dir=cache_dir or fetch.default_cache_dir())
     same = cached is not None and cached.sha256 == read(bundle).manifest["checkpoint"]["sha256"]
     return cached if same else None

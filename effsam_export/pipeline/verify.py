@@ -1,33 +1,30 @@
-"""Check a bundle: its files, its golden vectors, and the comparisons with PyTorch."""
+"""Check a bundle: its files, its contract, its golden vectors, and the comparisons with PyTorch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from effsam_export.errors import CheckFailed, ToolchainMissing
+from effsam_export.errors import CheckFailed, EffsamError, ToolchainMissing
+from effsam_export.pipeline import verify_contract, verify_golden, verify_rules
 from effsam_export.util.progress import ignore_event, stage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from effsam_export.bundle.golden import Golden
     from effsam_export.bundle.read import Bundle
     from effsam_export.parity.results import ParityReport
+    from effsam_export.pipeline.verify_contract import Contract
+    from effsam_export.pipeline.verify_golden import GoldenResult
+    from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.util.progress import OnEvent, OnProgress
 
 Level = Literal["golden", "full"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GoldenResult:
-    """The outputs for one golden prompt: minimum mask IoU and maximum score error."""
-
-    case: str
-    mask_iou: float
-    score_error: float
+Verdict = Literal["passed", "gates unproved", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +38,8 @@ class Verification:
         not_run: Why the comparisons were not run, or None.
         placement: Where Core ML runs the operations on this Mac, a sentence for each function.
         failures: Sentences; the bundle passed if there are none and something was checked.
+        unproved: `gates`, `checkpoint` or `texts` -> why nothing here proves what the bundle says
+            of them.
     """
 
     golden: tuple[GoldenResult, ...]
@@ -48,11 +47,19 @@ class Verification:
     not_run: str | None
     failures: tuple[str, ...]
     placement: tuple[str, ...] = ()
+    unproved: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
         """True if something was checked and nothing failed."""
         return not self.failures and bool(self.golden or self.report)
+
+    @property
+    def verdict(self) -> Verdict:
+        """`gates unproved`: nothing failed, but the gates are only what the bundle states."""
+        if not self.passed:
+            return "failed"
+        return "gates unproved" if "gates" in self.unproved else "passed"
 
 
 def verify(
@@ -62,6 +69,7 @@ def verify(
     level: Level | None = None,
     parity_file: Path | None = None,
     key: Path | None = None,
+    target_file: str | None = None,
     on_event: OnEvent = ignore_event,
 ) -> Verification:
     """Check a bundle as far as this machine can.
@@ -73,13 +81,17 @@ def verify(
             PyTorch cannot be run. None runs them if possible, and reports why not otherwise.
         parity_file: TOML file with a user's own evaluation images and prompts.
         key: Public key with which the signature is checked.
+        target_file: TOML file of the bundle's target, which has the gates, for a target that does
+            not ship; or a target's name.
         on_event: Called with each stage event.
 
     Raises:
         BundleError: The path is not a bundle, or its manifest is broken.
+        CheckFailed: `level` is `full` and the checkpoint is missing, or it is another one.
         ToolchainMissing: The runtime is missing, or PyTorch is and `level` is `full`.
+        UsageError: The target file has faults or does not support the bundle's precision.
     """
-    from effsam_export.bundle import golden, read, signature
+    from effsam_export.bundle import read, signature
 
     bundle = read.read(path)
     with stage("files", on_event) as running:
@@ -93,24 +105,35 @@ def verify(
         return Verification(
             golden=(), report=None, not_run="the files are broken", failures=tuple(failures)
         )
+    with stage("contract", on_event) as running:
+        contract = verify_contract.check(bundle, target_file)
+        failures += contract.failures
+        running.detail = f"{len(contract.sessions)} graphs"
+        running.failed = bool(failures)
     results: tuple[GoldenResult, ...] = ()
-    vectors = golden.read_golden(bundle)
-    if vectors is not None:
+    if contract.model is not None and contract.vectors is not None:
         with stage("golden vectors", on_event) as running:
-            results = run_golden(bundle, vectors)
-            missed = golden_failures(results, vectors)
+            results, missed = run_golden(contract.model, contract, contract.vectors)
             failures += missed
-            running.detail = f"{len(results)} prompts, min mask IoU " + (
-                f"{min(r.mask_iou for r in results):.4f}"
+            running.detail = f"{len(results)} prompts" + (
+                f", min mask IoU {min(r.mask_iou for r in results):.4f}" if results else ""
             )
             running.failed = bool(missed)
     not_run = "only the golden vectors were requested" if level == "golden" else None
     if not_run is None:
-        not_run = obstacle(bundle, checkpoint, required=level == "full")
+        try:
+            not_run = obstacle(bundle, checkpoint, required=level == "full")
+        except EffsamError as error:
+            if not failures:
+                raise
+            failures.append(error.message)
+            not_run = error.message
+    if not_run is None and contract.failures:
+        not_run = "the contract is broken"
     report = None
     if not_run is None and checkpoint is not None:
         with stage("comparisons", on_event) as running:
-            report = run_comparisons(bundle, checkpoint, parity_file, running.on_progress)
+            report = run_comparisons(bundle, contract, checkpoint, parity_file, running.on_progress)
             failures += report.failures
             running.detail = f"{len(report.comparisons)} comparisons, {len(report.cases)} prompts"
             running.failed = not report.passed
@@ -119,8 +142,35 @@ def verify(
         report=report,
         not_run=not_run,
         failures=tuple(failures),
-        placement=placement(bundle),
+        placement=() if contract.failures else placement(bundle),
+        unproved=unproved(bundle, contract, report, not_run),
     )
+
+
+def run_golden(
+    model: ModelSpec, contract: Contract, vectors: Golden
+) -> tuple[tuple[GoldenResult, ...], list[str]]:
+    """Return the results of the golden prompts, and a sentence for each that misses a gate."""
+    try:
+        results = verify_golden.run(model, contract.sessions, vectors)
+    except EffsamError as error:
+        return (), [error.message]
+    return results, verify_golden.result_failures(results, contract.gates)
+
+
+def unproved(
+    bundle: Bundle, contract: Contract, report: ParityReport | None, not_run: str | None
+) -> dict[str, str]:
+    """Return what the bundle states and nothing here proves, with the reason."""
+    found = {}
+    if contract.gates_unproved:
+        found["gates"] = contract.gates_unproved
+    if report is None or not report.passed:
+        found["checkpoint"] = not_run or "the comparisons with PyTorch failed"
+    if not verify_rules.texts_are_comparable(bundle):
+        version = bundle.manifest["tools"].get("effsam-export", "unknown")
+        found["texts"] = f"another effsam-export wrote them, version {version}"
+    return found
 
 
 def placement(bundle: Bundle) -> tuple[str, ...]:
@@ -170,94 +220,24 @@ def obstacle(bundle: Bundle, checkpoint: Checkpoint | None, *, required: bool) -
     return None
 
 
-def run_golden(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult, ...]:
-    """Run the bundle's graphs on every golden prompt and compare the masks and scores."""
-    import numpy as np
-
-    from effsam_export.bundle import read
-    from effsam_export.imaging.images import upscale_masks
-    from effsam_export.inference import runner
-    from effsam_export.parity.metrics import mask_iou
-
-    model = bundle.model
-    if model.finds_instances:
-        return _run_golden_instances(bundle, vectors)
-    decoder = read.open_session(bundle, "decoder")
-    embedded = runner.embed(model, read.open_session(bundle, "encoder"), vectors.image)
-    results = []
-    for case in vectors.cases:
-        outputs = decoder.run(runner.decoder_feeds(model, embedded, case.prompt))
-        masks = (
-            upscale_masks(outputs["low_res_masks"][0], embedded.frame, model.masks)
-            > model.masks.threshold
-        )
-        results.append(
-            GoldenResult(
-                case=case.name,
-                mask_iou=min(mask_iou(case.masks[i], masks[i]) for i in case.answers),
-                score_error=float(np.abs(outputs[model.masks.score][0] - case.scores).max()),
-            )
-        )
-    return tuple(results)
-
-
-def _run_golden_instances(bundle: Bundle, vectors: Golden) -> tuple[GoldenResult, ...]:
-    """Do the same for a model that detects instances, with one mask for each prompt."""
-    from effsam_export.bundle import read
-    from effsam_export.inference import runner
-    from effsam_export.parity.metrics import mask_iou
-
-    model = bundle.model
-    segmenter = read.open_session(bundle, "segmenter")
-    detections = runner.find_instances(model, segmenter, vectors.image)
-    results = []
-    for case in vectors.cases:
-        selected = runner.select_instance(model, detections, case.prompt)
-        results.append(
-            GoldenResult(
-                case=case.name,
-                mask_iou=mask_iou(case.masks[0], selected.masks[0]),
-                score_error=abs(float(selected.scores[0] - case.scores[0])),
-            )
-        )
-    return tuple(results)
-
-
-def golden_failures(results: tuple[GoldenResult, ...], vectors: Golden) -> list[str]:
-    """Return a sentence for each value that misses the bundle's tolerances, NaN included."""
-    failures = []
-    for r in results:
-        if not r.mask_iou >= vectors.mask_iou:
-            failures.append(
-                f"golden {r.case}: mask IoU {r.mask_iou:.6f}, want {vectors.mask_iou:g}"
-            )
-        if not r.score_error <= vectors.score_error:
-            failures.append(
-                f"golden {r.case}: score off by {r.score_error:.2e}, "
-                f"want at most {vectors.score_error:g}"
-            )
-    return failures
-
-
 def run_comparisons(
     bundle: Bundle,
+    contract: Contract,
     checkpoint: Checkpoint,
     parity_file: Path | None,
     on_progress: OnProgress,
 ) -> ParityReport:
-    """Repeat the comparisons of the export on the bundle's files, with the bundle's gates."""
+    """Repeat the comparisons of the export on the bundle's files, with the gates it is held to."""
     from effsam_export.backends.onnx.backend import open_onnx
-    from effsam_export.bundle import read
     from effsam_export.parity.check import check
     from effsam_export.parity.comparison import Sides
     from effsam_export.parity.evaluation_set import load_evaluation_set
-    from effsam_export.spec.targets import Gates
     from effsam_export.weights import checkpoint as loading
 
     sides = Sides(
         module=loading.load(bundle.model, checkpoint),
         sources={c: open_onnx(bundle.source(c)) for c in bundle.components},
-        artifacts={c: read.open_session(bundle, c) for c in bundle.components},
+        artifacts=contract.sessions,
         simulator=bundle.simulator,
     )
     return check(
@@ -266,6 +246,6 @@ def run_comparisons(
         load_evaluation_set(bundle.model, parity_file),
         target=bundle.manifest["target"]["name"],
         precision=bundle.manifest["precision"]["requested"],
-        gates=Gates(**bundle.manifest["gates"]),
+        gates=contract.gates,
         on_progress=on_progress,
     ).report

@@ -10,6 +10,7 @@ import onnxruntime
 from effsam_export.errors import CheckFailed
 from effsam_export.spec.tensors import ReportedTensor, Signature
 from effsam_export.util import cpu
+from effsam_export.util.reasons import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +58,8 @@ class OnnxSession:
                 enable_fallback=False,
             )
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise CheckFailed(
                 f"ONNX Runtime cannot open {self._name} with `{provider}`: {first_line(error)}"
             ) from error
@@ -72,6 +75,8 @@ class OnnxSession:
         try:
             results = self._session.run(None, dict(feeds))
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise CheckFailed(
                 f"ONNX Runtime cannot run {self._name}: {first_line(error)}"
             ) from error

@@ -9,6 +9,7 @@ import openvino
 
 from effsam_export.errors import CheckFailed
 from effsam_export.spec.tensors import ReportedTensor, Signature
+from effsam_export.util.reasons import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,8 @@ class OpenvinoSession:
                 str(path), device, {"INFERENCE_PRECISION_HINT": inference_precision}
             )
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise CheckFailed(
                 f"OpenVINO cannot compile `{path.name}` for device `{device}` and precision "
                 f"`{inference_precision}`: {reason(error)}",
@@ -56,6 +59,8 @@ class OpenvinoSession:
         try:
             results = self._model(dict(feeds))
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise CheckFailed(f"OpenVINO cannot run `{self._name}`: {reason(error)}") from error
         # Copies: the arrays belong to the infer request, which the next call overwrites.
         return {port.get_any_name(): np.array(value) for port, value in results.items()}

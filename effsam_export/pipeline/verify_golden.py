@@ -1,0 +1,136 @@
+"""Check the golden vectors of a bundle, and what the graphs answer to their prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from effsam_export.errors import CheckFailed, PromptError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from effsam_export.backends import Session
+    from effsam_export.bundle.golden import Golden
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.targets import Gates
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenResult:
+    """The outputs for one golden prompt: minimum mask IoU and maximum score error."""
+
+    case: str
+    mask_iou: float
+    score_error: float
+
+
+def vector_failures(model: ModelSpec, vectors: Golden) -> list[str]:
+    """Return a sentence for each golden vector that no export of the model can have written.
+
+    Args:
+        model: The registered model with the bundle's options.
+        vectors: The golden vectors.
+    """
+    from effsam_export.bundle.write import user_mask_indices
+    from effsam_export.imaging.images import check_prompt
+
+    failures = []
+    size = (int(vectors.image.shape[0]), int(vectors.image.shape[1]))
+    side = model.masks.low_res_size
+    count = 1 if model.finds_instances else 1 + max(*model.masks.single, *model.masks.multimask)
+    for case in vectors.cases:
+        where = f"golden {case.name}"
+        if case.scores.size < count:
+            failures.append(f"{where}: {case.scores.size} masks, the model has {count}")
+        elif list(case.answers) != (wanted := user_mask_indices(model, case.scores)):
+            failures.append(
+                f"{where}: `answers` is {list(case.answers)}, want {wanted}, which the scores give"
+            )
+        try:
+            check_prompt(case.prompt, size, model.prompts)
+        except PromptError as error:
+            failures.append(f"{where}: {error.message}")
+        earlier = case.prompt.mask_input
+        if earlier is not None and earlier.shape != (side, side):
+            failures.append(f"{where}: `mask_input` is {list(earlier.shape)}, want {[side, side]}")
+    return failures
+
+
+def run(
+    model: ModelSpec, sessions: Mapping[str, Session], vectors: Golden
+) -> tuple[GoldenResult, ...]:
+    """Run the graphs on every golden prompt and compare the masks and scores.
+
+    Args:
+        model: The registered model with the bundle's options.
+        sessions: An opened artefact for each component of the model.
+        vectors: The golden vectors, without failures.
+
+    Raises:
+        CheckFailed: A runtime cannot run its graph.
+    """
+    import numpy as np
+
+    from effsam_export.imaging.images import upscale_masks
+    from effsam_export.inference import runner
+    from effsam_export.parity.metrics import mask_iou
+
+    if model.finds_instances:
+        return _run_instances(model, sessions["segmenter"], vectors)
+    embedded = runner.embed(model, sessions["encoder"], vectors.image)
+    results = []
+    for case in vectors.cases:
+        outputs = sessions["decoder"].run(runner.decoder_feeds(model, embedded, case.prompt))
+        scores = outputs[model.masks.score][0]
+        if scores.shape != case.scores.shape:
+            raise CheckFailed(
+                f"golden {case.name}: {case.scores.size} scores, the graph gives {scores.size}"
+            )
+        masks = (
+            upscale_masks(outputs["low_res_masks"][0], embedded.frame, model.masks)
+            > model.masks.threshold
+        )
+        results.append(
+            GoldenResult(
+                case=case.name,
+                mask_iou=min(mask_iou(case.masks[i], masks[i]) for i in case.answers),
+                score_error=float(np.abs(scores - case.scores).max()),
+            )
+        )
+    return tuple(results)
+
+
+def _run_instances(
+    model: ModelSpec, segmenter: Session, vectors: Golden
+) -> tuple[GoldenResult, ...]:
+    """Do the same for a model that detects instances, with one mask for each prompt."""
+    from effsam_export.inference import runner
+    from effsam_export.parity.metrics import mask_iou
+
+    detections = runner.find_instances(model, segmenter, vectors.image)
+    results = []
+    for case in vectors.cases:
+        selected = runner.select_instance(model, detections, case.prompt)
+        results.append(
+            GoldenResult(
+                case=case.name,
+                mask_iou=mask_iou(case.masks[0], selected.masks[0]),
+                score_error=abs(float(selected.scores[0] - case.scores[0])),
+            )
+        )
+    return tuple(results)
+
+
+def result_failures(results: tuple[GoldenResult, ...], gates: Gates) -> list[str]:
+    """Return a sentence for each result that misses the gates, NaN included."""
+    failures = []
+    for r in results:
+        if not r.mask_iou >= gates.mask_iou:
+            failures.append(f"golden {r.case}: mask IoU {r.mask_iou:.6f}, want {gates.mask_iou:g}")
+        if not r.score_error <= gates.score_error:
+            failures.append(
+                f"golden {r.case}: score off by {r.score_error:.2e}, "
+                f"want at most {gates.score_error:g}"
+            )
+    return failures
