@@ -253,6 +253,17 @@ def test_changes_that_golden_vectors_cannot_detect(bundle: Path, tmp_path: Path)
     assert selftest(folder, bundle).stdout.endswith("PASSED\n")
 
 
+def test_a_provider_that_is_not_here(bundle: Path, tmp_path: Path) -> None:
+    """ONNX Runtime falls back to the CPU, whose masks would be reported for the provider."""
+    other = changed(manifest_of(bundle), "target.options.provider", "CUDAExecutionProvider")
+    save(bundle, other)
+    done = selftest(generate(other, "python", tmp_path / "code"), bundle)
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert "ONNX Runtime gives CPUExecutionProvider, want CUDAExecutionProvider" in said
+    assert done.stdout.endswith("FAILED\n")
+
+
 def test_how_it_is_called(code: Path) -> None:
     done = run([sys.executable, "selftest.py"], code)
     assert done.returncode == 2

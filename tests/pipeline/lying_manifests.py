@@ -130,7 +130,7 @@ def tensors(manifest: dict[str, Any]) -> Iterator[Lie]:
             for j, tensor in enumerate(component[kind]):
                 at: Keys = ("components", i, kind, j)
                 named = f"`{path}.{tensor['name']}"
-                for name in (f"{tensor['name']}s", "other"):
+                for name in (f"{tensor['name']}s", f"other_{j}"):
                     yield Lie(keys=(*at, "name"), value=name, named=f"`{path}` is")
                 for dtype in ("uint8", "int64", "float16"):
                     yield Lie(keys=(*at, "dtype"), value=dtype, named=f"{named}.dtype`")
@@ -250,6 +250,9 @@ def meet(one: Lie, other: Lie) -> bool:
     if one.where == other.where and one.keys[:depth] == other.keys[:depth]:
         return True
     subjects = {one.keys[0], other.keys[0]}
+    # Golden vectors are not read where the manifest refuses their prompts or masks.
+    if one.where != other.where and subjects & {"prompts", "masks"}:
+        return True
     # The precision selects the gates, and a simulator goes with the state.
     return subjects in (
         {"precision", "gates"},
