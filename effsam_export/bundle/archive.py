@@ -6,10 +6,10 @@ The manifest comes first, the other files follow in the order of their paths.
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ from effsam_export.bundle.manifest import MANIFEST, parse
 from effsam_export.bundle.read import SIGNATURE
 from effsam_export.errors import BundleError, CheckFailed
 from effsam_export.util.files import atomic_file
+from effsam_export.util.owned import temporary_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,7 @@ def pack(path: Path, output: Path) -> None:
 
     Args:
         path: Directory of the bundle.
-        output: The file; replaced if it exists.
+        output: The file; replaced if it existed when the call began.
 
     Raises:
         BundleError: The bundle is not intact.
@@ -53,7 +54,7 @@ def pack(path: Path, output: Path) -> None:
     if (path / SIGNATURE).is_file():
         names.insert(0, SIGNATURE)
     with (
-        atomic_file(output) as partial,
+        atomic_file(output, replace=os.path.lexists(output)) as partial,
         zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
     ):
         for name in (MANIFEST, *names):
@@ -87,7 +88,10 @@ def unpack(archive: Path, output: Path, *, key: Path | None = None, force: bool 
     if not archive.is_file():
         raise BundleError(f"`{archive}` does not exist")
     try:
-        with zipfile.ZipFile(archive) as opened, staging.staged(output) as work:
+        with (
+            zipfile.ZipFile(archive) as opened,
+            staging.staged(output, replaces=staging.is_bundle if force else None) as work,
+        ):
             _extract(archive, opened, work)
             if key is not None and (fault := signature.problem(work, key)):
                 raise CheckFailed(f"`{archive}` is refused: {fault}")
@@ -191,7 +195,7 @@ def opened(path: Path) -> Iterator[Path]:
     if not path.is_file():
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="effsam-") as name:
-        work = Path(name) / path.name.removesuffix(SUFFIX)
+    with temporary_directory() as folder:
+        work = folder / path.name.removesuffix(SUFFIX)
         unpack(path, work)
         yield work

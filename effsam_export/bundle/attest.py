@@ -224,7 +224,12 @@ def signature_problem(result: Path, key: Path) -> str | None:
 
 def add(bundle: read.Bundle, attestation: Attestation, result: Path) -> None:
     """Write an attestation into a bundle; it replaces one of the same device and runtime."""
-    with staging.staged(bundle.path) as work:
+    before = (bundle.path / MANIFEST).read_bytes()
+
+    def is_unchanged(path: Path) -> bool:
+        return staging.is_bundle(path) and (path / MANIFEST).read_bytes() == before
+
+    with staging.staged(bundle.path, replaces=is_unchanged) as work:
         shutil.copytree(bundle.path, work, dirs_exist_ok=True)
         (work / SIGNATURE).unlink(missing_ok=True)
         folder = work / FOLDER

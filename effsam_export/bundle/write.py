@@ -129,9 +129,14 @@ def nondeterministic_files(manifest: Mapping[str, Any], *, timed: bool) -> dict[
 
 
 def write_json(path: Path, document: Any) -> None:  # noqa: ANN401 - any JSON
-    """Write JSON with sorted keys, so that equal documents are equal bytes."""
+    """Write a document as the UTF-8 text of `json_text`."""
+    path.write_text(json_text(document), "utf-8")
+
+
+def json_text(document: Any) -> str:  # noqa: ANN401 - any JSON
+    """Return JSON with sorted keys, so that equal documents are equal texts."""
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", "utf-8")
+    return f"{text}\n"
 
 
 def parity_document(report: ParityReport) -> dict[str, Any]:

@@ -109,8 +109,6 @@ def bisect(
     target's own quantizer checks the result. An interrupted search continues when the same command
     runs again.
     """
-    import tempfile
-
     from effsam_export.bisect import search as searching
     from effsam_export.bisect.evaluations import EvaluationLog
     from effsam_export.bisect.recipe import describe, search_key, summary, to_toml
@@ -118,6 +116,7 @@ def bisect(
     from effsam_export.pipeline.plan import resolve
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.util.files import write_whole
+    from effsam_export.util.owned import temporary_directory
 
     terminal = console.Console(quiet=quiet)
     start = to_start(source, target, precision, model_options)
@@ -149,8 +148,8 @@ def bisect(
         mean_iou=profile.gates.mean_iou if mean_iou is None else mean_iou,
     )
     half = profile.precision == "fp16"
-    with tempfile.TemporaryDirectory(prefix="effsam-") as name:
-        evaluator = open_evaluator(plan, Path(name), terminal)
+    with temporary_directory() as scratch:
+        evaluator = open_evaluator(plan, scratch, terminal)
 
         def on_progress(count: int, expected: int, seconds: float) -> None:
             left = max(0, expected - count) * seconds / 60

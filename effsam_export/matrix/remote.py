@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tempfile
 import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from effsam_export.errors import UsageError
 from effsam_export.matrix import worker
 from effsam_export.matrix.worker import Job, Outcome
 from effsam_export.util.files import write_whole
+from effsam_export.util.owned import temporary_directory
 from effsam_export.weights.fetch import default_cache_dir
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def run_remotely(job: dict[str, Any], names: dict[str, str], files: dict[str, by
         files: sha256 -> content.
     """
     sent = Job(**job)
-    with tempfile.TemporaryDirectory(prefix="effsam-") as name:
-        root = Path(name)
+    with temporary_directory() as root:
         data = {key: files[digest] for key, digest in names.items()}
         for key, digest in names.items():
             if hashlib.sha256(data[key]).hexdigest() != digest:

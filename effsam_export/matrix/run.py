@@ -17,6 +17,7 @@ from effsam_export.errors import EffsamError
 from effsam_export.matrix import keys, worker
 from effsam_export.matrix.store import BuildRecord, Store, deliver
 from effsam_export.matrix.worker import Job, Outcome
+from effsam_export.pipeline import evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -199,7 +200,7 @@ def run(
     results: dict[str, Result] = {}
     waiting: list[PlannedCell] = []
     running: dict[Future[Result], PlannedCell] = {}
-    lock = store.in_use(output, [entry.cell.name for entry in planned])
+    lock = store.in_use(output)
     with lock, ThreadPoolExecutor(max_workers=limits.jobs) as pool:
         for entry in planned:
             if entry.bundle is None:
@@ -292,7 +293,7 @@ def deliver_bundle(
     except EffsamError as error:
         outcome = Outcome(state="failed", message=error.message, hint=error.hint)
         return Result(cell=entry.cell, outcome=outcome, reasons=entry.reasons)
-    shutil.rmtree(evidence_of(path), ignore_errors=True)
+    evidence.remove(path)
     return Result(
         cell=entry.cell, outcome=outcome, cached=is_cached, reasons=entry.reasons, output=path
     )
@@ -300,16 +301,7 @@ def deliver_bundle(
 
 def keep_evidence(entry: PlannedCell, outcome: Outcome, scratch: Path, output: Path) -> Result:
     """Copy the log and the parity report of a failed cell to `output/<name>.failed`."""
-    evidence = evidence_of(output / entry.cell.name)
-    shutil.rmtree(evidence, ignore_errors=True)
-    report = scratch / f"{worker.BUNDLE}.failed"
-    if report.is_dir():
-        shutil.copytree(report, evidence)
-    evidence.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(scratch / worker.LOG, evidence / worker.LOG)
-    return Result(cell=entry.cell, outcome=outcome, reasons=entry.reasons, evidence=evidence)
-
-
-def evidence_of(bundle: Path) -> Path:
-    """Return the folder for the evidence of a failed cell, named as in `effsam export`."""
-    return bundle.with_name(f"{bundle.name}.failed")
+    paths = [p for p in (scratch / f"{worker.BUNDLE}.failed").glob("[!.]*") if p.is_file()]
+    files = {p.name: p.read_bytes() for p in (*paths, scratch / worker.LOG)}
+    folder = evidence.keep(output / entry.cell.name, files)
+    return Result(cell=entry.cell, outcome=outcome, reasons=entry.reasons, evidence=folder)

@@ -5,30 +5,30 @@
     <root>/bundles/<digest>/bundle/      a bundle
     <root>/bundles/<digest>/built.json   its inputs, duration and memory (`BuildRecord`)
     <root>/cells/<name>.json             the record of a cell's last build
-    <root>/work/<process>-<digest>/      files that a process is writing
+    <root>/work/<random>-<digest>/       files that a process is writing
     <root>/stages/                       traces and outputs that cells share (`stage_cache.py`)
 """
 
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from glob import escape
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.bundle import read, staging
 from effsam_export.bundle.manifest import MANIFEST
 from effsam_export.errors import BundleError, OutputError
 from effsam_export.matrix.lock import CacheInUse, exclusive, shared
-from effsam_export.pipeline.stage_cache import mark, unwritable
+from effsam_export.pipeline.stage_cache import OUTPUTS, mark, remove_incomplete, unwritable
 from effsam_export.util.files import write_whole
+from effsam_export.util.owned import remove_abandoned
 from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 BUILT = "built.json"
@@ -73,18 +73,20 @@ class Store:
         return self.root / "stages"
 
     @contextmanager
-    def in_use(self, output: Path, names: Iterable[str]) -> Iterator[None]:
+    def in_use(self, output: Path) -> Iterator[None]:
         """Hold the shared lock while a build runs.
 
-        If no other build runs, incomplete files of processes that died are removed first.
+        Incomplete files of processes that died are removed first, in `work` only if no other build
+        runs.
 
         Args:
             output: Output folder of the build.
-            names: Names of its bundles, of which incomplete copies may lie in `output`.
         """
+        for folder in (output, self.root / "cells", self.stages / OUTPUTS):
+            remove_abandoned(folder)
+        remove_incomplete(self.stages)
         with suppress(CacheInUse), exclusive(self.root):
-            partial = [h for name in names for h in output.glob(f".{escape(name)}.*.partial")]
-            for left in (*(self.root / "work").iterdir(), *partial):
+            for left in (self.root / "work").iterdir():
                 shutil.rmtree(left, ignore_errors=True)
         # A build that starts between the two locks finds no files of this one to remove.
         with shared(self.root):
@@ -107,8 +109,7 @@ class Store:
 
     def scratch(self, digest: str) -> Path:
         """Return a new, empty folder for building one bundle."""
-        folder = self.root / "work" / f"{os.getpid()}-{digest}"
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = self.root / "work" / f"{secrets.token_hex(4)}-{digest}"
         folder.mkdir(parents=True)
         return folder
 
@@ -160,7 +161,7 @@ def deliver(bundle: Path, output: Path) -> None:
     staging.check_output_free(output, force=True)
     if (output / MANIFEST).is_file() and _same(bundle, output):
         return
-    with staging.staged(output) as work:
+    with staging.staged(output, replaces=staging.is_bundle) as work:
         shutil.copytree(bundle, work, dirs_exist_ok=True)
 
 

@@ -32,6 +32,7 @@ class ExportPlan:
         components: The components to export, in the model's order.
         checkpoint: The weights; None until they are downloaded.
         output: Directory of the bundle.
+        force: Replace a bundle at `output`.
         parity_images: Evaluation images and prompts, as the parity file lists them.
         custom_parity: The parity file is the user's own.
         int8: Calibration and recipes of an INT8 export; None for another precision.
@@ -44,6 +45,7 @@ class ExportPlan:
     components: tuple[ComponentSpec, ...]
     checkpoint: Checkpoint | None
     output: Path
+    force: bool
     parity_images: tuple[ParityImage, ...]
     custom_parity: bool
     int8: Int8Request | None
@@ -97,6 +99,7 @@ def resolve(request: ExportRequest) -> ExportPlan:
         components=components,
         checkpoint=request.checkpoint,
         output=request.output,
+        force=request.force,
         parity_images=images,
         custom_parity=request.parity_file is not None,
         int8=request.int8,

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.errors import CheckFailed
-from effsam_export.pipeline import int8, int8_comparison, workspace
+from effsam_export.pipeline import evidence, int8, int8_comparison, workspace
 from effsam_export.pipeline.component import export_component
 from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.prove import prove
@@ -68,7 +68,8 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
         ParityFailed: A gate was missed; the report is written to `<output>.failed`.
         ConversionFailed: A converter crashed; its log is copied there.
         CheckpointError: The file is not a checkpoint of the model.
-        OutputError: The output directory cannot be written.
+        OutputError: The output directory cannot be written, or something else is there in the end;
+            the bundle is then kept as `<output>.finished`.
     """
     from effsam_export.bundle import write
     from effsam_export.pipeline import report
@@ -77,7 +78,7 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
     with stage("load", on_event) as running:
         module = checkpoint.load(plan.model, plan.weights)
         running.detail = f"sha256 {plan.weights.sha256[:12]}"
-    with workspace.opened(plan.output, on_event) as space:
+    with workspace.opened(plan.output, on_event, force=plan.force) as space:
         calibration = int8.load_calibration(plan, space)
         exported = export_components(plan, module, calibration, space)
         comparisons = int8_comparison.measure(
@@ -90,9 +91,7 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
             running.failed = not parity.report.passed
         html = report.render(parity.report, parity.pictures, comparisons)
         if not parity.report.passed:
-            evidence = workspace.evidence_directory(plan.output)
-            write_evidence(evidence, parity, html)
-            raise ParityFailed(parity.report, evidence)
+            raise ParityFailed(parity.report, keep_evidence(plan.output, parity, html))
         with stage("bundle", on_event) as running:
             manifest = write.write(
                 space.work,
@@ -133,13 +132,14 @@ def combined(exported: list[Exported], target: TargetProfile, work: Path) -> lis
     return [replace(e, artifact=a) for e, a in zip(exported, artifacts, strict=True)]
 
 
-def write_evidence(directory: Path, parity: ParityResult, html: str) -> None:
-    """Write the report of a failed check, without the manifest that would make it a bundle."""
+def keep_evidence(output: Path, parity: ParityResult, html: str) -> Path:
+    """Write the report of a failed check beside `output`, and return its directory."""
     from effsam_export.bundle import write
 
-    directory.mkdir(parents=True, exist_ok=True)
-    write.write_json(directory / "parity.json", write.parity_document(parity.report))
-    (directory / "report.html").write_text(html, "utf-8")
+    document = write.json_text(write.parity_document(parity.report))
+    return evidence.keep(
+        output, {"parity.json": document.encode(), "report.html": html.encode("utf-8")}
+    )
 
 
 def summary(report: ParityReport) -> str:

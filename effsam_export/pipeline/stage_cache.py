@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from filelock import FileLock
+
     from effsam_export.spec.tensors import Feeds
 
 RECORD = "made.json"
@@ -93,10 +95,8 @@ class StageCache:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """Lock a result against other processes. The lock ends with the process that holds it."""
-        import filelock
-
         self.root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self.root / f"{name}.lock", preserve_lock_file=True):
+        with _lock(self.root, name):
             yield
 
 
@@ -141,6 +141,22 @@ class CachedOutputs:
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{digest({**self._parts, 'question': key})}.npz"
+
+
+def remove_incomplete(root: Path) -> None:
+    """Remove incomplete results of processes that died; what a process is making is kept."""
+    import filelock
+
+    for partial in root.glob("*.partial"):
+        with suppress(OSError, filelock.Timeout), _lock(root, partial.stem, timeout=0):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _lock(root: Path, name: str, *, timeout: float = -1) -> FileLock:
+    """Return the lock of a result; a negative timeout waits for it."""
+    import filelock
+
+    return filelock.FileLock(root / f"{name}.lock", timeout=timeout, preserve_lock_file=True)
 
 
 def mark(path: Path) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effsam_export.pipeline import isolate
+from effsam_export.pipeline import evidence, isolate
+from effsam_export.util.owned import temporary_directory
 from effsam_export.util.progress import ignore_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from effsam_export.util.progress import OnEvent
 
@@ -34,29 +33,28 @@ class Workspace:
 
 
 @contextmanager
-def opened(output: Path, on_event: OnEvent) -> Iterator[Workspace]:
+def opened(output: Path, on_event: OnEvent, *, force: bool = False) -> Iterator[Workspace]:
     """Open a workspace whose `work` becomes the directory `output` if the block succeeds.
 
     The log of a failed conversion is copied to `<output>.failed`.
 
+    Args:
+        output: Directory of the bundle.
+        on_event: Called with each stage event.
+        force: Replace a bundle that is at `output` in the end.
+
     Raises:
-        OutputError: The directory cannot be written.
+        OutputError: The directory cannot be written, or something else is there in the end; the
+            bundle is then kept as `<output>.finished`.
     """
     from effsam_export.bundle import staging
 
     with (
-        staging.staged(output) as work,
-        tempfile.TemporaryDirectory(prefix="effsam-") as scratch,
+        staging.staged(output, replaces=staging.is_bundle if force else None, keep=True) as work,
+        temporary_directory() as scratch,
     ):
         try:
-            yield Workspace(work=work, scratch=Path(scratch), on_event=on_event)
+            yield Workspace(work=work, scratch=scratch, on_event=on_event)
         except isolate.ConversionFailed as failure:
-            evidence = evidence_directory(output)
-            evidence.mkdir(parents=True, exist_ok=True)
-            copy = shutil.copyfile(failure.log, evidence / failure.log.name)
-            raise failure.moved(copy) from failure
-
-
-def evidence_directory(output: Path) -> Path:
-    """Return the directory that holds the report or the log of a failed export."""
-    return output.with_name(f"{output.name}.failed")
+            directory = evidence.keep(output, {failure.log.name: failure.log.read_bytes()})
+            raise failure.moved(directory / failure.log.name) from failure

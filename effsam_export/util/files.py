@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import CheckpointError, OutputError
+from effsam_export.util.moves import move_file
+from effsam_export.util.owned import owned_directory
 from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
@@ -33,20 +34,28 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path; it is renamed to `path` when the block ends without an error.
 
+    Args:
+        path: The file. A link at this path is replaced, and not followed.
+        replace: Whether a file that is at `path` when the block ends is replaced.
+
     Raises:
-        OutputError: The file cannot be written (rights, no such directory, a full disk).
+        OutputError: The file cannot be written (rights, no such directory, a full disk), or there
+            is something at `path` that is not replaced.
     """
-    # In the directory of `path`, because a rename is atomic only within one file system.
-    partial = path.parent / f".{secrets.token_hex(8)}.partial"
     try:
-        try:
+        # In the directory of `path`, because a rename is atomic only within one file system.
+        with owned_directory(path.parent, path.name) as directory:
+            partial = directory / path.name
             yield partial
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+            if path.exists() and not path.is_file():
+                raise OutputError(f"`{path}` is not a file", hint="choose another name")
+            if replace:
+                partial.replace(path)
+            else:
+                _move_new(partial, path)
     except (OSError, UnicodeEncodeError) as error:
         raise OutputError(
             f"cannot write `{path}`: {reason_of(error)}",
@@ -94,6 +103,16 @@ def fault_of_output(path: Path) -> str | None:
     if not os.access(folder, os.W_OK | os.X_OK):
         return f"`{folder}` is not writable"
     return None
+
+
+def _move_new(partial: Path, path: Path) -> None:
+    try:
+        move_file(partial, path)
+    except FileExistsError as error:
+        raise OutputError(
+            f"`{path}` was created by another program meanwhile, and is not replaced",
+            hint="choose another name, or run the command again to replace it",
+        ) from error
 
 
 def megabytes(files: Iterable[Path]) -> str:

@@ -107,7 +107,7 @@ def test_used_results_are_kept(store: Store, use: Any, stays: str) -> None:  # n
 
 
 def test_nothing_is_removed_from_under_a_build(store: Store, tmp_path: Path) -> None:
-    with store.in_use(tmp_path / "dist", []), pytest.raises(OutputError, match="a build is using"):
+    with store.in_use(tmp_path / "dist"), pytest.raises(OutputError, match="a build is using"):
         cleaning.remove_unused(store.root, 0)
     assert kinds(cleaning.cached_results(store.root)) == ["bundles", "outputs", "stages"]
 
@@ -117,7 +117,7 @@ def test_files_of_a_killed_removal_are_removed(store: Store, tmp_path: Path) -> 
     left.mkdir()
     (left / "built.json").write_bytes(b"{}")
     assert kinds(cleaning.cached_results(store.root)) == ["bundles", "outputs", "stages"]
-    with store.in_use(tmp_path / "dist", []):
+    with store.in_use(tmp_path / "dist"):
         assert not left.exists()
 
 

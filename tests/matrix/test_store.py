@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from effsam_export.bundle import staging
 from effsam_export.errors import OutputError
 from effsam_export.matrix.store import BuildRecord, Store, deliver
 from tests.bundle import fake
@@ -87,50 +88,54 @@ def test_a_bundle_that_cannot_be_moved_in(store: Store) -> None:
         kept(store)
 
 
-def halves(root: Path) -> tuple[Path, Path]:
-    """Half a copy of a bundle of ours where bundles are delivered, and somebody else's."""
-    ours, other = (root / "dist" / f".{name}.a1.partial" for name in ("tiny [1]", "another"))
-    for place in (ours, other):
-        place.mkdir(parents=True)
-    return ours, other
-
-
 def test_files_of_a_dead_process_are_removed(store: Store, tmp_path: Path) -> None:
     left = store.root / "work" / "1-d9"
     (left / "bundle").mkdir(parents=True)
-    ours, other = halves(tmp_path)
-    with store.in_use(tmp_path / "dist", ["tiny [1]"]):
+    (store.stages / "d8.partial").mkdir(parents=True)
+    half = tmp_path / "dist" / ".tiny.a1.partial"
+    half.mkdir(parents=True)
+    with store.in_use(tmp_path / "dist"):
         assert not left.exists()
-        assert not ours.exists()
-        assert other.exists()
+        assert not (store.stages / "d8.partial").exists()
+        # Not made by this package.
+        assert half.exists()
 
 
 def hold(root: Path, entered: Event, leave: Event) -> None:
+    from effsam_export.pipeline.stage_cache import StageCache
+
     store = Store(root)
-    with store.in_use(root.parent / "dist", []):
-        store.scratch("d7")
+
+    def make(folder: Path) -> None:
+        (folder / "half").write_text("")
         entered.set()
         leave.wait(30)
 
+    with store.in_use(root.parent / "dist"), staging.staged(root.parent / "dist" / "tiny [1]"):
+        store.scratch("d7")
+        StageCache(root=store.stages, parts={}).get_or_make("trace", {}, make)
+        # Killed in effect: nothing is removed.
+        os._exit(0)
+
 
 def test_files_of_a_running_build_are_kept(store: Store, tmp_path: Path) -> None:
-    dist, names = tmp_path / "dist", ["tiny [1]"]
-    ours, _ = halves(tmp_path)
+    dist = tmp_path / "dist"
     context = multiprocessing.get_context("spawn")
     entered, leave = context.Event(), context.Event()
     other = context.Process(target=hold, args=(store.root, entered, leave))
     other.start()
     try:
         assert entered.wait(60)
-        with store.in_use(dist, names):
+        with store.in_use(dist):
             assert [p.name.partition("-")[2] for p in (store.root / "work").iterdir()] == ["d7"]
-            assert ours.exists()
+            assert len(list(store.stages.glob("*.partial/half"))) == 1
+            assert len(list(dist.iterdir())) == 1
     finally:
         leave.set()
         other.join()
-    with store.in_use(dist, names):
+    with store.in_use(dist):
         assert list((store.root / "work").iterdir()) == []
-        assert not ours.exists()
+        assert list(dist.iterdir()) == []
 
 
 def test_an_output_path_that_cannot_be_written(tmp_path: Path) -> None:
