@@ -11,6 +11,7 @@ from effsam_export._version import __version__
 from effsam_export.cli import console
 from effsam_export.cli.commands import Commands
 from effsam_export.errors import EffsamError
+from effsam_export.util import signals
 
 app = typer.Typer(
     name="effsam",
@@ -44,9 +45,16 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; on an `EffsamError`, print it and exit with its code."""
+    """Run the command line; on an `EffsamError`, print it and exit with its code.
+
+    A signal exits with 128 + its number, after everything that was being written was removed.
+    """
     try:
-        app()
+        with signals.raised():
+            app()
+    except signals.Stopped as stop:
+        console.stopped(stop.signal.name)
+        signals.leave(128 + stop.signal)
     except EffsamError as problem:
         console.error(problem)
         sys.exit(problem.exit_code)

@@ -91,10 +91,10 @@ def build(
     if memory is not None:
         limits = running.Limits(jobs=jobs, memory_mb=memory * MB_PER_GB)
     store = Store((cache_dir or default_cache_dir()) / "build")
-    execute, environment = worker.run, running.this_machine
+    execute, environment, stop = worker.run, running.this_machine, worker.stop
     if scheduler is not None:
         cluster = Cluster(connect(scheduler), matrix.requires)
-        execute, environment = cluster.execute, cluster.environment
+        execute, environment, stop = cluster.execute, cluster.environment, cluster.stop
         # Cores and memory are the workers' own limits.
         limits = running.Limits(jobs=cluster.slots, memory_mb=float("inf"))
     planned = running.plan(matrix, checkpoints, store, limits, environment)
@@ -119,7 +119,7 @@ def build(
                     detail=detail(event),
                 )
 
-        results = running.run(planned, store, directory, limits, on_event, execute)
+        results = running.run(planned, store, directory, limits, on_event, execute, stop)
     code = summary.exit_code(results)
     if junit is not None:
         write_whole(junit, summary.junit(results).encode())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -180,6 +181,12 @@ def error(problem: EffsamError) -> None:
     print(f"error: {problem.message}", file=sys.stderr)
     if problem.hint:
         print(f"\nhint: {problem.hint}", file=sys.stderr)
+
+
+def stopped(signal: str) -> None:
+    """Print that a signal ended the command, on stderr."""
+    with suppress(OSError):  # the terminal may be gone
+        print(f"stopped by {signal}", file=sys.stderr)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from effsam_export.config.toml import data_dir, faults, is_name, is_number_list, read_toml, refuse
 from effsam_export.errors import shown
 from effsam_export.spec.prompts import MAX_POINTS, MAX_SIDE, Point, Prompt
+from effsam_export.util.names import file_key, file_name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-MAX_NAME = 100
 """Characters of a prompt's name, which becomes a part of file names."""
 IMAGE_KEYS = {"file": str, "prompts": list}
 
@@ -60,13 +60,13 @@ def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
             problems.append(f"{where} is not a path")
         if not row["prompts"]:
             problems.append(f"{where} has no prompt")
-        cases, seen = [], set[str]()
+        cases, seen = [], dict[str, str]()
         for entry in row["prompts"]:
             fault = _case_fault(entry, seen)
             if fault:
                 problems.append(f"{where}: {fault}")
                 continue
-            seen.add(entry["name"])
+            seen[file_key(entry["name"])] = entry["name"]
             cases.append(_case(entry))
         images.append(ParityImage(path=path.parent / row["file"], cases=tuple(cases)))
     if not images and not problems:
@@ -76,16 +76,22 @@ def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
     return tuple(images)
 
 
-def _case_fault(entry: object, seen: set[str]) -> str | None:
-    """Return what is wrong with one prompt of a parity file, or None."""
+def _case_fault(entry: object, seen: Mapping[str, str]) -> str | None:
+    """Return what is wrong with one prompt of a parity file, or None.
+
+    Args:
+        entry: The prompt.
+        seen: Key of each earlier name of the image (`file_key`) -> the name.
+    """
     name = entry.get("name") if isinstance(entry, dict) else None
-    if not isinstance(entry, dict) or not isinstance(name, str) or name in seen:
+    if not isinstance(entry, dict) or not isinstance(name, str) or file_key(name) in seen:
         return f"prompt name `{shown(name)}` is missing or used twice"
-    if not is_name(name) or len(name) > MAX_NAME or "/" in name or "\\" in name:
-        return f"prompt name `{shown(name)}` is not a name of up to {MAX_NAME} letters without `/`"
+    # A bundle has a file with the name of a prompt.
+    if fault := file_name_fault(name):
+        return f"prompt name `{shown(name)}` {fault}"
     if set(entry) - {"name", "points", "box", "mask_from"}:
         return f"prompt `{name}` has a key that is not `name`, `points`, `box` or `mask_from`"
-    if "mask_from" in entry and entry["mask_from"] not in list(seen):
+    if "mask_from" in entry and entry["mask_from"] not in list(seen.values()):
         source = shown(entry["mask_from"])
         return f"prompt `{name}` takes its mask from `{source}`, which is not an earlier prompt"
     points = entry.get("points", [])

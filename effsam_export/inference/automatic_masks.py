@@ -8,6 +8,7 @@ regions are not implemented; both are off by default there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from effsam_export.imaging.images import STABILITY_OFFSET, stability, upscale_ma
 from effsam_export.imaging.nms import nms
 from effsam_export.inference.runner import decoder_feeds
 from effsam_export.spec.prompts import Point, Prompt
+from effsam_export.util.signals import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -111,7 +113,7 @@ def generate(
     size = settings.points_per_batch if dynamic else 1
     for start in range(0, len(points), size):
         batch = points[start : start + size]
-        outputs = decoder.run(batch_feeds(model, embedded, batch))
+        outputs = interruptible(partial(decoder.run, batch_feeds(model, embedded, batch)))
         records += _filtered(model, embedded, batch, outputs, settings)
         if on_progress is not None:
             on_progress(start + len(batch), len(points))

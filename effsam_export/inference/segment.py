@@ -6,6 +6,7 @@ import io
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from effsam_export.imaging.images import check_prompt, load_image
 from effsam_export.inference import automatic_masks, runner
 from effsam_export.inference.runner import Prediction
 from effsam_export.util.files import write_whole
+from effsam_export.util.signals import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,11 +110,13 @@ def generate_masks(
     model = bundle.model
     image = load_image(image_path)
     if model.finds_instances:
-        session = read.open_session(bundle, "segmenter")
-        records = automatic_masks.from_instances(runner.find_instances(model, session, image))
+        session = interruptible(partial(read.open_session, bundle, "segmenter"))
+        found = interruptible(partial(runner.find_instances, model, session, image))
+        records = automatic_masks.from_instances(found)
     else:
-        embedded = runner.embed(model, read.open_session(bundle, "encoder"), image)
-        decoder = read.open_session(bundle, "decoder")
+        encoder = interruptible(partial(read.open_session, bundle, "encoder"))
+        embedded = interruptible(partial(runner.embed, model, encoder, image))
+        decoder = interruptible(partial(read.open_session, bundle, "decoder"))
         records = automatic_masks.generate(model, decoder, embedded, settings, on_progress)
     return AutomaticMasks(image=image, records=records)
 

@@ -105,6 +105,7 @@ class Cluster:
         info = client.scheduler_info(n_workers=-1)["workers"]
         self._memory = {a: float(info[a]["resources"].get(MEMORY, 0)) for a in self.environments}
         self._sites: dict[str, Site] = {}
+        self._stopped = False
 
     @property
     def slots(self) -> int:
@@ -147,7 +148,7 @@ class Cluster:
         reason = ""
         for _ in range(ATTEMPTS):
             alive = self._alive(self._sites[job.name])
-            if not alive:
+            if not alive or self._stopped:
                 reason = reason or "none is left"
                 break
             reply, reason = self._send(job, files, alive)
@@ -155,6 +156,10 @@ class Cluster:
                 return unpack_reply(reply, folder)
         (folder / worker.LOG).write_text(f"{reason}\n", "utf-8")
         return Outcome(state="failed", message=f"lost the workers or their scheduler: {reason}")
+
+    def stop(self) -> None:
+        """Make all calls of `execute` return soon; an export that a worker began goes on there."""
+        self._stopped = True
 
     def _send(
         self, job: Job, files: Mapping[str, bytes], alive: list[str]
@@ -176,6 +181,9 @@ class Cluster:
                 pure=False,
             )
             while not future.done():  # type: ignore[no-untyped-call]
+                if self._stopped:
+                    future.cancel()  # type: ignore[no-untyped-call]
+                    return None, "the build was stopped"
                 # If all its workers died, the scheduler would wait forever for new ones.
                 if not self._alive(self._sites[job.name]):
                     future.cancel()  # type: ignore[no-untyped-call]
@@ -244,3 +252,5 @@ def serve(address: str, jobs: int, memory_mb: float, labels: tuple[str, ...]) ->
         raise UsageError(
             f"no scheduler answers at `{address}`", hint="`dask scheduler` starts one"
         ) from error
+    finally:
+        worker.stop()

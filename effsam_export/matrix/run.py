@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import threading
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 
     Execute = Callable[[Job, Path], Outcome]
 
+STOP_POLL_S = 0.2
 UNKNOWN_MB = 6000.0
 """Assumed memory of a cell that was never built; ViT-B takes 5 GB."""
 
@@ -183,6 +191,7 @@ def run(
     limits: Limits,
     on_event: Callable[[Event], None],
     execute: Execute = worker.run,
+    stop: Callable[[], None] = worker.stop,
 ) -> list[Result]:
     """Write every cell's bundle to `output/<name of the cell>`, within the limits.
 
@@ -193,6 +202,7 @@ def run(
         limits: Limits of jobs and memory.
         on_event: Called when a cell is started or done, in this thread.
         execute: Runs a job in a folder.
+        stop: Called repeatedly after an interruption, until all calls of `execute` have returned.
 
     Returns:
         A result for each cell, in the order of `planned`.
@@ -200,6 +210,7 @@ def run(
     results: dict[str, Result] = {}
     waiting: list[PlannedCell] = []
     running: dict[Future[Result], PlannedCell] = {}
+    stopping = threading.Event()
     lock = store.in_use(output)
     with lock, ThreadPoolExecutor(max_workers=limits.jobs) as pool:
         for entry in planned:
@@ -213,15 +224,21 @@ def run(
                 while (ready := next_runnable(waiting, running.values(), limits)) is not None:
                     waiting.remove(ready)
                     on_event(Event(kind="started", cell=ready.cell))
-                    running[pool.submit(build_cell, ready, store, output, execute)] = ready
+                    running[pool.submit(build_cell, ready, store, output, execute, stopping)] = (
+                        ready
+                    )
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     cell = running.pop(future).cell
                     results[cell.name] = result = future.result()
                     on_event(Event(kind="done", cell=cell, result=result))
         except BaseException:
-            # Interrupted, or an internal error: no further cell is started.
-            pool.shutdown(wait=True, cancel_futures=True)
+            # Interrupted, or an internal error: no further cell is started, those at work stop.
+            stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            while any(not future.done() for future in running):
+                stop()
+                wait(running, timeout=STOP_POLL_S)
             raise
     return [results[entry.cell.name] for entry in planned]
 
@@ -264,11 +281,23 @@ def deliver_cached(entry: PlannedCell, bundle: Path, output: Path) -> Result:
     return deliver_bundle(entry, outcome, bundle, output, is_cached=True)
 
 
-def build_cell(entry: PlannedCell, store: Store, output: Path, execute: Execute) -> Result:
-    """Build a cell and deliver its bundle; an error becomes the outcome of the cell."""
+def build_cell(
+    entry: PlannedCell,
+    store: Store,
+    output: Path,
+    execute: Execute,
+    stopping: threading.Event,
+) -> Result:
+    """Build a cell and deliver its bundle; an error becomes the outcome of the cell.
+
+    Raises:
+        CancelledError: The build was stopped meanwhile.
+    """
     scratch = store.scratch(entry.digest)
     try:
         outcome = execute(entry.job, scratch)
+        if stopping.is_set():
+            raise CancelledError
         if not outcome.passed:
             return keep_evidence(entry, outcome, scratch, output)
         record = BuildRecord(parts=entry.parts, seconds=outcome.seconds, peak_mb=outcome.peak_mb)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from effsam_export.errors import CheckFailed, EffsamError, ToolchainMissing
+from effsam_export.util import signals
+from effsam_export.util.owned import temporary_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +28,20 @@ CHILD_CODE = "import sys; from effsam_export.matrix.worker import main; main(*sy
 State = Literal["verified", "simulated", "failed", "toolchain missing", "refused"]
 BUNDLE = "bundle"
 LOG = "log.txt"
+GRACE_S = 3.0
+"""Time in which a worker that was told to stop removes its files and ends its converter."""
+
+
+@dataclass(eq=False, kw_only=True)
+class RunningProcess:
+    """A worker that `run` waits for, and the time at which `stop` kills it."""
+
+    process: subprocess.Popen[bytes]
+    deadline: float | None = None
+
+
+RUNNING: set[RunningProcess] = set()
+"""All workers of this process, for `stop`, which is called from another thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +145,9 @@ def run(job: Job, folder: Path) -> Outcome:
     job_file.write_text(json.dumps(asdict(job)), "utf-8")
     threads = str(job.threads)
     began = time.perf_counter()
-    with (folder / LOG).open("wb") as log:
+    with temporary_directory() as temporary, (folder / LOG).open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", CHILD_CODE, str(job_file), str(outcome_file)],
+            [sys.executable, "-c", CHILD_CODE, str(job_file), str(outcome_file), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -140,11 +156,16 @@ def run(job: Job, folder: Path) -> Outcome:
                 "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
                 "OMP_NUM_THREADS": threads,
                 "MKL_NUM_THREADS": threads,
+                # What a killed worker leaves there is removed with the directory.
+                "TMPDIR": str(temporary),
             },
         )
+        running = RunningProcess(process=process)
+        RUNNING.add(running)
         try:
             code = process.wait()
         finally:
+            RUNNING.remove(running)
             if process.poll() is None:
                 process.kill()
                 process.wait()
@@ -159,6 +180,17 @@ def run(job: Job, folder: Path) -> Outcome:
     job_file.unlink()
     outcome_file.unlink()
     return replace(outcome, seconds=taken)
+
+
+def stop() -> None:
+    """Tell all workers of this process to end; kill those that were told `GRACE_S` ago."""
+    now = time.monotonic()
+    for running in list(RUNNING):
+        if running.deadline is None:
+            running.deadline = now + GRACE_S
+            running.process.terminate()
+        elif now > running.deadline:
+            running.process.kill()
 
 
 def export_cell(job: Job, folder: Path) -> Outcome:
@@ -215,13 +247,14 @@ def peak_mb() -> float:
     return sum(resource.getrusage(who).ru_maxrss for who in both) * unit / 1e6
 
 
-def main(job_file: str, outcome_file: str) -> None:
+def main(job_file: str, outcome_file: str, parent: str) -> None:
     """Entry point of the child process: read a job, run it, and write its outcome."""
     from effsam_export.pipeline.isolate import end_with_parent
 
-    end_with_parent()
+    end_with_parent(int(parent))
     path = Path(outcome_file)
-    outcome = export_cell(Job(**json.loads(Path(job_file).read_text("utf-8"))), path.parent)
+    with signals.raised():
+        outcome = export_cell(Job(**json.loads(Path(job_file).read_text("utf-8"))), path.parent)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(replace(outcome, peak_mb=peak_mb()))), "utf-8")
     partial.replace(path)

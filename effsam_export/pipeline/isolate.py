@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,17 +96,24 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path, log: Path) -> Arti
     """
     backends.require_lowering(target.backend)
     job, result = log.with_suffix(".job"), log.with_suffix(".result")
+    temporary = log.with_suffix(".tmp")
+    temporary.mkdir(exist_ok=True)
     job.write_bytes(pickle.dumps(Job(graph=_light(graph), target=target, out_dir=out_dir)))
     what = f"{graph.component.name}, {target.backend}"
     try:
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-c", OTHER_SIDE, str(job), str(result)],
+                [sys.executable, "-c", OTHER_SIDE, str(job), str(result), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                # The same search path for modules as in this process.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                env={
+                    **os.environ,
+                    # The same search path for modules as in this process.
+                    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+                    # What a killed converter leaves there is removed with the folder.
+                    "TMPDIR": str(temporary.resolve()),
+                },
             )
             try:
                 code = process.wait()
@@ -119,6 +127,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path, log: Path) -> Arti
     finally:
         job.unlink(missing_ok=True)
         result.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     if outcome.artifact is None:
         kind = UsageError if outcome.exit_code == UsageError.exit_code else CheckFailed
         raise kind(outcome.message, hint=outcome.hint)
@@ -155,18 +164,38 @@ def work(job: Job) -> Outcome:
         return Outcome(message=error.message, hint=error.hint, exit_code=error.exit_code)
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int | None = None) -> None:
     """End this process when the thread that started it ends; Linux only.
 
     Otherwise the converter of a killed build would keep running and hold its memory.
+
+    Args:
+        parent: Process id of the parent. If it died before this call, this process ends now.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if parent is not None and _is_gone(parent):
+            sys.exit(1)
 
 
-def main(job: str, result: str) -> None:
+def _is_gone(parent: int) -> bool:
+    """Return whether the process that started this one died."""
+    now = os.getppid()
+    if now == parent:
+        return False
+    try:
+        os.kill(parent, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    # It may be a zombie; or the interpreter was started by a script of the parent.
+    return now == 1
+
+
+def main(job: str, result: str, parent: str) -> None:
     """Entry point of the other process: read a job, run it, write the outcome."""
-    end_with_parent()
+    end_with_parent(int(parent))
     outcome = work(pickle.loads(Path(job).read_bytes()))
     partial = Path(result).with_suffix(".partial")
     partial.write_bytes(pickle.dumps(outcome))

@@ -270,7 +270,8 @@ def test_an_output_that_exists(
         output.symlink_to(tmp_path / "nowhere")
     else:
         output.mkdir()
-        (output / ("manifest.json" if kind == "bundle" else "notes.txt")).write_text("mine")
+        name = "manifest.json" if kind == "bundle" else "notes.txt"
+        (output / name).write_text('{"manifest_version": 4, "files": []}')
     before = sorted(tmp_path.rglob("*"))
     failure = effsam("export", "tiny-sam", "-t", "onnx", "-o", output)
     assert failure.code == 2

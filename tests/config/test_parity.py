@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import pytest
+import tomli_w
 
 from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import UsageError
+from tests.util import hostile_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,3 +92,24 @@ def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         load_parity_images(path)
     assert caught.value.message == f"parity file `{path}` does not exist"
+
+
+def test_names_that_are_no_file_names_are_refused(tmp_path: Path) -> None:
+    for kind, name in hostile_names.bad_names(random.Random(24), 300):
+        if any("\ud800" <= c <= "\udfff" for c in name):
+            continue  # not even TOML
+        prompt = tomli_w.dumps({"name": name, "points": [[1, 1, 1]]})
+        text = f'[[images]]\nfile = "x.jpg"\n[[images.prompts]]\n{prompt}'
+        message = refusal(tmp_path / "mine.toml", text)
+        assert message.startswith("parity file `mine.toml`: image `x.jpg`: prompt name `"), kind
+        assert message.isprintable(), kind
+        assert len(message) < 400, kind
+
+
+@pytest.mark.parametrize(("first", "second"), [("a", "A"), ("é", "e\u0301")])
+def test_names_that_are_one_file_on_some_system_are_refused(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    prompts = ", ".join(f'{{ name = "{n}", points = [[1, 1, 1]] }}' for n in (first, second))
+    text = f'[[images]]\nfile = "x.jpg"\nprompts = [{prompts}]'
+    assert refusal(tmp_path / "mine.toml", text).endswith("is missing or used twice")

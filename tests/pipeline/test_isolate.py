@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -169,6 +170,14 @@ def test_a_converter_does_not_outlive_a_parent_that_is_killed() -> None:
         time.sleep(0.05)
     # Where nobody reaps it a zombie is left, which holds nothing.
     assert not child.is_dir() or "Z" in state(child)
+
+
+def test_a_process_whose_parent_died_before_it_began_ends_at_once() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    for parent, code in ((gone.pid, 1), (os.getpid(), 0)):
+        text = f"from effsam_export.pipeline.isolate import end_with_parent as e; e({parent})"
+        assert subprocess.run([sys.executable, "-c", text], check=False).returncode == code
 
 
 def state(process: Path) -> str:

@@ -1,0 +1,102 @@
+"""Stop a command on a signal: its stack unwinds, so that what it was writing is removed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    Value = TypeVar("Value")
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+REPEAT_S = 2.0
+"""Signals so shortly after one are ignored: `timeout` sends two, one of them to the group."""
+POLL_S = 0.2
+THREAD = "effsam-call"
+
+
+class Stopped(SystemExit):
+    """A signal asks the process to end. Its exit code is that of a shell: 128 + the signal.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+
+
+class _Handler:
+    """Raises `Stopped` in the main thread."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        now = time.monotonic()
+        if now - self._last > REPEAT_S:
+            self._last = now
+            raise Stopped(number)
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Raise `Stopped` in the block on the signals that end a process.
+
+    Ignored signals stay ignored (`nohup`). Only the main thread can handle signals.
+    """
+    handler, before = _Handler(), {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+        for number in numbers:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def interruptible(call: Callable[[], Value]) -> Value:
+    """Return the result of a call, and let a signal interrupt the wait for it.
+
+    Python handles a signal between two of its instructions, and a call of an inference runtime is
+    one. The call therefore runs in a thread, which an interruption leaves behind.
+    """
+    values: list[Value] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            values.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name=THREAD, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_S)
+    if errors:
+        raise errors[0]
+    return values[0]
+
+
+def leave(code: int) -> NoReturn:
+    """End the process, without waiting for a call that `interruptible` left behind."""
+    if any(thread.name == THREAD for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)

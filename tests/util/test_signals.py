@@ -1,0 +1,106 @@
+"""Signals unwind the stack, also out of a call that Python cannot interrupt."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import pytest
+
+from effsam_export.util import signals
+
+LONG = """
+import hashlib, signal, sys
+from functools import partial
+from effsam_export.util import signals
+if len(sys.argv) > 1:
+    signal.signal(int(sys.argv[1]), signal.SIG_IGN)
+try:
+    with signals.raised():
+        print("ready", flush=True)
+        # Half an hour in C.
+        signals.interruptible(partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", 2**31 - 1))
+except signals.Stopped as stop:
+    print("unwound")
+    signals.leave(stop.code)
+"""
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG, *arguments], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_call_in_c_ends_at_once_and_the_stack_unwinds(number: signal.Signals) -> None:
+    process = started()
+    time.sleep(0.2)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=5)
+    assert output == "unwound\n"
+    assert process.returncode == 128 + number
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    process = started(str(int(signal.SIGHUP)))
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=5)[0] == "unwound\n"
+
+
+def test_a_signal_is_raised_once_while_the_stack_unwinds() -> None:
+    cleaned = []
+
+    def stopped() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            # `timeout` sends it to the process, and once more to its group.
+            signal.raise_signal(signal.SIGTERM)
+            cleaned.append("whole")
+
+    with signals.raised(), pytest.raises(signals.Stopped) as caught:
+        stopped()
+    assert cleaned == ["whole"]
+    assert caught.value.code == 143
+    assert caught.value.signal is signal.SIGTERM
+
+
+def test_the_handlers_are_restored() -> None:
+    before = [signal.getsignal(n) for n in NUMBERS]
+    with signals.raised():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(n) for n in NUMBERS] == before
+
+
+def test_another_thread_handles_no_signals() -> None:
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with signals.raised():
+                pass
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert errors == []
+
+
+def test_results_and_errors_pass() -> None:
+    assert signals.interruptible(partial(int, "7")) == 7
+    with pytest.raises(ValueError, match="invalid literal"):
+        signals.interruptible(partial(int, "x"))
