@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
 from effsam_export._version import __version__
-from effsam_export.cli import console
+from effsam_export.cli import console, streams
 from effsam_export.cli.commands import Commands
-from effsam_export.errors import EffsamError
 from effsam_export.util import signals
+from effsam_export.util.reasons import as_effsam_error
+
+TRACEBACK = "EFFSAM_TRACEBACK"
+"""Environment variable: if it is set, every error is shown with its traceback."""
 
 app = typer.Typer(
     name="effsam",
@@ -45,16 +50,26 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; on an `EffsamError`, print it and exit with its code.
+    """Run the command line; print an error, and exit with its code.
 
-    A signal exits with 128 + its number, after everything that was being written was removed.
+    A failure of the system, such as a full disk, is an error too. Any other exception is a bug of
+    this package, and keeps its traceback. A signal exits with 128 + its number, after everything
+    that was being written was removed.
     """
+    streams.prepare()
     try:
         with signals.raised():
             app()
     except signals.Stopped as stop:
         console.stopped(stop.signal.name)
         signals.leave(128 + stop.signal)
-    except EffsamError as problem:
+    except Exception as failure:
+        problem = as_effsam_error(failure)
+        if problem is None:
+            raise
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
         console.error(problem)
         sys.exit(problem.exit_code)
+    finally:
+        streams.finish()

@@ -76,13 +76,19 @@ def bisect(
     min_iou: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            "--min-iou", help="Minimum mask IoU of every prompt [default: the target's gate]."
+            "--min-iou",
+            min=0,
+            max=1,
+            help="Minimum mask IoU of every prompt [default: the target's gate].",
         ),
     ] = None,
     mean_iou: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            "--mean-iou", help="Minimum mean mask IoU of all prompts [default: the target's gate]."
+            "--mean-iou",
+            min=0,
+            max=1,
+            help="Minimum mean mask IoU of all prompts [default: the target's gate].",
         ),
     ] = None,
     output: Annotated[
@@ -115,7 +121,7 @@ def bisect(
     from effsam_export.config import targets as profiles
     from effsam_export.pipeline.plan import resolve
     from effsam_export.pipeline.request import ExportRequest
-    from effsam_export.util.files import write_whole
+    from effsam_export.util.files import require_output, write_whole
     from effsam_export.util.owned import temporary_directory
 
     terminal = console.Console(quiet=quiet)
@@ -123,6 +129,7 @@ def bisect(
     spec = start.spec
     profile = profiles.load_target(start.target, start.precision)
     path = output or Path(f"{spec.name}-{profile.name}-{profile.precision}.toml")
+    require_output(path)
     quantizing = int8_request(spec, profile, calib, num_samples, int8_recipe)
     if quantizing is not None and start.plan is not None and int8_recipe is None:
         quantizing = replace(quantizing, plan=start.plan)

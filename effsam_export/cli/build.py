@@ -25,12 +25,15 @@ def build(
         Path, typer.Argument(metavar="FILE", help="Build file with models, targets and precisions.")
     ] = Path("effsam.toml"),
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Number of exports at the same time.")
+        int,
+        typer.Option("--jobs", "-j", min=1, max=1024, help="Number of exports at the same time."),
     ] = 1,
     memory: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            "--memory", help="Memory limit of all exports together, in GB [default: free memory]."
+            "--memory",
+            min=0,
+            help="Memory limit of all exports together, in GB [default: free memory].",
         ),
     ] = None,
     output: Annotated[
@@ -74,11 +77,16 @@ def build(
     from effsam_export.matrix import run as running
     from effsam_export.matrix.cluster import Cluster, connect
     from effsam_export.matrix.store import Store
-    from effsam_export.util.files import write_whole
+    from effsam_export.util.files import require_output, write_whole
     from effsam_export.weights.fetch import default_cache_dir
 
     terminal = console.Console(quiet=quiet)
     matrix = config.select_cells(config.load(file), only)
+    directory = output or matrix.output
+    require_output(directory / max((c.name for c in matrix.cells), key=len), directory=True)
+    for report in (junit, markdown):
+        if report is not None:
+            require_output(report)
     if scheduler is None:
         backends.require_tracing()
     names = list(dict.fromkeys(c.model for c in matrix.cells))
@@ -104,7 +112,6 @@ def build(
         else:
             console.data(plan_table(planned))
         return
-    directory = output or matrix.output
     with console.Board([p.cell.name for p in planned], quiet=quiet) as board:
 
         def on_event(event: Event) -> None:
@@ -145,12 +152,15 @@ def serve(
         str, typer.Option("--scheduler", help="Address that `dask scheduler` prints.")
     ],
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Number of exports at the same time.")
+        int,
+        typer.Option("--jobs", "-j", min=1, max=1024, help="Number of exports at the same time."),
     ] = 1,
     memory: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            "--memory", help="Memory limit of all exports together, in GB [default: free memory]."
+            "--memory",
+            min=0,
+            help="Memory limit of all exports together, in GB [default: free memory].",
         ),
     ] = None,
     label: Annotated[

@@ -80,11 +80,12 @@ def pack(
     """Pack a bundle into one file. Equal bundles give equal bytes."""
     from effsam_export.bundle import archive
     from effsam_export.errors import OutputError
-    from effsam_export.util.files import sha256_of
+    from effsam_export.util.files import require_output, sha256_of
 
     # Resolved, so that `.` has a name.
     source = bundle.resolve()
-    target = output or source.with_name(f"{source.name}{archive.SUFFIX}")
+    target = output or source.parent / f"{source.name}{archive.SUFFIX}"
+    require_output(target)
     if target.exists() and not force:
         raise OutputError(f"`{target}` exists already", hint="replace it with --force")
     archive.pack(bundle, target)
@@ -107,8 +108,10 @@ def unpack(
     Checks every file against the manifest first.
     """
     from effsam_export.bundle import archive
+    from effsam_export.util.files import require_output
 
     target = output or Path(file.name.removesuffix(archive.SUFFIX).removesuffix(".zip"))
+    require_output(target, directory=True)
     archive.unpack(file, target, key=key, force=force)
     console.data(str(target))
 

@@ -8,6 +8,7 @@ import typer
 
 from effsam_export.cli import console
 from effsam_export.cli.options import CacheDir, Json
+from effsam_export.errors import OutputError
 
 
 def cache(
@@ -31,6 +32,8 @@ def cache(
     from effsam_export.weights.fetch import default_cache_dir
 
     root = (cache_dir or default_cache_dir()) / "build"
+    if root.exists() and not root.is_dir():
+        raise OutputError(f"`{root}` is not a directory", hint="choose another --cache-dir")
     removed = None if remove_unused is None else cleaning.remove_unused(root, remove_unused)
     left = cleaning.cached_results(root)
     kinds = ("bundles", "stages", "outputs")

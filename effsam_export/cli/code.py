@@ -30,9 +30,14 @@ def code(
     from effsam_export import integrate
     from effsam_export.bundle import archive
     from effsam_export.integrate.write import code_for
+    from effsam_export.util.files import require_output
 
+    # Before the language becomes a part of a path.
+    integrate.load(language)
     source = bundle.resolve() if bundle.name in ("", "..") else bundle
-    target = output or source.with_name(f"{source.name.removesuffix(archive.SUFFIX)}-{language}")
+    target = output or source.parent / f"{source.name.removesuffix(archive.SUFFIX)}-{language}"
+    if not target.is_dir():
+        require_output(target, directory=True)
     terminal = Console(quiet=quiet)
     with archive.opened(bundle) as path:
         files = code_for(path, language, target, force=force)

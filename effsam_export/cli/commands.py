@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
+from effsam_export.cli.values import check_values
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -49,7 +51,7 @@ class Lazy(Mapping[str, Any]):
             module, function = COMMANDS[name]
             app = typer.Typer(add_completion=False, rich_markup_mode=None)
             app.command(name)(getattr(import_module(f"{PACKAGE}.{module}"), function))
-            self._commands[name] = typer.main.get_command(app)
+            self._commands[name] = check_values(typer.main.get_command(app))
         return self._commands[name]
 
     def __iter__(self) -> Iterator[str]:

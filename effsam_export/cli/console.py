@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from effsam_export.cli.streams import CONTROL, can_show, printable, write_data, write_message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ class Console:
     def message(self, text: str = "") -> None:
         """Print a message."""
         if not self._quiet:
-            print(text, file=sys.stderr)
+            write_message(text)
 
     def on_event(self, event: StageEvent) -> None:
         """Show a stage: a progress bar while it runs, one line when it ends."""
@@ -47,9 +48,9 @@ class Console:
             self._advance(event.stage, event.done, event.total)
         elif event.kind in ("finished", "failed"):
             self._close_bar()
-            mark = "✓" if event.kind == "finished" else "✗"
+            mark = _mark(passed=event.kind == "finished")
             line = f"{mark} {event.stage:<16} {event.seconds:7.1f} s  {event.detail}"
-            print(line.rstrip(), file=sys.stderr)
+            write_message(line.rstrip())
 
     def on_transfer(self, label: str, done: int, total: int | None) -> None:
         """Show the progress of a download, in bytes."""
@@ -86,7 +87,7 @@ class Console:
                 else (progress.TaskProgressColumn(), progress.TimeElapsedColumn())
             )
             self._bar = progress.Progress(
-                progress.SpinnerColumn(),
+                progress.SpinnerColumn("dots" if can_show("⠋", sys.stderr) else "line"),
                 progress.TextColumn("{task.description:<16}"),
                 progress.BarColumn(),
                 *amount,
@@ -146,10 +147,10 @@ class Board:
         self._done += 1
         if self._quiet:
             return
-        mark = "✓" if passed else "✗"
-        line = f"{mark} {name:<{self._width}} {seconds:7.1f} s  {detail}"
+        mark = _mark(passed=passed)
+        line = printable(f"{mark} {name:<{self._width}} {seconds:7.1f} s  {detail}")
         if self._live is None:
-            print(line, file=sys.stderr)
+            write_message(line)
         else:
             # Printed above the live table.
             self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -159,34 +160,55 @@ class Board:
 
         board = Table.grid(padding=(0, 2))
         for name, began in list(self._began.items()):
-            board.add_row("…", name, f"{time.perf_counter() - began:.0f} s")
+            board.add_row(
+                "…" if can_show("…", sys.stderr) else "",
+                name,
+                f"{time.perf_counter() - began:.0f} s",
+            )
         board.add_row("", f"{self._done} of {self._total} done", "")
         return board
 
 
 def data(text: str) -> None:
-    """Print data on stdout."""
-    print(text)
+    """Print data on stdout.
+
+    Raises:
+        OutputError: Standard output cannot be written.
+    """
+    write_data(printable(text))
 
 
 def document(content: dict[str, Any]) -> None:
-    """Print a JSON document on stdout."""
+    """Print a JSON document on stdout.
+
+    Raises:
+        OutputError: Standard output cannot be written.
+    """
     import json
 
-    print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2, ensure_ascii=False))
+    whole = {"schema_version": SCHEMA_VERSION, **content}
+    text = json.dumps(whole, indent=2, ensure_ascii=False)
+    if CONTROL.search(text) or not can_show(text, sys.stdout):
+        text = json.dumps(whole, indent=2)
+    write_data(text)
 
 
 def error(problem: EffsamError) -> None:
     """Print an error and its hint on stderr."""
-    print(f"error: {problem.message}", file=sys.stderr)
-    if problem.hint:
-        print(f"\nhint: {problem.hint}", file=sys.stderr)
+    hint = f"\n\nhint: {problem.hint}" if problem.hint else ""
+    write_message(f"error: {problem.message}{hint}")
+
+
+def _mark(*, passed: bool) -> str:
+    """Return a check mark or a cross, or letters where the terminal has neither."""
+    if can_show("✓✗", sys.stderr):
+        return "✓" if passed else "✗"
+    return "ok" if passed else "x "
 
 
 def stopped(signal: str) -> None:
     """Print that a signal ended the command, on stderr."""
-    with suppress(OSError):  # the terminal may be gone
-        print(f"stopped by {signal}", file=sys.stderr)
+    write_message(f"stopped by {signal}")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -33,6 +33,7 @@ from effsam_export.cli.options import (
     to_target_options,
     with_fp16_recipe,
 )
+from effsam_export.util.files import require_output
 
 if TYPE_CHECKING:
     from effsam_export.pipeline.request import ExportRequest, Int8Request
@@ -94,6 +95,7 @@ def export(
     directory = output or Path(f"{spec.name}-{profile.name}-{profile.precision}")
     components = () if component == "all" else (component,)
     if dry_run:
+        check_request(spec, profile, directory, components, parity)
         _show_plan(spec, profile, directory, components, quantizing, as_json=json)
         return
     # All checks of the request come before the download.
@@ -108,6 +110,7 @@ def export(
     )
     for line in int8_lines(request):
         terminal.message(line)
+    require_output(directory, directory=True)
     plan = resolve(request)
     consent(spec, accept_license, cache_dir)
     plan = plan.with_checkpoint(acquire(spec, checkpoint, cache_dir, terminal))
@@ -127,6 +130,30 @@ def export(
         console.data(str(directory))
     terminal.result(passed=True, what=f"{what}, {console.state(report)}")
     terminal.next(f"effsam run {directory} IMAGE --point X,Y --output overlay.png")
+
+
+def check_request(
+    spec: ModelSpec,
+    profile: TargetProfile,
+    directory: Path,
+    components: tuple[str, ...],
+    parity: Path | None,
+) -> None:
+    """Check what an export would refuse and a dry run can know.
+
+    Raises:
+        OutputError: The output cannot be written. A bundle that exists can: with `--force`.
+        UsageError: There is no such component, or the parity file or a target option is wrong.
+    """
+    from effsam_export.bundle import staging
+    from effsam_export.config.parity import load_parity_images
+    from effsam_export.models import fixed
+    from effsam_export.pipeline.plan import chosen_components
+
+    require_output(directory, directory=True)
+    staging.check_output_free(directory, force=True)
+    chosen_components(fixed.for_options(spec, profile.options), components)
+    load_parity_images(parity)
 
 
 def int8_lines(request: ExportRequest) -> list[str]:

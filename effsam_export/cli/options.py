@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from effsam_export.errors import UsageError
+from effsam_export.errors import OutputError, UsageError, shown
+from effsam_export.util.files import require_output
+from effsam_export.util.numbers import to_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +18,20 @@ if TYPE_CHECKING:
     from effsam_export.pipeline.request import Int8Request
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.targets import TargetProfile
+
+
+def _cache_folder(path: Optional[Path]) -> Optional[Path]:  # noqa: UP045
+    """Return the cache folder unchanged.
+
+    Raises:
+        OutputError: It cannot be a folder, or cannot be read.
+    """
+    if path is not None and not (path.is_dir() and os.access(path, os.R_OK | os.X_OK)):
+        require_output(path / "build", what="the cache", directory=True)
+        if path.is_dir():
+            raise OutputError(f"the cache `{path}` cannot be read: permission denied")
+    return path
+
 
 # Typer reads these annotations at run time, and Python 3.10 needs `Optional` there.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -25,6 +41,7 @@ CacheDir = Annotated[
     typer.Option(
         "--cache-dir",
         envvar="EFFSAM_CACHE_DIR",
+        callback=_cache_folder,
         help="Folder of downloaded checkpoints and of the build cache [default: the user's cache].",
     ),
 ]
@@ -191,7 +208,9 @@ def to_model_options(given: list[str] | None) -> dict[str, float]:
     """
     return {
         name: float(value)
-        for name, value in _pairs("--set", given, "NAME=NUMBER", "location=8", _is_number)
+        for name, value in _pairs(
+            "--set", given, "NAME=NUMBER", "location=8", lambda text: to_number(text) is not None
+        )
     }
 
 
@@ -204,13 +223,6 @@ def to_target_options(given: list[str] | None) -> dict[str, str]:
     return dict(_pairs("--option", given, "NAME=VALUE", "slots=4", lambda _: True))
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
 def _pairs(
     flag: str, given: list[str] | None, form: str, example: str, is_valid: Callable[[str], bool]
 ) -> list[tuple[str, str]]:
@@ -220,9 +232,9 @@ def _pairs(
     for text in given or []:
         name, equals, value = text.partition("=")
         if not name or not equals or not is_valid(value):
-            problems.append(f"{flag} `{text}` is not {form}")
+            problems.append(f"{flag} `{shown(text)}` is not {form}")
         elif any(name == other for other, _ in pairs):
-            problems.append(f"{flag} `{name}` is given twice")
+            problems.append(f"{flag} `{shown(name)}` is given twice")
         else:
             pairs.append((name, value))
     if problems:

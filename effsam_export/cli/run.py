@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -10,7 +9,9 @@ import typer
 
 from effsam_export.cli import console
 from effsam_export.cli.options import BundlePath, Json, Quiet
-from effsam_export.errors import OutputError, PromptError
+from effsam_export.errors import OutputError, PromptError, shown
+from effsam_export.util.files import require_output
+from effsam_export.util.numbers import to_number
 from effsam_export.util.progress import stage
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def run(
     from effsam_export.inference import segment
 
     for path in (output, masks):
+        if path is not None:
+            require_output(path)
         if path is not None and path.exists() and image.exists() and path.samefile(image):
             raise OutputError(f"`{path}` is the input image", hint="choose another name")
     if output is not None:
@@ -232,8 +235,13 @@ def to_prompts(points: list[str], boxes: list[str], mask_input: Float32 | None) 
     Raises:
         PromptError: A value is malformed, or points or a mask are combined with several boxes.
     """
-    from effsam_export.spec.prompts import Prompt
+    from effsam_export.spec.prompts import MAX_POINTS, Prompt
 
+    for option, given in (("--point", points), ("--box", boxes)):
+        if len(given) > MAX_POINTS:
+            raise PromptError(
+                f"{option} is given {len(given)} times", hint=f"give it {MAX_POINTS} times at most"
+            )
     parsed = [_box(b) for b in boxes]
     clicks = tuple(_point(p) for p in points)
     if len(parsed) > 1:
@@ -250,13 +258,11 @@ def to_prompts(points: list[str], boxes: list[str], mask_input: Float32 | None) 
 
 
 def _numbers(text: str, option: str, form: str, counts: tuple[int, ...]) -> list[float]:
-    try:
-        values = [float(v) for v in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in counts or not all(math.isfinite(v) for v in values):
+    numbers = [to_number(part) for part in text.split(",")]
+    values = [n for n in numbers if n is not None]
+    if len(values) not in counts or len(values) != len(numbers):
         raise PromptError(
-            f"{option} `{text}` is not {form}",
+            f"{option} `{shown(text)}` is not {form}",
             hint=f"write {option} {form}, in pixels of the original image",
         )
     return values
@@ -268,7 +274,7 @@ def _point(text: str) -> Point:
     x, y, *label = _numbers(text, "--point", "X,Y[,LABEL]", (2, 3))
     if label and label[0] not in (0, 1):
         raise PromptError(
-            f"--point `{text}` has label {label[0]:g}", hint="1: on the object, 0: off it"
+            f"--point `{shown(text)}` has label {label[0]:g}", hint="1: on the object, 0: off it"
         )
     return Point(x=x, y=y, label=int(label[0]) if label else 1)
 

@@ -154,7 +154,7 @@ def _equalize_faults(entry: object, where: str) -> list[str]:
     other = "norm" if "values" in table else "values"
     problems += faults(table, {k: v for k, v in EQUALIZE_KEYS.items() if k != other}, f"{where}.")
     alpha = table.get("alpha")
-    if is_of_type(alpha, float) and not 0 <= alpha <= 1:
+    if isinstance(alpha, (int, float)) and is_of_type(alpha, float) and not 0 <= alpha <= 1:
         problems.append(f"`{where}.alpha` is {shown(alpha)}, want 0 to 1")
     for key in ("norm", "values", "layer"):
         if isinstance(table.get(key), str) and not is_name(table[key]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 import sys
@@ -63,7 +64,7 @@ def read_toml(path: Path, what: str = "file") -> dict[str, Any]:
                 hint="leave out entries, or use several files",
             )
         # Some editors write a byte order mark.
-        text = data.decode("utf-8-sig")
+        text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
         if _DEEP_KEY.search(_QUOTED.sub("_", text)):
             raise UsageError(
                 f"{what} `{path}` has a key of over {MAX_KEY_PARTS} parts joined by dots"

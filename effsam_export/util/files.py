@@ -8,7 +8,7 @@ import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from effsam_export.errors import CheckpointError, OutputError
+from effsam_export.errors import CheckpointError, OutputError, shown
 from effsam_export.util.moves import move_file
 from effsam_export.util.owned import owned_directory
 from effsam_export.util.reasons import reason_of
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHUNK_BYTES = 1024 * 1024
+STAGING_BYTES = 32
+"""What the names of staging directories and reports add to the name of a directory."""
 IS_A_DIRECTORY = "is a directory"
 MAX_NAME_BYTES = 255
 """Longest name of a file or folder in the usual file systems."""
@@ -78,14 +80,31 @@ def fault_of_file(path: Path) -> str | None:
     return None if os.access(path, os.R_OK) else "cannot be read: permission denied"
 
 
-def fault_of_output(path: Path) -> str | None:
-    """Return why a file or directory cannot be created or replaced here; None if it can.
+def require_output(path: Path, *, directory: bool = False, what: str = "") -> None:
+    """Check that an output can be written, before the work that it is for; create nothing.
 
-    Nothing is created. Folders that do not exist yet are as good as those that do.
+    Args:
+        path: The output.
+        directory: It is a directory, whose parents are created with it.
+        what: Name of the output for the message.
+
+    Raises:
+        OutputError: It cannot be written; the message says why.
     """
+    if fault := _fault_of_output(path, directory=directory):
+        subject = f"{what} `{shown(path)}`" if what else f"`{shown(path)}`"
+        raise OutputError(
+            f"cannot write {subject}: {fault}",
+            hint="choose a path in a directory that exists and is writable",
+        )
+
+
+def _fault_of_output(path: Path, *, directory: bool) -> str | None:
     if "\0" in str(path):
         return "it has a null character"
     try:
+        if not directory and path.is_dir():
+            return IS_A_DIRECTORY
         folder = path.absolute().parent
         missing = [path.name]
         while not os.path.lexists(folder):
@@ -96,12 +115,14 @@ def fault_of_output(path: Path) -> str | None:
         folder.stat()
     except (OSError, ValueError) as error:
         return reason_of(error)
-    if longest > MAX_NAME_BYTES:
+    if longest > MAX_NAME_BYTES - (STAGING_BYTES if directory else 0):
         return "file name too long"
+    if not directory and len(missing) > 1:
+        return f"there is no directory `{shown(path.parent)}`"
     if not folder.is_dir():
-        return f"`{folder}` is not a directory"
+        return f"`{shown(folder)}` is not a directory"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return f"`{folder}` is not writable"
+        return f"`{shown(folder)}` is not writable"
     return None
 
 

@@ -77,6 +77,11 @@ def valid_files() -> list[tuple[str, str]]:
     ]
 
 
+def parse(text: str) -> dict[str, Any]:
+    """Return the table of a TOML text."""
+    return tomllib.loads(text)
+
+
 def values(random: Random) -> Any:  # noqa: ANN401 - any TOML value
     """Return a value of any type, often at or over a limit."""
     return random.choice(
