@@ -9,30 +9,31 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import struct
 import zipfile
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from effsam_export.bundle import read, signature, staging
-from effsam_export.bundle.manifest import MANIFEST, parse
-from effsam_export.bundle.read import SIGNATURE
-from effsam_export.errors import BundleError, CheckFailed
+from effsam_export.bundle import paths, read, signature, staging
+from effsam_export.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, parse
+from effsam_export.bundle.read import MAX_SIGNATURE_BYTES, SIGNATURE
+from effsam_export.errors import BundleError, CheckFailed, shown
+from effsam_export.util import zip_directory
 from effsam_export.util.files import atomic_file
 from effsam_export.util.owned import temporary_directory
+from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from typing import Any
 
 SUFFIX = ".effsam.zip"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Time of every entry: the earliest a zip file can hold."""
 REGULAR_FILE = stat.S_IFREG | 0o644
-MAX_MANIFEST_BYTES = 16_000_000
-"""A manifest is read before its hash is known; real ones have about 20 000 bytes."""
 ENCRYPTED = 0x1
+MAX_PROBLEMS = 20
+"""Problems in one message; an archive may have any number of bad entries."""
 
 
 def pack(path: Path, output: Path) -> None:
@@ -69,9 +70,9 @@ def pack(path: Path, output: Path) -> None:
 def unpack(archive: Path, output: Path, *, key: Path | None = None, force: bool = False) -> None:
     """Write the directory of a packed bundle, after every entry was checked.
 
-    An entry is refused if it is not a regular file, lies outside the bundle, occurs twice, is
-    encrypted or compressed, is not in the manifest, or has another size or sha256 there. A listed
-    file that is missing is refused too.
+    An entry is refused if it is not a regular file, has a name that no bundle has, occurs twice, is
+    encrypted or compressed, overlaps another, is not in the manifest, or has another size or sha256
+    there. A listed file that is missing is refused too.
 
     Args:
         archive: File written by `pack`.
@@ -85,68 +86,78 @@ def unpack(archive: Path, output: Path, *, key: Path | None = None, force: bool 
         OutputError: `output` exists, or cannot be written.
     """
     staging.check_output_free(output, force=force)
-    if not archive.is_file():
-        raise BundleError(f"`{archive}` does not exist")
+    with _readable(archive):
+        if not archive.is_file():
+            raise BundleError(
+                f"`{archive}` is not a file" if archive.exists() else f"`{archive}` does not exist"
+            )
+        zip_directory.check_directory(archive)
+        with zipfile.ZipFile(archive) as opened:
+            _check(archive, opened)
+            replaces = staging.is_bundle if force else None
+            with staging.staged(output, replaces=replaces) as work:
+                _extract(archive, opened, work)
+                if key is not None and (fault := signature.problem(work, key)):
+                    raise CheckFailed(f"`{archive}` is refused: {fault}")
+
+
+@contextmanager
+def _readable(archive: Path) -> Iterator[None]:
+    """Raise `BundleError` in place of what reading a damaged zip file raises."""
     try:
-        with (
-            zipfile.ZipFile(archive) as opened,
-            staging.staged(output, replaces=staging.is_bundle if force else None) as work,
-        ):
-            _extract(archive, opened, work)
-            if key is not None and (fault := signature.problem(work, key)):
-                raise CheckFailed(f"`{archive}` is refused: {fault}")
-    # zipfile raises the last three on damaged fields, for example a name that is not UTF-8.
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        NotImplementedError,
-        struct.error,
-        OverflowError,
-        UnicodeDecodeError,
-    ) as error:
+        yield
+    except zip_directory.DAMAGED as error:
         raise BundleError(f"`{archive}` is not a complete zip file: {error}") from error
+    except OSError as error:
+        raise BundleError(f"`{archive}` cannot be read: {reason_of(error)}") from error
 
 
-def _extract(archive: Path, opened: zipfile.ZipFile, work: Path) -> None:
+def _check(archive: Path, opened: zipfile.ZipFile) -> None:
+    """Refuse an archive by its directory and its manifest, before anything is written.
+
+    Raises:
+        BundleError: With the first problems.
+    """
     entries = opened.infolist()
     problems = entry_problems(entries)
+    problems += [f"`{shown(n)}` overlaps another entry" for n in zip_directory.overlaps(opened)]
     if not problems:
         sizes = listed_sizes(archive, opened)
         problems = content_problems({e.filename: e.file_size for e in entries}, sizes)
+    _refuse(archive, problems)
+
+
+def _refuse(archive: Path, problems: list[str]) -> None:
     if problems:
-        raise BundleError(f"`{archive}` is refused: {'; '.join(problems)}")
-    for entry in entries:
+        more = len(problems) - MAX_PROBLEMS
+        first = [*problems[:MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+        raise BundleError(f"`{archive}` is refused: {'; '.join(first)}")
+
+
+def _extract(archive: Path, opened: zipfile.ZipFile, work: Path) -> None:
+    """Write the files of a checked archive, and compare their hashes with the manifest."""
+    for entry in opened.infolist():
         path = work / entry.filename
         path.parent.mkdir(parents=True, exist_ok=True)
         with opened.open(entry) as source, path.open("wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 20)
-    broken = read.integrity(read.read(work))
-    if broken:
-        raise BundleError(f"`{archive}` is refused: {'; '.join(broken)}")
+    _refuse(archive, list(read.integrity(read.read(work))))
 
 
 def entry_problems(entries: list[zipfile.ZipInfo]) -> list[str]:
     """Return a sentence for each entry that no packed bundle contains; opens nothing."""
-    problems = []
-    seen: set[str] = set()
+    problems = paths.faults(e.orig_filename for e in entries)
     for entry in entries:
-        name = entry.filename
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-            problems.append(f"`{name}` lies outside the bundle")
-        elif path.as_posix() != name:
-            problems.append(f"`{name}` is not a normalized path")
+        name = f"`{shown(entry.orig_filename)}`"
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
-            problems.append(f"`{name}` is a link or not a regular file")
+            problems.append(f"{name} is a link or not a regular file")
         if entry.flag_bits & ENCRYPTED:
-            problems.append(f"`{name}` is encrypted")
+            problems.append(f"{name} is encrypted")
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            problems.append(f"`{name}` is compressed")
-        # Names that differ only in case are one file on macOS and Windows.
-        if name.casefold() in seen:
-            problems.append(f"`{name}` occurs twice")
-        seen.add(name.casefold())
+            problems.append(f"{name} is compressed")
+        if entry.filename == SIGNATURE and entry.file_size > MAX_SIGNATURE_BYTES:
+            problems.append(f"{name} has {entry.file_size} bytes, want 64")
     return problems
 
 
@@ -196,6 +207,7 @@ def opened(path: Path) -> Iterator[Path]:
         yield path
         return
     with temporary_directory() as folder:
-        work = folder / path.name.removesuffix(SUFFIX)
+        # The name of a staging directory is longer, and a name has at most 255 bytes.
+        work = folder / (path.name.removesuffix(SUFFIX)[:50].strip(".") or "bundle")
         unpack(path, work)
         yield work

@@ -8,7 +8,7 @@ whether there was one.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import re
 import shutil
 from dataclasses import dataclass
@@ -19,9 +19,11 @@ import numpy as np
 from effsam_export.bundle import read, staging, write
 from effsam_export.bundle.golden import read_golden
 from effsam_export.bundle.manifest import MANIFEST, validate
+from effsam_export.bundle.manifest import load as load_manifest
 from effsam_export.bundle.read import SIGNATURE
 from effsam_export.errors import BundleError, CheckFailed, UsageError
 from effsam_export.imaging import rle
+from effsam_export.util import json_text
 from effsam_export.util.files import sha256_of
 from effsam_export.util.reasons import reason_of
 
@@ -38,6 +40,9 @@ MAX_RESULT_BYTES = 64_000_000
 """A mask's run lengths take a few hundred thousand bytes."""
 TEXT_KEYS = ("manifest_sha256", "language", "runtime", "version", "device")
 """Keys of a result whose values are non-empty strings."""
+MAX_PROBLEMS = 20
+MAX_TEXT = 200
+"""Characters of such a string."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +88,22 @@ def attest(path: Path, result: Path, key: Path | None = None) -> Attestation:
     vectors = read_golden(bundle)
     if vectors is None:
         raise BundleError(f"bundle `{path}` has no golden vectors: it holds one component")
-    document = load(result)
+    content = content_of(result)
+    document = load(content, result)
     problems = origin_problems(document, bundle, sha256_of(path / MANIFEST))
-    if key is not None and (fault := signature_problem(result, key)):
+    if key is not None and (fault := signature_problem(content, result, key)):
         problems.append(fault)
+    if key is None and (signed := signed_entry(document, bundle)):
+        problems.append(
+            f"`{signed['device']}` has a signed result for {signed['runtime']}, "
+            "which only a signed one replaces"
+        )
     min_iou, score_error = 1.0, 0.0
     if not problems:
         failures, min_iou, score_error = compare(document["cases"], vectors)
         problems += failures
     if problems:
-        raise CheckFailed(f"`{result}` is refused: {'; '.join(problems)}")
+        raise CheckFailed(f"`{result}` is refused: {'; '.join(problems[:MAX_PROBLEMS])}")
     attestation = Attestation(
         device=document["device"],
         runtime=document["runtime"],
@@ -103,39 +114,62 @@ def attest(path: Path, result: Path, key: Path | None = None) -> Attestation:
         score_error=score_error,
         manifest_sha256=document["manifest_sha256"],
     )
-    add(bundle, attestation, result)
+    add(bundle, attestation, content)
     return attestation
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Return the JSON document of a result, with all keys present and of the right type.
+def content_of(path: Path) -> bytes:
+    """Return the bytes of a result: what is checked is what is added.
 
     Raises:
-        UsageError: The file cannot be read, or is not a result.
+        UsageError: The file cannot be read, or is too large.
     """
     try:
-        if path.stat().st_size > MAX_RESULT_BYTES:
-            raise UsageError(
-                f"`{path}` has {path.stat().st_size} bytes, more than the result of a self-test"
-            )
-        document = json.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_RESULT_BYTES + 1)
     except OSError as error:
         raise UsageError(f"`{path}` cannot be read: {reason_of(error)}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"`{path}` is not JSON: {error}") from error
+    if len(content) > MAX_RESULT_BYTES:
+        raise UsageError(
+            f"`{path}` has more than {MAX_RESULT_BYTES} bytes, the most of a self-test's result"
+        )
+    return content
+
+
+def load(content: bytes, path: Path) -> dict[str, Any]:
+    """Return the JSON document of a result, with all keys present and of the right type.
+
+    Args:
+        content: Bytes of the file.
+        path: The file, for messages.
+
+    Raises:
+        UsageError: It is not a result.
+    """
+    try:
+        document = json_text.loads(
+            content, max_bytes=MAX_RESULT_BYTES, max_values=2 * json_text.MAX_VALUES
+        )
+    except ValueError as error:
+        raise UsageError(f"`{path}` cannot be read as JSON: {error}") from error
     is_result = (
         isinstance(document, dict)
-        and all(isinstance(document.get(k), str) and document[k] for k in TEXT_KEYS)
+        and all(_is_text(document.get(k)) for k in TEXT_KEYS)
         and isinstance(document.get("cases"), list)
-        and all(isinstance(c, dict) for c in document["cases"])
+        and all(isinstance(c, dict) and _is_text(c.get("name")) for c in document["cases"])
     )
     if not is_result:
         raise UsageError(
             f"`{path}` is not the result of a self-test",
-            hint=f"it needs the strings {', '.join(TEXT_KEYS)}, and a list `cases`",
+            hint=f"it needs the strings {', '.join(TEXT_KEYS)}, of 1 to {MAX_TEXT} printable "
+            "characters, and a list `cases` of prompts with a name",
         )
     checked: dict[str, Any] = document
     return checked
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_TEXT and value.isprintable()
 
 
 def origin_problems(document: Mapping[str, Any], bundle: read.Bundle, sha256: str) -> list[str]:
@@ -160,6 +194,16 @@ def origin_problems(document: Mapping[str, Any], bundle: read.Bundle, sha256: st
     if expected is not None and not same_runtime(document["runtime"], expected):
         problems.append(f"it ran in {document['runtime']}, the bundle is for {expected}")
     return problems
+
+
+def signed_entry(document: Mapping[str, Any], bundle: read.Bundle) -> dict[str, Any] | None:
+    """Return the bundle's signed attestation of a result's device and runtime, or None."""
+    entries: list[dict[str, Any]] = bundle.manifest.get("attestations", [])
+    return next((a for a in entries if a["signed"] and _is_same(a, document)), None)
+
+
+def _is_same(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(entry[key] == other[key] for key in ("device", "runtime"))
 
 
 def same_runtime(reported: str, expected: str) -> bool:
@@ -205,25 +249,41 @@ def compare_case(answer: Mapping[str, Any], case: GoldenCase) -> tuple[float, fl
     """
     from effsam_export.parity.metrics import mask_iou
 
-    masks = [rle.decode(m) for m in answer["masks"]]
-    scores = np.asarray(answer["scores"], dtype=np.float64)
-    if len(masks) != len(case.masks) or scores.shape != case.scores.shape:
-        raise ValueError(f"{len(masks)} masks and {scores.size} scores, want {len(case.masks)}")
-    if any(m.shape != case.masks[0].shape for m in masks):
-        raise ValueError(f"masks of {masks[0].shape}, want {case.masks[0].shape}")
-    iou = min(mask_iou(case.masks[i], masks[i]) for i in case.answers)
+    expected = case.masks
+    given, scores = answer["masks"], np.asarray(answer["scores"], dtype=np.float64)
+    if len(given) != len(expected) or scores.shape != case.scores.shape:
+        raise ValueError(f"{len(given)} masks and {scores.size} scores, want {len(expected)}")
+    height, width = expected.shape[1:]
+    for mask in given:
+        rle.check(mask, (height, width))
+    iou = min(mask_iou(expected[i], rle.decode(given[i])) for i in case.answers)
     return iou, float(np.abs(scores - case.scores).max())
 
 
-def signature_problem(result: Path, key: Path) -> str | None:
-    """Return why a result is not signed with a key; None if it is."""
+def signature_problem(content: bytes, result: Path, key: Path) -> str | None:
+    """Return why the bytes of a result are not signed with a key; None if they are."""
     from effsam_export.bundle import signature
 
-    return signature.fault(result, result.with_name(f"{result.name}.sig"), key)
+    return signature.fault(content, result.name, result.with_name(f"{result.name}.sig"), key)
 
 
-def add(bundle: read.Bundle, attestation: Attestation, result: Path) -> None:
-    """Write an attestation into a bundle; it replaces one of the same device and runtime."""
+def file_name(attestation: Attestation, content: bytes) -> str:
+    """Return the name of a result's file: readable where the device has an ASCII name.
+
+    Two results never share a name, because it holds the hash of the bytes.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{attestation.device} {attestation.runtime}".lower())
+    return f"{slug[:60].strip('-')}-{hashlib.sha256(content).hexdigest()[:16]}.json".lstrip("-")
+
+
+def add(bundle: read.Bundle, attestation: Attestation, content: bytes) -> None:
+    """Write an attestation into a bundle; it replaces those of the same device and runtime.
+
+    Args:
+        bundle: The bundle.
+        attestation: The checked result.
+        content: Bytes of the result.
+    """
     before = (bundle.path / MANIFEST).read_bytes()
 
     def is_unchanged(path: Path) -> bool:
@@ -234,11 +294,8 @@ def add(bundle: read.Bundle, attestation: Attestation, result: Path) -> None:
         (work / SIGNATURE).unlink(missing_ok=True)
         folder = work / FOLDER
         folder.mkdir(exist_ok=True)
-        name = f"{attestation.device} {attestation.runtime}".lower()
-        slug = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
-        file = folder / f"{slug[:80]}.json"
-        shutil.copyfile(result, file)
-        manifest = json.loads((work / MANIFEST).read_text("utf-8"))
+        file = folder / file_name(attestation, content)
+        manifest = load_manifest((work / MANIFEST).read_bytes(), str(work / MANIFEST))
         entry = {
             "device": attestation.device,
             "runtime": attestation.runtime,
@@ -252,7 +309,11 @@ def add(bundle: read.Bundle, attestation: Attestation, result: Path) -> None:
         }
         # The manifest stays in the version it was written in.
         key = "attested" if bundle.manifest_version == 3 else "attestations"
-        others = [a for a in manifest.get(key, []) if a["file"] != entry["file"]]
+        entries = manifest.get(key, [])
+        others = [a for a in entries if not _is_same(a, entry) and a["file"] != entry["file"]]
+        for replaced in {a["file"] for a in entries} - {a["file"] for a in others}:
+            (work / replaced).unlink(missing_ok=True)
+        file.write_bytes(content)
         manifest[key] = sorted([*others, entry], key=lambda a: a["file"])
         if manifest["state"] == "simulated":
             manifest["state"] = ON_DEVICE

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effsam_export._version import __version__
-from effsam_export.bundle import contract, int8, runtime, v3
-from effsam_export.errors import BundleError
+from effsam_export.bundle import consistency, contract, int8, runtime, v3
+from effsam_export.errors import BundleError, shown
+from effsam_export.util import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,6 +32,10 @@ MANIFEST_VERSION = 4
 READABLE_VERSIONS = (3, MANIFEST_VERSION)
 CONTRACT_VERSION = 3
 """Calling rules of the graphs; another number needs other code in the app."""
+MAX_MANIFEST_BYTES = 16_000_000
+"""A manifest is read before its hash is known; real ones have about 20 000 bytes."""
+MAX_MANIFEST_VALUES = 20_000
+"""Real ones have a few hundred. Checking a schema takes 70 us for each value that breaks it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +63,15 @@ def load(content: bytes, name: str) -> dict[str, Any]:
         name: Path of the file, for messages.
 
     Raises:
-        BundleError: It is not JSON, has an unreadable version, or breaks its schema.
+        BundleError: It is not JSON, is too large, has an unreadable version, breaks its schema or
+            contradicts itself.
     """
     try:
-        manifest = json.loads(content.decode("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"`{name}` is not valid JSON: {error}") from error
+        manifest = json_text.loads(
+            content, max_bytes=MAX_MANIFEST_BYTES, max_values=MAX_MANIFEST_VALUES
+        )
+    except ValueError as error:
+        raise BundleError(f"`{name}` cannot be read as JSON: {error}") from error
     validate(manifest)
     document: dict[str, Any] = manifest
     return document
@@ -88,10 +96,11 @@ def current(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def validate(manifest: Any) -> None:  # noqa: ANN401 - any JSON a stranger may have written
-    """Check a parsed manifest against the schema of its version.
+    """Check a parsed manifest: the schema of its version, then `consistency`.
 
     Raises:
-        BundleError: Its version is not readable, or it breaks the schema: the first five errors.
+        BundleError: Its version is not readable, it breaks the schema, or it contradicts itself:
+            the first five errors.
     """
     import jsonschema_rs
 
@@ -110,9 +119,11 @@ def validate(manifest: Any) -> None:  # noqa: ANN401 - any JSON a stranger may h
         # Text that is not Unicode, or lists nested too deeply.
         raise BundleError(f"`{MANIFEST}` cannot be checked: {error}") from error
     if faults:
-        found = sorted((_json_path(f.instance_path), f.message[:160]) for f in faults)
-        lines = "; ".join(f"{path}: {message}" for path, message in found[:5])
+        found = sorted((_json_path(f.instance_path), f.message) for f in faults)
+        lines = "; ".join(f"{shown(path)}: {shown(message)}" for path, message in found[:5])
         raise BundleError(f"`{MANIFEST}` does not follow its schema: {lines}")
+    if problems := consistency.problems(current(manifest)):
+        raise BundleError(f"`{MANIFEST}` contradicts itself: {'; '.join(problems[:5])}")
 
 
 def _json_path(keys: Iterable[str | int]) -> str:

@@ -6,13 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import backends, models
-from effsam_export.bundle.manifest import MANIFEST, MANIFEST_VERSION, current, load
-from effsam_export.errors import BundleError
+from effsam_export.bundle import consistency, paths, session
+from effsam_export.bundle.manifest import (
+    MANIFEST,
+    MANIFEST_VERSION,
+    MAX_MANIFEST_BYTES,
+    current,
+    load,
+)
+from effsam_export.errors import BundleError, CheckpointError, shown
 from effsam_export.models import fixed
 from effsam_export.spec.stages import Artifact
 from effsam_export.util.files import sha256_of
+from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from effsam_export.backends import ArtifactSession
@@ -20,6 +29,8 @@ if TYPE_CHECKING:
 
 SIGNATURE = f"{MANIFEST}.sig"
 """File of the signature, in a signed bundle."""
+MAX_SIGNATURE_BYTES = 4096
+COPY_AGAIN = "copy it again from where it was exported"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,66 +97,128 @@ def read(path: Path) -> Bundle:
     """Read and validate the manifest of a bundle; its files are not checked.
 
     Raises:
-        BundleError: There is no bundle, or its manifest is broken or has an unreadable version.
+        BundleError: There is no bundle, or its manifest is broken, a link, or has an unreadable
+            version.
     """
     file = path / MANIFEST
-    if not path.is_dir() or not file.is_file():
-        raise BundleError(
-            f"`{path}` is not a bundle: there is no `{MANIFEST}`"
-            if path.is_dir()
-            else f"bundle `{path}` does not exist",
-            hint="`effsam export MODEL --target TARGET` writes one",
-        )
-    written = load(file.read_bytes(), str(file))
+    written = load(_content(path, file), str(file))
     manifest = current(written)
     if manifest["target"]["backend"] not in backends.BACKENDS:
         raise BundleError(
-            f"bundle `{path}` is for backend `{manifest['target']['backend']}`, "
+            f"bundle `{path}` is for backend `{shown(manifest['target']['backend'])}`, "
             "which this effsam does not know",
             hint="upgrade effsam-export",
         )
     return Bundle(path=path, manifest=manifest, manifest_version=int(written["manifest_version"]))
 
 
+def _content(path: Path, file: Path) -> bytes:
+    """Return the bytes of a bundle's manifest.
+
+    Raises:
+        BundleError: It is missing, a link, or cannot be read.
+    """
+    try:
+        if not path.is_dir() or not file.is_file():
+            raise BundleError(
+                f"`{path}` is not a bundle: there is no `{MANIFEST}`"
+                if path.is_dir()
+                else f"bundle `{path}` does not exist",
+                hint="`effsam export MODEL --target TARGET` writes one",
+            )
+        if file.is_symlink():
+            raise BundleError(f"`{file}` is a link", hint=f"a bundle has no links: {COPY_AGAIN}")
+        with file.open("rb") as opened:
+            return opened.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise BundleError(f"`{file}` cannot be read: {reason_of(error)}") from error
+
+
 def integrity(bundle: Bundle) -> tuple[str, ...]:
     """Return a sentence for each file that is missing, a link, not listed, or has other bytes."""
-    problems = []
-    listed = {e["path"] for e in bundle.manifest["files"]}
-    needed = {f for c in bundle.manifest["components"] for f in [*c["files"], c["source"]]}
-    problems += [f"`{p}` is used but not listed" for p in sorted(needed - listed)]
-    for entry in bundle.manifest["files"]:
-        path = bundle.path / entry["path"]
-        if path.is_symlink() or not path.is_file():
-            problems.append(f"`{entry['path']}` is {'a link' if path.is_symlink() else 'missing'}")
-        elif path.stat().st_size != entry["size"]:
-            problems.append(
-                f"`{entry['path']}` has {path.stat().st_size} bytes, want {entry['size']}"
-            )
-        elif sha256_of(path) != entry["sha256"]:
-            problems.append(f"`{entry['path']}` has another sha256 than the manifest")
+    listed = {e["path"]: e for e in bundle.manifest["files"]}
+    needed = set(consistency.used_files(bundle.manifest))
+    problems = [f"`{p}` is used but not listed" for p in sorted(needed - {*listed})]
+    problems += [p for entry in listed.values() if (p := file_problem(bundle, entry))]
+    signature = bundle.path / SIGNATURE
+    if signature.is_symlink():
+        problems.append(f"`{SIGNATURE}` is a link")
+    elif signature.is_file() and signature.stat().st_size > MAX_SIGNATURE_BYTES:
+        problems.append(f"`{SIGNATURE}` has {signature.stat().st_size} bytes, want 64")
     # A runtime loads files beside a graph by name, for example `encoder.onnx.data`.
     there = {
         p.relative_to(bundle.path).as_posix()
         for p in bundle.path.rglob("*")
         if p.is_symlink() or not p.is_dir()
     }
-    extra = there - listed - needed - {MANIFEST, SIGNATURE}
-    problems += [f"`{p}` is not in the manifest" for p in sorted(extra)]
+    extra = there - {*listed} - needed - {MANIFEST, SIGNATURE}
+    problems += [f"`{shown(p)}` is not in the manifest" for p in sorted(extra)]
     return tuple(problems)
 
 
-def open_session(bundle: Bundle, component: str) -> ArtifactSession:
-    """Open one component in the runtime of the bundle's backend.
+def file_problem(bundle: Bundle, entry: Mapping[str, Any]) -> str | None:
+    """Return why a listed file is not the one of the manifest, as a sentence; None if it is.
+
+    Args:
+        bundle: The bundle.
+        entry: The file's entry in `files`.
+    """
+    name = str(entry["path"])
+    path = bundle.path / name
+    try:
+        if link := paths.link_in(bundle.path, name):
+            return f"`{link}` is a link"
+        if not path.is_file():
+            return f"`{name}` is missing"
+        size = path.stat().st_size
+        if size != entry["size"]:
+            return f"`{name}` has {size} bytes, want {entry['size']}"
+        if sha256_of(path) != entry["sha256"]:
+            return f"`{name}` has another sha256 than the manifest"
+    except OSError as error:
+        return f"`{name}` cannot be read: {reason_of(error)}"
+    except CheckpointError as error:
+        return error.message
+    return None
+
+
+def check_component(bundle: Bundle, component: str) -> None:
+    """Check the files of a component, and those that its runtime could load beside them.
 
     Raises:
-        BundleError: The bundle does not hold the component, or its files are missing.
+        BundleError: A file is missing, a link, not listed, or has other bytes.
+    """
+    listed = {e["path"]: e for e in bundle.manifest["files"]}
+    names = [f.relative_to(bundle.path).as_posix() for f in bundle.artifact(component).files]
+    # Named like the graph, as `encoder.onnx.data`, `encoder.engine` or in `encoder.mlpackage`.
+    for path in bundle.path.glob(f"{names[0].split('/')[0].split('.')[0]}.*"):
+        inner = path.rglob("*") if path.is_dir() and not path.is_symlink() else (path,)
+        names += [p.relative_to(bundle.path).as_posix() for p in inner if not p.is_dir()]
+    problems = []
+    for name in sorted(set(names)):
+        if name in listed:
+            problems += [p] if (p := file_problem(bundle, listed[name])) else []
+        else:
+            problems.append(f"`{shown(name)}` is not in the manifest")
+    if problems:
+        raise BundleError(
+            f"bundle `{bundle.path}` is not intact: {'; '.join(problems)}",
+            hint=f"{COPY_AGAIN}; `effsam verify` lists everything that is wrong",
+        )
+
+
+def open_session(bundle: Bundle, component: str) -> ArtifactSession:
+    """Check the files of one component, and open it in the runtime of the bundle's backend.
+
+    Raises:
+        BundleError: The bundle does not hold the component, its files are not those of the
+            manifest, or the runtime cannot open them. A run raises it too, if the runtime fails or
+            its outputs are not those of the model.
         ToolchainMissing: The runtime is not installed.
     """
-    artifact = bundle.artifact(component)
-    missing = [p.name for p in artifact.files if not p.is_file()]
-    if missing:
-        raise BundleError(
-            f"bundle `{bundle.path}` lacks {', '.join(f'`{m}`' for m in missing)}",
-            hint="copy it again; `effsam verify` lists everything that is wrong",
-        )
-    return backends.load(artifact.backend).open_session(artifact)
+    check_component(bundle, component)
+    model = bundle.model
+    spec = next((c for c in model.components if c.name == component), None)
+    if spec is None:
+        raise BundleError(f"`{model.name}` has no {component}, which bundle `{bundle.path}` holds")
+    return session.opened(bundle.artifact(component), spec)

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.bundle import read
-from effsam_export.bundle.manifest import MANIFEST
-from effsam_export.bundle.read import SIGNATURE
+from effsam_export.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES
+from effsam_export.bundle.read import MAX_SIGNATURE_BYTES, SIGNATURE
 from effsam_export.errors import BundleError, ToolchainMissing, UsageError
 from effsam_export.util.files import write_whole
 from effsam_export.util.reasons import reason_of
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
         Ed25519PrivateKey,
         Ed25519PublicKey,
     )
+
+
+MAX_KEY_BYTES = 64_000
+"""A PEM key has about a hundred bytes; comments around it may have more."""
 
 
 def sign(path: Path, key: Path) -> None:
@@ -57,14 +61,17 @@ def problem(path: Path, key: Path) -> str | None:
         UsageError: The key cannot be read.
         ToolchainMissing: `cryptography` is not installed.
     """
-    return fault(path / MANIFEST, path / SIGNATURE, key)
+    with (path / MANIFEST).open("rb") as file:
+        content = file.read(MAX_MANIFEST_BYTES)
+    return fault(content, MANIFEST, path / SIGNATURE, key)
 
 
-def fault(file: Path, signature: Path, key: Path) -> str | None:
+def fault(content: bytes, name: str, signature: Path, key: Path) -> str | None:
     """Return why a file is not signed with a key; None if it is.
 
     Args:
-        file: The signed file.
+        content: Bytes of the signed file.
+        name: Its name, for messages.
         signature: File with the 64 bytes of the signature.
         key: The public Ed25519 key in PEM.
     """
@@ -73,10 +80,15 @@ def fault(file: Path, signature: Path, key: Path) -> str | None:
 
     if not signature.is_file():
         return f"it is not signed: there is no `{signature.name}`"
+    if signature.is_symlink():
+        return f"`{signature.name}` is a link"
     try:
-        public.verify(signature.read_bytes(), file.read_bytes())
+        with signature.open("rb") as file:
+            public.verify(file.read(MAX_SIGNATURE_BYTES), content)
+    except OSError as error:
+        return f"`{signature.name}` cannot be read: {reason_of(error)}"
     except InvalidSignature:
-        return f"the signature was not made with the key of `{key.name}` for this `{file.name}`"
+        return f"the signature was not made with the key of `{key.name}` for this `{name}`"
     return None
 
 
@@ -123,7 +135,8 @@ def _require() -> None:
 
 def _read(path: Path, load: Callable[[bytes], Any]) -> Any:  # noqa: ANN401 - any kind of key
     try:
-        return load(path.read_bytes())
+        with path.open("rb") as file:
+            return load(file.read(MAX_KEY_BYTES))
     except OSError as error:
         raise UsageError(f"key `{path}` cannot be read: {reason_of(error)}") from error
     except (TypeError, ValueError) as error:

@@ -201,7 +201,8 @@ def _describe(bundle: Bundle) -> str:
     lines.append("")
     rows = []
     for component in m["components"]:
-        size = sum(sizes[f] for f in component["files"])
+        # `effsam verify` reports a file that is used but not listed.
+        size = sum(sizes.get(f, 0) for f in component["files"])
         kinds = m["precision"]["elements_by_dtype"][component["name"]]
         rows.append(
             [

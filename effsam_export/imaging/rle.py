@@ -34,23 +34,38 @@ def encode(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
     return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
 
 
-def decode(rle: object) -> NDArray[np.bool_]:
+def decode(rle: object, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
     """Return the encoded mask: bool HxW, in C order.
 
     Args:
-        rle: An untrusted object from `json.loads`. Runs of 0 are accepted anywhere, as in COCO's
+        rle: An untrusted object, as parsed from JSON. Runs of 0 are accepted anywhere, as in COCO's
             reader.
+        size: The (height, width) that the mask must have; None for any.
 
     Raises:
-        BundleError: `size` or `counts` is missing or malformed, the size is over the limit, or the
-            counts do not add up to it.
+        BundleError: As `check`.
+    """
+    height, width, counts = check(rle, size)
+    is_set = np.arange(len(counts)) % 2 == 1
+    flat = np.repeat(is_set, np.asarray(counts, dtype=np.int64))
+    return np.ascontiguousarray(flat.reshape((height, width), order="F"))
+
+
+def check(rle: object, size: tuple[int, int] | None = None) -> tuple[int, int, list[int]]:
+    """Return height, width and run lengths of an encoded mask, without decoding it.
+
+    Raises:
+        BundleError: `size` or `counts` is missing or malformed, the size is over the limit or not
+            `size`, or the counts do not add up to it.
     """
     if not (isinstance(rle, dict) and {"size", "counts"} <= rle.keys()):
         raise _bad("is not an object with `size` and `counts`")
-    size, counts = rle["size"], rle["counts"]
-    if not (_are_counts(size) and len(size) == 2 and min(size) > 0):
+    own, counts = rle["size"], rle["counts"]
+    if not (_are_counts(own) and len(own) == 2 and min(own) > 0):
         raise _bad("has a `size` that is not [height, width] in pixels")
-    height, width = size
+    height, width = own
+    if size is not None and (height, width) != size:
+        raise _bad(f"has {height}x{width} pixels, want {size[0]}x{size[1]}")
     if height * width > MAX_PIXELS:
         raise _bad(f"has {height}x{width} pixels, over the limit of {MAX_PIXELS}")
     if not _are_counts(counts):
@@ -59,9 +74,7 @@ def decode(rle: object) -> NDArray[np.bool_]:
     total = sum(counts)
     if total != height * width:
         raise _bad(f"has counts of {total} pixels, but a size of {height}x{width}")
-    is_set = np.arange(len(counts)) % 2 == 1
-    flat = np.repeat(is_set, np.asarray(counts, dtype=np.int64))
-    return np.ascontiguousarray(flat.reshape((height, width), order="F"))
+    return height, width, counts
 
 
 def _are_counts(value: object) -> bool:

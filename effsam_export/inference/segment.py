@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ import numpy as np
 
 from effsam_export.bundle import read
 from effsam_export.errors import PromptError
+from effsam_export.imaging import arrays
 from effsam_export.imaging.images import check_prompt, load_image
 from effsam_export.inference import automatic_masks, runner
 from effsam_export.inference.runner import Prediction
@@ -198,13 +197,13 @@ def load_mask_input(path: Path, size: int) -> Float32:
         size: Side S of the model's mask logits, in pixels.
 
     Raises:
-        PromptError: The file does not exist, or contains no finite logits of this size.
+        PromptError: The file does not exist, is damaged, or contains no finite FP32 logits of this
+            size.
     """
     hint = "give a file written by `effsam run --masks`"
     try:
-        content = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        logits = content.get("low_res_masks") if hasattr(content, "get") else None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        logits = arrays.read_member(path, "low_res_masks")
+    except (OSError, ValueError) as error:
         reason = "does not exist" if not path.exists() else f"cannot be read: {error}"
         raise PromptError(f"mask file `{path}` {reason}", hint=hint) from error
     if logits is None:
@@ -214,6 +213,7 @@ def load_mask_input(path: Path, size: int) -> Float32:
             f"mask file `{path}` holds logits of shape {list(logits.shape)}, want Kx{size}x{size}",
             hint=hint,
         )
-    if not np.isfinite(logits[0]).all():
-        raise PromptError(f"mask file `{path}` holds NaN or Inf", hint=hint)
-    return np.asarray(logits[0], dtype=np.float32)
+    try:
+        return arrays.to_float32(logits[0])
+    except ValueError as error:
+        raise PromptError(f"mask file `{path}` holds {error}", hint=hint) from error

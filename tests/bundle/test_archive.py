@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from effsam_export.bundle import archive, read
+from effsam_export.bundle.manifest import MAX_MANIFEST_BYTES
 from effsam_export.errors import BundleError, OutputError
 from tests.bundle import fake
 
@@ -143,7 +144,7 @@ def test_a_name_that_leaves_the_bundle(packed: Path, tmp_path: Path, name: str) 
     assert not (tmp_path / "evil").exists()
 
 
-@pytest.mark.parametrize("name", ["golden//x", "./x", "x/"])
+@pytest.mark.parametrize("name", ["golden//x", "./x", "x/", "x/./y"])
 def test_a_name_that_is_not_plain(packed: Path, tmp_path: Path, name: str) -> None:
     path = rewritten(packed, lambda entries: [*entries, (entry(name), b"")])
     assert f"`{name}` is not a normalized path" in refused(path, tmp_path)
@@ -173,11 +174,34 @@ def test_a_size_that_lies(packed: Path, tmp_path: Path) -> None:
     struct.pack_into("<2I", data, place + 20, 0xFFFF0000, 0xFFFF0000)
     lying = packed.with_name("lying.zip")
     lying.write_bytes(data)
-    assert "bytes, want" in refused(lying, tmp_path)
+    assert "overlaps another entry" in refused(lying, tmp_path)
+
+
+def test_entries_that_share_bytes_of_the_file(packed: Path, tmp_path: Path) -> None:
+    data = bytearray(packed.read_bytes())
+    places = [data.find(b"PK\x01\x02")]
+    while (place := data.find(b"PK\x01\x02", places[-1] + 1)) >= 0:
+        places.append(place)
+    # Where the file of the first entry begins.
+    for place in places[-2:]:
+        struct.pack_into("<I", data, place + 42, struct.unpack_from("<I", data, places[0] + 42)[0])
+    shared = packed.with_name("shared.zip")
+    shared.write_bytes(data)
+    assert "overlaps another entry" in refused(shared, tmp_path)
+
+
+def test_a_large_signature(packed: Path, tmp_path: Path) -> None:
+    large = (entry("manifest.json.sig"), b"x" * 5000)
+    path = rewritten(packed, lambda entries: [*entries, large])
+    assert "`manifest.json.sig` has 5000 bytes, want 64" in refused(path, tmp_path)
+
+
+def test_a_directory_of_an_archive_is_no_file(tmp_path: Path) -> None:
+    assert "is not a file" in refused(tmp_path, tmp_path)
 
 
 def test_a_manifest_that_is_a_bomb(packed: Path, tmp_path: Path) -> None:
-    large = b" " * (archive.MAX_MANIFEST_BYTES + 1)
+    large = b" " * (MAX_MANIFEST_BYTES + 1)
     path = rewritten(
         packed,
         lambda entries: [(e, large if e.filename == "manifest.json" else d) for e, d in entries],
@@ -186,12 +210,12 @@ def test_a_manifest_that_is_a_bomb(packed: Path, tmp_path: Path) -> None:
 
 
 def test_a_manifest_too_deep_to_read(packed: Path, tmp_path: Path) -> None:
-    deep = b"[" * 200_000
+    deep = b"[" * 1000
     path = rewritten(
         packed,
         lambda entries: [(e, deep if e.filename == "manifest.json" else d) for e, d in entries],
     )
-    assert "is not valid JSON" in refused(path, tmp_path)
+    assert "is nested deeper than 64 levels" in refused(path, tmp_path)
 
 
 def test_other_contents_of_the_same_size(packed: Path, tmp_path: Path) -> None:

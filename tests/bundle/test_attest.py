@@ -117,6 +117,38 @@ def test_a_second_device_may_have_the_bundle_as_it_was(
     assert read.integrity(read.read(bundle)) == ()
 
 
+def test_devices_without_an_ascii_name_have_files_of_their_own(
+    bundle: Path, result: dict[str, Any]
+) -> None:
+    for device in ("手机", "電話"):
+        library.attest(bundle, sent(bundle, {**result, "device": device}))
+    entries = read.read(bundle).manifest["attestations"]
+    assert sorted(a["device"] for a in entries) == ["手机", "電話"]
+    for entry in entries:
+        written = json.loads((bundle / entry["file"]).read_text("utf-8"))
+        assert written["device"] == entry["device"]
+
+
+def test_a_result_under_an_older_name_is_replaced(bundle: Path, result: dict[str, Any]) -> None:
+    """Earlier versions named a file by the device alone."""
+    library.attest(bundle, sent(bundle, result))
+    manifest = fake.manifest_of(bundle)
+    (entry,) = manifest["attestations"]
+    (bundle / entry["file"]).rename(bundle / "attestations" / "some-phone-9-onnxruntime.json")
+    for listed in manifest["files"]:
+        if listed["path"] == entry["file"]:
+            listed["path"] = "attestations/some-phone-9-onnxruntime.json"
+    entry["file"] = "attestations/some-phone-9-onnxruntime.json"
+    fake.save(bundle, manifest)
+    assert read.integrity(read.read(bundle)) == ()
+    library.attest(bundle, sent(bundle, {**result, "version": "1.24"}))
+    (after,) = read.read(bundle).manifest["attestations"]
+    assert after["version"] == "1.24"
+    assert [p.name for p in (bundle / "attestations").iterdir()] == [
+        after["file"].removeprefix("attestations/")
+    ]
+
+
 def test_a_verified_bundle_keeps_its_state(bundle: Path, result: dict[str, Any]) -> None:
     manifest = fake.manifest_of(bundle)
     manifest["state"], manifest["simulator"] = "verified", ""
@@ -158,13 +190,12 @@ def flipped(document: dict[str, Any]) -> None:
         (lambda d: d["cases"].append({"name": "more"}), "it has a prompt that the bundle lacks"),
         (flipped, "prompt `point`: mask IoU 0.666667, want 0.95"),
         (with_case(1, scores=[0.5, 0.95, 0.7, 0.6]), "prompt `both`: score error 5.00e-02"),
-        (with_case(1, scores=[0.5, float("nan"), 0.7, 0.6]), "prompt `both`: score error nan"),
         (with_case(1, scores=[0.5]), "4 masks and 1 scores, want 4"),
         (with_case(1, scores="high"), "prompt `both`"),
         (with_case(1, masks=[]), "0 masks and 4 scores, want 4"),
-        (with_case(1, masks=[{"size": [1, 1], "counts": [1]}] * 4), "masks of (1, 1), want (6, 8)"),
+        (with_case(1, masks=[{"size": [1, 1], "counts": [1]}] * 4), "has 1x1 pixels, want 6x8"),
         (with_case(1, masks=[{"size": [6, 8], "counts": [1]}] * 4), "prompt `both`"),
-        (with_case(1, masks=[{"size": [1 << 40, 1], "counts": [1]}]), "over the limit"),
+        (with_case(1, masks=[{"size": [1 << 40, 1], "counts": [1]}] * 4), "want 6x8"),
     ],
 )
 def test_invalid_results_are_refused(
@@ -180,7 +211,7 @@ def test_invalid_results_are_refused(
     assert {p: p.read_bytes() for p in bundle.rglob("*") if p.is_file()} == before
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"cases": 1}', "[" * 100_000])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"cases": 1}', "[" * 100_000, "[NaN]"])
 def test_a_file_that_is_not_a_result_is_refused(bundle: Path, content: str) -> None:
     path = bundle.parent / "selftest.json"
     path.write_text(content, "utf-8")
@@ -229,6 +260,13 @@ def test_a_result_must_be_signed_with_the_key(bundle: Path, result: dict[str, An
     sent(bundle, result)
     assert library.attest(bundle, file, public).signed
     assert read.read(bundle).manifest["attestations"][0]["signed"] is True
+    with pytest.raises(CheckFailed, match="has a signed result for onnxruntime"):
+        library.attest(bundle, sent(bundle, {**result, "version": "1.24"}))
+    assert read.read(bundle).manifest["attestations"][0]["version"] == "1.23"
+    newer = sent(bundle, {**result, "version": "1.25"})
+    newer.with_name("selftest.json.sig").write_bytes(secret.sign(newer.read_bytes()))
+    library.attest(bundle, newer, public)
+    assert read.read(bundle).manifest["attestations"][0]["version"] == "1.25"
 
 
 def test_a_signature_of_the_old_manifest_goes(bundle: Path, result: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 
 from effsam_export import backends
 from effsam_export.bundle import golden, read
-from effsam_export.errors import BundleError, ToolchainMissing
+from effsam_export.errors import BundleError, EffsamError, ToolchainMissing
+from effsam_export.inference.segment import segment
+from effsam_export.spec.prompts import Point, Prompt
+from tests.bundle import fake
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +66,7 @@ def test_a_graph_that_is_used_but_not_listed(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "error"),
-    [("{", "is not valid JSON"), ("\x80", "is not valid JSON"), ("[]", "does not follow")],
+    [("{", "cannot be read as JSON"), ("\x80", "cannot be read as"), ("[]", "does not follow")],
 )
 def test_a_manifest_that_is_no_manifest(bundle: Path, content: str, error: str) -> None:
     (bundle / "manifest.json").write_bytes(content.encode("latin-1"))
@@ -80,8 +84,83 @@ def test_a_backend_from_the_future(bundle: Path) -> None:
 
 def test_a_missing_graph(bundle: Path) -> None:
     (bundle / "encoder.onnx").unlink()
-    with pytest.raises(BundleError, match=r"lacks `encoder.onnx`"):
+    with pytest.raises(BundleError, match=r"`encoder.onnx` is missing"):
         read.open_session(read.read(bundle), "encoder")
+
+
+def test_a_manifest_that_is_a_link(bundle: Path) -> None:
+    (bundle / "manifest.json").rename(bundle.parent / "elsewhere.json")
+    (bundle / "manifest.json").symlink_to(bundle.parent / "elsewhere.json")
+    with pytest.raises(BundleError, match=r"manifest.json` is a link"):
+        read.read(bundle)
+
+
+def test_a_folder_that_is_a_link(bundle: Path) -> None:
+    (bundle / "golden").rename(bundle.parent / "elsewhere")
+    (bundle / "golden").symlink_to(bundle.parent / "elsewhere")
+    assert "`golden` is a link" in read.integrity(read.read(bundle))
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx.data", "encoder.engine", "encoder.x/deep/y"])
+def test_a_file_beside_a_graph_that_is_not_listed(bundle: Path, name: str) -> None:
+    (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+    (bundle / name).write_bytes(b"weights of somebody else")
+    opened = read.read(bundle)
+    with pytest.raises(BundleError, match=f"`{name}` is not in the manifest"):
+        read.open_session(opened, "encoder")
+    read.check_component(opened, "decoder")
+
+
+def test_graphs_that_no_runtime_opens(bundle: Path) -> None:
+    manifest = fake.manifest_of(bundle)
+    for content in (b"", b"no graph", (bundle / "encoder.onnx").read_bytes()[:500]):
+        (bundle / "encoder.onnx").write_bytes(content)
+        fake.save(bundle, manifest)
+        with pytest.raises(EffsamError, match=r"encoder.onnx"):
+            read.open_session(read.read(bundle), "encoder")
+
+
+def test_a_graph_in_the_place_of_another(bundle: Path, photo: Path) -> None:
+    manifest = fake.manifest_of(bundle)
+    (bundle / "encoder.onnx").write_bytes((bundle / "decoder.onnx").read_bytes())
+    fake.save(bundle, manifest)
+    with pytest.raises(EffsamError, match=r"encoder.onnx"):
+        segment(bundle, photo, [Prompt(points=(Point(x=60, y=40),))])
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "error"),
+    [
+        ("options", {"provider": 4}, "target.options.provider is not of type str"),
+        ("backend", "\x1b[2J", "control characters"),
+        ("backend", "quantum", "does not know"),
+    ],
+)
+def test_a_target_that_is_not_one(bundle: Path, part: str, value: object, error: str) -> None:
+    manifest = fake.manifest_of(bundle)
+    manifest["target"][part] = value
+    fake.save(bundle, manifest)
+    with pytest.raises(BundleError, match=error):
+        read.read(bundle)
+
+
+def test_a_manifest_of_many_values_is_refused_at_once(bundle: Path) -> None:
+    (bundle / "manifest.json").write_bytes(b'{"files":[' + b"{}," * 200_000 + b"{}]}")
+    began = time.perf_counter()
+    with pytest.raises(BundleError, match="it has too many values"):
+        read.read(bundle)
+    assert time.perf_counter() - began < 1
+
+
+def test_golden_masks_are_no_larger_than_the_image(bundle: Path) -> None:
+    file = bundle / "golden" / "golden.json"
+    document = json.loads(file.read_text("utf-8"))
+    huge = {"size": [13_000, 13_000], "counts": [13_000 * 13_000]}
+    for case in document["cases"]:
+        case["masks"] = [huge] * len(case["masks"])
+    file.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match="has 13000x13000 pixels, want 80x120"):
+        golden.read_golden(read.read(bundle))
 
 
 def test_a_missing_runtime(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

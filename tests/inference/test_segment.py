@@ -83,7 +83,7 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
 
 def test_a_single_array_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "m.npy", np.zeros((1, 256, 256)))
-    with pytest.raises(PromptError, match="has no `low_res_masks`"):
+    with pytest.raises(PromptError, match="it is not a zip file"):
         load_mask_input(tmp_path / "m.npy", 256)
 
 

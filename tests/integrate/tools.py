@@ -96,6 +96,8 @@ def manifest_for(model: ModelSpec, backend: str = "onnx") -> dict[str, Any]:
         }
         for c in model.components
     ]
+    for key in ("elements_by_dtype", "ops_by_type"):
+        manifest["precision"][key] = {c.name: {} for c in model.components}
     return manifest
 
 

@@ -102,7 +102,7 @@ def inspect(
     Raises:
         CheckFailed: No layer has the precision, or an FP32 engine has layers in half precision.
     """
-    layers = _open(trt, path).layers()
+    layers = _open(trt, path.name, path.read_bytes()).layers()
     half = [n for n in layers if {"float16", "bfloat16"} & set(n["outputs"])]
     if precision == "fp32" and half:
         raise CheckFailed(
@@ -121,11 +121,11 @@ def inspect(
     return dict(sorted(Counter(str(n["kind"]) for n in layers).items()))
 
 
-def _open(trt: Any, path: Path) -> trt_engine.Engine:  # noqa: ANN401 - an SDK module
+def _open(trt: Any, name: str, plan: bytes) -> trt_engine.Engine:  # noqa: ANN401 - an SDK module
     try:
-        return trt_engine.Engine(trt, path.read_bytes())
+        return trt_engine.Engine(trt, plan)
     except trt_engine.GpuError as error:
-        raise CheckFailed(f"`{path.name}`: {error}") from error
+        raise CheckFailed(f"`{name}`: {error}") from error
 
 
 class EngineSession:
@@ -145,13 +145,16 @@ class EngineSession:
 
 
 def open_session(artifact: Artifact) -> ArtifactSession:
-    """Open the engine, built first if the bundle has none, or its simulator without TensorRT."""
+    """Open the artefact's engine, or its simulator without TensorRT.
+
+    Without an engine one is built, and not written: a bundle has no files but the listed ones.
+    """
     typed = artifact.files[0]
     if not usable():
         return trt_typed.open_simulator(typed)
     import tensorrt as trt
 
-    path = typed.with_suffix(".engine")
-    if not path.is_file():
-        path.write_bytes(_build(trt, typed.parent, artifact.component))
-    return EngineSession(_open(trt, path))
+    engine = next((f for f in artifact.files if f.suffix == ".engine"), None)
+    name = typed.with_suffix(".engine").name
+    plan = engine.read_bytes() if engine else _build(trt, typed.parent, artifact.component)
+    return EngineSession(_open(trt, name, plan))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.errors import BundleError, ToolchainMissing
+from effsam_export.util import json_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,13 +26,15 @@ def model_file(package: Path) -> Path:
         BundleError: The directory is not a package, or the file is missing.
     """
     try:
-        manifest = json.loads((package / "Manifest.json").read_text("utf-8"))
-        entry = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-        found: Path = package / "Data" / str(entry)
+        manifest = json_text.load(package / "Manifest.json", max_bytes=1_000_000)
+        entry = str(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
+        found: Path = package / "Data" / entry
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(
             f"`{package.name}` is not a Core ML package: its manifest is missing or not valid"
         ) from (error)
+    if entry.startswith("/") or ".." in entry.split("/"):
+        raise BundleError(f"the manifest of `{package.name}` names a file outside the package")
     if not found.is_file():
         raise BundleError(f"`{package.name}` has no file `{entry}`, which its manifest names")
     return found
