@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from benchmarks.exports import UPSTREAM, files_of
 from effsam_export.imaging import images
+from effsam_export.imaging.decode import load_image
 from effsam_export.models.sam.components import SAM_MASKS, stack_decoder_feeds
 from effsam_export.spec.prompts import Point, Prompt, Sample
 
@@ -86,7 +87,7 @@ class Inputs:
 def prepare(spec: ModelSpec, sam: Sam, path: Path) -> Inputs:
     """Return an image stretched to `ORIGINAL`, its embedding, and points on a grid."""
     frame = images.frame_of(ORIGINAL, spec.preprocess)
-    image = images.resize(images.load_image(path), ORIGINAL)
+    image = images.resize(load_image(path), ORIGINAL)
     with torch.inference_mode():
         embedded = sam.encode(_to_torch(images.resize(image, frame.resized)))
     h, w = frame.resized

@@ -24,7 +24,8 @@ from effsam_export import backends, models
 from effsam_export.config import targets as profiles
 from effsam_export.config.parity import load_parity_images
 from effsam_export.graph import passes, trace
-from effsam_export.imaging.images import frame_of, load_image, prompt_to_model
+from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.images import frame_of, prompt_to_model
 from effsam_export.models import fixed
 from effsam_export.models.sam.components import as_sam
 from effsam_export.parity.metrics import mask_iou

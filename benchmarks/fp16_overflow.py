@@ -23,7 +23,8 @@ from benchmarks.fp16_simulation import Arithmetic, simulate
 from effsam_export import models
 from effsam_export.config.parity import load_parity_images
 from effsam_export.graph import trace
-from effsam_export.imaging.images import frame_of, load_image, prompt_to_model, upscale_masks
+from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.images import frame_of, prompt_to_model, upscale_masks
 from effsam_export.precision.select import fp32_program_nodes
 from effsam_export.spec.prompts import Sample
 from effsam_export.weights import checkpoint as loading

@@ -25,7 +25,7 @@ from effsam_export.config import calibration, int8_recipe
 from effsam_export.config import targets as profiles
 from effsam_export.config.parity import load_parity_images
 from effsam_export.graph import passes, trace
-from effsam_export.imaging.images import load_image
+from effsam_export.imaging.decode import load_image
 from effsam_export.pipeline import isolate
 from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.request import ExportRequest, Int8Request

@@ -11,7 +11,8 @@ import numpy as np
 from effsam_export.bundle import paths
 from effsam_export.errors import BundleError, PromptError, shown
 from effsam_export.imaging import arrays, rle
-from effsam_export.imaging.images import check_prompt, load_image
+from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.images import check_prompt
 from effsam_export.spec.prompts import Point, Prompt, PromptSupport
 from effsam_export.util import json_text
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from effsam_export.config.calibration import hashes
 from effsam_export.errors import ImageError, UsageError
-from effsam_export.imaging.images import load_image
+from effsam_export.imaging.decode import load_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from effsam_export.config.toml import (
     refuse,
 )
 from effsam_export.errors import UnknownNameError, UsageError, shown
-from effsam_export.util.files import IS_A_DIRECTORY, fault_of_file
+from effsam_export.util.files import IS_A_DIRECTORY, fault_of_file, sha256_of
 from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
@@ -158,5 +157,5 @@ def _value_faults(table: Mapping[str, Any]) -> list[str]:
 
 
 def hashes(images: Iterable[Path]) -> dict[Path, str]:
-    """Return the SHA-256 of each file that exists."""
-    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in images if p.is_file()}
+    """Return the SHA-256 of each file that can be read. Pipes and devices may never end."""
+    return {p: sha256_of(p) for p in images if fault_of_file(p) is None}

@@ -1,4 +1,4 @@
-"""Load images, and convert images, prompts and masks between frames. numpy and Pillow only.
+"""Convert images, prompts and masks between frames. numpy and Pillow only.
 
 Frames: *original* is the image after EXIF rotation, pixels (x, y) with the origin at the top left;
 *model* is the resized image, padded at the bottom and right.
@@ -7,28 +7,21 @@ Source: segment-anything, `utils/transforms.py` and `modeling/sam.py`.
 
 from __future__ import annotations
 
-import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from effsam_export.errors import ImageError, PromptError
+from effsam_export.errors import PromptError
 from effsam_export.imaging.letterbox import letterbox
 from effsam_export.spec.prompts import MaskSet, Point, Preprocess, Prompt, PromptSupport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from effsam_export.spec.tensors import Float32
 
-MAX_PIXELS = 178_956_970
-"""Pillow's limit against decompression bombs; exceeding it is an error here, not a warning."""
 STABILITY_OFFSET = 1.0
 """Default offset of the stability score in segment-anything's mask generator, in logits."""
 
@@ -50,50 +43,6 @@ class Frame:
     image_size: int
     prompt: tuple[int, int]
     prompt_size: int
-
-
-def load_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file as uint8 HxWx3 RGB, with its EXIF rotation applied.
-
-    Raises:
-        ImageError: The file is missing, is not an image, is truncated or has too many pixels.
-    """
-    if not path.is_file():
-        what = "is a directory" if path.is_dir() else "does not exist"
-        raise ImageError(f"image `{path}` {what}", hint="give the path of a JPEG or PNG file")
-    try:
-        with _quiet(), Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(
-                    f"image `{path}` has {image.width}x{image.height} pixels, "
-                    f"over the limit of {MAX_PIXELS}",
-                    hint="resize it first",
-                )
-            if image.mode == "F":
-                raise ImageError(
-                    f"image `{path}` has floating-point pixels", hint="convert it to 8 bits first"
-                )
-            return np.asarray(_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(
-            f"image `{path}` cannot be read: {error}",
-            hint="check that it is an intact JPEG or PNG file",
-        ) from error
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Convert 16-bit grey to 8 bits by its upper byte; Pillow would clip it to white."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) // 256).astype(np.uint8))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress Pillow's warnings about sizes, palettes and EXIF data."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def frame_of(size: tuple[int, int], preprocess: Preprocess) -> Frame:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effsam_export.errors import BundleError
-from effsam_export.imaging.images import MAX_PIXELS
+from effsam_export.imaging.decode import MAX_PIXELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,8 @@ import numpy as np
 from effsam_export.bundle import read
 from effsam_export.errors import PromptError
 from effsam_export.imaging import arrays
-from effsam_export.imaging.images import check_prompt, load_image
+from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.images import check_prompt
 from effsam_export.inference import automatic_masks, runner
 from effsam_export.inference.runner import Prediction
 from effsam_export.util.files import write_whole

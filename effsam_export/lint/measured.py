@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effsam_export.imaging.images import frame_of, load_image
+from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.images import frame_of
 from effsam_export.inference import runner
 from effsam_export.precision.ranges import Ranges
 from effsam_export.precision.ranges import measure as record

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from effsam_export.imaging.images import check_prompt, load_image
+from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.images import check_prompt
 from effsam_export.parity.comparison import ExpectedImage
 from effsam_export.parity.gates import check_gates
 from effsam_export.parity.instances import InstancesImage

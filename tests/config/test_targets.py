@@ -13,7 +13,8 @@ from effsam_export.config import targets as profiles
 from effsam_export.config.parity import load_parity_images
 from effsam_export.config.toml import data_dir
 from effsam_export.errors import UnknownNameError, UsageError
-from effsam_export.imaging.images import check_prompt, load_image
+from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.images import check_prompt
 from effsam_export.spec.prompts import Point, Prompt, PromptSupport
 from effsam_export.spec.targets import Gates
 from tests.paths import REPOSITORY

@@ -31,7 +31,7 @@ def checkpoint(path: Path) -> None:
 
 
 def image(path: Path) -> None:
-    from effsam_export.imaging.images import load_image
+    from effsam_export.imaging.decode import load_image
 
     load_image(path)
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from effsam_export.errors import ImageError
-from effsam_export.imaging import images
 from effsam_export.imaging.images import (
     Frame,
     encoder_image,
     frame_of,
-    load_image,
     pad,
     prompt_to_model,
     resize,
@@ -27,162 +22,6 @@ from effsam_export.imaging.images import (
 from effsam_export.models.sam.components import SAM_MASKS, SAM_PREPROCESS
 from effsam_export.spec.prompts import Point, Preprocess, Prompt
 from tests import golden_weights
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-OPEN_HINT = "check that it is an intact JPEG or PNG file"
-ORIENTATION = 0x0112
-"""The EXIF tag."""
-
-
-@pytest.fixture
-def pixels() -> NDArray[np.uint8]:
-    """2x3, every pixel another colour."""
-    return np.arange(0, 180, 10, dtype=np.uint8).reshape(2, 3, 3)
-
-
-# ------------------------------------------------------------------ reading
-
-
-@pytest.mark.parametrize(
-    ("orientation", "turn"),
-    [
-        (1, lambda x: x),
-        (2, lambda x: x[:, ::-1]),
-        (3, lambda x: x[::-1, ::-1]),
-        (4, lambda x: x[::-1]),
-        (5, lambda x: x.transpose(1, 0, 2)),
-        (6, lambda x: np.rot90(x, -1)),
-        (7, lambda x: np.rot90(x, 2).transpose(1, 0, 2)),
-        (8, lambda x: np.rot90(x)),
-    ],
-    # Workers compare names of tests; a function's has its address in it.
-    ids=map(str, range(1, 9)),
-)
-def test_exif_rotation_is_applied(
-    tmp_path: Path, pixels: NDArray[np.uint8], orientation: int, turn: Callable[..., object]
-) -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
-    np.testing.assert_array_equal(load_image(tmp_path / "photo.png"), turn(pixels))
-
-
-def picture(mode: str) -> Image.Image:
-    """A picture 3x2 of one grey, 100, in any mode."""
-    if mode == "I;16":
-        return Image.fromarray(np.full((2, 3), 100 * 256 + 7, dtype=np.uint16))
-    if mode == "RGBA":
-        return Image.new("RGBA", (3, 2), (100, 100, 100, 0))
-    if mode == "P":
-        image = Image.new("P", (3, 2), 1)
-        image.putpalette([0, 0, 0, 100, 100, 100])
-        image.info["transparency"] = b"\x00\x10"
-        return image
-    return Image.new("RGB", (3, 2), (100, 100, 100)).convert(mode)
-
-
-@pytest.mark.parametrize(
-    ("mode", "suffix"),
-    [
-        ("RGB", "png"),
-        ("L", "png"),
-        ("LA", "png"),
-        ("RGBA", "png"),
-        ("P", "png"),
-        ("I;16", "png"),
-        ("I;16", "tif"),
-        ("L", "jpg"),
-        ("CMYK", "jpg"),
-        ("CMYK", "tif"),
-        ("RGB", "bmp"),
-        ("RGB", "webp"),
-    ],
-)
-def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, suffix: str) -> None:
-    path = tmp_path / f"photo.{suffix}"
-    picture(mode).save(path)
-    found = load_image(path)
-    assert (found.dtype, found.shape) == (np.dtype(np.uint8), (2, 3, 3))
-    np.testing.assert_allclose(found, 100, atol=1)
-
-
-def test_image_of_one_pixel(tmp_path: Path) -> None:
-    Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "dot.png")
-    assert load_image(tmp_path / "dot.png").tolist() == [[[1, 2, 3]]]
-
-
-def refusal(path: Path) -> ImageError:
-    with pytest.raises(ImageError) as caught:
-        load_image(path)
-    return caught.value
-
-
-def test_missing(tmp_path: Path) -> None:
-    error = refusal(tmp_path / "no.jpg")
-    assert error.message == f"image `{tmp_path / 'no.jpg'}` does not exist"
-    assert error.hint == "give the path of a JPEG or PNG file"
-
-
-def test_directory(tmp_path: Path) -> None:
-    error = refusal(tmp_path)
-    assert error.message == f"image `{tmp_path}` is a directory"
-    assert error.hint == "give the path of a JPEG or PNG file"
-
-
-@pytest.mark.parametrize("content", [b"", b"hello\n"], ids=["empty", "text"])
-def test_file_that_is_not_an_image(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "photo.jpg"
-    path.write_bytes(content)
-    error = refusal(path)
-    assert (
-        error.message == f"image `{path}` cannot be read: cannot identify image file {str(path)!r}"
-    )
-    assert error.hint == OPEN_HINT
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_truncated(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"photo.{suffix}"
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:2000])
-    error = refusal(path)
-    assert error.message.startswith(f"image `{path}` cannot be read: ")
-    assert error.hint == OPEN_HINT
-
-
-@pytest.mark.parametrize("pillow_limit", [4, 1000], ids=["pillow warns", "pillow is content"])
-def test_too_many_pixels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pillow_limit: int
-) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 4)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow_limit)
-    path = tmp_path / "photo.png"
-    picture("RGB").save(path)
-    error = refusal(path)
-    assert error.message == f"image `{path}` has 3x2 pixels, over the limit of 4"
-    assert error.hint == "resize it first"
-
-
-def test_far_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
-    path = tmp_path / "photo.png"
-    picture("RGB").save(path)
-    assert refusal(path).message.startswith(f"image `{path}` cannot be read: Image size (6 pixels)")
-
-
-def test_floating_point_pixels(tmp_path: Path) -> None:
-    path = tmp_path / "photo.tif"
-    Image.fromarray(np.full((2, 3), 0.5, dtype=np.float32)).save(path)
-    error = refusal(path)
-    assert error.message == f"image `{path}` has floating-point pixels"
-    assert error.hint == "convert it to 8 bits first"
-
 
 # ------------------------------------------------------------------ sizes and coordinates
 

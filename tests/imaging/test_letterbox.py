@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from effsam_export.imaging.images import load_image
+from effsam_export.imaging.decode import load_image
 from effsam_export.imaging.letterbox import GREY, fit, letterbox, resize_linear
 from tests import golden_weights
 from tests.sampled import samples

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effsam_export import models
-from effsam_export.imaging.images import frame_of, load_image, prompt_to_model
+from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.images import frame_of, prompt_to_model
 from effsam_export.inference import runner
 from effsam_export.inference.runner import Embedded, Prediction
 from effsam_export.spec.prompts import Point, Prompt, Sample

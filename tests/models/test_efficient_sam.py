@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from effsam_export.errors import PromptError
+from effsam_export.imaging.decode import load_image
 from effsam_export.imaging.images import (
     check_prompt,
     encoder_image,
     frame_of,
-    load_image,
     prompt_to_model,
     upscale_masks,
 )

@@ -13,7 +13,7 @@ import torch
 from effsam_export import models
 from effsam_export.graph import trace
 from effsam_export.imaging import instances
-from effsam_export.imaging.images import load_image
+from effsam_export.imaging.decode import load_image
 from effsam_export.imaging.letterbox import fit, letterbox
 from effsam_export.models.fast_sam import SEGMENTER, as_yolo
 from effsam_export.models.yolov8_seg import EXTRA_LARGE, SMALL, YoloV8Seg, size_of

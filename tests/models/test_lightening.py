@@ -18,7 +18,8 @@ pytest.importorskip("torch")
 import torch
 
 from effsam_export.graph import trace
-from effsam_export.imaging.images import frame_of, load_image, prompt_to_model, upscale_masks
+from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.images import frame_of, prompt_to_model, upscale_masks
 from effsam_export.models import get
 from effsam_export.models.lightening import DilatedAttention, LighteningEncoder
 from effsam_export.models.sam.components import (

@@ -20,7 +20,8 @@ pytest.importorskip("torch")
 import torch
 
 from effsam_export import models
-from effsam_export.imaging.images import frame_of, load_image, prompt_to_model, upscale_masks
+from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.images import frame_of, prompt_to_model, upscale_masks
 from effsam_export.models.sam.components import as_sam
 from effsam_export.spec.prompts import Sample
 from effsam_export.weights.checkpoint import settle_vector_maths

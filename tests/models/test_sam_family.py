@@ -16,7 +16,8 @@ pytest.importorskip("torch")
 import torch
 
 from effsam_export import models
-from effsam_export.imaging.images import frame_of, load_image, upscale_masks
+from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.images import frame_of, upscale_masks
 from effsam_export.models.sam.components import SAM_MASKS, SAM_PREPROCESS, as_sam
 from effsam_export.spec.prompts import Sample
 from effsam_export.weights.checkpoint import settle_vector_maths

@@ -18,10 +18,10 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
+from effsam_export.imaging.decode import load_image
 from effsam_export.imaging.images import (
     Frame,
     frame_of,
-    load_image,
     prompt_to_model,
     resize,
     upscale_masks,

@@ -15,10 +15,11 @@ CUBIC = -0.75
 
 
 def load_image(path: Any) -> Any:
-    """Read an image as uint8 HxWx3 RGB."""
-    from PIL import Image
+    """Read a PNG image as uint8 HxWx3 RGB."""
+    from PIL import PngImagePlugin
 
-    with Image.open(path) as image:
+    # `Image.open` would accept every format; its option `formats` is missing in Pillow before 8.
+    with PngImagePlugin.PngImageFile(path) as image:
         return np.asarray(image.convert("RGB"))
 
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("PIL")
 
 from effsam_export.backends.tensorrt.kit import golden_masks
-from effsam_export.imaging import images, rle
+from effsam_export.imaging import decode, images, rle
 from effsam_export.models.efficient_sam import components as efficient_sam
 from effsam_export.models.sam import components as sam
 from effsam_export.parity.metrics import mask_iou
@@ -145,7 +145,7 @@ def test_iou() -> None:
 
 
 def test_load_image(photo: Path) -> None:
-    np.testing.assert_array_equal(golden_masks.load_image(photo), images.load_image(photo))
+    np.testing.assert_array_equal(golden_masks.load_image(photo), decode.load_image(photo))
 
 
 def test_unknown_preprocessing_family_is_refused() -> None:
