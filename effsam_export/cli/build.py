@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 MB_PER_GB = 1000.0
 """MB per GB, in decimal units."""
+TlsCaFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--tls-ca-file", help="Certificate of the authority of the cluster, PEM."),
+]
+TlsCert = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--tls-cert", help="Certificate of this machine for the cluster, PEM."),
+]
+TlsKey = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--tls-key", help="Private key of that certificate, PEM."),
+]
 
 
 def build(
@@ -58,9 +70,15 @@ def build(
     scheduler: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            "--scheduler", help="Address of a Dask scheduler; its workers run the exports."
+            "--scheduler",
+            help="Address of a Dask scheduler; its workers run the exports. Warning: everyone who "
+            "can reach a scheduler can run any code on all its workers, as the user of the worker, "
+            "and a scheduler can send any code to this machine. Use only your own.",
         ),
     ] = None,
+    tls_ca_file: TlsCaFile = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     accept_license: AcceptLicense = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -77,6 +95,7 @@ def build(
     from effsam_export.matrix import run as running
     from effsam_export.matrix.cluster import Cluster, connect
     from effsam_export.matrix.store import Store
+    from effsam_export.matrix.tls import TlsFiles
     from effsam_export.util.files import require_output, write_whole
     from effsam_export.weights.fetch import default_cache_dir
 
@@ -101,7 +120,8 @@ def build(
     store = Store((cache_dir or default_cache_dir()) / "build")
     execute, environment, stop = worker.run, running.this_machine, worker.stop
     if scheduler is not None:
-        cluster = Cluster(connect(scheduler), matrix.requires)
+        tls = TlsFiles(ca_file=tls_ca_file, cert=tls_cert, key=tls_key)
+        cluster = Cluster(connect(scheduler, tls), matrix.requires)
         execute, environment, stop = cluster.execute, cluster.environment, cluster.stop
         # Cores and memory are the workers' own limits.
         limits = running.Limits(jobs=cluster.slots, memory_mb=float("inf"))
@@ -167,15 +187,32 @@ def serve(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--label", help="Label of this machine, such as `jetson-orin`; repeatable."),
     ] = None,
+    dashboard_port: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "--dashboard-port",
+            min=0,
+            max=65535,
+            help="Serve Dask's status pages on this port [default: no pages].",
+        ),
+    ] = None,
+    tls_ca_file: TlsCaFile = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     quiet: Quiet = False,
 ) -> None:
     """Run exports for builds on other machines, until stopped.
 
     `effsam build --scheduler` sends the exports, through a Dask scheduler.
+
+    Warning: everyone who can reach the scheduler or this worker can run any code on this machine,
+    as the user who started the worker. Use a scheduler of your own in a network that you trust, or
+    TLS. The worker listens on one port, of this machine's address on the route to the scheduler.
     """
     from effsam_export import backends
     from effsam_export.matrix import cluster, keys
     from effsam_export.matrix.run import free_memory_mb
+    from effsam_export.matrix.tls import TlsFiles
 
     terminal = console.Console(quiet=quiet)
     backends.require_tracing()
@@ -183,7 +220,14 @@ def serve(
     usable = [name for name in backends.BACKENDS if here.lacks(name, "fp32") is None]
     terminal.message(f"{', '.join(here.labels)}: backends {', '.join(usable)}")
     memory_mb = free_memory_mb() if memory is None else memory * MB_PER_GB
-    cluster.serve(scheduler, jobs, memory_mb, here.labels)
+    cluster.serve(
+        scheduler,
+        jobs,
+        memory_mb,
+        here.labels,
+        dashboard_port=dashboard_port,
+        tls=TlsFiles(ca_file=tls_ca_file, cert=tls_cert, key=tls_key),
+    )
 
 
 def detail(event: Event) -> str:

@@ -14,9 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.errors import ToolchainMissing, UsageError
+from effsam_export.errors import (
+    CheckFailed,
+    EffsamError,
+    ToolchainMissing,
+    UsageError,
+    shown,
+)
 from effsam_export.matrix import keys, worker
 from effsam_export.matrix.remote import by_hash, input_files, run_remotely, unpack_reply
+from effsam_export.matrix.reply import MEMORY, PLUGIN, decode_environment
+from effsam_export.matrix.tls import TlsFiles, security
 from effsam_export.matrix.worker import Outcome
 
 if TYPE_CHECKING:
@@ -26,18 +34,15 @@ if TYPE_CHECKING:
 
     from effsam_export.matrix.config import Cell
     from effsam_export.matrix.keys import Environment
-    from effsam_export.matrix.remote import Reply
     from effsam_export.matrix.worker import Job
 
-MEMORY = "memory_mb"
-"""Dask resource: memory of a worker, of which a running cell takes a part."""
 ATTEMPTS = 3
 """Attempts for a cell whose workers die."""
 POLL_S = 0.5
 """Interval of the checks whether a cell is done and its workers are alive."""
 TIMEOUT_S = 20
 """Time for the first connection to a scheduler."""
-PLUGIN = "effsam_environment"
+NO_TLS = TlsFiles()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +53,12 @@ class Site:
     addresses: tuple[str, ...]
 
 
-def connect(address: str) -> Client:
+def connect(address: str, tls: TlsFiles = NO_TLS) -> Client:
     """Connect to a scheduler.
 
     Raises:
         ToolchainMissing: `distributed` is not installed.
-        UsageError: The address does not answer.
+        UsageError: The address does not answer, or the TLS files cannot be used.
     """
     try:
         from distributed import Client
@@ -62,7 +67,10 @@ def connect(address: str) -> Client:
     try:
         # The caller may have set a default client of its own.
         return Client(  # type: ignore[no-untyped-call]
-            address, timeout=TIMEOUT_S, set_as_default=False
+            address,
+            timeout=TIMEOUT_S,
+            set_as_default=False,
+            security=security(tls, "client", address),
         )
     except (OSError, ValueError, TimeoutError) as error:
         raise UsageError(
@@ -85,9 +93,13 @@ class Cluster:
 
     def __init__(self, client: Client, requires: Mapping[str, str]) -> None:
         self._client, self._requires = client, requires
-        found = client.run(announced_environment)
+        # Other Dask workers may not have this package, and answer with an error.
+        answers = client.run(announced_environment, on_error="return")
+        found = {address: decode_environment(answers[address]) for address in sorted(answers)}
         self.environments: dict[str, Environment] = {
-            address: found[address] for address in sorted(found) if found[address] is not None
+            address: environment
+            for address, environment in found.items()
+            if environment is not None
         }
         if not self.environments:
             raise UsageError(
@@ -152,8 +164,8 @@ class Cluster:
                 reason = reason or "none is left"
                 break
             reply, reason = self._send(job, files, alive)
-            if reply is not None:
-                return unpack_reply(reply, folder)
+            if not reason:
+                return _received(reply, folder)
         (folder / worker.LOG).write_text(f"{reason}\n", "utf-8")
         return Outcome(state="failed", message=f"lost the workers or their scheduler: {reason}")
 
@@ -161,10 +173,8 @@ class Cluster:
         """Make all calls of `execute` return soon; an export that a worker began goes on there."""
         self._stopped = True
 
-    def _send(
-        self, job: Job, files: Mapping[str, bytes], alive: list[str]
-    ) -> tuple[Reply | None, str]:
-        """Return a worker's reply; or None, and why there is none."""
+    def _send(self, job: Job, files: Mapping[str, bytes], alive: list[str]) -> tuple[object, str]:
+        """Return a worker's reply or exception, and no text; or None, and why there is none."""
         from distributed import KilledWorker
         from distributed.client import FutureCancelledError
 
@@ -192,6 +202,8 @@ class Cluster:
             return future.result(), ""
         except (KilledWorker, FutureCancelledError, OSError, TimeoutError) as error:
             return None, f"{type(error).__name__}: {error}".splitlines()[0]
+        except Exception as error:  # Dask raises the exception of the worker's process here.
+            return error, ""
 
     def _alive(self, site: Site) -> list[str]:
         """Return the addresses of a site's workers that are connected."""
@@ -201,10 +213,22 @@ class Cluster:
         return [a for a in site.addresses if a in connected]
 
 
-def announced_environment(dask_worker: Any) -> Environment | None:  # noqa: ANN401 - distributed fills it in
+def announced_environment(dask_worker: Any) -> bytes | None:  # noqa: ANN401 - distributed fills it in
     """Return the environment of a worker that `serve` started; None for other Dask workers."""
-    found: Environment | None = getattr(dask_worker, PLUGIN, None)
+    found: bytes | None = getattr(dask_worker, PLUGIN, None)
     return found
+
+
+def _received(reply: object, folder: Path) -> Outcome:
+    """Unpack a reply; one that is refused, or an exception, is the failure of its cell."""
+    try:
+        if isinstance(reply, Exception):
+            message = shown(f"the worker raised {type(reply).__name__}: {reply}")
+            raise CheckFailed(message, hint="see the worker's own output")
+        return unpack_reply(reply, folder)
+    except EffsamError as error:
+        (folder / worker.LOG).write_text(f"{error.message}\n", "utf-8")
+        return Outcome(state="failed", message=error.message, hint=error.hint)
 
 
 def _relevant(environment: Environment, backend: str, precision: str) -> str:
@@ -214,41 +238,40 @@ def _relevant(environment: Environment, backend: str, precision: str) -> str:
     return json.dumps([rest, tools], sort_keys=True)
 
 
-def serve(address: str, jobs: int, memory_mb: float, labels: tuple[str, ...]) -> None:
+def serve(
+    address: str,
+    jobs: int,
+    memory_mb: float,
+    labels: tuple[str, ...],
+    *,
+    dashboard_port: int | None = None,
+    tls: TlsFiles = NO_TLS,
+) -> None:
     """Run a worker until the scheduler stops.
+
+    It listens on one port, of this machine's address on the route to the scheduler.
 
     Args:
         address: Address of the scheduler.
         jobs: Number of cells that run at the same time.
         memory_mb: Memory of all running cells together, in MB of 1e6 bytes.
         labels: Labels of this machine, for builds that require one.
+        dashboard_port: Port of Dask's status pages at the same address; None serves none.
+        tls: TLS files.
 
     Raises:
         ToolchainMissing: `distributed` is not installed.
-        UsageError: The address does not answer.
+        UsageError: The address does not answer, or the TLS files cannot be used.
     """
     try:
-        from distributed import Worker
+        from effsam_export.matrix import dask_worker
     except ImportError as error:
         raise ToolchainMissing("a cluster", "distributed", "cluster") from error
-    import asyncio
-
-    async def work() -> None:
-        running = Worker(
-            address,
-            nthreads=jobs,
-            # Cells run in processes of their own; their memory is a resource instead.
-            memory_limit=0,
-            resources={MEMORY: memory_mb},
-            death_timeout=TIMEOUT_S,
-        )
-        setattr(running, PLUGIN, keys.this_environment(labels))
-        await running
-        await running.finished()  # type: ignore[no-untyped-call]
-
+    settings = security(tls, "worker", address)
+    here = keys.this_environment(labels)
     try:
-        asyncio.run(work())
-    except (OSError, TimeoutError, ValueError) as error:
+        dask_worker.run(address, here, jobs, memory_mb, dashboard_port, settings, TIMEOUT_S)
+    except (OSError, ValueError, TimeoutError) as error:
         raise UsageError(
             f"no scheduler answers at `{address}`", hint="`dask scheduler` starts one"
         ) from error

@@ -51,7 +51,12 @@ class Environment:
     def lacks(self, backend: str, precision: str) -> str | None:
         """Return the first package that an export for a backend needs and that is not installed."""
         return next(
-            (t for t in tools_of(backend, precision) if self.tools[t] == installed.ABSENT), None
+            (
+                t
+                for t in tools_of(backend, precision)
+                if self.tools.get(t, installed.ABSENT) == installed.ABSENT
+            ),
+            None,
         )
 
 

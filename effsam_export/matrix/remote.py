@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.bundle import archive
 from effsam_export.errors import UsageError
 from effsam_export.matrix import worker
+from effsam_export.matrix.reply import Reply, decode, encode
 from effsam_export.matrix.worker import Job, Outcome
 from effsam_export.util.files import write_whole
 from effsam_export.util.owned import temporary_directory
@@ -19,21 +20,6 @@ from effsam_export.weights.fetch import default_cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """The reply of a worker.
-
-    Attributes:
-        outcome: An `Outcome` as a dictionary.
-        bundle: The packed bundle; None if there is none.
-        evidence: File name -> content of the log and report of a failed cell.
-    """
-
-    outcome: dict[str, Any]
-    bundle: bytes | None = None
-    evidence: Mapping[str, bytes]
 
 
 def by_hash(files: Mapping[str, bytes]) -> tuple[dict[str, str], dict[str, bytes]]:
@@ -90,8 +76,8 @@ def unpack_images(data: bytes, name: str, root: Path) -> Path:
     return root / name if (root / name).is_file() else root
 
 
-def run_remotely(job: dict[str, Any], names: dict[str, str], files: dict[str, bytes]) -> Reply:
-    """Run a job on a worker with the files that were sent.
+def run_remotely(job: dict[str, Any], names: dict[str, str], files: dict[str, bytes]) -> bytes:
+    """Run a job on a worker with the files that were sent; return its reply as bytes.
 
     Args:
         job: A `Job` as a dictionary; its paths are those of the sender.
@@ -104,7 +90,7 @@ def run_remotely(job: dict[str, Any], names: dict[str, str], files: dict[str, by
         for key, digest in names.items():
             if hashlib.sha256(data[key]).hexdigest() != digest:
                 damaged = Outcome(state="failed", message=f"{key} was damaged in transfer")
-                return Reply(outcome=asdict(damaged), evidence={worker.LOG: b""})
+                return encode(Reply(outcome=damaged, evidence={worker.LOG: b""}))
         checkpoint = root / Path(sent.checkpoint).name
         checkpoint.write_bytes(data["checkpoint"])
         # The stages of the sender are on another machine.
@@ -127,28 +113,32 @@ def run_remotely(job: dict[str, Any], names: dict[str, str], files: dict[str, by
         if outcome.passed:
             archive.pack(work / worker.BUNDLE, work / "bundle.zip")
             whole = (work / "bundle.zip").read_bytes()
-            return Reply(outcome=asdict(outcome), bundle=whole, evidence={})
+            return encode(Reply(outcome=outcome, bundle=whole, evidence={}))
         left = work / f"{worker.BUNDLE}.failed"
-        evidence = {p.name: p.read_bytes() for p in left.glob("*") if p.is_file()}
+        evidence = {p.name: p.read_bytes() for p in sorted(left.glob("*")) if p.is_file()}
         evidence[worker.LOG] = (work / worker.LOG).read_bytes()
-        return Reply(outcome=asdict(outcome), evidence=evidence)
+        return encode(Reply(outcome=outcome, evidence=evidence))
 
 
-def unpack_reply(reply: Reply, folder: Path) -> Outcome:
+def unpack_reply(data: object, folder: Path) -> Outcome:
     """Write the files of a reply to a folder, as a local worker does, and return the outcome.
 
     Raises:
         BundleError: The bundle is not intact.
+        UsageError: The reply is not one of `run_remotely`.
     """
-    outcome = Outcome(**reply.outcome)
+    reply = decode(data)
+    outcome = reply.outcome
     if reply.bundle is not None:
         file = folder / "bundle.zip"
-        write_whole(file, reply.bundle)
-        archive.unpack(file, folder / worker.BUNDLE)
-        file.unlink()
+        try:
+            write_whole(file, reply.bundle)
+            archive.unpack(file, folder / worker.BUNDLE)
+        finally:
+            file.unlink(missing_ok=True)
         return outcome
     left = folder / f"{worker.BUNDLE}.failed"
     left.mkdir()
-    for name, data in reply.evidence.items():
-        (folder if name == worker.LOG else left).joinpath(Path(name).name).write_bytes(data)
+    for name, content in reply.evidence.items():
+        (folder if name == worker.LOG else left).joinpath(name).write_bytes(content)
     return outcome

@@ -15,7 +15,7 @@ from effsam_export.matrix import cluster, keys, remote, worker
 from effsam_export.matrix.cluster import Cluster
 from effsam_export.matrix.config import Cell
 from effsam_export.matrix.keys import Environment
-from effsam_export.matrix.remote import Reply
+from effsam_export.matrix.reply import Reply, decode, encode, encode_environment
 from effsam_export.matrix.worker import Job, Outcome
 from tests.bundle import fake
 
@@ -46,8 +46,11 @@ class Client:
     def __init__(self, environments: Mapping[str, Environment | None]) -> None:
         self.environments = environments
 
-    def run(self, function: object) -> dict[str, Environment | None]:
-        return dict(self.environments)
+    def run(self, function: object, on_error: str) -> dict[str, object]:
+        return {
+            address: found if found is None else encode_environment(found)
+            for address, found in self.environments.items()
+        }
 
     def scheduler_info(self, n_workers: int) -> dict[str, Any]:
         return {"workers": {a: {"resources": {"memory_mb": 100.0}} for a in self.environments}}
@@ -235,7 +238,7 @@ def test_damaged_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     asked = job(tmp_path)
     names, contents = remote.by_hash(remote.input_files(asked))
     reply = remote.run_remotely(asdict(asked), names, dict.fromkeys(contents, b"damaged"))
-    assert reply.outcome["message"] == "checkpoint was damaged in transfer"
+    assert decode(reply).outcome.message == "checkpoint was damaged in transfer"
 
 
 def test_a_forged_bundle_is_refused(tmp_path: Path) -> None:
@@ -245,19 +248,66 @@ def test_a_forged_bundle_is_refused(tmp_path: Path) -> None:
     data[place : place + 8] = b"CONTENTS"
     out = tmp_path / "out"
     out.mkdir()
-    reply = Reply(outcome=asdict(Outcome(state="verified")), bundle=bytes(data), evidence={})
+    reply = Reply(outcome=Outcome(state="verified"), bundle=bytes(data), evidence={})
     with pytest.raises(BundleError):
-        remote.unpack_reply(reply, out)
+        remote.unpack_reply(encode(reply), out)
     assert not (out / worker.BUNDLE).exists()
 
 
 def test_the_evidence_of_a_failure_is_returned(tmp_path: Path) -> None:
     outcome = Outcome(state="failed", message="no")
-    evidence = {"log.txt": b"log", "parity.json": b"{}", "../../evil": b"x"}
+    evidence = {"log.txt": b"log", "parity.json": b"{}"}
     out = tmp_path / "a" / "out"
     out.mkdir(parents=True)
-    reply = Reply(outcome=asdict(outcome), evidence=evidence)
-    assert remote.unpack_reply(reply, out) == outcome
+    reply = Reply(outcome=outcome, evidence=evidence)
+    assert remote.unpack_reply(encode(reply), out) == outcome
     assert (out / "log.txt").read_bytes() == b"log"
-    assert {p.name for p in (out / "bundle.failed").iterdir()} == {"parity.json", "evil"}
-    assert not (tmp_path / "evil").exists()
+    assert [p.name for p in (out / "bundle.failed").iterdir()] == ["parity.json"]
+
+
+class Answered:
+    """A future that is done, with a result or an exception."""
+
+    def __init__(self, result: object) -> None:
+        self._result = result
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> object:
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "the worker's reply is refused"),
+        ({"outcome": {}}, "the worker's reply is refused"),
+        (encode(Reply(outcome=Outcome(state="verified"), evidence={})), "its files contradict"),
+        (
+            encode(Reply(outcome=Outcome(state="verified"), bundle=b"no zip", evidence={})),
+            "zip",
+        ),
+        (ZeroDivisionError("in the worker"), "the worker raised ZeroDivisionError: in the worker"),
+    ],
+    ids=["empty", "an object", "no bundle", "a bad bundle", "an exception"],
+)
+def test_a_bad_reply_is_the_failure_of_its_cell(
+    tmp_path: Path, answer: object, message: str
+) -> None:
+    pytest.importorskip("distributed")
+    found = of({"a": having()})
+    found.environment(cell())
+    client: Any = found._client
+    client.scatter = lambda contents, workers: contents
+    client.submit = lambda *_, **__: Answered(answer)
+    asked = job(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    outcome = found.execute(asked, out)
+    assert outcome.state == "failed"
+    assert message in outcome.message
+    assert message in (out / worker.LOG).read_text()
+    assert [p.name for p in out.iterdir()] == [worker.LOG]
