@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from effsam_export import backends
 from effsam_export.backends.messages import explain
 from effsam_export.errors import BundleError, EffsamError, shown
@@ -92,6 +90,8 @@ def output_problems(spec: ComponentSpec, feeds: Feeds, outputs: Feeds) -> list[s
 
     Dynamic axes have the sizes of the inputs.
     """
+    import numpy as np
+
     sizes = {
         axis: size
         for tensor in spec.inputs

@@ -24,11 +24,6 @@ from typing import TYPE_CHECKING
 
 from effsam_export.util.moves import move_beside, move_directory
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -160,8 +155,12 @@ def _is_owner(lock: int, path: Path) -> bool:
 def _lock(file: int) -> None:
     """Lock an open file against other processes and threads; raise `OSError` if another has it."""
     if sys.platform == "win32":
+        import msvcrt
+
         msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
     else:
+        import fcntl
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
