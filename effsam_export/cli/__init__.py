@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from typing import Annotated
 
 import typer
@@ -68,6 +67,8 @@ def main() -> None:
         if problem is None:
             raise
         if os.environ.get(TRACEBACK):
+            import traceback
+
             traceback.print_exc()
         console.error(problem)
         sys.exit(problem.exit_code)

@@ -33,7 +33,6 @@ from effsam_export.cli.options import (
     to_target_options,
     with_fp16_recipe,
 )
-from effsam_export.util.files import require_output
 
 if TYPE_CHECKING:
     from effsam_export.pipeline.request import ExportRequest, Int8Request
@@ -84,6 +83,7 @@ def export(
     from effsam_export.pipeline import run as pipeline
     from effsam_export.pipeline.plan import resolve
     from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.util.files import require_output
 
     terminal = console.Console(quiet=quiet)
     spec = models.configured(models.get(model), to_model_options(model_options))
@@ -149,6 +149,7 @@ def check_request(
     from effsam_export.config.parity import load_parity_images
     from effsam_export.models import fixed
     from effsam_export.pipeline.plan import chosen_components
+    from effsam_export.util.files import require_output
 
     require_output(directory, directory=True)
     staging.check_output_free(directory, force=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export.errors import OutputError, UsageError, shown
-from effsam_export.util.files import require_output
 from effsam_export.util.numbers import to_number
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ def _cache_folder(path: Optional[Path]) -> Optional[Path]:  # noqa: UP045
         OutputError: It cannot be a folder, or cannot be read.
     """
     if path is not None and not (path.is_dir() and os.access(path, os.R_OK | os.X_OK)):
+        from effsam_export.util.files import require_output
+
         require_output(path / "build", what="the cache", directory=True)
         if path.is_dir():
             raise OutputError(f"the cache `{path}` cannot be read: permission denied")

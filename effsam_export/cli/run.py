@@ -10,7 +10,6 @@ import typer
 from effsam_export.cli import console
 from effsam_export.cli.options import BundlePath, Json, Quiet
 from effsam_export.errors import OutputError, PromptError, shown
-from effsam_export.util.files import require_output
 from effsam_export.util.numbers import to_number
 from effsam_export.util.progress import stage
 
@@ -91,6 +90,7 @@ def run(
     from effsam_export.bundle import read
     from effsam_export.imaging import overlay
     from effsam_export.inference import segment
+    from effsam_export.util.files import require_output
 
     for path in (output, masks):
         if path is not None:
