@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,10 +116,12 @@ def test_an_export_keeps_the_layers_of_the_search(
 
 
 def test_a_gate_that_fp32_does_not_hold_is_refused(
-    tmp_path: Path, small_checkpoint: Checkpoint, photo: Path
+    tmp_path: Path, small_checkpoint: Checkpoint, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """FP32 differs from PyTorch in the last digits of the scores."""
+    monkeypatch.setattr(sys.modules[__name__], "TARGET", TARGET.replace("1.0", "0.0"))
     with pytest.raises(CheckFailed, match="no choice of modules meets the gate"):
-        search(tmp_path, small_checkpoint, photo, "--min-iou", "1.1")
+        search(tmp_path, small_checkpoint, photo)
     assert not (tmp_path / "keep.toml").exists()
 
 

@@ -97,6 +97,6 @@ def test_every_module_imports() -> None:
 
 @pytest.mark.backend
 def test_every_module_imports_without_the_modules_that_windows_lacks() -> None:
-    code = IMPORT_ALL.format(installed=("torch", "onnx"), modules=modules())
+    code = IMPORT_ALL.format(installed=("torch", "onnx", "distributed"), modules=modules())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

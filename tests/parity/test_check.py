@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from effsam_export.backends.onnx.backend import open_onnx
+from effsam_export.backends.onnx.backend import open_onnx, open_session
 from effsam_export.bundle import read
 from effsam_export.errors import PromptError
 from effsam_export.parity.check import check
@@ -47,7 +47,7 @@ def sides(exported_tiny: Path, tiny_checkpoint: Checkpoint) -> Sides:
     return Sides(
         module=checkpoint.load(TINY_SAM, tiny_checkpoint),
         sources={c: open_onnx(bundle.source(c)) for c in bundle.components},
-        artifacts={c: read.open_session(bundle, c) for c in bundle.components},
+        artifacts={c: open_session(bundle.artifact(c)) for c in bundle.components},
     )
 
 

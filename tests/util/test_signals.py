@@ -17,6 +17,8 @@ LONG = """
 import hashlib, signal, sys
 from functools import partial
 from effsam_export.util import signals
+# A shell starts jobs in the background with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if len(sys.argv) > 1:
     signal.signal(int(sys.argv[1]), signal.SIG_IGN)
 try:

@@ -252,7 +252,7 @@ def test_operators_without_gpu_support_are_refused(tmp_path: Path) -> None:
 
 def test_many_faults_are_counted(graph: Graph, tmp_path: Path) -> None:
     with pytest.raises(CheckFailed) as caught:
-        tflite.lower(graph, target("tflite", "fp32", max_rank="0"), tmp_path)
+        tflite.lower(graph, target("tflite", "fp32", max_rank="1"), tmp_path)
     faults = caught.value.message.split("\n  ")[1:]
     assert len(faults) == tflite.SHOWN + 1
     assert faults[-1].startswith("and ")
