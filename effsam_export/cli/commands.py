@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from effsam_export.cli.values import check_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PACKAGE = "effsam_export.cli"
 COMMANDS = {
@@ -40,6 +40,13 @@ COMMANDS = {
 }
 
 
+def function_of(name: str) -> Callable[..., Any]:
+    """Return the function of a command."""
+    module, function = COMMANDS[name]
+    found: Callable[..., Any] = getattr(import_module(f"{PACKAGE}.{module}"), function)
+    return found
+
+
 class Lazy(Mapping[str, Any]):
     """Commands by name, created from their functions on first access."""
 
@@ -48,9 +55,8 @@ class Lazy(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - Typer's own kind of command
         if name not in self._commands:
-            module, function = COMMANDS[name]
             app = typer.Typer(add_completion=False, rich_markup_mode=None)
-            app.command(name)(getattr(import_module(f"{PACKAGE}.{module}"), function))
+            app.command(name)(function_of(name))
             self._commands[name] = check_values(typer.main.get_command(app))
         return self._commands[name]
 
@@ -67,3 +73,19 @@ class Commands(TyperGroup):
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - Typer's own
         super().__init__(*arguments, **options)
         self.commands = Lazy()  # type: ignore[assignment]  # only read
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - Typer's own
+        """Return the names in the order of the table."""
+        del ctx
+        return list(COMMANDS)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - Typer's own
+        """Write the list of commands without their options, which take long to create."""
+        del ctx
+        limit = formatter.width - 6 - max(map(len, COMMANDS))
+        rows = [
+            (name, TyperCommand(name, help=function_of(name).__doc__).get_short_help_str(limit))
+            for name in COMMANDS
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
