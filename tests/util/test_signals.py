@@ -7,15 +7,22 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
 from effsam_export.util import signals
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 LONG = """
 import hashlib, signal, sys
+from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 from effsam_export.util import signals
 # A shell starts jobs in the background with SIGINT ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,32 +51,36 @@ with signals.raised():
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", LONG, *arguments], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The process after its first line; it is killed if it is still there at the end."""
+    command = [sys.executable, "-c", LONG, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_call_in_c_ends_at_once_and_the_stack_unwinds(number: signal.Signals) -> None:
-    process = started()
-    time.sleep(0.2)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=5)
-    assert output == "unwound\n"
-    assert process.returncode == 128 + number
+    with started() as process:
+        time.sleep(0.2)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=5)
+        assert output == "unwound\n"
+        assert process.returncode == 128 + number
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    process = started(str(int(signal.SIGHUP)))
-    process.send_signal(signal.SIGHUP)
-    time.sleep(0.5)
-    assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=5)[0] == "unwound\n"
+    with started(str(int(signal.SIGHUP))) as process:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=5)[0] == "unwound\n"
 
 
 def test_a_signal_is_raised_once_while_the_stack_unwinds() -> None:
