@@ -166,19 +166,7 @@ def compose(
         "contract_version": CONTRACT_VERSION,
         "state": report.state,
         "simulator": report.simulator,
-        "model": {
-            "name": model.name,
-            "title": model.title,
-            "paper": model.paper,
-            "origin": model.origin,
-            "options": dict(model.options),
-            "licence": {
-                "spdx": model.licence.spdx,
-                "source": model.licence.source,
-                "notice": model.licence.notice,
-                "file": f"licenses/{model.licence.text_file}",
-            },
-        },
+        "model": model_entry(model),
         "checkpoint": {
             "file_name": checkpoint.path.name,
             "sha256": checkpoint.sha256,
@@ -216,6 +204,24 @@ def compose(
         "tools": {"effsam-export": __version__, **versions},
         "files": files,
         **({} if calibration is None else {"int8": int8.document(recipes, calibration)}),
+    }
+
+
+def model_entry(model: ModelSpec) -> dict[str, Any]:
+    """Return the manifest's `model` for a registered model."""
+    licence = model.licence
+    return {
+        "name": model.name,
+        "title": model.title,
+        "paper": model.paper,
+        "origin": model.origin,
+        "options": dict(model.options),
+        "licence": {
+            "spdx": licence.spdx,
+            "source": licence.source,
+            "notice": licence.notice,
+            "file": f"licenses/{licence.text_file}",
+        },
     }
 
 

@@ -29,7 +29,7 @@ State = Literal["verified", "simulated", "failed", "toolchain missing", "refused
 BUNDLE = "bundle"
 LOG = "log.txt"
 GRACE_S = 3.0
-"""Time in which a worker that was told to stop removes its files and ends its converter."""
+"""Time in which a worker that was asked to stop removes its files and ends its converter."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -183,7 +183,7 @@ def run(job: Job, folder: Path) -> Outcome:
 
 
 def stop() -> None:
-    """Tell all workers of this process to end; kill those that were told `GRACE_S` ago."""
+    """Ask all workers of this process to end; kill those that were asked `GRACE_S` ago."""
     now = time.monotonic()
     for running in list(RUNNING):
         if running.deadline is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from effsam_export._version import __version__
 from effsam_export.bundle import contract
+from effsam_export.bundle.manifest import model_entry
 from effsam_export.bundle.runtime import RANGES
 from effsam_export.bundle.write import LICENSES
 from effsam_export.errors import EffsamError
@@ -89,7 +90,7 @@ def contract_failures(
         ("preprocess", contract.preprocess(sized)),
         ("prompts", contract.prompts(sized)),
         ("masks", contract.masks(sized)),
-        ("model", facts(model)),
+        ("model", model_entry(model)),
     ):
         for difference in differences(part, manifest[part], rules):
             if texts or difference.path not in TEXTS:
@@ -98,24 +99,6 @@ def contract_failures(
     if texts:
         failures += _licence_failures(bundle, model)
     return failures
-
-
-def facts(model: ModelSpec) -> dict[str, Any]:
-    """Return the manifest's `model` for a registered model."""
-    licence = model.licence
-    return {
-        "name": model.name,
-        "title": model.title,
-        "paper": model.paper,
-        "origin": model.origin,
-        "options": dict(model.options),
-        "licence": {
-            "spdx": licence.spdx,
-            "source": licence.source,
-            "notice": licence.notice,
-            "file": f"licenses/{licence.text_file}",
-        },
-    }
 
 
 def graph_sizes(graphs: Mapping[str, Graphs]) -> GraphSizes:

@@ -117,8 +117,8 @@ def listed(names: Sequence[str]) -> str:
 def reason(error: Exception) -> str:
     """Return what OpenVINO says of an error, without the places in its own source."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith("Exception from ")]
-    text = told[0] if told else type(error).__name__
+    reasons = [line for line in lines if line and not line.startswith("Exception from ")]
+    text = reasons[0] if reasons else type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text)[:300]
 
 
