@@ -67,10 +67,12 @@ def compare(args: argparse.Namespace, output: Path) -> dict[str, Any]:
     from effsam_export import models
     from effsam_export.config.parity import load_parity_images
     from effsam_export.models.sam.components import as_sam
-    from effsam_export.weights import checkpoint, fetch
+    from effsam_export.weights import checkpoint, own_file
 
     spec = models.get(MODEL)
-    sam = as_sam(checkpoint.load(spec, fetch.checkpoint_from_file(args.checkpoint, spec.weights)))
+    sam = as_sam(
+        checkpoint.load(spec, own_file.checkpoint_from_file(args.checkpoint, spec.weights))
+    )
     image = args.image or load_parity_images()[0].path
     inputs = contenders.prepare(spec, sam, image)
     about["threads"] = {

@@ -32,7 +32,7 @@ from effsam_export.parity.metrics import mask_iou
 from effsam_export.pipeline import isolate
 from effsam_export.spec.prompts import Point, Prompt, Sample
 from effsam_export.util.timing import interleave
-from effsam_export.weights import checkpoint, fetch
+from effsam_export.weights import checkpoint, own_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -267,7 +267,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", metavar="NAME", help="write results/NAME.json")
     args = parser.parse_args(argv)
     spec = models.get(MODEL)
-    sam = as_sam(checkpoint.load(spec, fetch.checkpoint_from_file(args.checkpoint, spec.weights)))
+    sam = as_sam(
+        checkpoint.load(spec, own_file.checkpoint_from_file(args.checkpoint, spec.weights))
+    )
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         for work in prepare(spec, sam):

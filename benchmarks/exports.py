@@ -102,12 +102,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     output: Path = args.output
     from effsam_export import models
-    from effsam_export.weights import fetch
+    from effsam_export.weights import own_file
 
     spec = models.get(MODEL)
     work = _prepare(args.kind, spec)
     start = time.perf_counter()
-    work(fetch.checkpoint_from_file(args.checkpoint, spec.weights), output)
+    work(own_file.checkpoint_from_file(args.checkpoint, spec.weights), output)
     taken = time.perf_counter() - start
     sizes = {
         f"{name}_bytes": sum(p.stat().st_size for p in files_of(output, name))

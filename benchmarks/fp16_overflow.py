@@ -28,7 +28,7 @@ from effsam_export.imaging.images import frame_of, prompt_to_model, upscale_mask
 from effsam_export.precision.select import fp32_program_nodes
 from effsam_export.spec.prompts import Sample
 from effsam_export.weights import checkpoint as loading
-from effsam_export.weights import fetch
+from effsam_export.weights import own_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,7 +223,7 @@ def _best_mask(model: ModelSpec, answer: Feeds) -> int:
 
 def table(model: ModelSpec, checkpoint: Path, images: int) -> Iterator[str]:
     """Yield the lines of the Markdown table as they are computed."""
-    module = loading.load(model, fetch.checkpoint_from_file(checkpoint, model.weights))
+    module = loading.load(model, own_file.checkpoint_from_file(checkpoint, model.weights))
     from effsam_export.parity.evaluation_set import supported_cases
 
     rows = supported_cases(load_parity_images(), model.prompts)[0][:images]

@@ -35,7 +35,7 @@ from effsam_export.spec.prompts import Sample
 from effsam_export.util.progress import ignore_event
 from effsam_export.util.timing import interleave
 from effsam_export.weights import checkpoint as loading
-from effsam_export.weights import fetch
+from effsam_export.weights import own_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="variants with this in their name")
     parser.add_argument("--repeats", type=int, default=15, help="rounds that are counted")
     args = parser.parse_args(argv)
-    checkpoint = fetch.checkpoint_from_file(args.checkpoint, models.get(MODEL).weights)
+    checkpoint = own_file.checkpoint_from_file(args.checkpoint, models.get(MODEL).weights)
     if args.what == "curve":
         print(curve(checkpoint, args.parity, args.only))
     else:

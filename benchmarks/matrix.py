@@ -41,7 +41,7 @@ from effsam_export.pipeline import int8, isolate
 from effsam_export.quantize import prepare as prepare_int8
 from effsam_export.spec.int8 import Quantization
 from effsam_export.weights import checkpoint as loading
-from effsam_export.weights import fetch
+from effsam_export.weights import own_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,7 +117,7 @@ class Prepared:
 def prepare(name: str, checkpoint: Path, images: tuple[ParityImage, ...], folder: Path) -> Prepared:
     """Load a model whose PyTorch outputs are cached."""
     spec = models.get(name)
-    found = fetch.checkpoint_from_file(checkpoint, spec.weights)
+    found = own_file.checkpoint_from_file(checkpoint, spec.weights)
     module = loading.load(spec, found)
     components = tuple(cached_reference(c) for c in spec.components)
     kept, _ = supported_cases(images, spec.prompts)

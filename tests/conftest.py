@@ -12,7 +12,7 @@ import pytest
 
 from effsam_export import models
 from effsam_export.config import targets as profiles
-from effsam_export.weights import fetch
+from effsam_export.weights import fetch, own_file
 from tests import small as small_sam
 from tests.paths import SHARED
 from tests.stages import Traces, export, sharing
@@ -94,7 +94,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Weights of the tiny model."""
     path = write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt")
-    return fetch.checkpoint_from_file(path, None)
+    return own_file.checkpoint_from_file(path, None)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Weights of the small model."""
     path = small_sam.write_checkpoint(tmp_path_factory.mktemp("weights") / "small.pt")
-    return fetch.checkpoint_from_file(path, None)
+    return own_file.checkpoint_from_file(path, None)
 
 
 @pytest.fixture(scope="session")

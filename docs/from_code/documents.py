@@ -52,6 +52,16 @@ FINDING: Keys = {
     "why": "what the target makes of it",
     "rewrite": "what avoids it",
 }
+WEIGHT_FILE: Keys = {
+    "container": "format of the file",
+    "key": "keys of the dictionaries around the tensors, joined by dots",
+    "prefix": "what is taken off the start of each name",
+    "averaged": "whether the weights are averages of the trained ones",
+    "naming": "whose tensor names it has: `authors`, or the library",
+    "left_out": "tensors beside the model that are not loaded",
+    "dtype": "type of the floating-point tensors",
+    "weights_sha256": "hash of the weights: names and float32 values, sorted by name",
+}
 DIAGNOSIS: Keys = {
     "version": "version of effsam-export",
     "python": "version of Python",
@@ -242,7 +252,29 @@ def documents() -> dict[str, Keys]:
             "not_measured": "why values were not measured, or null",
             **of(Finding, FINDING, "findings[]."),
         },
-        "export": {"bundle": "folder of the bundle", "passed": "always true", **parity()},
+        "export": {
+            "bundle": "folder of the bundle",
+            "passed": "always true",
+            **parity(),
+            "checkpoint.file_name": "file name of the weights",
+            "checkpoint.sha256": "its hash",
+            "checkpoint.official": "whether it is the authors' file",
+            **under("checkpoint.", WEIGHT_FILE),
+        },
+        "info --checkpoint": {
+            "family": "family of models, or null",
+            "variant": "size or version within it, or null",
+            "models": "registered models that take the file, the likeliest first",
+            "model": "the model it was compared with, or null",
+            "part": "the part of a model that it is, or null",
+            **WEIGHT_FILE,
+            "tensors": "number of its tensors",
+            "missing": "tensors of the model that it lacks",
+            "sha256": "hash of the file",
+            "official": "whether it is the authors' file",
+            "problem": "why an export would refuse it, or null",
+            "hint": "what to do about that, or null",
+        },
         "export --dry-run": {
             "plan.model": "model",
             "plan.model_options": "model options",

@@ -160,7 +160,8 @@ def build() -> str:
             "output": "folder of the bundles",
             "parity": "a parity set",
             "calibration": "name, file or folder of a calibration set",
-            "checkpoints": "model = path of your own weight file",
+            "checkpoints": "model = path of your own weight file, or a table with `file` and "
+            f"{words(('key', 'base', 'lora', 'lora_alpha'))}",
             "options": "target = table of target options",
             "leave_out": f"cells to leave out: tables with {words(build_file.LEAVE_OUT)}",
             "requires": "target = label of the workers that build it",

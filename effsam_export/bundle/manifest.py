@@ -136,6 +136,7 @@ def compose(
     model: ModelSpec,
     target: TargetProfile,
     checkpoint: Checkpoint,
+    facts: Mapping[str, Any],
     exported: list[Exported],
     report: ParityReport,
     versions: Mapping[str, str],
@@ -150,6 +151,7 @@ def compose(
         model: The exported model.
         target: The target of the export.
         checkpoint: The exported weights.
+        facts: What was read from their file: key, prefix, `weights_sha256`, ...
         exported: The components.
         report: The parity check.
         versions: Package -> version of the tools of the export.
@@ -171,6 +173,7 @@ def compose(
             "file_name": checkpoint.path.name,
             "sha256": checkpoint.sha256,
             "official": checkpoint.official,
+            **facts,
         },
         "target": {
             "name": target.name,

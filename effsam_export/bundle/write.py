@@ -55,6 +55,7 @@ def write(
     model: ModelSpec,
     target: TargetProfile,
     checkpoint: Checkpoint,
+    facts: Mapping[str, Any],
     exported: list[Exported],
     parity: ParityResult,
     html: str,
@@ -69,6 +70,7 @@ def write(
         model: The exported model.
         target: The target of the export.
         checkpoint: The exported weights.
+        facts: What was read from their file, for the manifest.
         exported: The components.
         parity: A parity check that passed.
         html: The report page.
@@ -90,6 +92,7 @@ def write(
         model=model,
         target=target,
         checkpoint=checkpoint,
+        facts=facts,
         exported=exported,
         report=parity.report,
         versions=versions,

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export.cli import console
-from effsam_export.cli.fetch import acquire, consent
+from effsam_export.cli.fetch import acquire, consent, own_checkpoint
 from effsam_export.cli.options import (
     AcceptLicense,
+    BaseFile,
     CacheDir,
     Calib,
     CheckpointFile,
+    CheckpointKey,
     Int8File,
     Json,
+    LoraAdapter,
+    LoraAlpha,
     ModelOptions,
     NumSamples,
     ParityFile,
@@ -98,6 +102,10 @@ def bisect(
         ),
     ] = None,
     checkpoint: CheckpointFile = None,
+    checkpoint_key: CheckpointKey = None,
+    base: BaseFile = None,
+    lora: LoraAdapter = None,
+    lora_alpha: LoraAlpha = None,
     model_options: ModelOptions = None,
     calib: Calib = None,
     num_samples: NumSamples = None,
@@ -143,7 +151,8 @@ def bisect(
     )
     plan = resolve(request)
     consent(spec, accept_license, cache_dir)
-    weights = acquire(spec, checkpoint, cache_dir, terminal)
+    own = own_checkpoint(spec.weights, checkpoint, checkpoint_key, base, lora, lora_alpha)
+    weights = acquire(spec, own, cache_dir, terminal)
     if start.sha256 and weights.sha256 != start.sha256:
         raise UsageError(
             f"the bundle's checkpoint is {start.sha256[:12]}, this one is {weights.sha256[:12]}",

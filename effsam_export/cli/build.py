@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export.cli import console
-from effsam_export.cli.fetch import acquire, consent
+from effsam_export.cli.fetch import acquire, consent, own_checkpoint
 from effsam_export.cli.options import AcceptLicense, CacheDir, Json, Quiet
 
 if TYPE_CHECKING:
@@ -111,9 +111,15 @@ def build(
     names = list(dict.fromkeys(c.model for c in matrix.cells))
     for name in names:
         consent(models.get(name), accept_license, cache_dir)
-    checkpoints = {
-        n: acquire(models.get(n), matrix.checkpoints.get(n), cache_dir, terminal) for n in names
-    }
+    checkpoints = {}
+    for name in names:
+        spec, given = models.get(name), matrix.checkpoints.get(name)
+        own = None
+        if given is not None:
+            own = own_checkpoint(
+                spec.weights, given.file, given.key, given.base, given.lora, given.lora_alpha
+            )
+        checkpoints[name] = acquire(spec, own, cache_dir, terminal)
     limits = running.Limits(jobs=jobs)
     if memory is not None:
         limits = running.Limits(jobs=jobs, memory_mb=memory * MB_PER_GB)

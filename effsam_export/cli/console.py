@@ -44,7 +44,10 @@ class Console:
         """Show a stage: a progress bar while it runs, one line when it ends."""
         if self._quiet:
             return
-        if event.kind in ("started", "advanced"):
+        if event.kind == "note":
+            self._close_bar()
+            write_message(f"note: {event.detail}")
+        elif event.kind in ("started", "advanced"):
             self._advance(event.stage, event.done, event.total)
         elif event.kind in ("finished", "failed"):
             self._close_bar()

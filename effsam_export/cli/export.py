@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export.cli import console
-from effsam_export.cli.fetch import acquire, consent
+from effsam_export.cli.fetch import acquire, consent, own_checkpoint
 from effsam_export.cli.options import (
     AcceptLicense,
+    BaseFile,
     CacheDir,
     Calib,
     CheckpointFile,
+    CheckpointKey,
     ComponentName,
     Fp16,
     Int8File,
     Json,
     KeepFile,
+    LoraAdapter,
+    LoraAlpha,
     ModelName,
     ModelOptions,
     NumSamples,
@@ -48,6 +52,10 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")] = False,
     component: ComponentName = "all",
     checkpoint: CheckpointFile = None,
+    checkpoint_key: CheckpointKey = None,
+    base: BaseFile = None,
+    lora: LoraAdapter = None,
+    lora_alpha: LoraAlpha = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--output", "-o", help="Output directory [default: MODEL-TARGET-PRECISION]."),
@@ -79,6 +87,7 @@ def export(
     no bundle and exits with code 1.
     """
     from effsam_export import models
+    from effsam_export.bundle.read import read
     from effsam_export.config import targets as profiles
     from effsam_export.pipeline import run as pipeline
     from effsam_export.pipeline.plan import resolve
@@ -92,6 +101,7 @@ def export(
     )
     spec = with_fp16_recipe(spec, profile.precision, keep_fp32)
     quantizing = int8_request(spec, profile, calib, num_samples, int8_recipe)
+    own = own_checkpoint(spec.weights, checkpoint, checkpoint_key, base, lora, lora_alpha)
     directory = output or Path(f"{spec.name}-{profile.name}-{profile.precision}")
     components = () if component == "all" else (component,)
     if dry_run:
@@ -113,7 +123,7 @@ def export(
     require_output(directory, directory=True)
     plan = resolve(request)
     consent(spec, accept_license, cache_dir)
-    plan = plan.with_checkpoint(acquire(spec, checkpoint, cache_dir, terminal))
+    plan = plan.with_checkpoint(acquire(spec, own, cache_dir, terminal))
     what = f"{spec.name} {profile.name} {profile.precision}"
     try:
         report = pipeline.run(plan, terminal.on_event)
@@ -125,7 +135,8 @@ def export(
         terminal.close()
     terminal.message(f"\n{console.parity_table(report)}\n")
     if json:
-        console.document({"bundle": str(directory), "passed": True, **pipeline.figures(report)})
+        document = {"bundle": str(directory), "passed": True, **pipeline.figures(report)}
+        console.document({**document, "checkpoint": read(directory).manifest["checkpoint"]})
     else:
         console.data(str(directory))
     terminal.result(passed=True, what=f"{what}, {console.state(report)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from effsam_export.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.model import ModelSpec, WeightFile
     from effsam_export.spec.stages import Checkpoint
 
 
@@ -51,23 +52,58 @@ def consent(spec: ModelSpec, accepted: bool, cache_dir: Path | None) -> None:
         licences.require(spec, accepted=accepted, cache_dir=directory)
 
 
+def own_checkpoint(
+    weights: WeightFile | None,
+    file: Path | None,
+    key: str | None,
+    base: Path | None,
+    lora: Path | None,
+    lora_alpha: float | None,
+) -> Checkpoint | None:
+    """Return the user's `--checkpoint` with its key, base and adapter; None if it is not given.
+
+    Raises:
+        CheckpointError: A file is not a weight file.
+        UsageError: Another of these options is given without it, or an alpha without an adapter.
+    """
+    from effsam_export.weights.own_file import checkpoint_from_file
+
+    if lora_alpha is not None and (lora is None or not math.isfinite(lora_alpha)):
+        raise UsageError("--lora-alpha is the finite number of an adapter", hint="add --lora FILE")
+    if file is not None:
+        return checkpoint_from_file(
+            file, weights, key=key, base=base, lora=lora, lora_alpha=lora_alpha
+        )
+    given = {"--checkpoint-key": key, "--base": base, "--lora": lora}
+    alone = [name for name, value in given.items() if value is not None]
+    if alone:
+        raise UsageError(
+            f"{' and '.join(alone)}: for a file of your own only", hint="add --checkpoint FILE"
+        )
+    return None
+
+
 def acquire(
-    spec: ModelSpec, file: Path | None, cache_dir: Path | None, terminal: console.Console
+    spec: ModelSpec, own: Checkpoint | None, cache_dir: Path | None, terminal: console.Console
 ) -> Checkpoint:
     """Return the user's checkpoint, or the official one, downloaded if it is not in the cache.
 
+    Args:
+        spec: The model.
+        own: The user's file, by `own_checkpoint`.
+        cache_dir: The cache; None for the user's.
+        terminal: Shows the download.
+
     Raises:
-        CheckpointError: The user's file cannot be read.
         DownloadError: No source provided the official file.
         UsageError: The model has no published weights.
     """
     from effsam_export.weights import fetch as weights
 
-    if file is not None:
-        own = weights.checkpoint_from_file(file, spec.weights)
+    if own is not None:
         if not own.official:
             terminal.message(
-                f"note: `{file.name}` is not known to be the official checkpoint of {spec.name}"
+                f"note: `{own.path.name}` is not known to be the official checkpoint of {spec.name}"
             )
         return own
     if spec.weights is None:

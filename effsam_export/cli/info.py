@@ -1,27 +1,75 @@
-"""`effsam info`: facts about one model. Nothing heavy is imported."""
+"""`effsam info`: facts about one model, or about a weight file. Heavy only for a file."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
 
 from effsam_export.cli import console
-from effsam_export.cli.options import Json, ModelName
+from effsam_export.cli.fetch import own_checkpoint
+from effsam_export.cli.options import (
+    BaseFile,
+    CheckpointFile,
+    CheckpointKey,
+    Json,
+    LoraAdapter,
+    LoraAlpha,
+)
+from effsam_export.errors import UsageError
 
 if TYPE_CHECKING:
     from effsam_export.spec.model import ModelSpec, PackageSource, UrlSource
 
-READERS = "PyTorch state dict (plain or wrapped), safetensors, a zip of one of them"
-PICKLED = "pickled module (read without running it)"
+CONTAINERS = (
+    "PyTorch file: state dict in any dictionaries, or pickled module (read without running it)",
+    "safetensors",
+    "zip of one of them",
+    "folder of `save_pretrained`, also with shards",
+)
 
 
-def info(model: ModelName, json: Json = False) -> None:
-    """Show the facts about a model.
+def info(
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(
+            metavar="[MODEL]",
+            show_default=False,
+            help="A model name from `effsam list`; with --checkpoint by default the likeliest.",
+        ),
+    ] = None,
+    checkpoint: CheckpointFile = None,
+    checkpoint_key: CheckpointKey = None,
+    base: BaseFile = None,
+    lora: LoraAdapter = None,
+    lora_alpha: LoraAlpha = None,
+    json: Json = False,
+) -> None:
+    """Show the facts about a model, or what a weight file holds.
 
-    Prints origin, licence, cost, input, prompts, model options (`--set`) and checkpoint.
+    Prints origin, licence, cost, input, prompts, model options (`--set`) and checkpoint. With
+    --checkpoint FILE: of which model its weights are, where they lie in the file, what is left out
+    or missing, and whether they load.
     """
     from effsam_export import models
 
-    facts = facts_of(models.get(model))
+    spec = None if model is None else models.get(model)
+    if spec is None and checkpoint is None:
+        raise UsageError(
+            "give a MODEL, or --checkpoint FILE", hint="`effsam list` shows the models"
+        )
+    own = own_checkpoint(
+        None if spec is None else spec.weights, checkpoint, checkpoint_key, base, lora, lora_alpha
+    )
+    if own is None:
+        assert spec is not None
+        facts = facts_of(spec)
+    else:
+        from effsam_export.backends import require_tracing
+        from effsam_export.pipeline.inspect_checkpoint import inspect_checkpoint
+
+        require_tracing()
+        facts = inspect_checkpoint(own, spec).document()
     if json:
         console.document(facts)
         return
@@ -73,7 +121,7 @@ def facts_of(spec: ModelSpec) -> dict[str, Any]:
         },
         "components": [c.name for c in spec.components],
         "model_options": dict(spec.options),
-        "containers": [READERS, PICKLED] if spec.build_like is not None else [READERS],
+        "containers": list(CONTAINERS),
         "checkpoint": None
         if weights is None
         else {

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export.cli import console
+from effsam_export.cli.fetch import own_checkpoint
 from effsam_export.cli.options import (
+    BaseFile,
     CacheDir,
     CheckpointFile,
+    CheckpointKey,
     ComponentName,
     Fp16,
     Json,
+    LoraAdapter,
+    LoraAlpha,
     ModelName,
     ModelOptions,
     PrecisionName,
@@ -41,6 +46,10 @@ def lint(
     fp16: Fp16 = False,
     component: ComponentName = "all",
     checkpoint: CheckpointFile = None,
+    checkpoint_key: CheckpointKey = None,
+    base: BaseFile = None,
+    lora: LoraAdapter = None,
+    lora_alpha: LoraAlpha = None,
     ranges: Annotated[
         Optional[bool],  # noqa: UP045
         typer.Option(
@@ -67,6 +76,7 @@ def lint(
         target, chosen_precision(precision, fp16=fp16), to_target_options(target_options)
     )
     backends.require_tracing()
+    own = own_checkpoint(spec.weights, checkpoint, checkpoint_key, base, lora, lora_alpha)
     from effsam_export.lint.check import LintRequest
     from effsam_export.lint.check import lint as library
 
@@ -75,7 +85,7 @@ def lint(
             LintRequest(
                 model=spec,
                 target=profile,
-                checkpoint=_weights(spec, checkpoint, cache_dir),
+                checkpoint=_weights(spec, own, cache_dir),
                 components=() if component == "all" else (component,),
                 ranges=ranges,
             ),
@@ -132,12 +142,12 @@ def table(findings: tuple[Finding, ...]) -> str:
     return "\n\n".join(parts)
 
 
-def _weights(spec: ModelSpec, checkpoint: Path | None, cache_dir: Path | None) -> Checkpoint | None:
-    """Return the given checkpoint, or the official one if it is in the cache; download nothing."""
+def _weights(spec: ModelSpec, own: Checkpoint | None, cache_dir: Path | None) -> Checkpoint | None:
+    """Return the user's checkpoint, or the official one if it is in the cache; download nothing."""
     from effsam_export.weights import fetch
 
-    if checkpoint is not None:
-        return fetch.checkpoint_from_file(checkpoint, spec.weights)
+    if own is not None:
+        return own
     if spec.weights is None:
         return None
     return fetch.cached(spec.weights, cache_dir=cache_dir or fetch.default_cache_dir())

@@ -49,8 +49,39 @@ CacheDir = Annotated[
 CheckpointFile = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
-        "--checkpoint", help="Weight file of the model [default: download the official one]."
+        "--checkpoint",
+        help="Weight file of the model, or folder with it [default: download the official one].",
     ),
+]
+CheckpointKey = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--checkpoint-key",
+        metavar="KEY",
+        help="Which weights of a file with several: their dictionary's key, or their names' "
+        "prefix. `effsam info --checkpoint FILE` lists them [default: averaged ones first].",
+    ),
+]
+BaseFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--base",
+        help="Whole checkpoint for the parts that the --checkpoint file lacks, such as one with a "
+        "fine-tuned decoder alone.",
+    ),
+]
+LoraAdapter = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--lora",
+        metavar="FILE|DIR",
+        help="LoRA adapter to merge into the --checkpoint file: PEFT's folder, or a file of "
+        "Sam_LoRA or SAMed.",
+    ),
+]
+LoraAlpha = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--lora-alpha", help="The adapter's alpha, where its file has none."),
 ]
 ParityFile = Annotated[
     Optional[Path],  # noqa: UP045

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export.cli import console
+from effsam_export.cli.fetch import own_checkpoint
 from effsam_export.cli.options import (
+    BaseFile,
     BundleOrFile,
     CacheDir,
     CheckpointFile,
     Json,
     KeyFile,
+    LoraAdapter,
     ParityFile,
     Quiet,
 )
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 def verify(
     bundle: BundleOrFile,
     checkpoint: CheckpointFile = None,
+    base: BaseFile = None,
+    lora: LoraAdapter = None,
     level: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -69,7 +74,7 @@ def verify(
         with archive.opened(bundle) as path:
             result = library.verify(
                 path,
-                checkpoint=_weights(path, checkpoint, cache_dir),
+                checkpoint=_weights(path, checkpoint, base, lora, cache_dir),
                 level=level,  # type: ignore[arg-type]  # checked above
                 parity_file=parity,
                 key=key,
@@ -122,19 +127,31 @@ def _not_proved(result: Verification) -> Iterator[str]:
         yield f"{claim} {'unproved' if claim == 'gates' else 'not proved'}: {reason}"
 
 
-def _weights(bundle: Path, checkpoint: Path | None, cache_dir: Path | None) -> Checkpoint | None:
-    """Return the given checkpoint, or the bundle's if it is in the cache; download nothing."""
+def _weights(
+    path: Path,
+    checkpoint: Path | None,
+    base: Path | None,
+    lora: Path | None,
+    cache_dir: Path | None,
+) -> Checkpoint | None:
+    """Return the given checkpoint, or the bundle's if it is in the cache; download nothing.
+
+    Of a file with several sets of weights it is the bundle's.
+    """
     from effsam_export.bundle.read import read
     from effsam_export.pipeline.verify_rules import registered_model
     from effsam_export.weights import fetch
 
+    bundle = read(path)
+    entry = bundle.manifest["checkpoint"]
     # A model that does not exist is one of the failures that `verify` names.
-    model, _ = registered_model(read(bundle))
+    model, _ = registered_model(bundle)
     weights = None if model is None else model.weights
-    if checkpoint is not None:
-        return fetch.checkpoint_from_file(checkpoint, weights)
-    if weights is None:
-        return None
+    parts = (str(entry.get("key", "")), str(entry.get("prefix", "")).rstrip("."))
+    key = ".".join(part for part in parts if part) if "key" in entry else None
+    alpha = entry.get("lora", {}).get("alpha") if lora else None
+    own = own_checkpoint(weights, checkpoint, key if checkpoint else None, base, lora, alpha)
+    if own is not None or weights is None:
+        return own
     cached = fetch.cached(weights, cache_dir=cache_dir or fetch.default_cache_dir())
-    same = cached is not None and cached.sha256 == read(bundle).manifest["checkpoint"]["sha256"]
-    return cached if same else None
+    return cached if cached is not None and cached.sha256 == entry["sha256"] else None

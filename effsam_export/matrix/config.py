@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ EVERY = "all"
 MAX_NAMES = 1000
 """Maximum number of models, targets or entries of `leave_out`."""
 LEAVE_OUT = ("model", "target", "precision")
+WEIGHTS = ("file", "key", "base", "lora")
+"""Keys of a table in `checkpoints` that are text; `lora_alpha` is a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,17 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnWeights:
+    """A user's weight file, as the options of `effsam export`: `--checkpoint`, `--base`, ..."""
+
+    file: Path
+    key: str | None = None
+    base: Path | None = None
+    lora: Path | None = None
+    lora_alpha: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Build:
     """The content of a build file.
 
@@ -75,7 +89,7 @@ class Build:
     """
 
     cells: tuple[Cell, ...]
-    checkpoints: Mapping[str, Path]
+    checkpoints: Mapping[str, OwnWeights]
     requires: Mapping[str, str]
     parity: Path | None
     calibration: str
@@ -96,11 +110,12 @@ def load(path: Path) -> Build:
     names = list(models.names()) if table["models"] == [EVERY] else table["models"]
     targets = [_target(folder, t) for t in table["targets"]]
     cells, problems = _cells(table, names, targets)
-    checkpoints = {m: folder / p for m, p in table.get("checkpoints", {}).items()}
+    checkpoints = {m: _own_weights(folder, row) for m, row in table.get("checkpoints", {}).items()}
     problems += [
         f"checkpoint of `{shown(m)}`, which is not built" for m in checkpoints if m not in names
     ]
-    files = {p: fault_of_file(p) for p in checkpoints.values()}
+    own = [p for w in checkpoints.values() for p in (w.file, w.base, w.lora) if p is not None]
+    files = {p: None if p.is_dir() else fault_of_file(p) for p in own}
     problems += [f"checkpoint `{p}` {fault}" for p, fault in files.items() if fault]
     known = {Path(t).stem for t in targets}
     for key in ("options", "requires"):
@@ -114,13 +129,13 @@ def load(path: Path) -> Build:
     if problems:
         refuse("build file", path, problems)
     parity, calibration = table.get("parity"), table.get("calibration", "default")
-    own = folder / calibration
+    images = folder / calibration
     return Build(
         cells=cells,
         checkpoints=checkpoints,
         requires=table.get("requires", {}),
         parity=None if parity is None else folder / parity,
-        calibration=str(own) if os.path.lexists(own) else calibration,
+        calibration=str(images) if os.path.lexists(images) else calibration,
         output=folder / table.get("output", "dist"),
     )
 
@@ -182,11 +197,41 @@ def table_problems(table: Mapping[str, Any]) -> list[str]:
     for key in ("output", "parity", "calibration"):
         if isinstance(table.get(key), str) and not is_name(table[key]):
             problems.append(f"`{key}` is not a path")
-    for key, what in (("checkpoints", "path"), ("requires", "label")):
-        rows = table.get(key, {})
-        if isinstance(rows, dict) and not all(is_name(v) for v in rows.values()):
-            problems.append(f"`{key}` needs a {what} for each name")
+    rows = table.get("requires", {})
+    if isinstance(rows, dict) and not all(is_name(v) for v in rows.values()):
+        problems.append("`requires` needs a label for each name")
+    rows = table.get("checkpoints", {})
+    if isinstance(rows, dict) and not all(_is_weights(v) for v in rows.values()):
+        problems.append(
+            "`checkpoints` needs a path for each name, or a table of "
+            f"{', '.join(WEIGHTS)} with `file`"
+        )
     return problems + _option_problems(table.get("options", {})) + _leave_out_problems(table)
+
+
+def _own_weights(folder: Path, row: str | Mapping[str, Any]) -> OwnWeights:
+    """Return a model's weight file, with paths relative to the build file's folder."""
+    if isinstance(row, str):
+        return OwnWeights(file=folder / row)
+    paths = {k: folder / row[k] for k in ("file", "base", "lora") if k in row}
+    return OwnWeights(
+        file=paths["file"],
+        key=row.get("key"),
+        base=paths.get("base"),
+        lora=paths.get("lora"),
+        lora_alpha=row.get("lora_alpha"),
+    )
+
+
+def _is_weights(row: object) -> bool:
+    """Return whether an entry of `checkpoints` is a path, or a table of names with `file`."""
+    if not isinstance(row, dict):
+        return is_name(row)
+    alpha = row.get("lora_alpha", 1.0)
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not math.isfinite(alpha):
+        return False
+    texts = {k: v for k, v in row.items() if k != "lora_alpha"}
+    return "file" in texts and not set(texts) - set(WEIGHTS) and all(map(is_name, texts.values()))
 
 
 def _option_problems(options: object) -> list[str]:

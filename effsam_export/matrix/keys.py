@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.spec.stages import LoraFile
 
 TRACING = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "numpy", "pillow", "cyclonedx")
 """Packages that take part in every export."""
@@ -141,7 +142,15 @@ def _always(request: ExportRequest, there: Environment) -> dict[str, str]:
         "model": request.model.name,
         "model.options": _json(dict(request.model.options)),
         "weights": request.weights.sha256,
+        "weights.key": request.weights.key or "",
+        "weights.base": "" if request.weights.base is None else request.weights.base.sha256,
+        "weights.lora": _lora(request.weights.lora),
     }
+
+
+def _lora(lora: LoraFile | None) -> str:
+    """Return an adapter's hash and alpha as text; empty for none."""
+    return "" if lora is None else f"{lora.sha256} {lora.alpha}"
 
 
 def reasons(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

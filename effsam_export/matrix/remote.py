@@ -17,6 +17,7 @@ from effsam_export.matrix.worker import Job, Outcome
 from effsam_export.util.files import write_whole
 from effsam_export.util.owned import temporary_directory
 from effsam_export.weights.fetch import default_cache_dir
+from effsam_export.weights.lora_config import FILE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,6 +36,13 @@ def input_files(job: Job) -> dict[str, bytes]:
         UsageError: An image lies outside the folder of the file that names it.
     """
     found = {"checkpoint": Path(job.checkpoint).read_bytes()}
+    if job.base is not None:
+        found["base"] = Path(job.base).read_bytes()
+    if job.lora is not None:
+        found["lora"] = Path(job.lora).read_bytes()
+        config = Path(job.lora).with_name(FILE_NAME)
+        if config.is_file():
+            found["lora_config"] = config.read_bytes()
     if job.target.endswith(".toml"):
         found["target"] = Path(job.target).read_bytes()
     if job.parity is not None:
@@ -96,6 +104,12 @@ def run_remotely(job: dict[str, Any], names: dict[str, str], files: dict[str, by
         # The stages of the sender are on another machine.
         stages = default_cache_dir() / "build" / "stages"
         here = replace(sent, checkpoint=str(checkpoint), stages=str(stages))
+        if sent.base is not None:
+            here = replace(here, base=_written(root / "base" / Path(sent.base).name, data["base"]))
+        if sent.lora is not None:
+            here = replace(here, lora=_written(root / "lora" / Path(sent.lora).name, data["lora"]))
+        if "lora_config" in data:
+            _written(root / "lora" / FILE_NAME, data["lora_config"])
         if "target" in data:
             target = root / Path(sent.target).name
             target.write_bytes(data["target"])
@@ -142,3 +156,10 @@ def unpack_reply(data: object, folder: Path) -> Outcome:
     for name, content in reply.evidence.items():
         (folder if name == worker.LOG else left).joinpath(name).write_bytes(content)
     return outcome
+
+
+def _written(path: Path, content: bytes) -> str:
+    """Write a file that was sent into a folder of its own, and return its path."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return str(path)

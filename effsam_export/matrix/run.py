@@ -151,6 +151,12 @@ def plan(
             threads=threads,
             needs_mb=UNKNOWN_MB if before is None else before.peak_mb,
             stages=str(store.stages.resolve()),
+            checkpoint_key=weights.key,
+            base=None if weights.base is None else str(weights.base.path.resolve()),
+            base_sha256="" if weights.base is None else weights.base.sha256,
+            lora=None if weights.lora is None else str(weights.lora.path.resolve()),
+            lora_sha256="" if weights.lora is None else weights.lora.sha256,
+            lora_alpha=None if weights.lora is None else weights.lora.alpha,
         )
         request = worker.export_request(cell, job, Path(worker.BUNDLE))
         parts = keys.parts(request, (environment or this_machine)(cell))

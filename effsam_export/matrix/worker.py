@@ -52,7 +52,11 @@ class Job:
         name: Name of the cell.
         target: Name of a shipped target, or path of a target file.
         options: Target options.
-        checkpoint: Path of the weight file.
+        checkpoint, base, lora: Paths of the weight file, of the one with its other parts, and of an
+            adapter.
+        sha256, base_sha256, lora_sha256: Their hashes.
+        lora_alpha: Alpha of the adapter; None for the one in its configuration.
+        checkpoint_key: Which weights of a file with several; None chooses.
         sha256: Its hash.
         official: Whether the hash is the one pinned for the authors' file.
         parity: Path of the file with evaluation images and prompts; None for the shipped ones.
@@ -75,6 +79,12 @@ class Job:
     threads: int
     needs_mb: float
     stages: str | None = None
+    checkpoint_key: str | None = None
+    base: str | None = None
+    base_sha256: str = ""
+    lora: str | None = None
+    lora_sha256: str = ""
+    lora_alpha: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +123,7 @@ def export_request(cell: Cell, job: Job, output: Path) -> ExportRequest:
     from effsam_export import models
     from effsam_export.config import calibration, int8_recipe
     from effsam_export.pipeline.request import ExportRequest, Int8Request
-    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.spec.stages import Checkpoint, LoraFile
 
     quantizing = None
     if cell.precision == "int8":
@@ -123,7 +133,18 @@ def export_request(cell: Cell, job: Job, output: Path) -> ExportRequest:
     return ExportRequest(
         model=models.get(cell.model),
         target=cell.profile,
-        checkpoint=Checkpoint(path=Path(job.checkpoint), sha256=job.sha256, official=job.official),
+        checkpoint=Checkpoint(
+            path=Path(job.checkpoint),
+            sha256=job.sha256,
+            official=job.official,
+            key=job.checkpoint_key,
+            base=None
+            if job.base is None
+            else Checkpoint(path=Path(job.base), sha256=job.base_sha256, official=False),
+            lora=None
+            if job.lora is None
+            else LoraFile(path=Path(job.lora), sha256=job.lora_sha256, alpha=job.lora_alpha),
+        ),
         output=output,
         parity_file=None if job.parity is None else Path(job.parity),
         int8=quantizing,

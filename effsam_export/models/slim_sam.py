@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 NUM_HEADS = 12
 GLOBAL_BLOCKS = (2, 5, 8, 11)
-WRAPPED = "image_encoder.module."
-"""Prefix of the encoder in globally pruned files, which store it inside a `DataParallel`."""
 
 
 def build(dim: int, mlp_dim: int) -> nn.Module:
@@ -67,40 +64,6 @@ def build_like(default: tuple[int, int], state: Mapping[str, Tensor]) -> nn.Modu
     return Sam(encoder, SAM_PREPROCESS).eval()
 
 
-def rename(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return a state dict with the uniform names, from those of other checkpoint formats."""
-    from effsam_export.weights.hub_names import from_hub
-
-    state = from_hub(state)
-    plain = {
-        name.replace(WRAPPED, "image_encoder.", 1) if name.startswith(WRAPPED) else name: value
-        for name, value in state.items()
-    }
-    return with_fused_qkv(plain)
-
-
-def with_fused_qkv(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return a state dict with ``attn.q``, ``attn.k``, ``attn.v`` concatenated to ``attn.qkv``.
-
-    Where their widths differ they are unchanged, and the loader reports missing names.
-    """
-    import torch
-
-    fused: dict[str, Tensor] = {}
-    for name, value in state.items():
-        found = re.fullmatch(r"(.*\.attn\.)([qkv])(\.weight|\.bias)", name)
-        if found is None:
-            fused[name] = value
-            continue
-        parts = [state.get(f"{found[1]}{letter}{found[3]}") for letter in "qkv"]
-        known = [p for p in parts if p is not None]
-        if len(known) < 3 or len({p.shape for p in known}) > 1:
-            fused[name] = value
-        elif found[2] == "q":
-            fused[f"{found[1]}qkv{found[3]}"] = torch.cat(known)
-    return fused
-
-
 def _spec(pruned: int, dim: int, mlp_dim: int, sha256: str) -> ModelSpec:
     return ModelSpec(
         name=f"slim-sam-{pruned}",
@@ -131,7 +94,6 @@ def _spec(pruned: int, dim: int, mlp_dim: int, sha256: str) -> ModelSpec:
         components=(VIT_ENCODER, SAM_DECODER),
         build=partial(build, dim, mlp_dim),
         build_like=partial(build_like, (dim, mlp_dim)),
-        rename=rename,
         precision=(VIT_NORMS,),
     )
 

@@ -76,8 +76,11 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
     from effsam_export.weights import checkpoint
 
     with stage("load", on_event) as running:
-        module = checkpoint.load(plan.model, plan.weights)
+        loaded = checkpoint.load_with_facts(plan.model, plan.weights)
+        module = loaded.module
         running.detail = f"sha256 {plan.weights.sha256[:12]}"
+        for note in loaded.facts.notes:
+            running.note(note)
     with workspace.opened(plan.output, on_event, force=plan.force) as space:
         calibration = int8.load_calibration(plan, space)
         exported = export_components(plan, module, calibration, space)
@@ -98,6 +101,7 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
                 model=plan.model,
                 target=plan.target,
                 checkpoint=plan.weights,
+                facts=loaded.facts.document(),
                 exported=exported,
                 parity=parity,
                 html=html,

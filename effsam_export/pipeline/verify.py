@@ -210,6 +210,21 @@ def obstacle(bundle: Bundle, checkpoint: Checkpoint | None, *, required: bool) -
             f"`{checkpoint.path}` is not the checkpoint this bundle was exported from",
             hint=f"use `{expected['file_name']}` with sha256 {expected['sha256']}",
         )
+    if checkpoint is not None:
+        for option, given, wanted in (
+            ("--base", checkpoint.base, expected.get("base_sha256")),
+            ("--lora", checkpoint.lora, expected.get("lora", {}).get("sha256")),
+        ):
+            if given is None and wanted is not None:
+                reason = f"the file that the export took as {option} is not here"
+                if required:
+                    raise CheckFailed(reason, hint=f"give it with {option}")
+                return reason
+            if given is not None and given.sha256 != wanted:
+                raise CheckFailed(
+                    f"`{given.path}` is not what this bundle was exported with as {option}",
+                    hint=f"use the one with sha256 {wanted}" if wanted else f"leave out {option}",
+                )
     if checkpoint is None:
         reason = f"the checkpoint `{expected['file_name']}` is not here"
         if required:
@@ -227,15 +242,26 @@ def run_comparisons(
     parity_file: Path | None,
     on_progress: OnProgress,
 ) -> ParityReport:
-    """Repeat the comparisons of the export on the bundle's files, with the gates it is held to."""
+    """Repeat the comparisons of the export on the bundle's files, with the gates it is held to.
+
+    Raises:
+        CheckFailed: The checkpoint has other weights than the manifest says.
+    """
     from effsam_export.backends.onnx.backend import open_onnx
     from effsam_export.parity.check import check
     from effsam_export.parity.comparison import Sides
     from effsam_export.parity.evaluation_set import load_evaluation_set
     from effsam_export.weights import checkpoint as loading
 
+    loaded = loading.load_with_facts(bundle.model, checkpoint)
+    stated = bundle.manifest["checkpoint"].get("weights_sha256", loaded.facts.weights_sha256)
+    if stated != loaded.facts.weights_sha256:
+        raise CheckFailed(
+            f"`checkpoint.weights_sha256` is {stated}, want {loaded.facts.weights_sha256} "
+            f"(the weights in `{checkpoint.path.name}`)"
+        )
     sides = Sides(
-        module=loading.load(bundle.model, checkpoint),
+        module=loaded.module,
         sources={c: open_onnx(bundle.source(c)) for c in bundle.components},
         artifacts=contract.sessions,
         simulator=bundle.simulator,

@@ -132,7 +132,6 @@ class ModelSpec:
             loaded weights.
         build_like: Takes a state dict; returns the same with its layer widths. For pruned and
             scaled families.
-        rename: Takes a state dict with other names; returns it with the authors' names.
         refused: SHA-256 of a known wrong checkpoint -> the reason, as a sentence.
         options: Model options (`--set`), which change the graph, with their values.
         with_options: Returns the model with other option values; raises UsageError for bad ones.
@@ -152,7 +151,6 @@ class ModelSpec:
     components: tuple[ComponentSpec, ...]
     build: Callable[[], nn.Module]
     build_like: Callable[[Mapping[str, Tensor]], nn.Module] | None = None
-    rename: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, float] = field(default_factory=dict)
     with_options: Callable[[Mapping[str, float]], ModelSpec] | None = None

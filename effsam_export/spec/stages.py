@@ -15,12 +15,40 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A weight file on disk and the SHA-256 of its bytes."""
+class LoraFile:
+    """A LoRA adapter on disk.
+
+    Attributes:
+        path: Its weight file.
+        sha256: See `own_file.lora_from_file`.
+        alpha: The scale is alpha / rank; None takes that of `adapter_config.json` beside the file,
+            or 1 for Sam_LoRA, which has no alpha.
+    """
 
     path: Path
     sha256: str
-    official: bool  # the hash equals the pinned one
+    alpha: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A weight file on disk and the SHA-256 of its bytes.
+
+    Attributes:
+        path: The file; for weights in shards, their index.
+        sha256: Of the file; for an index, see `fetch.sha256_of_weights`.
+        official: The hash is the pinned one, and nothing is taken from another file.
+        key: Which weights of a file with several (`--checkpoint-key`); None chooses.
+        base: The whole checkpoint that supplies the parts which `path` lacks (`--base`).
+        lora: The adapter that is merged into the weights (`--lora`).
+    """
+
+    path: Path
+    sha256: str
+    official: bool
+    key: str | None = None
+    base: Checkpoint | None = None
+    lora: LoraFile | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,13 +20,14 @@ class StageEvent:
     """A change in the state of a stage of an export, a check or a search.
 
     Attributes:
-        kind: `started`, `advanced` (`done` of `total` steps are finished), `finished` or `failed`.
+        kind: `started`, `advanced` (`done` of `total` steps are finished), `finished` or `failed`;
+            or `note`, with a sentence for the user as its detail.
         stage: Name of the stage, such as `trace encoder`.
         seconds: Wall time since the stage started.
         detail: The result in a few words, such as a file size; empty until the stage ends.
     """
 
-    kind: Literal["started", "advanced", "finished", "failed"]
+    kind: Literal["started", "advanced", "finished", "failed", "note"]
     stage: str
     seconds: float = 0.0
     detail: str = ""
@@ -56,6 +57,10 @@ class Stage:
                 kind="advanced", stage=self.name, seconds=self.seconds, done=done, total=total
             )
         )
+
+    def note(self, text: str) -> None:
+        """Send a `note` event."""
+        self._on_event(StageEvent(kind="note", stage=self.name, seconds=self.seconds, detail=text))
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effsam_export.errors import CheckpointError, DownloadError
+from effsam_export.errors import DownloadError
 from effsam_export.spec.model import PackageSource, UrlSource, WeightFile
 from effsam_export.spec.stages import Checkpoint
-from effsam_export.util.files import reading, sha256_of
+from effsam_export.util.files import sha256_of
 from effsam_export.weights import lock
 
 if TYPE_CHECKING:
@@ -32,16 +32,6 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 OnTransfer = Callable[[str, int, int | None], None]
 """Called with the file's name, the bytes received, and the total bytes or None if unknown."""
 
-# Files that are saved by accident instead of weights, by their first bytes.
-_NOT_WEIGHTS = {
-    b"version https://git-lfs": (
-        "a git-lfs pointer instead of the weights",
-        "run `git lfs pull` in the repository it came from",
-    ),
-    b"<!doctype html": ("a web page", "download the file itself instead of the page about it"),
-    b"<html": ("a web page", "download the file itself instead of the page about it"),
-}
-
 
 def default_cache_dir() -> Path:
     """Return `EFFSAM_CACHE_DIR` or the user's cache directory; it may not exist yet."""
@@ -50,36 +40,6 @@ def default_cache_dir() -> Path:
     if own := os.environ.get("EFFSAM_CACHE_DIR"):
         return Path(own)
     return platformdirs.user_cache_path("effsam-export", appauthor=False)
-
-
-def checkpoint_from_file(path: Path, weights: WeightFile | None) -> Checkpoint:
-    """Return a user's file as a checkpoint; official if it has the hash pinned in `weights`.
-
-    Raises:
-        CheckpointError: The file is missing, cannot be read, or is not a weight file by its first
-            bytes.
-    """
-    if path.is_dir():
-        raise CheckpointError(
-            f"`{path}` is a directory, not a checkpoint", hint="name the weight file in it"
-        )
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"`{path}` is not a regular file", hint="name the weight file")
-    if not path.is_file():
-        hint = "check the path"
-        if weights is not None and weights.sources:
-            hint += ", or leave `--checkpoint` out to fetch the authors' file"
-        raise CheckpointError(f"there is no checkpoint at `{path}`", hint=hint)
-    with reading(path), path.open("rb") as file:
-        head = file.read(64).lstrip().lower()
-    if not head:
-        raise CheckpointError(f"`{path}` is empty", hint="download it again")
-    for beginning, (what, hint) in _NOT_WEIGHTS.items():
-        if head.startswith(beginning):
-            raise CheckpointError(f"`{path}` is {what}", hint=hint)
-    digest = sha256_of(path)
-    official = weights is not None and digest == weights.sha256
-    return Checkpoint(path=path, sha256=digest, official=official)
 
 
 def cached(weights: WeightFile, *, cache_dir: Path) -> Checkpoint | None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from effsam_export.weights.inert import Unreadable
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
-
-HUB_ONLY_NAME = "vision_encoder.pos_embed"
-"""A tensor name that only transformers uses."""
 
 MATRIX = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 
@@ -48,6 +47,15 @@ RULES: tuple[tuple[str, str], ...] = (
 )
 
 
+HUB_ONLY = ("vision_encoder.", ".layer_norm", ".proj_in.", ".proj_out.", ".upscale_", "mask_embed.")
+"""Parts of names that only transformers uses."""
+
+
+def is_hub(names: Iterable[str]) -> bool:
+    """Return whether tensor names are transformers', of a whole model or of some layers."""
+    return any(part in name for name in names for part in HUB_ONLY)
+
+
 def author_name(name: str) -> str:
     """Return the authors' name of a tensor."""
     for pattern, replacement in RULES:
@@ -56,7 +64,17 @@ def author_name(name: str) -> str:
 
 
 def from_hub(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return a state dict with the authors' names; unchanged unless it has transformers' names."""
-    if HUB_ONLY_NAME not in state:
-        return state
-    return {author_name(name): value for name, value in state.items()}
+    """Return a state dict that has transformers' names with the authors' names.
+
+    Raises:
+        Unreadable: The two names of SAM's positional matrix have different values.
+    """
+    import torch
+
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        own = author_name(name)
+        if own in renamed and not torch.equal(renamed[own], value):
+            raise Unreadable(f"`{name}` and its other name have different values")
+        renamed[own] = value
+    return renamed

@@ -33,7 +33,7 @@ def stable(document: dict[str, Any]) -> dict[str, Any]:
     """A manifest without what a new toolchain or machine may change."""
     kept = deepcopy(document)
     kept["tools"] = dict.fromkeys(kept["tools"], "")
-    kept["checkpoint"]["sha256"] = "0" * 64
+    kept["checkpoint"].update(sha256="0" * 64, weights_sha256="0" * 64)
     kept["target"]["profile_sha256"] = "0" * 64
     for entry in kept["files"]:
         entry.update(sha256="0" * 64, size=0)

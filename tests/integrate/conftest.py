@@ -11,7 +11,7 @@ import pytest
 from effsam_export import models
 from effsam_export.config import targets as profiles
 from effsam_export.integrate.javascript import RUNTIME
-from effsam_export.weights import fetch
+from effsam_export.weights import own_file
 from tests.bundle.fake import manifest_of
 from tests.integrate import native
 from tests.integrate.jvm import Kotlin
@@ -190,7 +190,7 @@ def kotlin() -> Kotlin:
 def weights_of_instances(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     pytest.importorskip("torch")
     path = write_checkpoint(tmp_path_factory.mktemp("weights") / "instances.pt")
-    return fetch.checkpoint_from_file(path, None)
+    return own_file.checkpoint_from_file(path, None)
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ calibration = "photos"
 checkpoints = { mobile-sam = "w/mine.pt" }
 """
     build = config.load(write(tmp_path, text))
-    assert build.checkpoints["mobile-sam"] == tmp_path / "w" / "mine.pt"
+    assert build.checkpoints["mobile-sam"] == config.OwnWeights(file=tmp_path / "w" / "mine.pt")
     assert build.output == tmp_path / "out"
     assert build.parity == tmp_path / "mine.toml"
     assert build.calibration == str(tmp_path / "photos")

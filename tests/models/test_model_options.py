@@ -11,8 +11,8 @@ from effsam_export import models
 from effsam_export.cli.options import to_model_options
 from effsam_export.errors import UsageError
 from effsam_export.models.expedit_sam import DEFAULTS
-from effsam_export.models.slim_sam import with_fused_qkv
 from effsam_export.weights.hub_names import author_name, from_hub
+from effsam_export.weights.names import with_fused_qkv
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,7 +27,7 @@ from effsam_export.models.repvit import (
     UpsampledConv,
     stage,
 )
-from effsam_export.weights.identify import describe
+from effsam_export.weights.identify import identify
 from tests import golden_weights
 
 if TYPE_CHECKING:
@@ -94,19 +94,21 @@ def test_edge_sam_3x_is_the_same_module() -> None:
     ("variant", "name"), [("edge_sam", "an EdgeSAM"), ("repvit", "a RepViT-SAM")]
 )
 def test_state_dict_is_recognised(variant: str, name: str) -> None:
-    assert describe(models.get(VARIANTS[variant]).build().state_dict()) == name
+    found = identify(models.get(VARIANTS[variant]).build().state_dict())
+    assert found is not None
+    assert found.title == name
 
 
 @pytest.mark.parametrize(("asked", "given"), [("edge-sam", "repvit"), ("repvit-sam", "edge_sam")])
 def test_weights_of_the_other_are_refused(asked: str, given: str, tmp_path: Path) -> None:
-    from effsam_export.weights import fetch
+    from effsam_export.weights import own_file
     from effsam_export.weights.checkpoint import load
 
     path = tmp_path / "weights.pt"
     torch.save(models.get(VARIANTS[given]).build().state_dict(), path)
     name = {"repvit": "a RepViT-SAM", "edge_sam": "an EdgeSAM"}[given]
     with pytest.raises(EffsamError, match=name):
-        load(models.get(asked), fetch.checkpoint_from_file(path, None))
+        load(models.get(asked), own_file.checkpoint_from_file(path, None))
 
 
 # ------------------------------------------------------------------ blocks

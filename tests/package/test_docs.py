@@ -55,7 +55,9 @@ class Block:
     @property
     def light(self) -> bool:
         """Whether no command needs a bundle, weights or a toolchain."""
-        return all(any(w in c.split() for w in LIGHT) for c, _ in self.commands)
+        return all(
+            any(w in c.split() for w in LIGHT) and "--checkpoint" not in c for c, _ in self.commands
+        )
 
     @property
     def name(self) -> str:
@@ -201,7 +203,24 @@ def exported(official: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("docs")
     (folder / "calibration").symlink_to(REPOSITORY / "calibration")
     run_block(next(b for b in HEAVY_BLOCKS if b.page == "README.md"), folder)
+    write_own_checkpoints(official, folder)
     return folder
+
+
+def write_own_checkpoints(official: Checkpoint, folder: Path) -> None:
+    """Write the weight files of the guide on own checkpoints."""
+    import torch
+
+    from effsam_export.weights.checkpoint import read_state_dict
+
+    state = read_state_dict(official.path)
+    torch.save(dict(state), folder / "mobile_sam.pt")
+    part = "mask_decoder."
+    decoder = {n.removeprefix(part): v for n, v in state.items() if n.startswith(part)}
+    torch.save({"model": decoder}, folder / "decoder.pt")
+    wrapped = {f"module.{n}": v for n, v in state.items()}
+    wrapped["criterion.class_weight"] = torch.ones(1)
+    torch.save({"model": wrapped, "epoch": 7, "optimizer": {}}, folder / "trained.pt")
 
 
 @pytest.mark.backend
@@ -250,6 +269,7 @@ def test_the_document_of_a_comparison(
         (f"run {EXPORTED} calibration/images/coffee.jpg --point 280,140", "run"),
         (f"run {EXPORTED} calibration/images/coffee.jpg --everything --grid 2", "run --everything"),
         (f"verify {EXPORTED} --level golden", "verify --level golden"),
+        ("info --checkpoint trained.pt", "info --checkpoint"),
         (f"diff {EXPORTED} {EXPORTED}", "diff"),
         (f"build {REPOSITORY / 'effsam.toml'} --plan", "build --plan"),
     ],

@@ -39,7 +39,7 @@ def mobile_sam(
     from effsam_export import models
     from effsam_export.pipeline import run
     from effsam_export.pipeline.request import ExportRequest
-    from effsam_export.weights import fetch
+    from effsam_export.weights import own_file
 
     folder = tmp_path_factory.mktemp("pythons")
     spec = models.get("mobile-sam")
@@ -49,7 +49,7 @@ def mobile_sam(
         ExportRequest(
             model=spec,
             target=onnx_target,
-            checkpoint=fetch.checkpoint_from_file(folder / "random.pt", None),
+            checkpoint=own_file.checkpoint_from_file(folder / "random.pt", None),
             output=folder / "bundle",
             parity_file=parity_file,
         )

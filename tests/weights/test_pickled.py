@@ -14,7 +14,6 @@ from torch import nn
 
 from effsam_export.errors import CheckpointError
 from effsam_export.models import get
-from effsam_export.models.slim_sam import rename
 from effsam_export.models.vit import ImageEncoderViT
 from effsam_export.models.yolov8_seg import YoloV8Seg, size_of
 from effsam_export.weights import checkpoint
@@ -155,7 +154,7 @@ def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
 def test_a_globally_pruned_slim_sam(shared: Path) -> None:
     """Its encoder, with widths of its own in each block and q, k and v apart, gives the figures."""
     folder = shared / "golden" / "slimsam_global_tiny"
-    state = rename(checkpoint.read_state_dict(folder / "pickled_module.pth"))
+    state = checkpoint.read_state_dict(folder / "pickled_module.pth")
     own = {
         name.removeprefix("image_encoder."): value
         for name, value in state.items()

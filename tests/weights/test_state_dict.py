@@ -14,6 +14,7 @@ import torch
 
 from effsam_export.errors import CheckpointError
 from effsam_export.weights import checkpoint as loading
+from effsam_export.weights import own_file
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
@@ -115,21 +116,32 @@ def test_a_pickled_module_gives_its_tensors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [
-        torch.zeros(2),
-        [torch.zeros(2)],
-        {1: torch.zeros(2)},
-        {"weight": torch.zeros(2), "epoch": 3},
-        {"model": {"weight": torch.zeros(2), "epoch": 3}},
-        {"model": [torch.zeros(2)]},
-    ],
-    ids=["tensor", "list", "numbered", "mixed", "mixed inside", "list inside"],
+    [torch.zeros(2), {}, [], {"model": {}, "epoch": 3}, {"optimizer": {"a": torch.zeros(2)}}],
+    ids=["tensor", "empty", "empty list", "empty inside", "an optimizer"],
 )
 def test_no_state_dict_in_it(tmp_path: Path, content: object) -> None:
     path = save(tmp_path / "weights.pt", content)
     error = refusal(path)
     assert error.message == f"`{path}` holds no state dict (names and tensors)"
     assert error.hint == FETCH
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [torch.zeros(2)],
+        {1: torch.zeros(2)},
+        {"scale": torch.zeros(2), "epoch": 3},
+        {"model": {"scale": torch.zeros(2), "epoch": 3}},
+        {"model": [torch.zeros(2)]},
+    ],
+    ids=["list", "numbered", "mixed", "mixed inside", "list inside"],
+)
+def test_tensors_of_something_else(tmp_path: Path, content: object) -> None:
+    path = save(tmp_path / "weights.pt", content)
+    with pytest.raises(CheckpointError) as caught:
+        loading.load(TINY_SAM, own_file.checkpoint_from_file(path, None))
+    assert caught.value.message == "`weights.pt` is not a checkpoint of `tiny-sam`"
 
 
 # ------------------------------------------------------------------ tensors of all kinds
@@ -202,8 +214,8 @@ def test_an_inner_file_is_named_by_its_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("folder/in\x1bner.pt", b"no weights")
     assert refusal(path).message == (
-        f"`folder/in\\x1bner.pt` in `{path}` cannot be read as a checkpoint: it is not a PyTorch "
-        "weight file"
+        f"`{path}` cannot be read as a checkpoint: its member `folder/in\\x1bner.pt`: it is not a "
+        "PyTorch weight file"
     )
 
 

@@ -42,7 +42,6 @@ class Loaded:
 
 def loaded(spec: ModelSpec, checkpoint: Path) -> Loaded:
     state = read_state_dict(checkpoint)
-    state = spec.rename(state) if spec.rename else state
     module = spec.build_like(state) if spec.build_like else spec.build()
     module.load_state_dict(dict(state), strict=True)
     return Loaded(spec=spec, module=module.eval())
