@@ -53,19 +53,36 @@ class _Handler:
 def raised() -> Iterator[None]:
     """Raise `Stopped` in the block on the signals that end a process.
 
-    Ignored signals stay ignored (`nohup`). Only the main thread can handle signals.
+    Ignored signals stay ignored (`nohup`). Only the main thread can handle signals. A block inside
+    another one changes nothing.
     """
     handler, before = _Handler(), {}
     if threading.current_thread() is threading.main_thread():
         numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
         for number in numbers:
-            if signal.getsignal(number) != signal.SIG_IGN:
+            current = signal.getsignal(number)
+            if current != signal.SIG_IGN and not isinstance(current, _Handler):
                 before[number] = signal.signal(number, handler)
+    if before:
+        _link_handler()
     try:
         yield
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+def _link_handler() -> None:
+    """Handle a signal that means nothing here, to link the functions that handle signals.
+
+    A library may later give signals a stack of 8 KB. The linker, which looks for a function at its
+    first call, would save the registers on it, and those of a CPU with AMX do not fit.
+    """
+    number = getattr(signal, "SIGURG", None)  # not on Windows
+    if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+        signal.signal(number, lambda *_: None)
+        signal.raise_signal(number)
+        signal.signal(number, signal.SIG_DFL)
 
 
 def interruptible(call: Callable[[], Value]) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import subprocess
 import sys
@@ -48,6 +49,28 @@ with signals.raised():
         signal.raise_signal(signal.SIGTERM)
         print("whole")
 """
+SMALL_STACK = """
+import ctypes, signal
+from effsam_export.util import signals
+
+class Stack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+system = ctypes.CDLL(None)
+system.mmap.restype = ctypes.c_void_p
+GUARD, SIZE, READ_WRITE, PRIVATE_ANONYMOUS = 65536, 5120, 3, 0x22
+try:
+    with signals.raised():
+        # As a library does it: a stack for signals, with a page below that nothing may touch.
+        memory = system.mmap(
+            None, ctypes.c_size_t(GUARD + SIZE), READ_WRITE, PRIVATE_ANONYMOUS, -1, ctypes.c_long(0)
+        )
+        assert system.mprotect(ctypes.c_void_p(memory), ctypes.c_size_t(GUARD), 0) == 0
+        assert system.sigaltstack(ctypes.byref(Stack(memory + GUARD, 0, SIZE)), None) == 0
+        signal.raise_signal(signal.SIGTERM)
+except signals.Stopped:
+    print("unwound")
+"""
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -91,11 +114,30 @@ def test_a_signal_is_raised_once_while_the_stack_unwinds() -> None:
     assert (done.stdout, done.returncode) == ("whole\n", 143), done.stderr
 
 
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="sizes of Linux on x86-64"
+)
+def test_a_library_may_leave_a_small_stack_for_signals() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL_STACK], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.stdout, done.returncode) == ("unwound\n", 0), done.stderr
+
+
 def test_the_handlers_are_restored() -> None:
     before = [signal.getsignal(n) for n in NUMBERS]
     with signals.raised():
         assert signal.getsignal(signal.SIGTERM) != before[1]
     assert [signal.getsignal(n) for n in NUMBERS] == before
+
+
+def test_a_block_in_a_block_keeps_the_handler() -> None:
+    """Else the second signal of `timeout` would be raised by the outer one."""
+    with signals.raised():
+        before = [signal.getsignal(n) for n in NUMBERS]
+        with signals.raised():
+            assert [signal.getsignal(n) for n in NUMBERS] == before
+        assert [signal.getsignal(n) for n in NUMBERS] == before
 
 
 def test_another_thread_handles_no_signals() -> None:
