@@ -61,9 +61,12 @@ class Fp16Evaluator:
     """
 
     def __init__(self, plan: ExportPlan, scratch: Path, on_event: OnEvent) -> None:
+        loaded = checkpoint.load_with_facts(plan.dynamic_model, plan.weights)
+        if loaded.facts.masks is not None:
+            plan = plan.with_masks(loaded.facts.masks)
         self._plan, self._scratch = plan, scratch
-        model = plan.dynamic_model
-        self._module: nn.Module = checkpoint.load(model, plan.weights)
+        model = loaded.model
+        self._module: nn.Module = loaded.module
         self._model: ModelSpec = replace(
             model, components=tuple(cached_reference(c) for c in model.components)
         )

@@ -94,9 +94,11 @@ class Int8Evaluator:
     """
 
     def __init__(self, plan: ExportPlan, scratch: Path, on_event: OnEvent) -> None:
+        loaded = checkpoint.load_with_facts(plan.dynamic_model, plan.weights)
+        if loaded.facts.masks is not None:
+            plan = plan.with_masks(loaded.facts.masks)
         self._plan, self._scratch, self._on_event = plan, scratch, on_event
-        model = plan.dynamic_model
-        module = checkpoint.load(model, plan.weights)
+        model, module = loaded.model, loaded.module
         self._module: nn.Module = module
         space = Workspace(work=scratch, scratch=scratch, on_event=on_event)
         calibration = int8.load_calibration(plan, space)

@@ -19,6 +19,7 @@ from effsam_export.models import fixed
 from effsam_export.spec.stages import Artifact
 from effsam_export.util.files import sha256_of
 from effsam_export.util.reasons import reason_of
+from effsam_export.weights.mask_tokens import in_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,9 +49,11 @@ class Bundle:
 
     @property
     def model(self) -> ModelSpec:
-        """The model it was exported from, with its options and fixed shapes."""
+        """The model it was exported from, with its options, number of masks and fixed shapes."""
         entry = self.manifest["model"]
         model = models.configured(models.get(entry["name"]), entry["options"])
+        masks = self.manifest["masks"]
+        model = in_number(model, len({*masks["single"], *masks["multimask"]}))
         return fixed.for_options(model, self.manifest["target"]["options"])
 
     @property

@@ -64,16 +64,14 @@ def lint(request: LintRequest, on_event: OnEvent = ignore_event) -> LintReport:
         images = load_evaluation_set(model, None).images[:1]
     with stage("load", on_event) as running:
         loading.settle_vector_maths()
-        module = (
-            model.build().eval()
-            if request.checkpoint is None
-            else loading.load(model, request.checkpoint)
-        )
-        running.detail = (
-            "without weights"
-            if request.checkpoint is None
-            else f"sha256 {request.checkpoint.sha256[:12]}"
-        )
+        if request.checkpoint is None:
+            module = model.build().eval()
+            running.detail = "without weights"
+        else:
+            loaded = loading.load_with_facts(model, request.checkpoint)
+            model, module = loaded.model, loaded.module
+            chosen = _chosen(request, model)
+            running.detail = f"sha256 {request.checkpoint.sha256[:12]}"
     programs = {}
     for component in chosen:
         with stage(f"trace {component.name}", on_event) as running:

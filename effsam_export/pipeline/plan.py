@@ -63,6 +63,18 @@ class ExportPlan:
 
         return evaluation_set(model, self.parity_images, custom=self.custom_parity)
 
+    def with_masks(self, count: int) -> ExportPlan:
+        """Return the plan for a checkpoint with another number of masks."""
+        from effsam_export.weights.mask_tokens import with_mask_tokens
+
+        model = with_mask_tokens(self.model, count)
+        return replace(
+            self,
+            model=model,
+            dynamic_model=with_mask_tokens(self.dynamic_model, count),
+            components=tuple(model.component(c.name) for c in self.components),
+        )
+
     def with_checkpoint(self, checkpoint: Checkpoint) -> ExportPlan:
         """Return the plan with its weights."""
         return replace(self, checkpoint=checkpoint)

@@ -78,6 +78,8 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
     with stage("load", on_event) as running:
         loaded = checkpoint.load_with_facts(plan.model, plan.weights)
         module = loaded.module
+        if loaded.facts.masks is not None:
+            plan = plan.with_masks(loaded.facts.masks)
         running.detail = f"sha256 {plan.weights.sha256[:12]}"
         for note in loaded.facts.notes:
             running.note(note)

@@ -10,6 +10,7 @@ from effsam_export.weights import compare, placement
 from effsam_export.weights.choice import COUNTER
 from effsam_export.weights.facts import WeightFacts, facts_of
 from effsam_export.weights.lora import merge
+from effsam_export.weights.mask_tokens import mask_tokens_of, with_mask_tokens
 from effsam_export.weights.read import read
 
 if TYPE_CHECKING:
@@ -27,8 +28,15 @@ FOREIGN = (KeyError, IndexError, ValueError, TypeError, RuntimeError, ZeroDivisi
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A model with the weights of a checkpoint, in eval mode, and what was read from its file."""
+    """A model with the weights of a checkpoint.
 
+    Attributes:
+        model: As it was asked for, with the number of masks that the checkpoint has.
+        module: In eval mode.
+        facts: What was read from the file.
+    """
+
+    model: ModelSpec
     module: nn.Module
     facts: WeightFacts
 
@@ -42,7 +50,8 @@ def load_with_facts(model: ModelSpec, checkpoint: Checkpoint) -> Loaded:
     """Build a model and load a checkpoint into it; all names and shapes must match.
 
     The tensors may have a prefix, lie in dictionaries, or have transformers' names. Others beside
-    the model's parts are left out; others inside them are refused.
+    the model's parts are left out; others inside them are refused. The decoder may have another
+    number of masks.
 
     Raises:
         CheckpointError: Not a checkpoint; weights of another model, or not all; or values that are
@@ -59,6 +68,10 @@ def load_with_facts(model: ModelSpec, checkpoint: Checkpoint) -> Loaded:
     compare.require_supported(path.name, weights)
     expected = outline(model, weights.state).state_dict()
     state = placement.placed(weights, expected)
+    count = mask_tokens_of(model, state)
+    if count is not None:
+        model = with_mask_tokens(model, count)
+        expected = outline(model, state).state_dict()
     if checkpoint.base is not None:
         state = _on_base(model, checkpoint.base.path, path, state, expected)
     module = model.build() if model.build_like is None else outline(model, state)
@@ -72,7 +85,8 @@ def load_with_facts(model: ModelSpec, checkpoint: Checkpoint) -> Loaded:
     if model.build_like is not None:
         module = model.build_like(state)
     module.load_state_dict(dict(state), strict=True)
-    return Loaded(module=module.eval(), facts=facts_of(weights, state, checkpoint))
+    facts = facts_of(weights, state, checkpoint, masks=count)
+    return Loaded(model=model, module=module.eval(), facts=facts)
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:

@@ -42,6 +42,7 @@ class WeightFacts:
         weights_sha256: See `weights_sha256`.
         base_sha256: SHA-256 of the file that supplied the other parts; None without `--base`.
         lora: The adapter that was merged into the weights; None without `--lora`.
+        masks: Number of masks of a prompt, if it is not the model's own; else None.
         warning: What its file's name says of another use; empty if nothing.
     """
 
@@ -56,6 +57,7 @@ class WeightFacts:
     weights_sha256: str
     base_sha256: str | None
     lora: LoraFile | None
+    masks: int | None = None
     warning: str = ""
 
     @property
@@ -70,6 +72,7 @@ class WeightFacts:
             count = len(self.left_out)
             entries = "entry" if count == 1 else "entries"
             words.append(f"{count} {entries} left out ({grouped(self.left_out)})")
+        words += [f"{self.masks} masks for a prompt"] if self.masks else []
         words += ["the other parts from --base"] if self.base_sha256 else []
         words += ["--lora merged"] if self.lora else []
         if not words:
@@ -103,13 +106,16 @@ class WeightFacts:
         }
 
 
-def facts_of(weights: Weights, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> WeightFacts:
+def facts_of(
+    weights: Weights, state: Mapping[str, Tensor], checkpoint: Checkpoint, *, masks: int | None
+) -> WeightFacts:
     """Return what was read from a file.
 
     Args:
         weights: The file's tensors.
         state: All tensors that the model loads, under its own names.
         checkpoint: The file.
+        masks: Number of masks of a prompt, if it is not the model's own.
     """
     return WeightFacts(
         container=weights.container,
@@ -123,6 +129,7 @@ def facts_of(weights: Weights, state: Mapping[str, Tensor], checkpoint: Checkpoi
         weights_sha256=weights_sha256(state),
         base_sha256=None if checkpoint.base is None else checkpoint.base.sha256,
         lora=checkpoint.lora,
+        masks=masks,
         # Names and shapes are those of SAM ViT-B, so only the file's name can tell.
         warning=MEDSAM if "medsam" in checkpoint.path.name.lower() else "",
     )

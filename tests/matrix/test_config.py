@@ -70,6 +70,51 @@ leave_out = [{ model = "edge-sam", target = "onnx" }, { precision = "fp16", targ
     ]
 
 
+def test_a_checkpoint_may_be_a_table(tmp_path: Path) -> None:
+    for name in ("decoder.pt", "whole.pt"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "adapter").mkdir()
+    text = """
+models = ["mobile-sam"]
+targets = ["onnx"]
+[checkpoints.mobile-sam]
+file = "decoder.pt"
+base = "whole.pt"
+lora = "adapter"
+key = "model"
+lora_alpha = 8
+"""
+    assert config.load(write(tmp_path, text)).checkpoints["mobile-sam"] == config.OwnWeights(
+        file=tmp_path / "decoder.pt",
+        key="model",
+        base=tmp_path / "whole.pt",
+        lora=tmp_path / "adapter",
+        lora_alpha=8,
+    )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{ base = "a.pt" }',
+        '{ file = "a.pt", prefix = "b" }',
+        "{ file = 3 }",
+        '{ file = "a.pt", lora_alpha = "8" }',
+        '{ file = "a.pt", lora_alpha = nan }',
+        '{ file = "a.pt", key = "" }',
+        "3",
+    ],
+)
+def test_a_checkpoint_of_another_form(tmp_path: Path, row: str) -> None:
+    text = f"""
+models = ["mobile-sam"]
+targets = ["onnx"]
+checkpoints = {{ mobile-sam = {row} }}
+"""
+    with pytest.raises(UsageError, match="`checkpoints` needs a path for each name, or a table"):
+        config.load(write(tmp_path, text))
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "mine.pt").write_bytes(b"x")

@@ -13,7 +13,7 @@ from effsam_export.config import calibration, int8_recipe
 from effsam_export.config import targets as profiles
 from effsam_export.matrix import keys
 from effsam_export.pipeline.request import ExportRequest, Int8Request
-from effsam_export.spec.stages import Checkpoint
+from effsam_export.spec.stages import Checkpoint, LoraFile
 from effsam_export.util import installed
 
 
@@ -57,6 +57,21 @@ def test_one_weight() -> None:
     one = request()
     other = replace(one, checkpoint=replace(one.weights, sha256="2" * 64))
     assert changed(one, other) == ["weights"]
+
+
+def test_the_parts_of_a_checkpoint() -> None:
+    one = request()
+    base = Checkpoint(path=Path("b.pt"), sha256="3" * 64, official=False)
+    lora = LoraFile(path=Path("a.bin"), sha256="4" * 64)
+    for name, other in (
+        ("key", replace(one.weights, key="student")),
+        ("base", replace(one.weights, base=base)),
+        ("lora", replace(one.weights, lora=lora)),
+    ):
+        assert changed(one, replace(one, checkpoint=other)) == [f"weights.{name}"]
+    merged = replace(one, checkpoint=replace(one.weights, lora=lora))
+    scaled = replace(one, checkpoint=replace(one.weights, lora=replace(lora, alpha=2.0)))
+    assert changed(merged, scaled) == ["weights.lora"]
 
 
 def test_names_that_the_manifest_repeats() -> None:
