@@ -162,6 +162,7 @@ def parity() -> Keys:
         **of(CaseResult, CASE, "cases[]."),
         "cases[].min_iou": "minimum IoU of the masks a user gets",
         "left_out": "prompts that the model does not support",
+        "notes": "how images were read that are not plain 8-bit ones",
     }
 
 
@@ -178,7 +179,12 @@ def documents() -> dict[str, Keys]:
         for kind, what in (("bundles", "bundles"), ("stages", "stages"), ("outputs", "outputs"))
         for key, meaning in (("results", f"number of {what}"), ("bytes", "their size"))
     }
-    image = {"image.width": "pixels", "image.height": "pixels"}
+    image = {
+        "image.width": "pixels",
+        "image.height": "pixels",
+        "image.range": "the values of the file that became black and white",
+        "image.notes": "how the file was read, if it is not a plain 8-bit one",
+    }
     evaluation = of(Evaluation, EVALUATION)
     golden = {
         "bundle": "the bundle",

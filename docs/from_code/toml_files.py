@@ -10,6 +10,8 @@ from effsam_export.config import targets as target_file
 from effsam_export.matrix import config as build_file
 from effsam_export.spec import int8 as choices
 
+RANGE = "values that become black and white, as `--range` of `effsam run`"
+
 
 def target() -> str:
     """Return the keys of a target file."""
@@ -43,9 +45,10 @@ def target() -> str:
 def parity() -> str:
     """Return the keys of a parity set."""
     return key_table(
-        parity_file.IMAGE_KEYS,
-        {},
+        {**parity_file.IMAGE_KEYS, **parity_file.OPTIONAL_IMAGE_KEYS},
+        {"range": "auto"},
         {
+            "range": RANGE,
             "file": "the image, relative to the TOML file",
             "prompts": "a list of prompts, with the keys below",
         },
@@ -55,14 +58,15 @@ def parity() -> str:
 def calibration() -> str:
     """Return the keys of a calibration set."""
     top = key_table(
-        calibration_file.KEYS,
-        {},
+        {**calibration_file.KEYS, **calibration_file.OPTIONAL_KEYS},
+        {"range": "auto"},
         {
             "images": "image files, relative to the TOML file; each is taken whole once",
             "num_samples": "number of samples; those after the images are crops of them",
             "seed": "seed of the crops and the prompts",
             "crops": "how crops are made, with the keys below",
             "prompts": "prompts for a quantized decoder, with the key below",
+            "range": RANGE,
         },
     )
     crops = key_table(

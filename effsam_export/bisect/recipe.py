@@ -32,7 +32,7 @@ def search_key(plan: ExportPlan) -> str:
         backend,
         repr(sorted(plan.dynamic_model.options.items())),
         plan.weights.sha256,
-        repr([(p.cases, hashes([p.path])) for p in plan.parity_images]),
+        repr([(p.cases, p.value_range, hashes([p.path])) for p in plan.parity_images]),
     ]
     if plan.int8 is not None:
         parts += [

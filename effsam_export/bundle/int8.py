@@ -28,11 +28,18 @@ def document(recipes: dict[str, Int8Recipe], calibration: Calibration) -> dict[s
             "flip": recipe.flip,
             "threads": calibration.threads,
             "images": [
-                {"file": path.name, "sha256": digest}
-                for path, digest in zip(recipe.images, images.sha256, strict=True)
+                {"file": path.name, "sha256": digest, **_range(values)}
+                for path, digest, values in zip(
+                    recipe.images, images.sha256, images.ranges, strict=True
+                )
             ],
         },
     }
+
+
+def _range(values: tuple[float, float]) -> dict[str, list[float]]:
+    """Return the entry of an image's range; empty for that of 8-bit images."""
+    return {} if values == (0, 255) else {"range": list(values)}
 
 
 def _recipe(recipe: Int8Recipe) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from effsam_export.config.calibration import hashes
 from effsam_export.errors import ImageError, UsageError
-from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.decode import read_image
+from effsam_export.imaging.pixels import RANGE_HINT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,11 +33,15 @@ class CalibrationImages:
     Attributes:
         sha256: SHA-256 of each file, in the recipe's order.
         arrays: Each image as uint8 HxWx3 RGB, in the same order.
+        ranges: The values of each file that became black and white.
+        notes: How images were read that are not plain 8-bit ones, as sentences.
     """
 
     recipe: CalibrationRecipe
     sha256: tuple[str, ...]
     arrays: tuple[NDArray[np.uint8], ...]
+    ranges: tuple[tuple[float, float], ...]
+    notes: tuple[str, ...] = ()
 
 
 def load(recipe: CalibrationRecipe, evaluation_images: Iterable[Path] = ()) -> CalibrationImages:
@@ -53,13 +58,15 @@ def load(recipe: CalibrationRecipe, evaluation_images: Iterable[Path] = ()) -> C
     digests = hashes(recipe.images)
     evaluation = {digest: path for path, digest in hashes(evaluation_images).items()}
     seen: dict[str, Path] = {}
-    problems, arrays = [], []
+    problems, arrays, ranges, notes = [], [], [], []
     for path in recipe.images:
         try:
-            image = load_image(path)
+            decoded = read_image(path, recipe.value_range)
         except ImageError as error:
-            problems.append(error.message)
+            where = " (set `range` in a calibration file)" if error.hint == RANGE_HINT else ""
+            problems.append(f"{error.message}{where}")
             continue
+        image = decoded.pixels
         digest = digests[path]
         if digest in seen:
             problems.append(f"`{path.name}` is the same file as `{seen[digest].name}`")
@@ -76,13 +83,19 @@ def load(recipe: CalibrationRecipe, evaluation_images: Iterable[Path] = ()) -> C
             )
         seen.setdefault(digest, path)
         arrays.append(image)
+        ranges.append((decoded.low, decoded.high))
+        notes += [f"image `{path.name}` {note}" for note in decoded.notes]
     if problems:
         raise UsageError(
             f"cannot calibrate with `{recipe.name}`: {'; '.join(problems)}",
             hint="use real images like those in the app: random data ruins INT8 accuracy",
         )
     return CalibrationImages(
-        recipe=recipe, sha256=tuple(digests[p] for p in recipe.images), arrays=tuple(arrays)
+        recipe=recipe,
+        sha256=tuple(digests[p] for p in recipe.images),
+        arrays=tuple(arrays),
+        ranges=tuple(ranges),
+        notes=tuple(notes),
     )
 
 

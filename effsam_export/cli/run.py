@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -14,6 +14,7 @@ from effsam_export.util.numbers import to_number
 from effsam_export.util.progress import stage
 
 if TYPE_CHECKING:
+    from effsam_export.imaging.pixels import Decoded, ValueRange
     from effsam_export.inference.segment import Segmentation
     from effsam_export.spec.prompts import Point, Prompt
     from effsam_export.spec.tensors import Float32
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def run(
     bundle: BundlePath,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A JPEG or PNG file.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A JPEG, PNG or TIFF file.")],
     point: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
@@ -77,6 +78,15 @@ def run(
             "--output", "-o", help="Write an overlay: the mask drawn over the image (PNG, JPEG)."
         ),
     ] = None,
+    value_range: Annotated[
+        str,
+        typer.Option(
+            "--range",
+            metavar="auto|full|LOW,HIGH",
+            help="Values of the image that become black and white, if it has more than 8 bits: "
+            "by its own values, all of its type, or these two.",
+        ),
+    ] = "auto",
     masks: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--masks", help="Write all masks, scores and logits to a NumPy file (.npz)."),
@@ -88,6 +98,7 @@ def run(
     import numpy as np
 
     from effsam_export.bundle import read
+    from effsam_export.config.value_range import range_of_option
     from effsam_export.imaging import overlay
     from effsam_export.inference import segment
     from effsam_export.util.files import require_output
@@ -109,6 +120,7 @@ def run(
             "text prompts are not supported: they need CLIP, which is not part of this package",
             hint="give --point, --box or --everything",
         )
+    chosen = range_of_option(value_range)
     if everything:
         given = [o for o, v in (("--point", point), ("--box", box)) if v]
         given += ["--mask-input"] if mask_input is not None else []
@@ -117,19 +129,19 @@ def run(
             raise PromptError(
                 f"--everything cannot be combined with {' and '.join(given)}", hint="leave one out"
             )
-        show_automatic_masks(bundle, image, grid, output, masks, as_json=json, quiet=quiet)
+        show_automatic_masks(bundle, image, grid, chosen, output, masks, as_json=json, quiet=quiet)
         return
     mask_logits = None
     if mask_input is not None:
         size = read.read(bundle).model.masks.low_res_size
         mask_logits = segment.load_mask_input(mask_input, size)
     prompts = to_prompts(point or [], box or [], mask_logits)
-    result = segment.segment(bundle, image, prompts, single_mask=single_mask)
+    result = segment.segment(bundle, image, prompts, single_mask=single_mask, value_range=chosen)
     if output is not None:
         # With several boxes, the overlay shows the union of their masks.
         shown = np.logical_or.reduce(result.prediction.masks[: len(prompts)])
         drawn = overlay.draw(
-            result.image,
+            result.decoded.pixels,
             shown,
             points=[(p.x, p.y, p.label) for q in prompts for p in q.points],
             boxes=[q.box for q in prompts if q.box is not None],
@@ -138,10 +150,28 @@ def run(
     if masks is not None:
         segment.save_masks(result.prediction, masks)
     terminal = console.Console(quiet=quiet)
+    show_notes(result.decoded, image, terminal)
     show(result, as_json=json)
     for path in (output, masks):
         if path is not None:
             terminal.message(f"wrote {path}")
+
+
+def show_notes(decoded: Decoded, image: Path, terminal: console.Console) -> None:
+    """Print how an image was read, if it is not a plain 8-bit one."""
+    for note in decoded.notes:
+        terminal.message(f"note: image `{image}` {note}")
+
+
+def image_document(decoded: Decoded) -> dict[str, Any]:
+    """Return the image of a JSON document."""
+    h, w = decoded.pixels.shape[:2]
+    return {
+        "width": w,
+        "height": h,
+        "range": [decoded.low, decoded.high],
+        "notes": list(decoded.notes),
+    }
 
 
 def show(result: Segmentation, *, as_json: bool) -> None:
@@ -156,8 +186,7 @@ def show(result: Segmentation, *, as_json: bool) -> None:
             {"index": i, "score": float(s), "box": list(b) if b else None, "area": a}
             for i, s, b, a in zip(p.indices, p.scores, boxes, areas, strict=True)
         ]
-        h, w = result.image.shape[:2]
-        console.document({"image": {"width": w, "height": h}, "masks": rows})
+        console.document({"image": image_document(result.decoded), "masks": rows})
         return
     table = [
         [
@@ -175,6 +204,7 @@ def show_automatic_masks(
     bundle: Path,
     image: Path,
     per_side: int,
+    value_range: ValueRange,
     output: Path | None,
     masks: Path | None,
     *,
@@ -190,17 +220,21 @@ def show_automatic_masks(
     try:
         with stage("masks", terminal.on_event) as running:
             result = segment.generate_masks(
-                bundle, image, GridSettings(points_per_side=per_side), running.on_progress
+                bundle,
+                image,
+                GridSettings(points_per_side=per_side),
+                running.on_progress,
+                value_range,
             )
             running.detail = f"{len(result.records)} masks"
     finally:
         terminal.close()
+    show_notes(result.decoded, image, terminal)
     if output is not None:
-        overlay.save(overlay_many.draw(result.image, result.records), output)
+        overlay.save(overlay_many.draw(result.decoded.pixels, result.records), output)
     if masks is not None:
         segment.save_automatic_masks(result, masks)
     if as_json:
-        h, w = result.image.shape[:2]
         rows = [
             {
                 "score": f.score,
@@ -211,7 +245,7 @@ def show_automatic_masks(
             }
             for f in result.records
         ]
-        console.document({"image": {"width": w, "height": h}, "masks": rows})
+        console.document({"image": image_document(result.decoded), "masks": rows})
     else:
         table = [
             [

@@ -15,12 +15,15 @@ from effsam_export.config.toml import (
     read_toml,
     refuse,
 )
+from effsam_export.config.value_range import AUTO, FORM, parse_range
 from effsam_export.errors import UnknownNameError, UsageError, shown
 from effsam_export.util.files import IS_A_DIRECTORY, fault_of_file, sha256_of
 from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from effsam_export.imaging.pixels import ValueRange
 
 DEFAULT = "default"
 MIN_SAMPLES = 5
@@ -29,8 +32,9 @@ MAX_SAMPLES = 100_000
 MAX_PROMPTS = 1000
 """Maximum number of prompts for each sample."""
 MAX_SEED = 2**32 - 1
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 KEYS = {"images": list, "num_samples": int, "seed": int, "crops": dict, "prompts": dict}
+OPTIONAL_KEYS = {"range": str}
 CROP_KEYS = {"smallest": float, "flip": bool}
 PROMPT_KEYS = {"per_sample": int}
 
@@ -46,6 +50,7 @@ class CalibrationRecipe:
         smallest: Minimum side of a crop, as a fraction of the image's side.
         flip: Whether to mirror half of the crops.
         prompts_per_sample: Number of prompts for each sample of a decoder.
+        value_range: Which values of the images become black and white.
     """
 
     name: str
@@ -55,6 +60,7 @@ class CalibrationRecipe:
     smallest: float = 0.35
     flip: bool = True
     prompts_per_sample: int = 4
+    value_range: ValueRange = AUTO
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -123,7 +129,8 @@ def _from_folder(folder: Path) -> CalibrationRecipe:
 
 def _from_file(path: Path) -> CalibrationRecipe:
     table = read_toml(path, "calibration file")
-    problems = faults(table, KEYS, "")
+    given = {key: kind for key, kind in OPTIONAL_KEYS.items() if key in table}
+    problems = faults(table, {**KEYS, **given}, "")
     crops, prompts = table.get("crops"), table.get("prompts")
     problems += faults(crops, CROP_KEYS, "crops.") if isinstance(crops, dict) else []
     problems += faults(prompts, PROMPT_KEYS, "prompts.") if isinstance(prompts, dict) else []
@@ -138,6 +145,7 @@ def _from_file(path: Path) -> CalibrationRecipe:
         smallest=float(table["crops"]["smallest"]),
         flip=table["crops"]["flip"],
         prompts_per_sample=table["prompts"]["per_sample"],
+        value_range=parse_range(table.get("range", AUTO)) or AUTO,
     )
 
 
@@ -147,6 +155,9 @@ def _value_faults(table: Mapping[str, Any]) -> list[str]:
     images = table.get("images")
     if isinstance(images, list) and not (images and all(is_name(n) for n in images)):
         problems.append("`images` has to be a list of at least one path")
+    values = table.get("range")
+    if isinstance(values, str) and parse_range(values) is None:
+        problems.append(f"`range` is not {FORM}")
     problems += range_faults(table, "num_samples", "", 1, MAX_SAMPLES)
     problems += range_faults(table, "seed", "", 0, MAX_SEED)
     crops = table.get("crops")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.config.toml import data_dir, faults, is_name, is_number_list, read_toml, refuse
+from effsam_export.config.value_range import AUTO, FORM, parse_range
 from effsam_export.errors import shown
 from effsam_export.spec.prompts import MAX_POINTS, MAX_SIDE, Point, Prompt
 from effsam_export.util.names import file_key, file_name_fault
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from effsam_export.imaging.pixels import ValueRange
+
 """Characters of a prompt's name, which becomes a part of file names."""
 IMAGE_KEYS = {"file": str, "prompts": list}
+OPTIONAL_IMAGE_KEYS = {"range": str}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +38,15 @@ class ParityCase:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityImage:
-    """An evaluation image and its prompts."""
+    """An evaluation image and its prompts.
+
+    Attributes:
+        value_range: Which values of the image become black and white.
+    """
 
     path: Path
     cases: tuple[ParityCase, ...]
+    value_range: ValueRange = AUTO
 
 
 def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
@@ -51,7 +60,8 @@ def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
     images, problems = [], faults(table, {"images": list}, "")
     rows = table.get("images")
     for row in rows if isinstance(rows, list) else ():
-        wrong = faults(row, IMAGE_KEYS, "images.")
+        given = {k: v for k, v in OPTIONAL_IMAGE_KEYS.items() if isinstance(row, dict) and k in row}
+        wrong = faults(row, {**IMAGE_KEYS, **given}, "images.")
         if wrong:
             problems += wrong
             continue
@@ -60,6 +70,9 @@ def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
             problems.append(f"{where} is not a path")
         if not row["prompts"]:
             problems.append(f"{where} has no prompt")
+        values = parse_range(row.get("range", AUTO))
+        if values is None:
+            problems.append(f"{where} has a `range` that is not {FORM}")
         cases, seen = [], dict[str, str]()
         for entry in row["prompts"]:
             fault = _case_fault(entry, seen)
@@ -68,7 +81,13 @@ def load_parity_images(path: Path | None = None) -> tuple[ParityImage, ...]:
                 continue
             seen[file_key(entry["name"])] = entry["name"]
             cases.append(_case(entry))
-        images.append(ParityImage(path=path.parent / row["file"], cases=tuple(cases)))
+        images.append(
+            ParityImage(
+                path=path.parent / row["file"],
+                cases=tuple(cases),
+                value_range=values or AUTO,
+            )
+        )
     if not images and not problems:
         problems.append("`images` is empty")
     if problems:

@@ -9,10 +9,9 @@ import re
 import threading
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 # Without these imports, Pillow imports all its formats when it needs one of `FORMATS`.
 from PIL import (
@@ -28,13 +27,20 @@ from PIL import (
 
 from effsam_export.errors import ImageError, shown
 from effsam_export.imaging.excess import excess
+from effsam_export.imaging.pixels import decode
+from effsam_export.imaging.samples import PixelError
 from effsam_export.util.files import fault_of_file
 from effsam_export.util.reasons import MEMORY_HINT, is_out_of_memory, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import BinaryIO
 
+    import numpy as np
     from numpy.typing import NDArray
+    from PIL import ImageFile
+
+    from effsam_export.imaging.pixels import Decoded, ValueRange
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Pillow's names of the formats that are read. Its other readers can start programs, for example
@@ -46,18 +52,14 @@ MAX_BYTES = 1_500_000_000
 """Limit of a file's size: `MAX_PIXELS` uncompressed pixels of four 16-bit channels, and 68 MB."""
 MAX_TILE_PIXELS = 4096 * 4096
 """Limit of a TIFF tile that is larger than its image."""
-BAND_PIXELS = 4 * 1024 * 1024
-"""Pixels that are converted to RGB at a time."""
-ORIENTATION = 0x0112
-"""EXIF tag of the rotation."""
-ORIENTATIONS = (1, 2, 3, 4, 5, 6, 7, 8)
-"""Values of it: not changed, mirrored, turned by 180 degrees, upside down; then the same of the
-image with rows and columns exchanged."""
 DIRECTORIES = (34665, 34853, 40965)
 """TIFF tags of the further EXIF directories, which are not used."""
 TILE_SIDES = (322, 323)
 """TIFF tags of a tile's width and height."""
-CONVERT = "convert it to JPEG or PNG first"
+OTHER_FORMAT = "convert it to JPEG or PNG first if its format is another"
+OTHER_TIFF = "convert it to 16-bit PNG or 32-bit grey TIFF if its pixels are of another kind"
+TIFF = (b"II", b"MM")
+"""How a TIFF file begins."""
 
 STDERR = threading.Lock()
 """Held while the process's stderr is redirected."""
@@ -66,32 +68,46 @@ STDERR = threading.Lock()
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-def load_image(path: Path) -> NDArray[np.uint8]:
+def load_image(path: Path, value_range: ValueRange = "auto") -> NDArray[np.uint8]:
     """Decode an image file as uint8 HxWx3 RGB, with its EXIF rotation applied.
 
-    Of an animation, the first frame is decoded.
+    Raises:
+        ImageError: As `read_image`.
+    """
+    return read_image(path, value_range).pixels
+
+
+def read_image(path: Path, value_range: ValueRange = "auto") -> Decoded:
+    """Decode an image file; of an animation the first frame, of a TIFF file the first page.
+
+    Args:
+        path: The file.
+        value_range: Which values become black and white, as in `pixels.decode`.
+
+    Returns:
+        The pixels, uint8 HxWx3 RGB with the EXIF rotation applied, and how their values were read.
 
     Raises:
-        ImageError: The file is missing, is not an intact image in one of `FORMATS`, or has too many
-            pixels or bytes.
+        ImageError: The file is missing, is not an intact image in one of `FORMATS`, has too many
+            pixels or bytes, or it cannot be known in which range its values are.
     """
     _check_file(path)
+    beginning = b""
     try:
         with _quiet(), path.open("rb") as file:
+            beginning = file.read(2)
             if much := excess(file):
                 raise ImageError(f"image `{path}` has {much}", hint="save it again as JPEG or PNG")
-            with Image.open(file, formats=FORMATS) as image:
-                _check_content(path, image)
-                with _without_stderr():
-                    pixels = _rgb(path, image)
-                # The EXIF data of a PNG file may follow the pixels.
-                return _rotated(pixels, image.getexif().get(ORIENTATION))
+            with _without_stderr():
+                return decode(partial(_open, path, file), value_range)
+    except PixelError as error:
+        raise ImageError(f"image `{path}` {error}", hint=error.hint) from error
     except ImageError:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(
             f"image `{path}` cannot be read as {FORMAT_NAMES}",
-            hint=f"check that it is intact; {CONVERT} if its format is another",
+            hint=f"check that it is intact; {OTHER_TIFF if beginning in TIFF else OTHER_FORMAT}",
         ) from error
     except Image.DecompressionBombError as error:
         count, limit = map(int, re.findall(r"\d+", str(error))[:2])
@@ -120,10 +136,18 @@ def _check_file(path: Path) -> None:
         )
 
 
+def _open(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
+    """Open the image of a file and check its content, before it is decoded."""
+    file.seek(0)
+    image = Image.open(file, formats=FORMATS)
+    _check_content(path, image)
+    return image
+
+
 def _check_content(path: Path, image: Image.Image) -> None:
-    pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
-        raise _too_large(path, f"{image.width}x{image.height} = {pixels:,}", MAX_PIXELS)
+    count = image.width * image.height
+    if count > MAX_PIXELS:
+        raise _too_large(path, f"{image.width}x{image.height} = {count:,}", MAX_PIXELS)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # Else Pillow unpacks all values of these directories, at 30 times their size.
         exif = image.getexif()
@@ -132,7 +156,7 @@ def _check_content(path: Path, image: Image.Image) -> None:
                 del exif[tag]
         width, height = (image.tag_v2.get(tag, 1) for tag in TILE_SIDES)
         # A tile is decoded whole, however small its image is.
-        limit = max(pixels, MAX_TILE_PIXELS)
+        limit = max(count, MAX_TILE_PIXELS)
         if isinstance(width, int) and isinstance(height, int) and width * height > limit:
             raise ImageError(
                 f"image `{path}` of {image.width}x{image.height} pixels has tiles of "
@@ -141,47 +165,12 @@ def _check_content(path: Path, image: Image.Image) -> None:
             )
 
 
-def _too_large(path: Path, pixels: str, limit: int) -> ImageError:
+def _too_large(path: Path, count: str, limit: int) -> ImageError:
     side = math.isqrt(limit)
     return ImageError(
-        f"image `{path}` is too large: {pixels} pixels, the limit is {limit:,}",
+        f"image `{path}` is too large: {count} pixels, the limit is {limit:,}",
         hint=f"resize it to at most {limit:,} pixels first, such as {side}x{side}",
     )
-
-
-def _rgb(path: Path, image: Image.Image) -> NDArray[np.uint8]:
-    """Convert an image to uint8 HxWx3 RGB, in bands of rows to save memory."""
-    if image.mode == "F":
-        raise ImageError(
-            f"image `{path}` has floating-point pixels", hint="convert it to 8 bits first"
-        )
-    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
-    rows = max(1, BAND_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        pixels[top : top + rows] = np.asarray(_eight_bits(band).convert("RGB"))
-    return pixels
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Convert 16-bit grey to 8 bits by its upper byte; Pillow would clip it to white."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) // 256).astype(np.uint8))
-
-
-def _rotated(pixels: NDArray[np.uint8], orientation: object) -> NDArray[np.uint8]:
-    """Apply an EXIF orientation; a value that is none of 1 to 8 changes nothing."""
-    if orientation not in ORIENTATIONS:
-        return pixels
-    which = ORIENTATIONS.index(orientation)
-    if which >= 4:
-        pixels = pixels.transpose(1, 0, 2)
-    if which % 4 in (1, 2):
-        pixels = pixels[:, ::-1]
-    if which % 4 in (2, 3):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
 
 
 @contextmanager

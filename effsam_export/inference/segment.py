@@ -12,7 +12,7 @@ import numpy as np
 from effsam_export.bundle import read
 from effsam_export.errors import PromptError
 from effsam_export.imaging import arrays
-from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.decode import read_image
 from effsam_export.imaging.images import check_prompt
 from effsam_export.inference import automatic_masks, runner
 from effsam_export.inference.runner import Prediction
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from effsam_export.imaging.pixels import Decoded, ValueRange
     from effsam_export.inference.automatic_masks import GridSettings, MaskRecord
     from effsam_export.spec.prompts import Prompt
     from effsam_export.spec.tensors import Float32
@@ -35,14 +36,19 @@ MASK_SUFFIX = ".npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
-    """An image (uint8 HxWx3 RGB, EXIF rotation applied) and the masks of its prompts."""
+    """An image and the masks of its prompts."""
 
-    image: NDArray[np.uint8]
+    decoded: Decoded
     prediction: Prediction
 
 
 def segment(
-    bundle_path: Path, image_path: Path, prompts: Sequence[Prompt], *, single_mask: bool = False
+    bundle_path: Path,
+    image_path: Path,
+    prompts: Sequence[Prompt],
+    *,
+    single_mask: bool = False,
+    value_range: ValueRange = "auto",
 ) -> Segmentation:
     """Run a bundle on an image and return the masks of the prompts.
 
@@ -52,6 +58,7 @@ def segment(
         prompts: In pixels of the original image. For one prompt, all masks of the model are
             returned, best score first; for several, the best mask of each, in their order.
         single_mask: Use the single-mask output instead of the multimask outputs.
+        value_range: Which values of the image become black and white.
 
     Raises:
         BundleError: The bundle is damaged or lacks a component.
@@ -61,7 +68,8 @@ def segment(
     """
     bundle = read.read(bundle_path)
     model = bundle.model
-    image = load_image(image_path)
+    decoded = read_image(image_path, value_range)
+    image = decoded.pixels
     if not prompts:
         raise PromptError("there is no prompt", hint="give --point X,Y or --box X0,Y0,X1,Y1")
     for prompt in prompts:
@@ -81,15 +89,15 @@ def segment(
         ]
     one = len(predictions) == 1
     return Segmentation(
-        image=image, prediction=predictions[0] if one else best_of_each(predictions)
+        decoded=decoded, prediction=predictions[0] if one else best_of_each(predictions)
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutomaticMasks:
-    """An image (uint8 HxWx3 RGB, EXIF rotation applied) and all masks generated for it."""
+    """An image and all masks generated for it."""
 
-    image: NDArray[np.uint8]
+    decoded: Decoded
     records: tuple[MaskRecord, ...]
 
 
@@ -98,8 +106,9 @@ def generate_masks(
     image_path: Path,
     settings: GridSettings,
     on_progress: OnProgress | None = None,
+    value_range: ValueRange = "auto",
 ) -> AutomaticMasks:
-    """Generate masks for a whole image, without a prompt.
+    """Generate masks for a whole image, without a prompt; `value_range` is as in `segment`.
 
     Raises:
         BundleError: The bundle is damaged or lacks a component.
@@ -108,7 +117,8 @@ def generate_masks(
     """
     bundle = read.read(bundle_path)
     model = bundle.model
-    image = load_image(image_path)
+    decoded = read_image(image_path, value_range)
+    image = decoded.pixels
     if model.finds_instances:
         session = interruptible(partial(read.open_session, bundle, "segmenter"))
         found = interruptible(partial(runner.find_instances, model, session, image))
@@ -118,7 +128,7 @@ def generate_masks(
         embedded = interruptible(partial(runner.embed, model, encoder, image))
         decoder = interruptible(partial(read.open_session, bundle, "decoder"))
         records = automatic_masks.generate(model, decoder, embedded, settings, on_progress)
-    return AutomaticMasks(image=image, records=records)
+    return AutomaticMasks(decoded=decoded, records=records)
 
 
 def save_automatic_masks(result: AutomaticMasks, path: Path) -> None:
@@ -130,7 +140,7 @@ def save_automatic_masks(result: AutomaticMasks, path: Path) -> None:
         OutputError: The file cannot be written.
     """
     nan = float("nan")
-    h, w = result.image.shape[:2]
+    h, w = result.decoded.pixels.shape[:2]
     masks = np.zeros((len(result.records), h, w), dtype=np.bool_)
     for i, record in enumerate(result.records):
         masks[i] = record.decoded()

@@ -1,7 +1,8 @@
-"""Generate Python that needs numpy and the bundle's runtime."""
+"""Generate Python that needs numpy and the bundle's runtime, and Pillow to read image files."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import UsageError
@@ -15,10 +16,15 @@ if TYPE_CHECKING:
 
 BACKENDS = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "ai_edge_litert"}
 RUN = "python selftest.py BUNDLE"
+IMAGING = Path(__file__).resolve().parents[1] / "imaging"
+COPIES = ("pixels.py", "samples.py")
+"""Modules of this package that generated Python has a copy of, to read images alike."""
+COPY_MARK = "Needs numpy and Pillow, nothing else: `effsam code` copies this file."
+"""Line in the docstring of each, in whose place the copy has the notice of generated files."""
 
 
 def files(contract: Contract) -> dict[str, str]:
-    """Return `segmenter.py` and `selftest.py`.
+    """Return `segmenter.py`, `selftest.py`, `images.py` and the modules that it needs.
 
     Raises:
         UsageError: The bundle is for LiteRT's GPU delegate, which Python lacks, or its number of
@@ -42,7 +48,15 @@ def _filled(segmenter: str, tags: tuple[str, ...], values: dict[str, str]) -> di
     return {
         "segmenter.py": render.fill(segmenter, tags, values),
         "selftest.py": render.fill("selftest.py", tags, values),
+        "images.py": render.fill("images.py", (), values),
+        **{name: _copy(name, values["NOTICE"]) for name in COPIES},
     }
+
+
+def _copy(name: str, notice: str) -> str:
+    """Return a module of `imaging` that stands beside the others, with the notice."""
+    text = (IMAGING / name).read_text("utf-8")
+    return text.replace(COPY_MARK, notice).replace("effsam_export.imaging.", "")
 
 
 def _runtime(contract: Contract | InstanceContract) -> dict[str, str]:

@@ -38,7 +38,7 @@ def measure(
     """
     ranges: dict[str, Ranges] = {name: {} for name in programs}
     for row in images:
-        image = load_image(row.path)
+        image = load_image(row.path, row.value_range)
         sample = Sample(image=image)
         first = model.components[0]
         embeddings: Feeds = {}

@@ -105,7 +105,10 @@ def parts(request: ExportRequest, environment: Environment | None = None) -> dic
         "precision": target.precision,
         "components": " ".join(request.components),
         "images": _digest(
-            [(p.path.name, p.cases, sorted(hashes([p.path]).values())) for p in images]
+            [
+                (p.path.name, p.cases, p.value_range, sorted(hashes([p.path]).values()))
+                for p in images
+            ]
         ),
     }
     if target.precision != "fp32":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from effsam_export.imaging.decode import load_image
+from effsam_export.imaging.decode import read_image
 from effsam_export.imaging.images import check_prompt
 from effsam_export.parity.comparison import ExpectedImage
 from effsam_export.parity.gates import check_gates
@@ -80,8 +80,11 @@ def check(
     cases: list[CaseResult] = []
     pictures: list[Picture] = []
     expected: list[ExpectedImage] = []
+    notes: list[str] = []
     for row in evaluation.images:
-        image, name = load_image(row.path), row.path.stem
+        decoded, name = read_image(row.path, row.value_range), row.path.stem
+        image = decoded.pixels
+        notes += [f"image `{row.path.name}` {note}" for note in decoded.notes]
         for case in row.cases:
             check_prompt(case.prompt, (image.shape[0], image.shape[1]), model.prompts)
         opened = open_image(model, sides, name, image)
@@ -108,6 +111,7 @@ def check(
         cases=tuple(cases),
         failures=check_gates(gates, comparisons, cases, model.masks.score),
         left_out=evaluation.left_out,
+        notes=tuple(notes),
         simulator=sides.simulator,
     )
     return ParityResult(report=report, pictures=tuple(pictures), expected=tuple(expected))

@@ -136,6 +136,8 @@ class ParityReport:
     failures: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     """Prompts that the model does not support, each with the reason."""
+    notes: tuple[str, ...] = ()
+    """How images were read that are not plain 8-bit ones, as sentences."""
     simulator: str = ""
     """What ran the artefacts in the place of the target's own runtime, or nothing."""
 

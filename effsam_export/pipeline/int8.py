@@ -37,6 +37,8 @@ def load_calibration(plan: ExportPlan, space: Workspace) -> Calibration | None:
     evaluation = [i.path for i in plan.parity_images]
     with stage("calibrate", space.on_event) as running:
         images = calibration_images.load(plan.int8.calibration, evaluation)
+        for note in images.notes:
+            running.note(note)
         count = len(images.arrays)
         running.detail = f"{images.recipe.num_samples} samples of {count} images"
     folder = space.scratch / "calibration"

@@ -92,6 +92,8 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
         exported = combined(exported, plan.target, space.work)
         with stage("parity", on_event) as running:
             parity = prove(plan, module, exported, running.on_progress)
+            for note in parity.report.notes:
+                running.note(note)
             running.detail = summary(parity.report)
             running.failed = not parity.report.passed
         html = report.render(parity.report, parity.pictures, comparisons)
@@ -168,4 +170,5 @@ def figures(report: ParityReport) -> dict[str, Any]:
         "gates": asdict(report.gates),
         "cases": [{**asdict(c), "min_iou": c.min_iou} for c in report.cases],
         "left_out": list(report.left_out),
+        "notes": list(report.notes),
     }

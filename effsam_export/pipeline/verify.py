@@ -135,6 +135,8 @@ def verify(
         with stage("comparisons", on_event) as running:
             report = run_comparisons(bundle, contract, checkpoint, parity_file, running.on_progress)
             failures += report.failures
+            for note in report.notes:
+                running.note(note)
             running.detail = f"{len(report.comparisons)} comparisons, {len(report.cases)} prompts"
             running.failed = not report.passed
     return Verification(

@@ -31,6 +31,7 @@ CALIBRATION = Calibration(
         recipe=CalibrationRecipe(name="mine", images=(Path("a.jpg"),), num_samples=5),
         sha256=("0" * 64,),
         arrays=(),
+        ranges=((0, 4095),),
     ),
     folder=Path("unused"),
     threads=3,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def smooth(seed: int, size: tuple[int, int] = (80, 100)) -> NDArray[np.uint8]:
     return ((np.stack(waves, axis=2) + 2) * 63).astype(np.uint8)
 
 
-def saved(folder: Path, name: str, picture: NDArray[np.uint8]) -> Path:
+def saved(folder: Path, name: str, picture: NDArray[Any]) -> Path:
     path = folder / name
     Image.fromarray(picture).save(path)
     return path
@@ -70,6 +70,29 @@ def test_one_error_lists_all_faults(tmp_path: Path) -> None:
 def test_a_missing_image_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gone\.jpg` does not exist"):
         calibration_images.load(of(tmp_path / "gone.jpg"))
+
+
+def test_images_of_12_bits(tmp_path: Path) -> None:
+    grey = smooth(0)[..., 0]
+    deep = saved(tmp_path, "deep.png", grey.astype(np.uint16) * 16)
+    plain = saved(tmp_path, "plain.png", grey)
+    found = calibration_images.load(of(deep, plain))
+    np.testing.assert_array_equal(found.arrays[0], found.arrays[1])
+    assert found.ranges == ((0, 4095), (0, 255))
+    (note,) = found.notes
+    assert note.startswith("image `deep.png` has 16-bit values from ")
+    full = calibration_images.load(replace(of(deep), value_range="full"))
+    assert full.ranges == ((0, 65535),)
+    np.testing.assert_array_equal(full.arrays[0][..., 0], grey // 16)
+
+
+def test_an_image_of_an_unknown_range(tmp_path: Path) -> None:
+    path = tmp_path / "deep.tif"
+    Image.fromarray(smooth(0)[..., 0].astype(np.float32) * 100).save(path)
+    with pytest.raises(UsageError, match=r"\(set `range` in a calibration file\)"):
+        calibration_images.load(of(path))
+    found = calibration_images.load(replace(of(path), value_range=(0, 25500)))
+    np.testing.assert_array_equal(found.arrays[0][..., 0], smooth(0)[..., 0])
 
 
 def test_a_uniform_image_is_not_noise() -> None:

@@ -126,6 +126,7 @@ def number_arguments(random: Random) -> list[str]:
             ["build", "empty.toml", "--plan", "--jobs", number],
             ["build", "empty.toml", "--plan", "--memory", number],
             ["run", "folder", "x.png", "--everything", "--grid", number],
+            ["run", "folder", "x.png", "--point", "1,1", "--range", f"{number},{other}"],
             [*plan, "--int8", "--num-samples", number],
             [
                 *expedit,

@@ -215,7 +215,33 @@ def test_single_mask(effsam: Callable[..., Shown], bundle: Path, photo: Path) ->
     shown = effsam("run", bundle, photo, "--point", "60,40", "--single-mask", "--json")
     document = json.loads(shown.out)
     assert [m["index"] for m in document["masks"]] == [0]
-    assert document["image"] == {"width": 120, "height": 80}
+    assert document["image"] == {"width": 120, "height": 80, "range": [0, 255], "notes": []}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("mode", [("--point", "60,40"), ("--everything", "--grid", "2")])
+def test_the_range_of_a_deep_image(
+    effsam: Callable[..., Shown], bundle: Path, photo: Path, tmp_path: Path, mode: tuple[str, ...]
+) -> None:
+    """An image of 12 bits has the masks of the same one of 8 bits; a note says how it was read."""
+    with Image.open(photo) as image:
+        grey = np.asarray(image.convert("L"))
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) * 16).save(tmp_path / "deep.png")
+    plain = json.loads(effsam("run", bundle, "grey.png", *mode, "--json").out)
+    shown = effsam("run", bundle, "deep.png", *mode, "--json")
+    found = json.loads(shown.out)
+    least, greatest = 16 * int(grey.min()), 16 * int(grey.max())
+    note = f"has 16-bit values from {least} to {greatest}, read as 0 to 4095 (12 bits)"
+    note += " by the range `auto`"
+    assert f"note: image `deep.png` {note}" in shown.err.splitlines()
+    assert found["image"] == {**plain["image"], "range": [0, 4095], "notes": [note]}
+    assert found["masks"] == plain["masks"]
+    dark = json.loads(effsam("run", bundle, "deep.png", *mode, "--range", "full", "--json").out)
+    assert dark["image"]["range"] == [0, 65535]
+    # The tiny model finds no mask by itself.
+    assert dark["masks"] != plain["masks"] or mode[0] == "--everything"
+    assert effsam("run", bundle, "deep.png", *mode, "--range", "0,4095", "-q").err == ""
 
 
 @pytest.mark.backend

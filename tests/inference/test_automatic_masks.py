@@ -10,6 +10,7 @@ import pytest
 
 from effsam_export import models
 from effsam_export.imaging.images import frame_of
+from effsam_export.imaging.pixels import Decoded
 from effsam_export.inference import automatic_masks, overlay_many, segment
 from effsam_export.inference.automatic_masks import (
     GridSettings,
@@ -161,11 +162,13 @@ def test_neighbouring_colours_differ() -> None:
 def test_masks_file(tmp_path: Path) -> None:
     image = np.zeros((*SIZE, 3), np.uint8)
     path = tmp_path / "all.npz"
-    segment.save_automatic_masks(AutomaticMasks(image=image, records=(record(10, 0.9),)), path)
+    segment.save_automatic_masks(
+        AutomaticMasks(decoded=Decoded(image), records=(record(10, 0.9),)), path
+    )
     content = np.load(path)
     assert content["masks"].shape == (1, *SIZE)
     assert content["masks"].sum() == 400
     assert content["boxes"].tolist() == [[10, 10, 29, 29]]
     assert content["points"].tolist() == [[10, 10]]
-    segment.save_automatic_masks(AutomaticMasks(image=image, records=()), path)
+    segment.save_automatic_masks(AutomaticMasks(decoded=Decoded(image), records=()), path)
     assert np.load(path)["masks"].shape == (0, *SIZE)

@@ -11,7 +11,7 @@ import pytest
 from effsam_export import cli, integrate, models
 from effsam_export.bundle import archive
 from effsam_export.errors import BundleError, OutputError, UnknownNameError, UsageError
-from effsam_export.integrate import cpp, render
+from effsam_export.integrate import cpp, python, render
 from effsam_export.integrate.contract import contract_of
 from effsam_export.integrate.write import code_for, writer
 from tests.bundle import fake
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILES = {
-    "python": ("segmenter.py", "selftest.py"),
+    "python": ("segmenter.py", "selftest.py", "images.py", "pixels.py", "samples.py"),
     "cpp": (
         "effsam_segmenter.hpp",
         "effsam_segmenter.cpp",
@@ -125,8 +125,9 @@ def test_a_title_cannot_leave_its_comment(language: str) -> None:
 
 def test_templates_stay_small() -> None:
     templates = list(render.TEMPLATES.iterdir())
-    # There is none for package.json, and effsam_graph.cpp has one for each runtime.
+    # There is none for package.json and copies, and effsam_graph.cpp has one for each runtime.
     wanted = sum(len(names) for names in FILES.values()) - 1 + len(cpp.BACKENDS) - 1
+    wanted -= len(python.COPIES)
     assert len(templates) == wanted + len(OTHERS)
     assert {f"{name}.tmpl" for name in OTHERS} < {t.name for t in templates}
     for path in templates:
@@ -350,7 +351,7 @@ def test_the_command(
     target = bundle.with_name("tiny-python")
     assert shown.out == f"{target}\n"
     assert shown.err.splitlines() == [
-        "wrote segmenter.py, selftest.py",
+        "wrote segmenter.py, selftest.py, images.py, pixels.py, samples.py",
         f"next: cd {target}; python selftest.py BUNDLE",
     ]
     assert effsam(monkeypatch, "code", bundle, "-l", "python") == 2

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from effsam_export.backends.onnx.backend import open_onnx, open_session
 from effsam_export.bundle import read
@@ -86,6 +87,23 @@ def test_the_same_graphs_pass(run: Callable[..., ParityResult]) -> None:
     assert [c.case for c in report.cases] == ["photo/point", "photo/both", "photo/again"]
     assert len(report.comparisons) == 2 * (1 + 3)
     assert min(c.min_iou for c in report.cases) >= 0.999
+
+
+def test_a_deep_image_is_read_as_for_a_run(
+    sides: Sides, onnx_target: TargetProfile, photo: Path, tmp_path: Path
+) -> None:
+    with Image.open(photo) as image:
+        grey = np.asarray(image.convert("L")).astype(np.uint16)
+    Image.fromarray(grey * 16).save(tmp_path / "deep.png")
+    text = '[[images]]\nfile = "deep.png"\nprompts = [{ name = "p", points = [[60, 40, 1]] }]\n'
+    file = tmp_path / "parity.toml"
+    for value_range, wanted, taken in (("auto", grey, 4095), ("full", grey // 16, 65535)):
+        file.write_text(f'{text}range = "{value_range}"\n')
+        found = checked(sides, onnx_target, file)
+        np.testing.assert_array_equal(found.expected[0].image[..., 0], wanted)
+        (note,) = found.report.notes
+        assert note.startswith("image `deep.png` has 16-bit values from ")
+        assert f"read as 0 to {taken}" in note
 
 
 def test_a_case_has_pytorchs_scores_and_stability(run: Callable[..., ParityResult]) -> None:
