@@ -110,7 +110,7 @@ def build(scale: str) -> nn.Module:
 
 
 def build_like(scale: str, state: Mapping[str, Tensor]) -> nn.Module:
-    """Return FastSAM of one scale with the number of box bins of a state dict."""
+    """Return FastSAM of one scale with the box bins and classes of a state dict."""
     from dataclasses import replace
 
     from effsam_export.models.yolov8_seg import EXTRA_LARGE, SMALL, YoloV8Seg, size_of
@@ -118,7 +118,7 @@ def build_like(scale: str, state: Mapping[str, Tensor]) -> nn.Module:
     size, found = SMALL if scale == "s" else EXTRA_LARGE, size_of(state)
     if found is None:
         return build(scale)
-    return YoloV8Seg(replace(size, reg_max=found.reg_max)).eval()
+    return YoloV8Seg(replace(size, reg_max=found.reg_max, classes=found.classes)).eval()
 
 
 def _spec(scale: str, title: str, weights: WeightFile) -> ModelSpec:

@@ -188,7 +188,7 @@ class Segment(nn.Module):
     def __init__(self, dims: tuple[int, int, int], size: YoloSize) -> None:
         super().__init__()
         box = max(16, dims[0] // 4, 4 * size.reg_max)
-        score = max(dims[0], size.classes)
+        score = max(dims[0], min(size.classes, 100))
         mask = max(dims[0] // 4, COEFFICIENTS)
         self.cv2 = nn.ModuleList(branch(d, box, 4 * size.reg_max) for d in dims)
         self.cv3 = nn.ModuleList(branch(d, score, size.classes) for d in dims)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -238,3 +239,24 @@ def test_without_instances_the_mask_is_empty() -> None:
         mask, score = instances.mask_of(found, prompt)
         assert not mask.any()
         assert score == 0.0
+
+
+def test_a_model_of_several_classes_scores_by_the_greatest(tmp_path: Path) -> None:
+    """Fine-tuned on classes of its own: an instance's score is that of its likeliest class."""
+    from effsam_export.weights import checkpoint as loading
+    from effsam_export.weights.own_file import checkpoint_from_file
+
+    torch.manual_seed(0)
+    own = YoloV8Seg(replace(SMALL, classes=3)).eval()
+    torch.save({"model": own.state_dict()}, tmp_path / "classes.pt")
+    model = models.get("fast-sam-s")
+    module = loading.load(model, checkpoint_from_file(tmp_path / "classes.pt", None))
+    raw: list[torch.Tensor] = []
+    head = module.get_submodule("model.22")
+    for branch in head.get_submodule("cv3").children():
+        branch.register_forward_hook(lambda _module, _inputs, out: raw.append(out))
+    with torch.inference_mode():
+        scores = module(torch.rand(1, 3, 64, 64))[1]
+    logits = torch.cat([r.flatten(2) for r in raw], dim=2)
+    assert logits.shape[1] == 3
+    assert torch.equal(scores, logits.sigmoid().amax(1))
