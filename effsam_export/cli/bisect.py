@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export.cli import console
-from effsam_export.cli.fetch import acquire, consent, own_checkpoint
+from effsam_export.cli.fetch import acquire, consent
 from effsam_export.cli.options import (
     AcceptLicense,
     BaseFile,
@@ -131,6 +131,7 @@ def bisect(
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.util.files import require_output, write_whole
     from effsam_export.util.owned import temporary_directory
+    from effsam_export.weights.own_file import own_checkpoint
 
     terminal = console.Console(quiet=quiet)
     start = to_start(source, target, precision, model_options)

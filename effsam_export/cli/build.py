@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export.cli import console
-from effsam_export.cli.fetch import acquire, consent, own_checkpoint
+from effsam_export.cli.fetch import acquire, consent
 from effsam_export.cli.options import AcceptLicense, CacheDir, Json, Quiet
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def build(
     from effsam_export.matrix.tls import TlsFiles
     from effsam_export.util.files import require_output, write_whole
     from effsam_export.weights.fetch import default_cache_dir
+    from effsam_export.weights.own_file import own_checkpoint
 
     terminal = console.Console(quiet=quiet)
     matrix = config.select_cells(config.load(file), only)

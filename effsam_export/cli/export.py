@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export.cli import console
-from effsam_export.cli.fetch import acquire, consent, own_checkpoint
+from effsam_export.cli.fetch import acquire, consent
 from effsam_export.cli.options import (
     AcceptLicense,
     BaseFile,
@@ -93,6 +93,7 @@ def export(
     from effsam_export.pipeline.plan import resolve
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.util.files import require_output
+    from effsam_export.weights.own_file import own_checkpoint
 
     terminal = console.Console(quiet=quiet)
     spec = models.configured(models.get(model), to_model_options(model_options))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from effsam_export.cli import console
-from effsam_export.cli.fetch import own_checkpoint
 from effsam_export.cli.options import (
     BaseFile,
     CheckpointFile,
@@ -52,6 +51,7 @@ def info(
     or missing, and whether they load.
     """
     from effsam_export import models
+    from effsam_export.weights.own_file import own_checkpoint
 
     spec = None if model is None else models.get(model)
     if spec is None and checkpoint is None:

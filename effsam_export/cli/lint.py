@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export.cli import console
-from effsam_export.cli.fetch import own_checkpoint
 from effsam_export.cli.options import (
     BaseFile,
     CacheDir,
@@ -69,6 +68,7 @@ def lint(
     """
     from effsam_export import backends, models
     from effsam_export.config import targets as profiles
+    from effsam_export.weights.own_file import own_checkpoint
 
     terminal = console.Console(quiet=quiet)
     spec = models.configured(models.get(model), to_model_options(model_options))

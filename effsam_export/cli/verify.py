@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export.cli import console
-from effsam_export.cli.fetch import own_checkpoint
 from effsam_export.cli.options import (
     BaseFile,
     BundleOrFile,
@@ -141,6 +140,7 @@ def _weights(
     from effsam_export.bundle.read import read
     from effsam_export.pipeline.verify_rules import registered_model
     from effsam_export.weights import fetch
+    from effsam_export.weights.own_file import own_checkpoint
 
     bundle = read(path)
     entry = bundle.manifest["checkpoint"]

