@@ -20,6 +20,7 @@ A traceback on the command line is a bug in this package.
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +28,19 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 120
 """Characters of a name or value in a message."""
+NEXT_LINE = "\n  "
+"""Begins each further line of a message."""
+CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Characters that change a terminal, the order of the text or the number of its lines."""
+
+
+def one_line(text: str) -> str:
+    """Return a text with its control characters and line breaks as escape sequences."""
+    return CONTROL.sub(
+        lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text
+    )
 
 
 def shown(value: object) -> str:
@@ -45,17 +59,21 @@ def shown(value: object) -> str:
 class EffsamError(Exception):
     """Base class: a message that states the problem, and an optional hint for the user.
 
+    Paths and names may contain line breaks and other control characters; these become escape
+    sequences.
+
     Args:
-        message: What is wrong. Lower case, no full stop, names in backticks.
-        hint: What the user can do about it, in the same style.
+        message: What is wrong, in one line. Lower case, no full stop, names in backticks.
+        lines: Further lines, which the message shows indented.
+        hint: What the user can do about it, in one line of the same style.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+    def __init__(self, message: str, *, lines: Iterable[str] = (), hint: str | None = None) -> None:
+        self.message = NEXT_LINE.join(map(one_line, (message, *lines)))
+        self.hint = None if hint is None else one_line(hint)
+        super().__init__(self.message)
 
 
 class CheckFailed(EffsamError):

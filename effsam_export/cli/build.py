@@ -163,7 +163,7 @@ def build(
         console.document(summary.document(results))
     for result in results:
         if not result.outcome.passed:
-            terminal.message(f"\n{result.cell.name}: {result.outcome.message}")
+            terminal.message("", *f"{result.cell.name}: {result.outcome.message}".split("\n"))
             if result.evidence is not None:
                 terminal.message(f"  full output: `{result.evidence}`")
             elif result.outcome.hint:

@@ -9,7 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.cli.streams import CONTROL, can_show, printable, write_data, write_message
+from effsam_export.cli.streams import can_show, printable, write_data, write_message
+from effsam_export.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,10 +36,10 @@ class Console:
         self._task: Any = None
         self._start = time.perf_counter()
 
-    def message(self, text: str = "") -> None:
-        """Print a message."""
+    def message(self, *lines: str) -> None:
+        """Print the lines of a message. A line break within one becomes an escape sequence."""
         if not self._quiet:
-            write_message(text)
+            write_message("\n".join(map(one_line, lines)))
 
     def on_event(self, event: StageEvent) -> None:
         """Show a stage: a progress bar while it runs, one line when it ends."""
@@ -53,7 +54,7 @@ class Console:
             self._close_bar()
             mark = _mark(passed=event.kind == "finished")
             line = f"{mark} {event.stage:<16} {event.seconds:7.1f} s  {event.detail}"
-            write_message(line.rstrip())
+            write_message(one_line(line.rstrip()))
 
     def on_transfer(self, label: str, done: int, total: int | None) -> None:
         """Show the progress of a download, in bytes."""
@@ -151,7 +152,7 @@ class Board:
         if self._quiet:
             return
         mark = _mark(passed=passed)
-        line = printable(f"{mark} {name:<{self._width}} {seconds:7.1f} s  {detail}")
+        line = one_line(f"{mark} {name:<{self._width}} {seconds:7.1f} s  {detail}")
         if self._live is None:
             write_message(line)
         else:
@@ -191,7 +192,7 @@ def document(content: dict[str, Any]) -> None:
 
     whole = {"schema_version": SCHEMA_VERSION, **content}
     text = json.dumps(whole, indent=2, ensure_ascii=False)
-    if CONTROL.search(text) or not can_show(text, sys.stdout):
+    if printable(text) != text or not can_show(text, sys.stdout):
         text = json.dumps(whole, indent=2)
     write_data(text)
 

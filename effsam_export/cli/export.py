@@ -129,12 +129,12 @@ def export(
     try:
         report = pipeline.run(plan, terminal.on_event)
     except pipeline.ParityFailed as failure:
-        terminal.message(f"\n{console.parity_table(failure.report)}\n")
+        terminal.message("", *console.parity_table(failure.report).split("\n"), "")
         terminal.result(passed=False, what=f"{what}, {console.state(failure.report)}")
         raise
     finally:
         terminal.close()
-    terminal.message(f"\n{console.parity_table(report)}\n")
+    terminal.message("", *console.parity_table(report).split("\n"), "")
     if json:
         document = {"bundle": str(directory), "passed": True, **pipeline.figures(report)}
         console.document({**document, "checkpoint": read(directory).manifest["checkpoint"]})

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from contextlib import suppress
 from typing import TextIO
 
-from effsam_export.errors import OutputError
+from effsam_export.errors import CONTROL, OutputError, one_line
 from effsam_export.util.reasons import reason_of
-
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Characters that change a terminal or the order of the text; line feed and tab do not."""
 
 
 def prepare() -> None:
@@ -63,7 +59,7 @@ def write_data(text: str) -> None:
 
 
 def write_message(text: str) -> None:
-    """Write a line to standard error; a message that cannot be written is lost."""
+    """Write lines to standard error; a message that cannot be written is lost."""
     try:
         sys.stderr.write(f"{printable(text)}\n")
         sys.stderr.flush()
@@ -73,7 +69,7 @@ def write_message(text: str) -> None:
 
 def printable(text: str) -> str:
     """Return the text with control characters as escape sequences; lines and tabs stay."""
-    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return CONTROL.sub(lambda m: m[0] if m[0] in "\n\t" else one_line(m[0]), text)
 
 
 def can_show(text: str, stream: TextIO) -> bool:

@@ -112,7 +112,7 @@ def verify(
     terminal.result(passed=result.passed, what=f"{bundle}{state}", word=result.verdict)
     if not result.passed:
         raise CheckFailed(
-            "the bundle failed:\n  " + "\n  ".join(result.failures or ("nothing could be checked",))
+            "the bundle failed:", lines=result.failures or ("nothing could be checked",)
         )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from effsam_export import backends
 from effsam_export.backends import messages
-from effsam_export.errors import CheckFailed, EffsamError, UsageError
+from effsam_export.errors import NEXT_LINE, CheckFailed, EffsamError, UsageError
 
 if TYPE_CHECKING:
     from effsam_export.spec.stages import Artifact, Graph
@@ -65,11 +65,11 @@ class ConversionFailed(CheckFailed):
         text = log.read_text("utf-8", errors="replace")
         known = messages.explain(text)
         lines = [line for line in text.splitlines() if line.strip()][-TAIL:]
-        shown = "".join(f"\n  {line.strip()[:200]}" for line in lines)
         cause = f": {known.cause}" if known else ""
         full_log = f"the converter's full output is in `{log}`"
         super().__init__(
-            f"{what}: {ending}{cause}{shown}",
+            f"{what}: {ending}{cause}",
+            lines=[line.strip().expandtabs(2)[:200] for line in lines],
             hint=f"{known.hint}; {full_log}" if known else full_log,
         )
         self.what = what
@@ -130,7 +130,8 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path, log: Path) -> Arti
         shutil.rmtree(temporary, ignore_errors=True)
     if outcome.artifact is None:
         kind = UsageError if outcome.exit_code == UsageError.exit_code else CheckFailed
-        raise kind(outcome.message, hint=outcome.hint)
+        first, *lines = outcome.message.split(NEXT_LINE)
+        raise kind(first, lines=lines, hint=outcome.hint)
     return outcome.artifact
 
 

@@ -40,11 +40,11 @@ class ParityFailed(CheckFailed):
     """
 
     def __init__(self, report: ParityReport, evidence: Path) -> None:
-        shown = "\n  ".join(report.failures[:SHOWN_FAILURES])
         more = len(report.failures) - SHOWN_FAILURES
+        rest = [f"and {more} more"] if more > 0 else []
         super().__init__(
-            f"parity failed, no bundle was written:\n  {shown}"
-            + (f"\n  and {more} more" if more > 0 else ""),
+            "parity failed, no bundle was written:",
+            lines=[*report.failures[:SHOWN_FAILURES], *rest],
             hint=f"all measurements are in `{evidence}`",
         )
         self.report = report

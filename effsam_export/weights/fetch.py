@@ -123,9 +123,10 @@ def _from_sources(
             return _from_source(source, weights, slot, on_progress, index_url)
         except DownloadError as error:  # noqa: PERF203 - a handful of sources, seconds each
             reasons.append(f"{_title(source)}: {error.message}")
-    listed = "\n  ".join([":", *reasons]) if reasons else ", because none is published"
+    ending = ":" if reasons else ", because none is published"
     raise DownloadError(
-        f"no source gives `{weights.file_name}` of `{model}`{listed}",
+        f"no source gives `{weights.file_name}` of `{model}`{ending}",
+        lines=reasons,
         hint=f"download it yourself{_size_and_hash(weights)}, then use `--checkpoint PATH`",
     )
 

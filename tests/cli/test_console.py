@@ -70,6 +70,25 @@ def test_error_and_hint(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "error: it is broken\n\nhint: mend it\n")
 
 
+def test_names_add_no_lines_to_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\nerror: b\r\x1b[2J\u2028\u202e\ud800é"
+    shown = r"a\nerror: b\r\x1b[2J\u2028\u202e\ud800é"
+    console.error(EffsamError(f"`{name}` is bad:", lines=[f"one {name}", "two"], hint=name))
+    lines = f"error: `{shown}` is bad:\n  one {shown}\n  two\n\nhint: {shown}\n"
+    assert capsys.readouterr().err == lines
+
+
+def test_names_add_no_lines_to_messages(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = console.Console()
+    terminal.message("first", "a\nb")
+    terminal.next("effsam run a\nerror: b")
+    terminal.result(passed=True, what="a\nFAILED b")
+    terminal.on_event(StageEvent(kind="finished", stage="load", detail="a\nb"))
+    first, second, *rest = capsys.readouterr().err.splitlines()
+    assert (first, second, len(rest)) == ("first", r"a\nb", 3)
+    assert all(r"a\n" in line for line in rest)
+
+
 def test_table_columns_line_up() -> None:
     assert console.table(("a", "long"), [["wide cell", "b"], ["", "c"]]) == (
         "a          long\nwide cell  b\n           c"

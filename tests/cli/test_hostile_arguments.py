@@ -11,6 +11,7 @@ import pytest
 from effsam_export import cli
 from effsam_export.cli.run import to_prompts
 from effsam_export.errors import PromptError
+from tests.cli import hostile_arguments
 from tests.cli.hostile_arguments import KINDS, LONG, world
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 SAMPLE = 25
 """Command lines of each kind in the quick tests."""
 MAX_ERROR = 20_000
+STARTS = ("  ", "hint: ", "Try ", "Error: ")
+"""What the lines after the first one of an error begin with."""
 
 
 def code_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
@@ -56,6 +59,27 @@ def test_success_or_one_error(
         assert len(shown.err) < MAX_ERROR, short
         assert "\x1b" not in shown.err + shown.out, short
         assert sorted(place.rglob("*")) == before, short
+
+
+def test_a_line_break_in_a_path_adds_no_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{word}\nerror: y\u2028z\r\x1b[2J\x85.toml" for word in ("file", "folder", "nothing")]
+    (place / names[0]).write_text("x =")
+    (place / names[1]).mkdir()
+    monkeypatch.setattr(hostile_arguments, "PATHS", names)
+    choice = random.Random("lines")
+    for _ in range(60):
+        arguments = hostile_arguments.path_arguments(choice)
+        code = code_of(arguments, monkeypatch)
+        *lines, last = capsys.readouterr().err.split("\n")
+        assert last == "", arguments
+        if code:
+            first, *rest = lines
+            assert first.lower().startswith(("error: ", "usage: ")), (arguments, lines)
+            assert all(x.startswith(STARTS) or not x for x in rest), (arguments, lines)
+            assert sum(x.lower().startswith("error: ") for x in lines) == 1, (arguments, lines)
+        assert not set("".join(lines)) & set("\r\x1b\x85\u2028"), arguments
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from effsam_export.errors import {kind}
 class Backend:
     @staticmethod
     def lower(*args):
-        raise {kind}("no good", hint="try another")
+        raise {kind}("no good:", lines=["one", "two"], hint="try another")
 backends.load = lambda name: Backend
 isolate.main(*sys.argv[1:])
 """
@@ -118,7 +118,7 @@ def test_an_effsam_error_keeps_its_class(
     with pytest.raises(kind) as failed:
         lower(tmp_path)
     assert not isinstance(failed.value, isolate.ConversionFailed)
-    assert (failed.value.message, failed.value.hint) == ("no good", "try another")
+    assert (failed.value.message, failed.value.hint) == ("no good:\n  one\n  two", "try another")
 
 
 def test_a_missing_toolchain_is_noticed_before_a_process_starts(

@@ -174,9 +174,11 @@ def check_limits(name: str, target: TargetProfile, model: schema.ModelT) -> None
         faults += tflite_gpu.faults(model)
     faults = list(dict.fromkeys(faults))
     if faults:
-        shown = "\n  ".join(faults[:SHOWN])
-        more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise CheckFailed(f"{name}: target `{target.name}` cannot run this graph:\n  {shown}{more}")
+        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        raise CheckFailed(
+            f"{name}: target `{target.name}` cannot run this graph:",
+            lines=[*faults[:SHOWN], *more],
+        )
 
 
 def combine(
