@@ -15,6 +15,9 @@ OUT_OF_MEMORY = re.compile(
 )
 """Messages of torch, ONNX Runtime, OpenVINO and TensorRT, which raise no `MemoryError`."""
 MEMORY_HINT = "close other programs, or choose a smaller model, image, --grid, --jobs or sample"
+PATH_HINT = "check the path and its permissions"
+LOOP = "Symlink loop from "
+"""Begins the error that `Path.resolve` raised for a loop of links before Python 3.13."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -34,6 +37,8 @@ def reason_of(error: BaseException) -> str:
         return "it has a number with thousands of digits"
     if _has_a_null(error):
         return "it has a null character"
+    if _is_a_loop(error):
+        return "too many levels of symbolic links"
     if not isinstance(error, OSError):
         return str(error)
     text = error.strerror or str(error)
@@ -55,14 +60,15 @@ def as_effsam_error(error: BaseException) -> EffsamError | None:
     reason = reason_of(error)
     if is_out_of_memory(error):
         return EffsamError(reason, hint=MEMORY_HINT)
+    if _is_a_loop(error):
+        name = str(error).removeprefix(LOOP).strip("'\"")
+        return EffsamError(f"cannot use `{name}`: {reason}", hint=PATH_HINT)
     if isinstance(error, OSError) and error.errno is not None:
         name = error.filename
         where = f"`{name}`" if isinstance(name, str) else "a file or stream"
         if error.errno in FULL_DISK:
             return OutputError(f"cannot write {where}: {reason}", hint="free some space")
-        return EffsamError(
-            f"cannot use {where}: {reason}", hint="check the path and its permissions"
-        )
+        return EffsamError(f"cannot use {where}: {reason}", hint=PATH_HINT)
     if isinstance(error, (RecursionError, UnicodeError)):
         return EffsamError(f"an input cannot be read: {reason}")
     if _has_a_huge_number(error) or _has_a_null(error):
@@ -84,6 +90,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _has_a_huge_number(error: BaseException) -> bool:
     # Python refuses to convert integers of more than 4300 digits from or to text.
     return isinstance(error, ValueError) and "integer string conversion" in str(error)
+
+
+def _is_a_loop(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and str(error).startswith(LOOP)
 
 
 def _has_a_null(error: BaseException) -> bool:

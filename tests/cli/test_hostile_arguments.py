@@ -88,6 +88,8 @@ def test_a_line_break_in_a_path_adds_no_line(
         (["cache", "--cache-dir", "file"], "file` is not a directory"),
         (["cache", "--cache-dir", "file/x"], "not a directory"),
         (["cache", "--cache-dir", LONG], "file name too long"),
+        (["pack", "loop"], "loop`: too many levels of symbolic links"),
+        (["code", "loop/..", "-l", "python"], "too many levels of symbolic links"),
         (["export", "mobile-sam", "-t", "onnx", "--dry-run", "-o", LONG], "file name too long"),
         (["export", "mobile-sam", "-t", "onnx", "--dry-run", "-o", f"no/{LONG}"], "name too long"),
         # The staging directory has a longer name.

@@ -113,6 +113,17 @@ def test_an_error_of_the_system_names_its_file(tmp_path: Path) -> None:
     assert full.message == "cannot write a file or stream: no space left on device"
 
 
+def test_a_loop_of_links_has_words(tmp_path: Path) -> None:
+    """Before Python 3.13 it is a `RuntimeError`, as a bug would be."""
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    for make in (lambda: (loop / "x").resolve(strict=True), (loop / "x").read_bytes):
+        shown = as_effsam_error(failure(make))
+        assert shown is not None
+        assert shown.message.startswith(f"cannot use `{loop}")
+        assert shown.message.endswith("`: too many levels of symbolic links")
+
+
 def test_an_error_of_this_package_stays_as_it_is() -> None:
     error = EffsamError("known")
     assert as_effsam_error(error) is error
