@@ -1,7 +1,7 @@
 """Start a command, stop it by a signal at some moment, and list what it left.
 
 `python -m tests.interruptions FOLDER export` (or `build`) prints a table for the small model: ten
-moments for each signal, from one seed.
+moments for each signal, one in each tenth of the command's duration, from one seed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,6 +110,8 @@ class Workplace:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # A shell starts jobs in the background with SIGINT ignored.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
     def end(self, process: subprocess.Popen[str], number: int | None) -> Ending:
@@ -167,7 +170,7 @@ class Workplace:
 
 
 def table(folder: Path, name: str, moments: int, seed: int) -> list[str]:
-    """Return a row for each signal: what ten runs left, and what the next run left.
+    """Return a row for each signal: what the stopped runs left, and what the next run left of it.
 
     Args:
         folder: An empty folder with `small.pt` and `photo.png`.
@@ -178,23 +181,19 @@ def table(folder: Path, name: str, moments: int, seed: int) -> list[str]:
     place = Workplace(folder)
     arguments = place.export() if name == "export" else place.build()
     chance, rows = random.Random(seed), []
-    if name == "build":
-        # Fills the stage cache.
-        place.run(arguments)
-        forget(place)
+    # Fills the file cache, and the stage cache of a build.
+    whole(place, arguments)
     began = time.monotonic()
-    whole = place.run(arguments)
+    baseline = set(whole(place, arguments).left)
     duration = time.monotonic() - began
-    assert whole.code == 0, whole.messages
-    baseline = set(whole.left)
+    print(f"{name} takes {duration:.1f} s, and leaves {sorted(baseline)}", file=sys.stderr)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        endings = []
-        for _ in range(moments):
+        endings, counts, remaining = [], [], [0]
+        for tenth in range(moments):
             forget(place)
-            after = chance.uniform(0.05, duration)
+            after = duration * (tenth + chance.random()) / moments
             ending = place.stopped(arguments, number, after)
-            endings.append(ending)
-            left = [p for p in ending.left if p not in baseline]
+            left = sorted(set(ending.left) - baseline)
             print(
                 f"{name} {number.name} at {after:5.2f} s: code {ending.code}, "
                 f"{ending.seconds:.2f} s, processes {len(ending.processes)}, left {left}, "
@@ -202,17 +201,25 @@ def table(folder: Path, name: str, moments: int, seed: int) -> list[str]:
                 file=sys.stderr,
                 flush=True,
             )
-        forget(place)
-        last = place.run(arguments)
-        counts = [len(set(e.left) - baseline) for e in endings]
+            endings.append(ending)
+            counts.append(len(left))
+            if left:
+                remaining.append(len(set(whole(place, arguments).left) - baseline))
         codes = sorted({e.code for e in endings})
         rows.append(
             f"| {name} | {number.name} | {', '.join(map(str, codes))} "
             f"| {max(e.seconds for e in endings):.2f} s | {sum(map(bool, counts))} of {moments} "
-            f"| {max(counts)} | {sum(len(e.processes) for e in endings)} "
-            f"| {last.code}, {len(set(last.left) - baseline)} |"
+            f"| {max(counts)} | {sum(len(e.processes) for e in endings)} | {max(remaining)} |"
         )
     return rows
+
+
+def whole(place: Workplace, arguments: Sequence[str]) -> Ending:
+    """Run a command to its end, which has to be a success."""
+    forget(place)
+    ending = place.run(arguments)
+    assert ending.code == 0, ending.messages
+    return ending
 
 
 def forget(place: Workplace) -> None:
@@ -235,7 +242,7 @@ def main() -> None:
     image[20:60, 30:90] = (200, 120, 40)
     Image.fromarray(image).save(folder / "photo.png")
     rows = table(folder, name, moments=10, seed=25)
-    print("| command | signal | codes | longest end | left files | most | processes | next |")
+    print("| command | signal | codes | longest end | runs that left | most | processes | next |")
     print("\n".join(rows))
 
 
