@@ -290,6 +290,11 @@ class Predictor:
         return scores[indices], low_res
 
 
+def load(path: str | Path) -> Predictor:
+    """Open a bundle, a directory or an `.effsam.zip` file. See `Predictor` for the errors."""
+    return Predictor(path)
+
+
 def as_dictionary(record: MaskRecord) -> dict[str, Any]:
     """Return a generated mask as segment-anything's mask generator does."""
     x0, y0, x1, y1 = record.box

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import models
-from effsam_export.errors import CheckpointError, shown
+from effsam_export.errors import CheckpointError
 from effsam_export.weights import checkpoint as loading
 from effsam_export.weights import compare, identify, placement
 from effsam_export.weights.choice import COUNTER
@@ -54,15 +54,9 @@ class Contents:
             "models": list(identity.models) if identity else [],
             "model": self.model,
             "part": self.part,
-            "container": weights.container,
-            "key": weights.key,
-            "prefix": weights.prefix,
-            "averaged": weights.averaged,
-            "naming": weights.naming or "authors",
+            **weights.origin.document(),
             "tensors": len(weights.state),
-            "left_out": [shown(name) for name in weights.left_out],
             "missing": list(self.missing),
-            "dtype": weights.dtype,
             "sha256": self.sha256,
             "official": self.official,
             "weights_sha256": self.weights_sha256,

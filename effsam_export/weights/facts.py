@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from effsam_export.spec.stages import Checkpoint, LoraFile
-    from effsam_export.weights.read import Weights
+    from effsam_export.weights.read import Origin, Weights
 
 MEDSAM = (
     "MedSAM prepares an image in another way than SAM: squashed to 1024x1024, and scaled by its "
     "own minimum and maximum; your app has to do so, `effsam run` does not"
 )
+NAMINGS = {
+    # `Origin.naming` -> what was done.
+    "transformers": "names converted from transformers'",
+    "SlimSAM's training": "separate queries, keys and values joined",
+}
 MAX_GROUPS = 4
 """Groups of names that a note lists."""
 
@@ -31,13 +36,7 @@ class WeightFacts:
     """What was read from a weight file, and what was done to its names.
 
     Attributes:
-        container: The file's format in words.
-        key: Keys of the dictionaries around the tensors, joined by dots; empty for the top.
-        prefix: What was taken off each name, with its dot at the end.
-        averaged: The weights are averages of the trained ones.
-        naming: Whose names were converted; empty for the authors'.
-        left_out: Names of tensors in the same dictionary that belong to no part of the model.
-        dtype: Type of the floating-point tensors in the file; `mixed` for several.
+        origin: Where in the file they were.
         tensors: Number of tensors of the file that were loaded.
         weights_sha256: See `weights_sha256`.
         base_sha256: SHA-256 of the file that supplied the other parts; None without `--base`.
@@ -46,13 +45,7 @@ class WeightFacts:
         warning: What its file's name says of another use; empty if nothing.
     """
 
-    container: str
-    key: str
-    prefix: str
-    averaged: bool
-    naming: str
-    left_out: tuple[str, ...]
-    dtype: str
+    origin: Origin
     tensors: int
     weights_sha256: str
     base_sha256: str | None
@@ -63,22 +56,22 @@ class WeightFacts:
     @property
     def note(self) -> str:
         """What was done, in one line; empty for a file that has just the authors' state dict."""
-        words = [f'under "{shown(self.key)}"'] if self.key else []
-        words += [f'prefix "{shown(self.prefix)}" taken off'] if self.prefix else []
-        words += ["averaged weights"] if self.averaged else []
-        words += [f"names converted from {self.naming}'"] if self.naming == "transformers" else []
-        words += ["separate queries, keys and values joined"] if "Slim" in self.naming else []
-        if self.left_out:
-            count = len(self.left_out)
+        origin = self.origin
+        words = [f'under "{shown(origin.key)}"'] if origin.key else []
+        words += [f'prefix "{shown(origin.prefix)}" taken off'] if origin.prefix else []
+        words += ["averaged weights"] if origin.averaged else []
+        words += [NAMINGS[origin.naming]] if origin.naming else []
+        if origin.left_out:
+            count = len(origin.left_out)
             entries = "entry" if count == 1 else "entries"
-            words.append(f"{count} {entries} left out ({grouped(self.left_out)})")
+            words.append(f"{count} {entries} left out ({grouped(origin.left_out)})")
         words += [f"{self.masks} masks for a prompt"] if self.masks else []
         words += ["the other parts from --base"] if self.base_sha256 else []
         words += ["--lora merged"] if self.lora else []
         if not words:
             return ""
         # The place follows the number without a comma: `439 tensors under "model"`.
-        comma = "" if self.key else ","
+        comma = "" if origin.key else ","
         return f"{self.tensors} tensors{comma} {', '.join(words)}"
 
     @property
@@ -89,13 +82,7 @@ class WeightFacts:
     def document(self) -> dict[str, Any]:
         """Return the facts as a JSON object."""
         return {
-            "container": self.container,
-            "key": self.key,
-            "prefix": self.prefix,
-            "averaged": self.averaged,
-            "naming": self.naming or "authors",
-            "left_out": [shown(name) for name in self.left_out],
-            "dtype": self.dtype,
+            **self.origin.document(),
             "weights_sha256": self.weights_sha256,
             **({} if self.base_sha256 is None else {"base_sha256": self.base_sha256}),
             **(
@@ -118,13 +105,7 @@ def facts_of(
         masks: Number of masks of a prompt, if it is not the model's own.
     """
     return WeightFacts(
-        container=weights.container,
-        key=weights.key,
-        prefix=weights.prefix,
-        averaged=weights.averaged,
-        naming=weights.naming,
-        left_out=weights.left_out,
-        dtype=weights.dtype,
+        origin=weights.origin,
         tensors=len(weights.state),
         weights_sha256=weights_sha256(state),
         base_sha256=None if checkpoint.base is None else checkpoint.base.sha256,

@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
-    """The weights of one model in a file.
+class Origin:
+    """Where in a file the weights of a model are, and in which form.
 
     Attributes:
-        state: Tensors on the CPU under the authors' names; half precision as float32.
         container: The file's format in words.
         key: Keys of the dictionaries around the tensors, joined by dots; empty for the top.
         prefix: What stood before each name, with its dot at the end.
@@ -35,11 +34,8 @@ class Weights:
         left_out: Names of other tensors in the same dictionary, which belong to no part of the
             model, such as those of a loss.
         dtype: Type of the floating-point tensors in the file; `mixed` for several.
-        identity: The model by names and shapes; None if unknown.
-        adapters: Adapters among the tensors; None if there are none.
     """
 
-    state: Mapping[str, Tensor]
     container: str
     key: str
     prefix: str
@@ -47,15 +43,35 @@ class Weights:
     naming: str
     left_out: tuple[str, ...]
     dtype: str
+
+    def document(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {
+            "container": self.container,
+            "key": self.key,
+            "prefix": self.prefix,
+            "averaged": self.averaged,
+            "naming": self.naming or "authors",
+            "left_out": [shown(name) for name in self.left_out],
+            "dtype": self.dtype,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The weights of one model in a file.
+
+    Attributes:
+        state: Tensors on the CPU under the authors' names; half precision as float32.
+        origin: Where in the file they are.
+        identity: The model by names and shapes; None if unknown.
+        adapters: Adapters among the tensors; None if there are none.
+    """
+
+    state: Mapping[str, Tensor]
+    origin: Origin
     identity: Identity | None
     adapters: Adapters | None
-
-    @property
-    def under(self) -> str:
-        """Where the tensors are and what was taken off their names, in words; may be empty."""
-        words = [f'under "{shown(self.key)}"'] if self.key else []
-        words += [f'prefix "{shown(self.prefix)}" taken off'] if self.prefix else []
-        return ", ".join(words)
 
 
 def read(path: Path, key: str | None = None) -> Weights:
@@ -83,13 +99,15 @@ def read(path: Path, key: str | None = None) -> Weights:
     beside = tuple(n for n in chosen.beside if names.is_weight(n))
     return Weights(
         state=in_full_precision(state),
-        container=opened.container,
-        key=chosen.key,
-        prefix=chosen.prefix,
-        averaged=chosen.averaged,
-        naming=naming,
-        left_out=beside,
-        dtype=_dtype(tensors),
+        origin=Origin(
+            container=opened.container,
+            key=chosen.key,
+            prefix=chosen.prefix,
+            averaged=chosen.averaged,
+            naming=naming,
+            left_out=beside,
+            dtype=_dtype(tensors),
+        ),
         # The names before the conversion, too: other models of transformers have some of them.
         identity=identify.identify(state, frozenset({*tensors, *beside})),
         adapters=adapters.find([*state, *beside]),

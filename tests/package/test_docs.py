@@ -20,6 +20,7 @@ from effsam_export.config import fp16_recipe
 from effsam_export.config import parity as parity_file
 from effsam_export.config import targets as target_file
 from effsam_export.matrix import config as build_file
+from tests.package.guide_checkpoints import write_own_checkpoints
 from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
@@ -186,9 +187,17 @@ def test_paragraphs_are_found() -> None:
 LIGHT_BLOCKS = [b for b in console_blocks() if b.light]
 HEAVY_BLOCKS = [b for b in console_blocks() if not b.light]
 
+PYTHON_BLOCKS = [
+    (page, body)
+    for page, text in PAGES.items()
+    for body in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    if "import effsam_export" in body
+]
 
-def test_there_are_blocks_of_both_kinds() -> None:
+
+def test_there_are_blocks_of_all_kinds() -> None:
     assert LIGHT_BLOCKS
+    assert "README.md" in [page for page, _ in PYTHON_BLOCKS]
     assert [b for b in HEAVY_BLOCKS if b.page == "README.md"]
 
 
@@ -207,22 +216,6 @@ def exported(official: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def write_own_checkpoints(official: Checkpoint, folder: Path) -> None:
-    """Write the weight files of the guide on own checkpoints."""
-    import torch
-
-    from effsam_export.weights.checkpoint import read_state_dict
-
-    state = read_state_dict(official.path)
-    torch.save(dict(state), folder / "mobile_sam.pt")
-    part = "mask_decoder."
-    decoder = {n.removeprefix(part): v for n, v in state.items() if n.startswith(part)}
-    torch.save({"model": decoder}, folder / "decoder.pt")
-    wrapped = {f"module.{n}": v for n, v in state.items()}
-    wrapped["criterion.class_weight"] = torch.ones(1)
-    torch.save({"model": wrapped, "epoch": 7, "optimizer": {}}, folder / "trained.pt")
-
-
 @pytest.mark.backend
 @pytest.mark.weights
 @pytest.mark.parametrize("block", HEAVY_BLOCKS, ids=lambda b: b.name)
@@ -230,14 +223,6 @@ def test_console_blocks_are_true(block: Block, exported: Path) -> None:
     if block.page != "README.md":
         run_block(block, exported)
     assert (exported / EXPORTED / "manifest.json").is_file()
-
-
-PYTHON_BLOCKS = [
-    (page, body)
-    for page, text in PAGES.items()
-    for body in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    if "import effsam_export" in body
-]
 
 
 @pytest.mark.backend
@@ -248,10 +233,6 @@ def test_python_blocks_run(page: str, code: str, exported: Path) -> None:
         [sys.executable, "-c", code], cwd=exported, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{page}: {done.stderr}"
-
-
-def test_readme_has_a_python_block() -> None:
-    assert "README.md" in [page for page, _ in PYTHON_BLOCKS]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from effsam_export.weights import compare
 from effsam_export.weights.adapters import MERGEABLE
 from effsam_export.weights.identify import identify
 from effsam_export.weights.own_file import checkpoint_from_file
-from effsam_export.weights.read import Weights
+from effsam_export.weights.read import Origin, Weights
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
@@ -168,13 +168,15 @@ def mismatch(model: ModelSpec, state: dict[str, Tensor]) -> CheckpointError:
     """What tensors without values are refused with, as weights of a model."""
     weights = Weights(
         state=state,
-        container="PyTorch",
-        key="",
-        prefix="",
-        averaged=False,
-        naming="",
-        left_out=(),
-        dtype="float32",
+        origin=Origin(
+            container="PyTorch",
+            key="",
+            prefix="",
+            averaged=False,
+            naming="",
+            left_out=(),
+            dtype="float32",
+        ),
         identity=identify(state),
         adapters=None,
     )

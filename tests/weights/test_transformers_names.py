@@ -42,7 +42,7 @@ def folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_gives_the_golden_masks(folder: Path, shared: Path) -> None:
     """The weights to the bit, and with them the authors' figures for the photograph."""
     loaded = loading.load_with_facts(models.get("sam-vit-b"), checkpoint_from_file(folder, None))
-    assert loaded.facts.naming == "transformers"
+    assert loaded.facts.origin.naming == "transformers"
     found = loaded.module.state_dict()
     golden = golden_weights.load("vit_b").state
     assert all(np.array_equal(found[n].numpy(), v) for n, v in golden.items())

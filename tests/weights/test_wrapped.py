@@ -74,7 +74,7 @@ def test_safetensors_are_the_same(tmp_path: Path, state: State, digest: str, nam
     save_file({n: v.contiguous() for n, v in wrapped.WRAPPED[name](state).items()}, str(path))
     found = load(path)
     assert found.weights_sha256 == digest
-    assert found.container == "safetensors"
+    assert found.origin.container == "safetensors"
 
 
 @pytest.mark.parametrize("name", ["training file", "pickled module under model"])
@@ -89,7 +89,7 @@ def test_the_format_before_1_6_is_the_same(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_named(tmp_path: Path, state: State, dtype: torch.dtype) -> None:
     path = save(tmp_path / "weights.pt", {n: v.to(dtype) for n, v in state.items()})
-    assert load(path).dtype == str(dtype).removeprefix("torch.")
+    assert load(path).origin.dtype == str(dtype).removeprefix("torch.")
 
 
 # ------------------------------------------------------------------ folders and shards
@@ -118,7 +118,7 @@ def test_shards_with_an_index(tmp_path: Path, state: State, digest: str, suffix:
     for given in (tmp_path, whole):
         found = load(given)
         assert found.weights_sha256 == digest
-        assert found.container.endswith("in shards")
+        assert found.origin.container.endswith("in shards")
     before = checkpoint_from_file(tmp_path, None).sha256
     (tmp_path / f"model-0.{suffix}").rename(tmp_path / "model-2")
     error = refused(tmp_path)
@@ -142,7 +142,7 @@ def test_an_index_that_is_none(tmp_path: Path, text: str) -> None:
 def test_a_folder_with_several_files(tmp_path: Path, state: State) -> None:
     assert "is a directory, not a checkpoint" in refused(tmp_path).message
     save(tmp_path / "last.pt", state)
-    assert load(tmp_path).container == "PyTorch"
+    assert load(tmp_path).origin.container == "PyTorch"
     save(tmp_path / "best.pt", state)
     error = refused(tmp_path)
     assert "is a directory with 2 weight files" in error.message
@@ -155,7 +155,7 @@ def test_a_zip_of_one_file(tmp_path: Path, state: State, digest: str) -> None:
         archive.write(inner, "folder/weights.pth")
     found = load(tmp_path / "weights.zip")
     assert found.weights_sha256 == digest
-    assert found.container == "PyTorch in a zip archive"
+    assert found.origin.container == "PyTorch in a zip archive"
 
 
 # ------------------------------------------------------------------ several sets of weights
@@ -187,7 +187,7 @@ def test_averaged_weights_come_first(
 ) -> None:
     found = load(save(tmp_path / "weights.pt", wrap(other(state), state)))
     assert found.weights_sha256 == digest
-    assert found.averaged
+    assert found.origin.averaged
     assert "averaged weights" in found.note
 
 
