@@ -40,7 +40,7 @@ image with rows and columns exchanged."""
 RANGE_HINT = "give the values that are black and white: `--range LOW,HIGH`, `range` in a TOML file"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decoded:
     """A decoded image.
 
@@ -80,7 +80,9 @@ def decode(open_image: OpenImage, value_range: ValueRange = "auto") -> Decoded:
     notes = ["has more than one page: the first one was read"] if paged else []
     samples = deep_samples(open_image, image)
     if samples is None and isinstance(value_range, tuple):
-        samples = Samples("unsigned", 8, "RGB", lambda *rows: _eight_bits(image, *rows))
+        samples = Samples(
+            kind="unsigned", bits=8, mode="RGB", rows=lambda *rows: _eight_bits(image, *rows)
+        )
     image.load()
     low: float
     high: float
@@ -103,7 +105,7 @@ def decode(open_image: OpenImage, value_range: ValueRange = "auto") -> Decoded:
             pixels[top:bottom] = _rgb(band)
     # The EXIF data of a PNG file may follow the pixels.
     pixels = rotated(pixels, image.getexif().get(ORIENTATION))
-    return Decoded(pixels, low, high, tuple(notes))
+    return Decoded(pixels=pixels, low=low, high=high, notes=tuple(notes))
 
 
 def choose(

@@ -44,7 +44,7 @@ class PixelError(ValueError):
         self.hint = hint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Samples:
     """The samples of an image.
 
@@ -88,14 +88,21 @@ def deep_samples(open_image: OpenImage, image: ImageFile.ImageFile) -> Samples |
     if image.mode.startswith(("I", "F")):
         return _grey(image, layout, tags)
     if image.mode == "L" and SIGNED in tags.get(SAMPLE_FORMAT, ()):
-        return Samples("signed", 8, "L", lambda *rows: _array(image, *rows).view(np.int8))
+        return Samples(
+            kind="signed", bits=8, mode="L", rows=lambda *rows: _array(image, *rows).view(np.int8)
+        )
     channels, _, order = layout.partition(";16")
     if order not in ("B", "L", "N"):
         return None
     if channels == "LA":
         # Pillow has no layout for the lower bytes alone, so all four bytes become channels.
         _set_layout(image, "RGBA")
-        return Samples("unsigned", 16, "L", lambda *rows: _grey_of_four(_array(image, *rows)))
+        return Samples(
+            kind="unsigned",
+            bits=16,
+            mode="L",
+            rows=lambda *rows: _grey_of_four(_array(image, *rows)),
+        )
     return _colours(open_image, image, channels, order)
 
 
@@ -105,7 +112,13 @@ def _grey(image: ImageFile.ImageFile, layout: str, tags: Mapping[int, Any]) -> S
         _set_layout(image, NATIVE[layout])
     inverted = image.format == "TIFF" and tags.get(PHOTOMETRIC, 0) == WHITE_IS_ZERO
     if image.mode == "F":
-        return Samples("floating-point", 32, "L", lambda *rows: _array(image, *rows), inverted)
+        return Samples(
+            kind="floating-point",
+            bits=32,
+            mode="L",
+            rows=lambda *rows: _array(image, *rows),
+            inverted=inverted,
+        )
     signed = layout.endswith("S")
     bits = next((n for n in (12, 16) if f";{n}" in layout), 32)
     stated = tags.get(MAX_SAMPLE, 0)
@@ -116,12 +129,12 @@ def _grey(image: ImageFile.ImageFile, layout: str, tags: Mapping[int, Any]) -> S
         return values.view(np.uint32) if bits == 32 and not signed else values
 
     return Samples(
-        "signed" if signed else "unsigned",
-        bits,
-        "L",
-        rows,
-        inverted,
-        stated if isinstance(stated, int) and stated < 2**bits - 1 else 0,
+        kind="signed" if signed else "unsigned",
+        bits=bits,
+        mode="L",
+        rows=rows,
+        inverted=inverted,
+        stated=stated if isinstance(stated, int) and stated < 2**bits - 1 else 0,
     )
 
 
@@ -140,12 +153,14 @@ def _colours(
     image.load()
     lower = open_image()
     _set_layout(lower, f"{channels};16{'L' if big else 'B'}")
+    # Some versions of Pillow exchange the sides of a turned image only then.
+    lower.load()
 
     def rows(top: int, bottom: int) -> NDArray[Any]:
         values = _joined(_array(image, top, bottom), _array(lower, top, bottom))
         return values[..., : len(mode)]
 
-    return Samples("unsigned", 16, mode, rows)
+    return Samples(kind="unsigned", bits=16, mode=mode, rows=rows)
 
 
 def _grey_of_four(values: NDArray[np.uint8]) -> NDArray[np.uint16]:

@@ -130,12 +130,15 @@ def seeds(name: str) -> Iterator[bytes]:
 def _images() -> Iterator[bytes]:
     from PIL import Image
 
+    from tests.imaging import deep_files
+
     for form in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "ICO"):
         for mode in ("RGB", "L", "P"):
             content = io.BytesIO()
             with contextlib.suppress(OSError):
                 Image.effect_noise((9, 7), 50).convert(mode).save(content, form)
                 yield content.getvalue()
+    yield from deep_files.of_every_kind()
 
 
 def _archive() -> Iterator[bytes]:

@@ -11,7 +11,7 @@ import numpy as np
 from tests.imaging.hostile_images import png_chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -20,6 +20,7 @@ ADAM7 = (
     *((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)),
 )
 """First row and column, and steps, of each pass of an interlaced PNG file."""
+ORDERS: tuple[Literal["<", ">"], ...] = ("<", ">")
 COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
 """Channels -> colour type of PNG."""
 
@@ -115,3 +116,18 @@ def directory(entries: Mapping[int, tuple[int, tuple[int, ...]]], at: int, order
             place = data.ljust(4, b"\0")
         head += struct.pack(f"{order}HHL", tag, kind, len(values)) + place
     return head + bytes(4) + behind
+
+
+def of_every_kind() -> Iterator[bytes]:
+    """Yield a small file of each kind."""
+    grey = np.arange(0, 4096, 65, dtype=np.uint16)[:63].reshape(7, 9, 1)
+    for values in (np.concatenate([grey] * channels, axis=-1) for channels in (1, 2, 3, 4)):
+        yield png16(values)
+        yield png16(values, interlaced=True)
+    for order in ORDERS:
+        for deflated in (False, True):
+            for dtype in (np.uint16, np.int16, np.int32, np.uint32, np.float32):
+                yield tiff(grey.astype(dtype), order=order, deflated=deflated)
+            yield tiff(np.concatenate([grey] * 3, axis=-1), order=order, deflated=deflated)
+            yield tiff(np.concatenate([grey] * 4, axis=-1), order=order, alpha=1)
+    yield tiff(grey, grey)

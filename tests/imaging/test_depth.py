@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,8 +13,9 @@ from effsam_export.errors import ImageError
 from effsam_export.imaging import pixels
 from effsam_export.imaging.decode import read_image
 from effsam_export.imaging.pixels import RANGE_HINT, Decoded
-from tests.imaging.deep_files import png16, tiff
+from tests.imaging.deep_files import of_every_kind, png16, tiff
 from tests.imaging.hostile_images import png_chunk
+from tests.imaging.test_decode import outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -316,3 +318,20 @@ def test_extreme_ranges_do_not_overflow(tmp_path: Path) -> None:
     found = read(tmp_path, tiff(values), (-3e38, 3e38))
     assert found.pixels[0, :, 0].tolist() == [0, 128, 255]
     assert read(tmp_path, tiff(values), (0, 1e-300)).pixels[0, :, 0].tolist() == [0, 0, 255]
+
+
+def test_damaged_files_end_in_pixels_or_in_one_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    random = Random(26)
+    outcomes = set()
+    for content in of_every_kind():
+        for _ in range(6):
+            damaged = bytearray(content)
+            for _ in range(random.choice([1, 1, 3, 30])):
+                damaged[random.randrange(len(damaged))] = random.choice([0, 1, 255, 16])
+            message = outcome(tmp_path / "image", bytes(damaged))
+            assert "\n" not in message
+            outcomes.add(bool(message))
+    assert outcomes == {True, False}
+    assert capfd.readouterr() == ("", "")

@@ -163,12 +163,12 @@ def test_masks_file(tmp_path: Path) -> None:
     image = np.zeros((*SIZE, 3), np.uint8)
     path = tmp_path / "all.npz"
     segment.save_automatic_masks(
-        AutomaticMasks(decoded=Decoded(image), records=(record(10, 0.9),)), path
+        AutomaticMasks(decoded=Decoded(pixels=image), records=(record(10, 0.9),)), path
     )
     content = np.load(path)
     assert content["masks"].shape == (1, *SIZE)
     assert content["masks"].sum() == 400
     assert content["boxes"].tolist() == [[10, 10, 29, 29]]
     assert content["points"].tolist() == [[10, 10]]
-    segment.save_automatic_masks(AutomaticMasks(decoded=Decoded(image), records=()), path)
+    segment.save_automatic_masks(AutomaticMasks(decoded=Decoded(pixels=image), records=()), path)
     assert np.load(path)["masks"].shape == (0, *SIZE)
