@@ -274,8 +274,11 @@ def main(job_file: str, outcome_file: str, parent: str) -> None:
 
     end_with_parent(int(parent))
     path = Path(outcome_file)
-    with signals.raised():
-        outcome = export_cell(Job(**json.loads(Path(job_file).read_text("utf-8"))), path.parent)
+    try:
+        with signals.raised():
+            outcome = export_cell(Job(**json.loads(Path(job_file).read_text("utf-8"))), path.parent)
+    except signals.Stopped as stop:
+        signals.leave(128 + stop.signal)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(replace(outcome, peak_mb=peak_mb()))), "utf-8")
     partial.replace(path)

@@ -49,6 +49,14 @@ with signals.raised():
         signal.raise_signal(signal.SIGTERM)
         print("whole")
 """
+LEAVES = """
+import atexit, threading, time
+from effsam_export.util import signals
+# Python would wait for it.
+threading.Thread(target=time.sleep, args=(60,)).start()
+atexit.register(print, "registered", end="")
+signals.leave(143)
+"""
 SMALL_STACK = """
 import ctypes, signal
 from effsam_export.util import signals
@@ -154,6 +162,13 @@ def test_another_thread_handles_no_signals() -> None:
     thread.start()
     thread.join()
     assert errors == []
+
+
+def test_the_process_ends_without_waiting_but_calls_what_is_registered() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES], capture_output=True, text=True, timeout=10, check=False
+    )
+    assert (done.stdout, done.returncode) == ("registered", 143), done.stderr
 
 
 def test_results_and_errors_pass() -> None:
