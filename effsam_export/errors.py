@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 120
 """Characters of a name or value in a message."""
+MAX_JOINED = 20
+"""Problems that a message names; the others are counted."""
 NEXT_LINE = "\n  "
 """Begins each further line of a message."""
 CONTROL = re.compile(
@@ -54,6 +56,13 @@ def shown(value: object) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
+
+
+def joined(problems: Iterable[str]) -> str:
+    """Return problems as one sentence: each once, and those beyond `MAX_JOINED` as a number."""
+    unique = list(dict.fromkeys(problems))
+    more = len(unique) - MAX_JOINED
+    return "; ".join(unique[:MAX_JOINED] + ([f"and {more} more problems"] if more > 0 else []))
 
 
 class EffsamError(Exception):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from effsam_export.bundle import paths, read, signature, staging
 from effsam_export.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, parse
 from effsam_export.bundle.read import MAX_SIGNATURE_BYTES, SIGNATURE
-from effsam_export.errors import BundleError, CheckFailed, shown
+from effsam_export.errors import BundleError, CheckFailed, joined, shown
 from effsam_export.util import zip_directory
 from effsam_export.util.files import atomic_file
 from effsam_export.util.owned import temporary_directory
@@ -32,8 +32,6 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 """Time of every entry: the earliest a zip file can hold."""
 REGULAR_FILE = stat.S_IFREG | 0o644
 ENCRYPTED = 0x1
-MAX_PROBLEMS = 20
-"""Problems in one message; an archive may have any number of bad entries."""
 
 
 def pack(path: Path, output: Path) -> None:
@@ -50,7 +48,7 @@ def pack(path: Path, output: Path) -> None:
     bundle = read.read(path)
     problems = read.integrity(bundle)
     if problems:
-        raise BundleError(f"bundle `{path}` is not intact: {'; '.join(problems)}")
+        raise BundleError(f"bundle `{path}` is not intact: {joined(problems)}")
     names = sorted(e["path"] for e in bundle.manifest["files"])
     if (path / SIGNATURE).is_file():
         names.insert(0, SIGNATURE)
@@ -129,9 +127,7 @@ def _check(archive: Path, opened: zipfile.ZipFile) -> None:
 
 def _refuse(archive: Path, problems: list[str]) -> None:
     if problems:
-        more = len(problems) - MAX_PROBLEMS
-        first = [*problems[:MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
-        raise BundleError(f"`{archive}` is refused: {'; '.join(first)}")
+        raise BundleError(f"`{archive}` is refused: {joined(problems)}")
 
 
 def _extract(archive: Path, opened: zipfile.ZipFile, work: Path) -> None:

@@ -21,7 +21,7 @@ from effsam_export.bundle.golden import read_golden
 from effsam_export.bundle.manifest import MANIFEST, validate
 from effsam_export.bundle.manifest import load as load_manifest
 from effsam_export.bundle.read import SIGNATURE
-from effsam_export.errors import BundleError, CheckFailed, UsageError
+from effsam_export.errors import BundleError, CheckFailed, UsageError, joined
 from effsam_export.imaging import rle
 from effsam_export.util import json_text
 from effsam_export.util.files import sha256_of
@@ -40,7 +40,6 @@ MAX_RESULT_BYTES = 64_000_000
 """A mask's run lengths take a few hundred thousand bytes."""
 TEXT_KEYS = ("manifest_sha256", "language", "runtime", "version", "device")
 """Keys of a result whose values are non-empty strings."""
-MAX_PROBLEMS = 20
 MAX_TEXT = 200
 """Characters of such a string."""
 
@@ -84,7 +83,7 @@ def attest(path: Path, result: Path, key: Path | None = None) -> Attestation:
     bundle = read.read(path)
     broken = read.integrity(bundle)
     if broken:
-        raise BundleError(f"bundle `{path}` is not intact: {'; '.join(broken)}")
+        raise BundleError(f"bundle `{path}` is not intact: {joined(broken)}")
     vectors = read_golden(bundle)
     if vectors is None:
         raise BundleError(f"bundle `{path}` has no golden vectors: it holds one component")
@@ -103,7 +102,7 @@ def attest(path: Path, result: Path, key: Path | None = None) -> Attestation:
         failures, min_iou, score_error = compare(document["cases"], vectors)
         problems += failures
     if problems:
-        raise CheckFailed(f"`{result}` is refused: {'; '.join(problems[:MAX_PROBLEMS])}")
+        raise CheckFailed(f"`{result}` is refused: {joined(problems)}")
     attestation = Attestation(
         device=document["device"],
         runtime=document["runtime"],

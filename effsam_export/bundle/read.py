@@ -14,7 +14,7 @@ from effsam_export.bundle.manifest import (
     current,
     load,
 )
-from effsam_export.errors import BundleError, CheckpointError, shown
+from effsam_export.errors import BundleError, CheckpointError, joined, shown
 from effsam_export.models import fixed
 from effsam_export.spec.stages import Artifact
 from effsam_export.util.files import sha256_of
@@ -205,7 +205,7 @@ def check_component(bundle: Bundle, component: str) -> None:
             problems.append(f"`{shown(name)}` is not in the manifest")
     if problems:
         raise BundleError(
-            f"bundle `{bundle.path}` is not intact: {'; '.join(problems)}",
+            f"bundle `{bundle.path}` is not intact: {joined(problems)}",
             hint=f"{COPY_AGAIN}; `effsam verify` lists everything that is wrong",
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from effsam_export import backends
 from effsam_export.backends.messages import explain
-from effsam_export.errors import BundleError, EffsamError, shown
+from effsam_export.errors import BundleError, EffsamError, joined, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ class CheckedSession:
             outputs = self._session.run(feeds)
         if problems := output_problems(self._spec, feeds, outputs):
             raise BundleError(
-                f"{self._what} is not the {self._spec.name} of its model: {'; '.join(problems)}",
+                f"{self._what} is not the {self._spec.name} of its model: {joined(problems)}",
                 hint="export the bundle again",
             )
         return outputs

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from effsam_export.bundle import read
 from effsam_export.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES
 from effsam_export.bundle.read import MAX_SIGNATURE_BYTES, SIGNATURE
-from effsam_export.errors import BundleError, ToolchainMissing, UsageError
+from effsam_export.errors import BundleError, ToolchainMissing, UsageError, joined
 from effsam_export.util.files import write_whole
 from effsam_export.util.reasons import reason_of
 
@@ -45,7 +45,7 @@ def sign(path: Path, key: Path) -> None:
     """
     problems = read.integrity(read.read(path))
     if problems:
-        raise BundleError(f"bundle `{path}` is not intact: {'; '.join(problems)}")
+        raise BundleError(f"bundle `{path}` is not intact: {joined(problems)}")
     signature = private_key(key).sign((path / MANIFEST).read_bytes())
     write_whole(path / SIGNATURE, signature)
 

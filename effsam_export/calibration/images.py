@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effsam_export.config.calibration import hashes
-from effsam_export.errors import ImageError, UsageError
+from effsam_export.errors import ImageError, UsageError, joined
 from effsam_export.imaging.decode import read_image
 from effsam_export.imaging.pixels import RANGE_HINT
 
@@ -87,7 +87,7 @@ def load(recipe: CalibrationRecipe, evaluation_images: Iterable[Path] = ()) -> C
         notes += [f"image `{path.name}` {note}" for note in decoded.notes]
     if problems:
         raise UsageError(
-            f"cannot calibrate with `{recipe.name}`: {'; '.join(problems)}",
+            f"cannot calibrate with `{recipe.name}`: {joined(problems)}",
             hint="use real images like those in the app: random data ruins INT8 accuracy",
         )
     return CalibrationImages(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from effsam_export.errors import OutputError, UsageError, shown
+from effsam_export.errors import OutputError, UsageError, joined, shown
 from effsam_export.util.numbers import to_number
 
 if TYPE_CHECKING:
@@ -270,5 +270,5 @@ def _pairs(
         else:
             pairs.append((name, value))
     if problems:
-        raise UsageError("; ".join(problems), hint=f"example: {flag} {example}")
+        raise UsageError(joined(problems), hint=f"example: {flag} {example}")
     return pairs

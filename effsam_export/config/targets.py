@@ -15,7 +15,7 @@ from effsam_export.config.toml import (
     unknown_name,
     value_fault,
 )
-from effsam_export.errors import UnknownNameError, UsageError, shown
+from effsam_export.errors import UnknownNameError, UsageError, joined, shown
 from effsam_export.spec.targets import Gates, Precision, TargetProfile
 from effsam_export.util.numbers import to_number, to_whole
 
@@ -118,7 +118,7 @@ def _parse_options(backend: str, given: Mapping[str, str]) -> dict[str, str | in
         else:
             values[key] = value
     if problems:
-        raise UsageError("; ".join(problems))
+        raise UsageError(joined(problems))
     return values
 
 

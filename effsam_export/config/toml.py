@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from effsam_export.errors import UnknownNameError, UsageError, shown
+from effsam_export.errors import UnknownNameError, UsageError, joined, shown
 from effsam_export.util.files import fault_of_file
 from effsam_export.util.reasons import reason_of
 
@@ -26,8 +26,6 @@ MAX_BYTES = 1_000_000
 MAX_KEY_PARTS = 64
 MAX_ENTRIES = 10_000
 """Maximum number of entries in a list."""
-MAX_PROBLEMS = 20
-"""Problems of a file that a message names; the others are counted."""
 INT64 = 2**63
 """Integers of TOML have 64 bits."""
 
@@ -83,10 +81,7 @@ def refuse(what: str, path: Path, problems: Sequence[str], *, hint: str | None =
     Raises:
         UsageError: Always.
     """
-    unique = list(dict.fromkeys(problems))
-    more = len(unique) - MAX_PROBLEMS
-    listed = unique[:MAX_PROBLEMS] + ([f"and {more} more problems"] if more > 0 else [])
-    raise UsageError(f"{what} `{path.name}`: {'; '.join(listed)}", hint=hint)
+    raise UsageError(f"{what} `{path.name}`: {joined(problems)}", hint=hint)
 
 
 def faults(table: object, keys: Mapping[str, type], where: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from effsam_export.errors import PromptError
+from effsam_export.errors import PromptError, joined
 from effsam_export.imaging.letterbox import letterbox
 from effsam_export.spec.prompts import MaskSet, Point, Preprocess, Prompt, PromptSupport
 
@@ -149,7 +149,7 @@ def check_prompt(prompt: Prompt, size: tuple[int, int], support: PromptSupport) 
     unsupported = unsupported_parts(prompt, support)
     if problems or unsupported:
         raise PromptError(
-            "; ".join([*problems, *unsupported]),
+            joined([*problems, *unsupported]),
             hint=limits if problems else "`effsam info MODEL` shows the supported prompts",
         )
 

@@ -12,7 +12,7 @@ from effsam_export import backends, models
 from effsam_export.config import targets as profiles
 from effsam_export.config.toml import faults, is_name, read_toml, refuse, unknown_name
 from effsam_export.errors import EffsamError, UnknownNameError, shown
-from effsam_export.util.files import fault_of_file
+from effsam_export.util.files import IS_A_DIRECTORY, fault_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,8 +115,12 @@ def load(path: Path) -> Build:
         f"checkpoint of `{shown(m)}`, which is not built" for m in checkpoints if m not in names
     ]
     own = [p for w in checkpoints.values() for p in (w.file, w.base, w.lora) if p is not None]
-    files = {p: None if p.is_dir() else fault_of_file(p) for p in own}
-    problems += [f"checkpoint `{p}` {fault}" for p, fault in files.items() if fault]
+    files = {p: fault_of_file(p) for p in own}
+    problems += [
+        f"checkpoint `{p}` {fault}"
+        for p, fault in files.items()
+        if fault and fault != IS_A_DIRECTORY
+    ]
     known = {Path(t).stem for t in targets}
     for key in ("options", "requires"):
         problems += [

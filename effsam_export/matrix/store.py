@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from effsam_export.bundle import read, staging
 from effsam_export.bundle.manifest import MANIFEST
-from effsam_export.errors import BundleError, OutputError
+from effsam_export.errors import BundleError, OutputError, joined
 from effsam_export.matrix.lock import CacheInUse, exclusive, shared
 from effsam_export.pipeline.stage_cache import OUTPUTS, mark, remove_incomplete, unwritable
 from effsam_export.util.files import write_whole
@@ -125,7 +125,7 @@ class Store:
         """
         problems = read.integrity(read.read(scratch / "bundle"))
         if problems:
-            raise BundleError(f"the worker's bundle is not intact: {'; '.join(problems)}")
+            raise BundleError(f"the worker's bundle is not intact: {joined(problems)}")
         write_json(scratch / BUILT, asdict(built))
         folder = self.root / "bundles" / digest
         try:

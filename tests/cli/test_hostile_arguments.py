@@ -112,6 +112,13 @@ def test_a_line_break_in_a_path_adds_no_line(
             ],
             "calibration `int8/x` does not exist",
         ),
+        (
+            [
+                *("export", "mobile-sam", "-t", "onnx", "--dry-run"),
+                *(f"--option=x{i}" for i in range(500)),
+            ],
+            "and 480 more problems",
+        ),
         (["code", "folder", "-l", "../../x"], "unknown language `../../x`"),
         (["code", "folder", "-l", "/x"], "unknown language `/x`"),
         (["run", "folder", "a\0b", "--point", "1,1"], "it has a null character"),

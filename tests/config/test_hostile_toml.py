@@ -175,6 +175,11 @@ def test_dots_in_texts_and_comments_are_no_keys(tmp_path: Path) -> None:
 def test_the_number_of_problems_in_a_message_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "effsam.toml"
     names = ", ".join(f'"model-{i}"' for i in range(500))
-    path.write_text(f'models = [{names}]\ntargets = ["onnx"]', "utf-8")
-    with pytest.raises(UsageError, match="and 480 more problems"):
-        build_file.load(path)
+    options = "".join(f"x{i} = 1\n" for i in range(500))
+    for text in (
+        f'models = [{names}]\ntargets = ["onnx"]',
+        f'models = ["mobile-sam"]\ntargets = ["onnx"]\n[options.onnx]\n{options}',
+    ):
+        path.write_text(text, "utf-8")
+        with pytest.raises(UsageError, match="and 480 more problems"):
+            build_file.load(path)
