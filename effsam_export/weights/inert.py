@@ -23,7 +23,15 @@ KEYS = (str, int, float, bytes, type(None))
 
 
 class Unreadable(Exception):
-    """A file is damaged or not supported; the message is the rest of a sentence about it."""
+    """A file is damaged or not supported; the message is the rest of a sentence about it.
+
+    Args:
+        hint: What the user can do; empty for the usual advice.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 @dataclass(frozen=True, kw_only=True)

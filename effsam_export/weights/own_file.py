@@ -26,7 +26,7 @@ OTHER_FORMATS: tuple[tuple[int, bytes, str, str], ...] = (
      "run `git lfs pull` in the repository it came from"),
     (0, b"<!doctype html", "a web page", AGAIN),
     (0, b"<html", "a web page", AGAIN),
-    (0, b"<?xml", "an XML document", AGAIN),
+    (0, b"<?xml", "an XML document, such as an OpenVINO model", STATE_DICT),
     (4, b"tfl3", "a TFLite model", STATE_DICT),
     (0, b"gguf", "a GGUF file", STATE_DICT),
     (0, b"\x89hdf", "an HDF5 file (Keras)", STATE_DICT),
@@ -37,6 +37,13 @@ OTHER_FORMATS: tuple[tuple[int, bytes, str, str], ...] = (
 )  # fmt: skip
 ONNX_HEADS = (b"\x08", b"\x12")
 """First byte of an ONNX file: the field of its version, or of its producer's name."""
+ONNX_PRODUCERS = (b"pytorch", b"onnx")
+OTHER_FOLDERS = {
+    # File in a folder -> what the folder is.
+    "Manifest.json": "a Core ML package",
+    "manifest.json": "a bundle, which is exported already",
+    "saved_model.pb": "a TensorFlow model",
+}
 IN_FOLDERS = (
     # Names of `save_pretrained` and of accelerate, in the order of transformers.
     *("model.safetensors", f"model.safetensors{INDEX_SUFFIX}"),
@@ -160,7 +167,8 @@ def refuse_other_formats(path: Path, head: bytes) -> None:
         found = text if position == 0 else head.lower()[position:]
         if found.startswith(mark):
             raise CheckpointError(f"`{path}` is {what}", hint=hint)
-    if head.startswith(ONNX_HEADS) and path.suffix.lower() == ".onnx":
+    is_named = path.suffix.lower() == ".onnx" or any(p in head for p in ONNX_PRODUCERS)
+    if head.startswith(ONNX_HEADS) and is_named:
         raise CheckpointError(f"`{path}` is an ONNX model", hint=STATE_DICT)
 
 
@@ -178,6 +186,9 @@ def weight_file_in(folder: Path) -> Path:
             f"`{folder}` is a PEFT adapter, which changes the weights of another file",
             hint="give that file with --checkpoint, and this folder with --lora",
         )
+    for name, what in OTHER_FOLDERS.items():
+        if name in names:
+            raise CheckpointError(f"`{folder}` is {what}", hint=STATE_DICT)
     for name in IN_FOLDERS:
         if name in names:
             return names[name]

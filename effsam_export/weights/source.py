@@ -66,7 +66,7 @@ def opened(path: Path) -> Iterator[Source]:
                 yield _file(path, stack, archived=False)
         except Unreadable as error:
             raise CheckpointError(
-                f"{name} cannot be read as a checkpoint: {error}", hint=HINT
+                f"{name} cannot be read as a checkpoint: {error}", hint=error.hint or HINT
             ) from error
 
 
@@ -129,7 +129,7 @@ def _archived(archive: zipfile.ZipFile, member: zipfile.ZipInfo, stack: ExitStac
     try:
         source = _file(inner, stack, archived=True)
     except Unreadable as error:
-        raise Unreadable(f"its member `{shown(member.filename)}`: {error}") from error
+        raise Unreadable(f"its member `{shown(member.filename)}`: {error}", error.hint) from error
     return Source(
         content=source.content,
         # Copied into memory, because the temporary file is deleted with the stack.

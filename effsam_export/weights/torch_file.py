@@ -147,7 +147,10 @@ def read_zip(archive: zipfile.ZipFile, length: int) -> TorchFile:
         raise Unreadable("it is not a PyTorch weight file")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}constants.pkl" in members:
-        raise Unreadable("it is a TorchScript program, not a weight file")
+        raise Unreadable(
+            "it is a TorchScript program, not a weight file",
+            "save its weights with torch: torch.save(torch.jit.load(FILE).state_dict(), OUTPUT)",
+        )
     content = inert.read(io.BytesIO(_bytes(archive, members[pickles[0]], inert.MAX_BYTES)))
     order = members.get(f"{root}byteorder")
     big_endian = order is not None and _bytes(archive, order, HEAD_BYTES) == b"big"
