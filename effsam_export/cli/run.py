@@ -72,21 +72,21 @@ def run(
             help="Use the single-mask output of the model, not its multimask outputs.",
         ),
     ] = False,
+    value_range: Annotated[
+        str,
+        typer.Option(
+            "--range",
+            metavar="auto|full|LOW,HIGH",
+            help="Values that become black and white. For images of more than 8 bits, auto takes "
+            "the least of 8, 10, 12, 14 and 16 bits that hold them, full all of the file's type.",
+        ),
+    ] = "auto",
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--output", "-o", help="Write an overlay: the mask drawn over the image (PNG, JPEG)."
         ),
     ] = None,
-    value_range: Annotated[
-        str,
-        typer.Option(
-            "--range",
-            metavar="auto|full|LOW,HIGH",
-            help="Values of the image that become black and white, if it has more than 8 bits: "
-            "by its own values, all of its type, or these two.",
-        ),
-    ] = "auto",
     masks: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--masks", help="Write all masks, scores and logits to a NumPy file (.npz)."),

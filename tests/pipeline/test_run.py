@@ -6,7 +6,9 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from effsam_export.bundle import read, write
 from effsam_export.config import targets as profiles
@@ -62,6 +64,28 @@ def test_stage_events_are_in_order(request_: ExportRequest) -> None:
     assert finished == ["load", "trace encoder", "lower encoder", "parity", "bundle"]
     assert all(e.detail for e in events if e.kind == "finished")
     assert [e.done for e in events if e.kind == "advanced"] == [1, 2, 3]
+
+
+def test_how_deep_images_were_read_is_said_and_kept(
+    request_: ExportRequest, tmp_path: Path
+) -> None:
+    Image.fromarray(np.arange(5600, dtype=np.uint16).reshape(70, 80) % 4096).save(
+        tmp_path / "d.png"
+    )
+    file = tmp_path / "parity.toml"
+    file.write_text(
+        '[[images]]\nfile = "d.png"\nprompts = [{ name = "p", box = [9, 9, 50, 60] }]\n'
+    )
+    events: list[StageEvent] = []
+    report = pipeline.export(replace(request_, parity_file=file), events.append)
+    notes = [e.detail for e in events if (e.kind, e.stage) == ("note", "parity")]
+    assert notes == [
+        "image `d.png` has 16-bit values from 0 to 4095, read as 0 to 4095 (12 bits) "
+        "by the range `auto`"
+    ]
+    assert pipeline.figures(report)["notes"] == notes
+    assert json.loads((request_.output / "parity.json").read_text("utf-8"))["notes"] == notes
+    assert notes[0] in (request_.output / "report.html").read_text("utf-8")
 
 
 def test_a_bundle_of_one_component(request_: ExportRequest) -> None:
