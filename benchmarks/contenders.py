@@ -14,6 +14,7 @@ from effsam_export.imaging import images
 from effsam_export.imaging.decode import load_image
 from effsam_export.models.sam.components import SAM_MASKS, stack_decoder_feeds
 from effsam_export.spec.prompts import Point, Prompt, Sample
+from effsam_export.spec.sizes import sides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -250,7 +251,7 @@ def _eager(sam: Sam, inputs: Inputs, prompts: tuple[Prompt, ...], resize: bool) 
     coords = torch.tensor(points, dtype=torch.float32)
     labels = torch.ones(coords.shape[:2])
     h, w = inputs.frame.resized
-    square = (inputs.frame.image_size, inputs.frame.image_size)
+    square = sides(inputs.frame.image_size)
 
     def run() -> Mapping[str, Array]:
         with torch.inference_mode():

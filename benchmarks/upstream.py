@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from effsam_export.models.sam.transformer import TwoWayAttentionBlock
 from effsam_export.models.tiny_vit import BasicLayer, PatchMerging, TinyViT, TinyViTBlock
+from effsam_export.spec.sizes import Size, sides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,13 @@ DECODER_FILE = "decoder.onnx"
 POINTS_TRACED = 5
 ORIGINAL_TRACED = (1500, 2250)
 """Original (height, width) in the decoder's tracing inputs; the graph takes any."""
+
+
+def side_of(size: Size) -> int:
+    """Return the side of a square."""
+    height, width = sides(size)
+    assert height == width, size
+    return height
 
 
 # ------------------------------------------------------------------ encoder
@@ -97,7 +105,7 @@ class UpstreamEncoder(nn.Module):
         encoder = sam.image_encoder
         assert isinstance(encoder, TinyViT)
         self.encoder = encoder
-        side = sam.rule.image_size // 8
+        side = side_of(sam.rule.image_size) // 8
         self.stages: list[tuple[nn.Sequential, PatchMerging | None, int]] = []
         for layer in list(encoder.layers)[1:]:
             assert isinstance(layer, BasicLayer)
@@ -183,7 +191,7 @@ class UpstreamDecoder(nn.Module):
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Coordinates 1xNx2 and labels 1xN to the sparse embedding 1xNxC."""
         encoder = self.sam.prompt_encoder
-        x = encoder.pe_layer.encode((coords + 0.5) / self.sam.rule.image_size)
+        x = encoder.pe_layer.encode((coords + 0.5) / side_of(self.sam.rule.image_size))
         labels = labels.unsqueeze(-1).expand_as(x)
         x = x * (labels != -1)
         x = x + encoder.not_a_point_embed.weight * (labels == -1)
@@ -218,7 +226,7 @@ class UpstreamDecoder(nn.Module):
 
     def postprocess(self, masks: Tensor, original: Tensor) -> Tensor:
         """Logits 1x4x256x256 to the original (height, width), by way of the model frame."""
-        size = self.sam.rule.image_size
+        size = side_of(self.sam.rule.image_size)
         masks = functional.interpolate(masks, (size, size), mode="bilinear", align_corners=False)
         sides = original.to(torch.float32)
         resized = torch.floor(size / torch.max(sides) * sides + 0.5).to(torch.int64)
@@ -248,7 +256,7 @@ class UpstreamDecoder(nn.Module):
 
 def export_encoder(sam: Sam, directory: Path) -> Path:
     """Write the upstream-style encoder into a directory and return its path."""
-    image = torch.zeros(1, 3, sam.rule.image_size, sam.rule.image_size)
+    image = torch.zeros(1, 3, *sides(sam.rule.image_size))
     path = directory / ENCODER_FILE
     _export(UpstreamEncoder(sam), {"input_image": image}, ["image_embeddings"], path)
     return path
@@ -256,7 +264,7 @@ def export_encoder(sam: Sam, directory: Path) -> Path:
 
 def export_decoder(sam: Sam, directory: Path) -> Path:
     """Write the upstream-style decoder into a directory and return its path."""
-    side, dim = sam.embedding_size, sam.prompt_encoder.dim
+    side, dim = side_of(sam.embedding_size), sam.prompt_encoder.dim
     inputs = {
         "image_embeddings": torch.zeros(1, dim, side, side),
         "point_coords": torch.zeros(1, POINTS_TRACED, 2),

@@ -6,6 +6,7 @@ a download. Its masks mean nothing.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from effsam_export.models.mobile_sam import MOBILE_SAM
@@ -16,15 +17,18 @@ from effsam_export.models.sam.components import (
     SAM_PREPROCESS,
     SAM_PROMPTS,
 )
-from effsam_export.spec.model import ModelSpec
+from effsam_export.models.sam.sizes import sam_at
+from effsam_export.spec.model import ImageSizes, ModelSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
 
+    from effsam_export.spec.prompts import Preprocess
 
-def build() -> nn.Module:
+
+def build(preprocess: Preprocess = SAM_PREPROCESS) -> nn.Module:
     """The tiny model before weights are loaded; equal at every call, so that traces are shared."""
     import torch
     from torch import nn
@@ -33,7 +37,7 @@ def build() -> nn.Module:
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        return Sam(nn.Conv2d(3, 256, kernel_size=16, stride=16), SAM_PREPROCESS).eval()
+        return Sam(nn.Conv2d(3, 256, kernel_size=16, stride=16), preprocess).eval()
 
 
 TINY_SAM = ModelSpec(
@@ -49,6 +53,7 @@ TINY_SAM = ModelSpec(
     masks=SAM_MASKS,
     components=(SAM_ENCODER, SAM_DECODER),
     build=build,
+    sizes=ImageSizes(multiple=16, at=partial(sam_at, build)),
 )
 
 

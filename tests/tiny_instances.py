@@ -113,6 +113,7 @@ def _spec() -> ModelSpec:
         components=(component,),
         build=build,
         build_like=None,
+        sizes=None,
     )
 
 

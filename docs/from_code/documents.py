@@ -284,6 +284,7 @@ def documents() -> dict[str, Keys]:
         "export --dry-run": {
             "plan.model": "model",
             "plan.model_options": "model options",
+            "plan.image_size": "size of the graph's image, as `512` or `1024x768`",
             "plan.target": "target",
             "plan.backend": "backend",
             "plan.precision": "precision",

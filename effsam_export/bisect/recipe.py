@@ -31,6 +31,7 @@ def search_key(plan: ExportPlan) -> str:
         plan.dynamic_model.name,
         backend,
         repr(sorted(plan.dynamic_model.options.items())),
+        repr(plan.dynamic_model.preprocess),
         plan.weights.sha256,
         repr([(p.cases, p.value_range, hashes([p.path])) for p in plan.parity_images]),
     ]
@@ -47,6 +48,7 @@ def search_key(plan: ExportPlan) -> str:
 def to_toml(plan: ExportPlan, evaluator: Int8Evaluator | Fp16Evaluator, outcome: Outcome) -> str:
     """Return the result of a search as a recipe file for an export."""
     from effsam_export.config import fp16_recipe, int8_recipe
+    from effsam_export.spec.sizes import text_of
 
     if plan.int8 is None:
         from effsam_export.bisect.fp16 import Fp16Evaluator
@@ -62,7 +64,12 @@ def to_toml(plan: ExportPlan, evaluator: Int8Evaluator | Fp16Evaluator, outcome:
         c.name: with_choices(recipes.recipe(c.name, plan.target.backend), c.name, outcome)
         for c in plan.dynamic_model.components
     }
-    return int8_recipe.to_toml(summary(outcome, half=False), searched)
+    return int8_recipe.to_toml(
+        summary(outcome, half=False),
+        searched,
+        checkpoint=plan.weights.sha256,
+        image_size=text_of(plan.dynamic_model.preprocess.image_size),
+    )
 
 
 def with_choices(recipe: Int8Recipe, component: str, outcome: Outcome) -> Int8Recipe:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.models.fixed import EMPTY_LABEL
+from effsam_export.spec.sizes import document, sides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from effsam_export.spec.tensors import TensorSpec
 
 ROUNDING = "int(side * longest_side / max(height, width) + 0.5)"
+FITTING = "int(side * min(image_size[0] / height, image_size[1] / width) + 0.5)"
+"""Where height and width of the input differ."""
 NO_ANTIALIASING = "bilinear, half-pixel centres, no antialiasing, on float32"
 LETTERBOX_GREY = 114
 
@@ -71,7 +74,7 @@ def preprocess(model: ModelSpec) -> dict[str, Any]:
         "colour": "RGB",
         "range": [0, 255],
         "layout": "NCHW",
-        "image_size": p.image_size,
+        "image_size": document(p.image_size),
         "resize": _resize(p),
         "pad": _pad(p),
         "normalisation": {
@@ -85,9 +88,10 @@ def preprocess(model: ModelSpec) -> dict[str, Any]:
 def _resize(p: Preprocess) -> dict[str, Any]:
     match p.family:
         case "longest-side-pad":
+            square = isinstance(p.image_size, int)
             return {
-                "longest_side": p.image_size,
-                "rounding": ROUNDING,
+                "longest_side": p.image_size if square else None,
+                "rounding": ROUNDING if square else FITTING,
                 "filter": "bilinear, antialiased when shrinking (Pillow's BILINEAR on uint8)",
             }
         case "squash":
@@ -121,7 +125,7 @@ def prompts(model: ModelSpec) -> dict[str, Any]:
         "coordinates": {
             "order": "xy",
             "frame": _frame(model),
-            "size": model.preprocess.prompt_size,
+            "size": document(model.preprocess.prompt_size),
             "pixel_centre": "0.5 is added inside the graph; do not add it",
         },
         "labels": {
@@ -221,7 +225,7 @@ def masks(model: ModelSpec) -> dict[str, Any]:
         "select": "by the prompts' host rules" if model.finds_instances else choice,
         "threshold": m.threshold,
         "rule": "a pixel is in the mask where its logit is greater than the threshold",
-        "low_res_size": m.low_res_size,
+        "low_res_size": document(m.low_res_size),
         "resize": _upscale(model),
         **instances,
     }
@@ -258,9 +262,9 @@ def _upscale(model: ModelSpec) -> list[str]:
             "bicubic (a = -0.75, half-pixel centres, no antialiasing) straight to the original "
             "height and width"
         ]
-    size = model.preprocess.prompt_size
+    height, width = sides(model.preprocess.prompt_size)
     return [
-        f"bilinear to {size} x {size} (half-pixel centres, no antialiasing)",
+        f"bilinear to {height} x {width} (half-pixel centres, no antialiasing)",
         "cut to the height and width of the photograph in the prompts' frame",
         "bilinear to the original height and width",
     ]

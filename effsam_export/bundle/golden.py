@@ -14,6 +14,7 @@ from effsam_export.imaging import arrays, rle
 from effsam_export.imaging.decode import load_image
 from effsam_export.imaging.images import check_prompt
 from effsam_export.spec.prompts import Point, Prompt, PromptSupport
+from effsam_export.spec.sizes import from_document, sides
 from effsam_export.util import json_text
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ def _check_prompt(case: GoldenCase, size: tuple[int, int], manifest: Mapping[str
         check_prompt(case.prompt, size, PromptSupport(**manifest["prompts"]["supports"]))
     except PromptError as error:
         raise ValueError(f"prompt `{case.name}`: {error.message}") from error
-    side, mask = manifest["masks"]["low_res_size"], case.prompt.mask_input
-    if mask is not None and mask.shape != (side, side):
+    size_of_mask, mask = from_document(manifest["masks"]["low_res_size"]), case.prompt.mask_input
+    if mask is not None and mask.shape != sides(size_of_mask):
         raise ValueError(f"the mask of prompt `{case.name}` has shape {list(mask.shape)}")
 
 

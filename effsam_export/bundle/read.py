@@ -15,7 +15,7 @@ from effsam_export.bundle.manifest import (
     load,
 )
 from effsam_export.errors import BundleError, CheckpointError, joined, shown
-from effsam_export.models import fixed
+from effsam_export.models import fixed, image_sizes
 from effsam_export.spec.stages import Artifact
 from effsam_export.util.files import sha256_of
 from effsam_export.util.reasons import reason_of
@@ -49,9 +49,10 @@ class Bundle:
 
     @property
     def model(self) -> ModelSpec:
-        """The model it was exported from, with its options, number of masks and fixed shapes."""
+        """The model it was exported from, with its options, size, number of masks and slots."""
         entry = self.manifest["model"]
         model = models.configured(models.get(entry["name"]), entry["options"])
+        model = image_sizes.of_manifest(model, self.manifest)
         masks = self.manifest["masks"]
         model = in_number(model, len({*masks["single"], *masks["multimask"]}))
         return fixed.for_options(model, self.manifest["target"]["options"])

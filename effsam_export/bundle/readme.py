@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from effsam_export.spec.sizes import from_document, text_of
+
 PACKAGE = ".mlpackage"
 """A folder that Core ML and macOS treat as one file."""
 
@@ -87,7 +89,9 @@ def _pad_rule(pre: dict[str, Any]) -> str:
     if pre["pad"] is None:
         return "Pad nothing."
     value = ", ".join(f"{v:g}" for v in pre["pad"]["value"])
-    return f"Pad at the {', '.join(pre['pad']['sides'])} to a square with ({value})."
+    size = from_document(pre["image_size"])
+    shape = "a square" if isinstance(size, int) else f"{text_of(size)} (height x width)"
+    return f"Pad at the {', '.join(pre['pad']['sides'])} to {shape} with ({value})."
 
 
 def _instance_rules(masks: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 
 from effsam_export.cli import console
 from effsam_export.cli.fetch import acquire, consent
+from effsam_export.cli.image_size import ImageSize, with_size, with_size_of
 from effsam_export.cli.options import (
     AcceptLicense,
     BaseFile,
@@ -106,6 +107,7 @@ def bisect(
     base: BaseFile = None,
     lora: LoraAdapter = None,
     lora_alpha: LoraAlpha = None,
+    image_size: ImageSize = None,
     model_options: ModelOptions = None,
     calib: Calib = None,
     num_samples: NumSamples = None,
@@ -135,7 +137,11 @@ def bisect(
 
     terminal = console.Console(quiet=quiet)
     start = to_start(source, target, precision, model_options)
-    spec = start.spec
+    if start.sha256 and image_size is not None:
+        raise UsageError(
+            "--image-size is for a model; a bundle has its own", hint="leave out --image-size"
+        )
+    spec = with_size(start.spec, image_size)
     profile = profiles.load_target(start.target, start.precision)
     path = output or Path(f"{spec.name}-{profile.name}-{profile.precision}.toml")
     require_output(path)
@@ -159,6 +165,8 @@ def bisect(
             f"the bundle's checkpoint is {start.sha256[:12]}, this one is {weights.sha256[:12]}",
             hint="give the bundle's checkpoint with --checkpoint FILE",
         )
+    if not start.sha256 and image_size is None:
+        plan = resolve(replace(request, model=with_size_of(spec, weights, terminal)))
     plan = plan.with_checkpoint(weights)
     gate = searching.Gate(
         min_iou=profile.gates.mask_iou if min_iou is None else min_iou,
@@ -238,11 +246,13 @@ def from_bundle(path: Path) -> Start:
     from effsam_export import models
     from effsam_export.bundle import int8
     from effsam_export.bundle.read import read
+    from effsam_export.models import image_sizes
 
     manifest = read(path).manifest
     entry = manifest["model"]
+    model = models.configured(models.get(entry["name"]), entry["options"])
     return Start(
-        spec=models.configured(models.get(entry["name"]), entry["options"]),
+        spec=image_sizes.of_manifest(model, manifest),
         target=manifest["target"]["name"],
         precision=manifest["precision"]["requested"],
         sha256=manifest["checkpoint"]["sha256"],

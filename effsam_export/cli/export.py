@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -9,6 +10,7 @@ import typer
 
 from effsam_export.cli import console
 from effsam_export.cli.fetch import acquire, consent
+from effsam_export.cli.image_size import ImageSize, with_size, with_size_of
 from effsam_export.cli.options import (
     AcceptLicense,
     BaseFile,
@@ -60,6 +62,7 @@ def export(
         Optional[Path],  # noqa: UP045
         typer.Option("--output", "-o", help="Output directory [default: MODEL-TARGET-PRECISION]."),
     ] = None,
+    image_size: ImageSize = None,
     model_options: ModelOptions = None,
     target_options: TargetOptions = None,
     calib: Calib = None,
@@ -90,20 +93,24 @@ def export(
     from effsam_export.bundle.read import read
     from effsam_export.config import targets as profiles
     from effsam_export.pipeline import run as pipeline
+    from effsam_export.pipeline.int8 import unmeasured
     from effsam_export.pipeline.plan import resolve
     from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.spec.sizes import text_of
     from effsam_export.util.files import require_output
     from effsam_export.weights.own_file import own_checkpoint
 
     terminal = console.Console(quiet=quiet)
     spec = models.configured(models.get(model), to_model_options(model_options))
+    spec = with_size(spec, image_size)
     profile = profiles.load_target(
         target, chosen_precision(precision, fp16=fp16, int8=int8), to_target_options(target_options)
     )
     spec = with_fp16_recipe(spec, profile.precision, keep_fp32)
     quantizing = int8_request(spec, profile, calib, num_samples, int8_recipe)
     own = own_checkpoint(spec.weights, checkpoint, checkpoint_key, base, lora, lora_alpha)
-    directory = output or Path(f"{spec.name}-{profile.name}-{profile.precision}")
+    name = spec.name if image_size is None else f"{spec.name}-{text_of(spec.preprocess.image_size)}"
+    directory = output or Path(f"{name}-{profile.name}-{profile.precision}")
     components = () if component == "all" else (component,)
     if dry_run:
         check_request(spec, profile, directory, components, parity)
@@ -124,7 +131,13 @@ def export(
     require_output(directory, directory=True)
     plan = resolve(request)
     consent(spec, accept_license, cache_dir)
-    plan = plan.with_checkpoint(acquire(spec, own, cache_dir, terminal))
+    weights = acquire(spec, own, cache_dir, terminal)
+    if image_size is None:
+        plan = resolve(replace(request, model=with_size_of(spec, weights, terminal)))
+    plan = plan.with_checkpoint(weights)
+    if plan.int8 is not None:
+        for line in unmeasured(plan.int8.plan, plan.model, weights):
+            terminal.message(f"warning: {line}")
     what = f"{spec.name} {profile.name} {profile.precision}"
     try:
         report = pipeline.run(plan, terminal.on_event)
@@ -175,8 +188,6 @@ def int8_lines(request: ExportRequest) -> list[str]:
         return []
     words = in_words(request.int8, request.target, request.component_names)
     lines = [f"int8 {name}: {what}" for name, what in words.items()]
-    if not request.int8.plan.measured:
-        lines.append("warning: INT8 accuracy of this model's trained weights is unmeasured")
     return lines + [f"warning: {w}" for w in request.int8.calibration.warnings]
 
 
@@ -199,10 +210,13 @@ def _show_plan(
     as_json: bool,
 ) -> None:
     """Print what an export would do."""
+    from effsam_export.spec.sizes import text_of
+
     names = components or tuple(c.name for c in spec.components)
     plan = {
         "model": spec.name,
         "model_options": dict(spec.options),
+        "image_size": text_of(spec.preprocess.image_size),
         "target": profile.name,
         "backend": profile.backend,
         "precision": profile.precision,

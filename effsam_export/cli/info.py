@@ -85,6 +85,7 @@ def info(
 def facts_of(spec: ModelSpec) -> dict[str, Any]:
     """Return the facts about a model, as a JSON object."""
     from effsam_export.models.costs import COSTS
+    from effsam_export.spec.sizes import document
 
     licence, weights, cost = spec.licence, spec.weights, COSTS.get(spec.name)
     return {
@@ -108,8 +109,8 @@ def facts_of(spec: ModelSpec) -> dict[str, Any]:
         },
         "input": {
             "family": spec.preprocess.family,
-            "image_size": spec.preprocess.image_size,
-            "prompt_size": spec.preprocess.prompt_size,
+            "image_size": document(spec.preprocess.image_size),
+            "prompt_size": document(spec.preprocess.prompt_size),
         },
         "prompts": {
             "points": True,

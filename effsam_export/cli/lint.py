@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from effsam_export.cli import console
+from effsam_export.cli.image_size import ImageSize, with_size, with_size_of
 from effsam_export.cli.options import (
     BaseFile,
     CacheDir,
@@ -56,6 +57,7 @@ def lint(
             help="Measure value ranges on an image [default: for FP16, if the weights are cached].",
         ),
     ] = None,
+    image_size: ImageSize = None,
     model_options: ModelOptions = None,
     target_options: TargetOptions = None,
     json: Json = False,
@@ -72,6 +74,7 @@ def lint(
 
     terminal = console.Console(quiet=quiet)
     spec = models.configured(models.get(model), to_model_options(model_options))
+    spec = with_size(spec, image_size)
     profile = profiles.load_target(
         target, chosen_precision(precision, fp16=fp16), to_target_options(target_options)
     )
@@ -80,12 +83,15 @@ def lint(
     from effsam_export.lint.check import LintRequest
     from effsam_export.lint.check import lint as library
 
+    weights = _weights(spec, own, cache_dir)
+    if weights is not None and image_size is None:
+        spec = with_size_of(spec, weights, terminal)
     try:
         report = library(
             LintRequest(
                 model=spec,
                 target=profile,
-                checkpoint=_weights(spec, own, cache_dir),
+                checkpoint=weights,
                 components=() if component == "all" else (component,),
                 ranges=ranges,
             ),

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMPONENTS = ("encoder", "decoder", "segmenter")
+MEASURED_KEYS = {"measured": str, "checkpoint": str, "image_size": str}
 RECIPE_KEYS = {
     "scheme": str,
     "method": str,
@@ -69,11 +70,16 @@ class Int8Plan:
     Attributes:
         name: Of the file, without its suffix: a model, `default`, or a user's own.
         measured: The measured accuracy, as a sentence; empty where nothing was measured.
+        checkpoint: SHA-256 of the weights that were measured; empty where it is not known.
+        image_size: Size of the model's input that was measured, as text; empty where it is not
+            known.
     """
 
     name: str
     measured: str
     recipes: Mapping[tuple[str, str], Int8Recipe]
+    checkpoint: str = ""
+    image_size: str = ""
 
     def recipe(self, component: str, backend: str) -> Int8Recipe:
         """Return the recipe of a component for a backend: FP16 where the file has none."""
@@ -97,9 +103,9 @@ def load(model: str, path: Path | None = None) -> Int8Plan:
     problems: list[str] = []
     recipes: dict[tuple[str, str], Int8Recipe] = {}
     for component, rows in table.items():
-        if component == "measured":
-            fault = value_fault(rows, str)
-            problems += [f"`measured` {fault}"] if fault else []
+        if component in MEASURED_KEYS:
+            fault = value_fault(rows, MEASURED_KEYS[component])
+            problems += [f"`{component}` {fault}"] if fault else []
             continue
         if component not in COMPONENTS or not isinstance(rows, dict):
             problems.append(f"`{shown(component)}` is not a table called {', '.join(COMPONENTS)}")
@@ -119,7 +125,8 @@ def load(model: str, path: Path | None = None) -> Int8Plan:
         problems.append("it quantizes nothing")
     if problems:
         refuse("INT8 recipe", path, problems)
-    return Int8Plan(name=path.stem, measured=str(table.get("measured", "")), recipes=recipes)
+    texts = {key: str(table.get(key, "")) for key in MEASURED_KEYS}
+    return Int8Plan(name=path.stem, recipes=recipes, **texts)
 
 
 def _recipe_faults(row: object, where: str) -> list[str]:
@@ -225,12 +232,22 @@ def describe(recipe: Int8Recipe) -> str:
     return "; ".join(parts)
 
 
-def to_toml(measured: str, recipes: Mapping[str, Int8Recipe]) -> str:
-    """Return recipes by component as the text of a file that `load` reads."""
+def to_toml(
+    measured: str, recipes: Mapping[str, Int8Recipe], *, checkpoint: str = "", image_size: str = ""
+) -> str:
+    """Return recipes by component as the text of a file that `load` reads.
+
+    Args:
+        measured: The measured accuracy, as a sentence.
+        recipes: By component.
+        checkpoint: SHA-256 of the measured weights.
+        image_size: Size of the model's input, as text.
+    """
     import tomli_w
 
+    evidence = {"measured": measured, "checkpoint": checkpoint, "image_size": image_size}
     document = {name: {"default": _document(recipe)} for name, recipe in recipes.items()}
-    return tomli_w.dumps({"measured": measured, **document})
+    return tomli_w.dumps({**{k: v for k, v in evidence.items() if v}, **document})
 
 
 def _document(recipe: Int8Recipe) -> dict[str, Any]:

@@ -14,12 +14,14 @@ import numpy as np
 from PIL import Image
 
 from effsam_export.errors import PromptError, joined
-from effsam_export.imaging.letterbox import letterbox
+from effsam_export.imaging.letterbox import fit, letterbox
 from effsam_export.spec.prompts import MaskSet, Point, Preprocess, Prompt, PromptSupport
+from effsam_export.spec.sizes import sides
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from effsam_export.spec.sizes import Size
     from effsam_export.spec.tensors import Float32
 
 STABILITY_OFFSET = 1.0
@@ -32,17 +34,17 @@ class Frame:
 
     Attributes:
         original: Size of the original image.
-        resized: Size of the image inside the encoder's square input.
-        image_size: Side of that square.
-        prompt: Size of the image inside the square frame of prompts and masks.
-        prompt_size: Side of that square.
+        resized: Size of the image inside the encoder's input.
+        image_size: Size of that input.
+        prompt: Size of the image inside the frame of prompts and masks.
+        prompt_size: Size of that frame.
     """
 
     original: tuple[int, int]
     resized: tuple[int, int]
-    image_size: int
+    image_size: Size
     prompt: tuple[int, int]
-    prompt_size: int
+    prompt_size: Size
 
 
 def frame_of(size: tuple[int, int], preprocess: Preprocess) -> Frame:
@@ -62,24 +64,18 @@ def _sizes(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     match preprocess.family:
         case "longest-side-pad":
-            return (
-                _longest_side(size, preprocess.image_size),
-                _longest_side(size, preprocess.prompt_size),
-            )
+            return _fitted(size, preprocess.image_size), _fitted(size, preprocess.prompt_size)
         case "squash":
-            return (
-                (preprocess.image_size, preprocess.image_size),
-                (preprocess.prompt_size, preprocess.prompt_size),
-            )
+            return sides(preprocess.image_size), sides(preprocess.prompt_size)
         case "letterbox":
-            scale = preprocess.image_size / max(size)
             # Prompts and masks of this family are in pixels of the original image.
-            return (round(size[0] * scale), round(size[1] * scale)), size
+            return fit(size, preprocess.image_size, square=True).inner, size
 
 
-def _longest_side(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Scale (height, width) so that the longest side is `longest`: `int(side * scale + 0.5)`."""
-    scale = longest / max(size)
+def _fitted(size: tuple[int, int], frame: Size) -> tuple[int, int]:
+    """Scale (height, width) to the largest size that fits a frame: `int(side * scale + 0.5)`."""
+    height, width = sides(frame)
+    scale = min(height / size[0], width / size[1])
     # At least one pixel for extreme aspect ratios, where the authors' code fails.
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
@@ -91,25 +87,23 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def encoder_image(image: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
-    """Convert an image uint8 HxWx3 RGB to the graph's `image` float32 1x3xSxS, RGB, 0 to 255."""
+    """Convert an image uint8 HxWx3 RGB to the graph's `image` float32 1x3xHxW, RGB, 0 to 255."""
     size = (image.shape[0], image.shape[1])
     match preprocess.family:
         case "longest-side-pad":
             return pad(resize(image, frame_of(size, preprocess).resized), preprocess)
         case "squash":
-            square = (preprocess.image_size, preprocess.image_size)
             planes = image.transpose(2, 0, 1).astype(np.float32)
-            return resize_bilinear(planes, square)[None]
+            return resize_bilinear(planes, sides(preprocess.image_size))[None]
         case "letterbox":
             boxed, _ = letterbox(image, preprocess.image_size, square=True)
             return np.ascontiguousarray(boxed.transpose(2, 0, 1)[None], dtype=np.float32)
 
 
 def pad(resized: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
-    """Pad a resized image uint8 HxWx3 with the pixel mean to float32 1x3xSxS."""
-    size = preprocess.image_size
+    """Pad a resized image uint8 HxWx3 with the pixel mean to the graph's float32 1x3xHxW."""
     h, w = resized.shape[:2]
-    image = np.empty((1, 3, size, size), dtype=np.float32)
+    image = np.empty((1, 3, *sides(preprocess.image_size)), dtype=np.float32)
     image[0] = np.asarray(preprocess.pixel_mean, dtype=np.float32)[:, None, None]
     image[0, :, :h, :w] = resized.transpose(2, 0, 1)
     return image
@@ -185,10 +179,10 @@ def prompt_to_model(prompt: Prompt, frame: Frame) -> Prompt:
 
 
 def upscale_masks(low_res: Float32, frame: Frame, masks: MaskSet) -> Float32:
-    """Resize the decoder's logits KxSxS to KxHxW at original size, by the model's rule."""
+    """Resize the decoder's logits to KxHxW at original size, by the model's rule."""
     if masks.upscale == "bicubic":
         return resize_bicubic(low_res, frame.original)
-    full = resize_bilinear(low_res, (frame.prompt_size, frame.prompt_size))
+    full = resize_bilinear(low_res, sides(frame.prompt_size))
     h, w = frame.prompt
     return resize_bilinear(full[:, :h, :w], frame.original)
 

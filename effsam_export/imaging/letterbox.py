@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from effsam_export.spec.sizes import sides
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from effsam_export.spec.sizes import Size
 
 GREY = 114
 STRIDE = 32
@@ -44,16 +48,24 @@ class Letterbox:
     framed: tuple[float, float, float, float]
 
 
-def fit(original: tuple[int, int], image_size: int, *, square: bool) -> Letterbox:
-    """Return the position of an image of (height, width) in a square or the authors' rectangle."""
+def fit(original: tuple[int, int], image_size: Size, *, square: bool) -> Letterbox:
+    """Return the position of an image of (height, width) in its letterbox.
+
+    Args:
+        original: Size of the image.
+        image_size: Size of the exported graph's input.
+        square: True: the letterbox has that size. False: it is the authors' rectangle, the
+            smallest in it whose sides are multiples of the stride.
+    """
     h, w = original
-    scale = min(image_size / h, image_size / w)
+    height, width = sides(image_size)
+    scale = min(height / h, width / w)
     inner = max(1, round(h * scale)), max(1, round(w * scale))
     strided = (
-        inner[0] + (image_size - inner[0]) % STRIDE,
-        inner[1] + (image_size - inner[1]) % STRIDE,
+        inner[0] + (height - inner[0]) % STRIDE,
+        inner[1] + (width - inner[1]) % STRIDE,
     )
-    size = (image_size, image_size) if square else strided
+    size = (height, width) if square else strided
     # As in the authors' code, an odd pixel of padding goes to the bottom and right.
     top = round((size[0] - inner[0]) / 2 - 0.1)
     left = round((size[1] - inner[1]) / 2 - 0.1)
@@ -70,9 +82,9 @@ def fit(original: tuple[int, int], image_size: int, *, square: bool) -> Letterbo
 
 
 def letterbox(
-    image: NDArray[np.uint8], image_size: int, *, square: bool
+    image: NDArray[np.uint8], image_size: Size, *, square: bool
 ) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Resize and pad uint8 HxWx3 to the exported graph's square or to the authors' rectangle."""
+    """Resize and pad uint8 HxWx3 to its letterbox, as `fit` describes it."""
     box = fit((image.shape[0], image.shape[1]), image_size, square=square)
     out = np.full((*box.size, 3), GREY, dtype=np.uint8)
     h, w = box.inner

@@ -47,7 +47,7 @@ def to_prompt(
     labels: ArrayLike | None,
     box: ArrayLike | None,
     mask: ArrayLike | None,
-    side: int,
+    low_res: tuple[int, int],
 ) -> Prompt:
     """Return the arguments of `Predictor.predict` as a prompt.
 
@@ -56,14 +56,14 @@ def to_prompt(
         labels: N.
         box: 4 numbers.
         mask: Logits 1xSxS or SxS.
-        side: S of the model.
+        low_res: Height and width of the model's logits.
 
     Raises:
         PromptError: One has another shape, or is not finite; or labels are missing.
     """
     logits = None
     if mask is not None:
-        logits = _numbers("mask_input", mask, ((1, side, side), (side, side))).reshape(side, side)
+        logits = _numbers("mask_input", mask, ((1, *low_res), low_res)).reshape(low_res)
     return _prompt(
         None if coords is None else _numbers("point_coords", coords, ((None, 2),)),
         None if labels is None else _numbers("point_labels", labels, ((None,),)),

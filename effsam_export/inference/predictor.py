@@ -17,6 +17,7 @@ from effsam_export.imaging.images import check_prompt, upscale_masks
 from effsam_export.inference import automatic_masks, runner
 from effsam_export.inference.arguments import to_pixels, to_prompt, to_prompts
 from effsam_export.inference.automatic_masks import GridSettings
+from effsam_export.spec.sizes import sides
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,7 +160,7 @@ class Predictor:
             point_coords: Nx2 (x, y) in pixels of the original image.
             point_labels: N: 1 on the object, 0 off it.
             box: (x0, y0, x1, y1) in pixels of the original image.
-            mask_input: Logits 1xSxS of an earlier answer's `low_res_masks`.
+            mask_input: Logits 1xhxw of an earlier answer's `low_res_masks`.
             multimask_output: The set of masks for an ambiguous prompt; else one mask. A model
                 without a single mask then gives the best of its set.
             return_logits: Return the masks before they are cut at the threshold.
@@ -168,8 +169,8 @@ class Predictor:
             PromptError: The prompt is malformed, outside the image, or not supported by the model.
             UsageError: No image is set.
         """
-        side = self._model.masks.low_res_size
-        prompt = to_prompt(point_coords, point_labels, box, mask_input, side)
+        low_res = sides(self._model.masks.low_res_size)
+        prompt = to_prompt(point_coords, point_labels, box, mask_input, low_res)
         image = self._encoded()
         if not isinstance(image, runner.Embedded):
             if return_logits:
@@ -180,10 +181,10 @@ class Predictor:
             return Masks(found.masks, found.scores, None)
         check_prompt(prompt, image.frame.original, self._model.prompts)
         outputs = self._sessions["decoder"].run(runner.decoder_feeds(self._model, image, prompt))
-        scores, low_res = self._chosen(outputs, 0, multimask=multimask_output)
-        logits = upscale_masks(low_res, image.frame, self._model.masks)
+        scores, chosen = self._chosen(outputs, 0, multimask=multimask_output)
+        logits = upscale_masks(chosen, image.frame, self._model.masks)
         masks = logits if return_logits else logits > self._model.masks.threshold
-        return Masks(masks, scores, low_res)
+        return Masks(masks, scores, chosen)
 
     def predict_batch(
         self,

@@ -16,6 +16,7 @@ from effsam_export.imaging.decode import read_image
 from effsam_export.imaging.images import check_prompt
 from effsam_export.inference import automatic_masks, runner
 from effsam_export.inference.runner import Prediction
+from effsam_export.spec.sizes import sides
 from effsam_export.util.files import write_whole
 from effsam_export.util.signals import interruptible
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from effsam_export.imaging.pixels import Decoded, ValueRange
     from effsam_export.inference.automatic_masks import GridSettings, MaskRecord
     from effsam_export.spec.prompts import Prompt
+    from effsam_export.spec.sizes import Size
     from effsam_export.spec.tensors import Float32
     from effsam_export.util.progress import OnProgress
 
@@ -200,18 +202,19 @@ def save_masks(prediction: Prediction, path: Path) -> None:
     write_whole(path, data.getvalue())
 
 
-def load_mask_input(path: Path, size: int) -> Float32:
+def load_mask_input(path: Path, size: Size) -> Float32:
     """Read the logits SxS of the best mask from a file that `save_masks` wrote.
 
     Args:
         path: The .npz file.
-        size: Side S of the model's mask logits, in pixels.
+        size: Size of the model's mask logits.
 
     Raises:
         PromptError: The file does not exist, is damaged, or contains no finite FP32 logits of this
             size.
     """
     hint = "give a file written by `effsam run --masks`"
+    height, width = sides(size)
     try:
         logits = arrays.read_member(path, "low_res_masks")
     except (OSError, ValueError) as error:
@@ -219,9 +222,10 @@ def load_mask_input(path: Path, size: int) -> Float32:
         raise PromptError(f"mask file `{path}` {reason}", hint=hint) from error
     if logits is None:
         raise PromptError(f"mask file `{path}` has no `low_res_masks`", hint=hint)
-    if logits.ndim != 3 or not len(logits) or logits.shape[1:] != (size, size):
+    if logits.ndim != 3 or not len(logits) or logits.shape[1:] != (height, width):
         raise PromptError(
-            f"mask file `{path}` holds logits of shape {list(logits.shape)}, want Kx{size}x{size}",
+            f"mask file `{path}` holds logits of shape {list(logits.shape)}, "
+            f"want Kx{height}x{width}",
             hint=hint,
         )
     try:

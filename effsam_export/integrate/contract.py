@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from effsam_export.errors import UsageError
 from effsam_export.integrate import rules
 from effsam_export.integrate.fingerprint import fingerprint
+from effsam_export.spec.sizes import from_document, sides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from effsam_export.spec.sizes import Size
 
 Padding = Literal["closing", "slots", "fill"]
 """A padding point after a prompt without a box; that and empty slots; points up to the maximum."""
@@ -50,7 +53,6 @@ class Contract:
     """The calling rules of an encoder and a decoder.
 
     Attributes:
-        longest_side: Longest side of the resized image in pixels; None for a squashed image.
         pad_value: Padding colour by channel; None without padding.
         background, empty: Labels; None if the model has none.
         room: Number of points in the input of a decoder with fixed shapes; None if dynamic.
@@ -66,10 +68,9 @@ class Contract:
     encoder: Component
     decoder: Component
     family: str
-    image_size: int
-    longest_side: int | None
+    image_size: Size
     pad_value: tuple[float, ...] | None
-    prompt_size: int
+    prompt_size: Size
     foreground: int
     background: int | None
     box_top_left: int
@@ -87,7 +88,7 @@ class Contract:
     multimask: tuple[int, ...]
     score: str
     threshold: float
-    low_res_size: int
+    low_res_size: Size
     upscale: Upscale
 
 
@@ -107,6 +108,19 @@ class Reader:
         """Add a problem if a side is not between 1 and `LARGEST_SIDE`."""
         if not 1 <= pixels <= LARGEST_SIDE:
             self.problems.append(f"{what} is {pixels}")
+
+    def size(self, what: str, value: int | list[int], *, square: bool) -> None:
+        """Add a problem if a side of a size is too large, or if it has to be a square and is not.
+
+        Args:
+            what: The key in the manifest.
+            value: A number, or [height, width].
+            square: Whether a rectangle is not supported.
+        """
+        for side in sides(from_document(value)):
+            self.side(what, side)
+        if square and not isinstance(value, int):
+            self.problems.append(f"{what} is `{short(value)}`, not a square")
 
     def plain(self, *names: str) -> None:
         """Add a problem for each name that a string literal could not hold unescaped."""
@@ -187,17 +201,20 @@ def _check_image(reader: Reader) -> None:
     reader.known(
         "preprocess.normalisation.inside_graph", pre["normalisation"]["inside_graph"], True
     )
-    reader.side("preprocess.image_size", pre["image_size"])
+    square = isinstance(pre["image_size"], int)
+    reader.size("preprocess.image_size", pre["image_size"], square=family == rules.SQUASH)
     if family not in rules.FILTER:
         return
     resize, pad = pre["resize"], pre["pad"]
-    reader.known("preprocess.resize.rounding", resize["rounding"], rules.ROUNDING[family])
+    rounding = rules.ROUNDING[family] if square else rules.FITTING
+    reader.known("preprocess.resize.rounding", resize["rounding"], rounding)
     reader.known("preprocess.resize.filter", resize["filter"], rules.FILTER[family])
     if family == rules.SQUASH:
         reader.known("preprocess.resize.longest_side", resize["longest_side"], None)
         reader.known("preprocess.pad", pad, None)
         return
-    reader.known("preprocess.resize.longest_side", resize["longest_side"], pre["image_size"])
+    longest = pre["image_size"] if square else None
+    reader.known("preprocess.resize.longest_side", resize["longest_side"], longest)
     if pad is None:
         reader.problems.append("preprocess.pad is missing")
         return
@@ -212,7 +229,9 @@ def _check_prompts(reader: Reader) -> None:
     reader.known(
         "prompts.coordinates.pixel_centre", coordinates["pixel_centre"], rules.PIXEL_CENTRE
     )
-    reader.side("prompts.coordinates.size", coordinates["size"])
+    reader.size(
+        "prompts.coordinates.size", coordinates["size"], square=pre["family"] == rules.SQUASH
+    )
     wanted = rules.frame(pre["family"], pre["image_size"], coordinates["size"])
     reader.known("prompts.coordinates.frame", coordinates["frame"], wanted)
     reader.known("prompts.order", prompts["order"], rules.ORDER)
@@ -241,12 +260,12 @@ def _check_prompts(reader: Reader) -> None:
 
 def _check_masks(reader: Reader) -> None:
     masks = reader.manifest["masks"]
-    size = reader.manifest["prompts"]["coordinates"]["size"]
+    size = from_document(reader.manifest["prompts"]["coordinates"]["size"])
     reader.known("masks.select", masks["select"], rules.selection(masks["score"]))
     reader.known("masks.rule", masks["rule"], rules.MASK_RULE)
     reader.known("masks.resize", masks["resize"], rules.through_frame(size), rules.BICUBIC)
     reader.finite("masks.threshold", [masks["threshold"]])
-    reader.side("masks.low_res_size", masks["low_res_size"])
+    reader.size("masks.low_res_size", masks["low_res_size"], square=False)
     if not masks["multimask"]:
         reader.problems.append("masks.multimask is empty")
     if len(masks["single"]) > 1:
@@ -265,8 +284,8 @@ def component_of(reader: Reader, entry: Mapping[str, Any]) -> Component:
 def _check_tensors(reader: Reader, encoder: Component, decoder: Component) -> None:
     """Check that all tensors are known, with the shapes that follow from the manifest."""
     prompts, masks = reader.manifest["prompts"], reader.manifest["masks"]
-    side = reader.manifest["preprocess"]["image_size"]
-    low, supports = masks["low_res_size"], prompts["supports"]
+    image = sides(from_document(reader.manifest["preprocess"]["image_size"]))
+    low, supports = sides(from_document(masks["low_res_size"])), prompts["supports"]
     # Without empty slots the input has `max_points` points, or is dynamic.
     room = supports["slots"] or supports["max_points"] or "points"
     many: int | str = next((s[0] for s in decoder.outputs.values() if s), "prompts")
@@ -275,9 +294,9 @@ def _check_tensors(reader: Reader, encoder: Component, decoder: Component) -> No
     embedded = encoder.outputs.get(EMBEDDINGS, ())
     if any(isinstance(s, str) for s in embedded):
         reader.problems.append(f"{EMBEDDINGS} has no fixed shape")
-    with_mask = {MASK: (many, 1, low, low), HAS_MASK: (many,)} if supports["mask"] else {}
+    with_mask = {MASK: (many, 1, *low), HAS_MASK: (many,)} if supports["mask"] else {}
     for what, actual, expected in (
-        ("inputs of the encoder", encoder.inputs, {ENCODER_INPUT: (1, 3, side, side)}),
+        ("inputs of the encoder", encoder.inputs, {ENCODER_INPUT: (1, 3, *image)}),
         ("outputs of the encoder", encoder.outputs, {EMBEDDINGS: embedded}),
         (
             "inputs of the decoder",
@@ -288,7 +307,7 @@ def _check_tensors(reader: Reader, encoder: Component, decoder: Component) -> No
             # The code ignores further outputs of a decoder.
             "outputs of the decoder",
             {n: s for n, s in decoder.outputs.items() if n in (LOW_RES, masks["score"])},
-            {LOW_RES: (many, count, low, low), masks["score"]: (many, count)},
+            {LOW_RES: (many, count, *low), masks["score"]: (many, count)},
         ),
     ):
         if dict(actual) != expected:
@@ -316,10 +335,9 @@ def _filled(manifest: Mapping[str, Any], encoder: Component, decoder: Component)
         encoder=encoder,
         decoder=decoder,
         family=pre["family"],
-        image_size=int(pre["image_size"]),
-        longest_side=pre["resize"]["longest_side"],
+        image_size=from_document(pre["image_size"]),
         pad_value=None if pre["pad"] is None else tuple(float(v) for v in pre["pad"]["value"]),
-        prompt_size=int(prompts["coordinates"]["size"]),
+        prompt_size=from_document(prompts["coordinates"]["size"]),
         foreground=int(labels["foreground"]),
         background=labels["background"],
         box_top_left=int(labels["box_top_left"]),
@@ -337,7 +355,7 @@ def _filled(manifest: Mapping[str, Any], encoder: Component, decoder: Component)
         multimask=tuple(masks["multimask"]),
         score=masks["score"],
         threshold=float(masks["threshold"]),
-        low_res_size=int(masks["low_res_size"]),
+        low_res_size=from_document(masks["low_res_size"]),
         upscale="bicubic" if masks["resize"] == rules.BICUBIC else "frame-bilinear",
     )
 

@@ -20,6 +20,7 @@ from effsam_export.integrate.contract import (
     short,
 )
 from effsam_export.integrate.fingerprint import fingerprint
+from effsam_export.spec.sizes import from_document, sides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +101,7 @@ def _check_image(reader: Reader) -> None:
     reader.known("preprocess.range", pre["range"], [0, 255])
     inside = pre["normalisation"]["inside_graph"]
     reader.known("preprocess.normalisation.inside_graph", inside, True)
-    reader.side("preprocess.image_size", pre["image_size"])
+    reader.size("preprocess.image_size", pre["image_size"], square=True)
     resize, pad = pre["resize"], pre["pad"]
     reader.known("preprocess.resize.rounding", resize["rounding"], rules.BOXED_ROUNDING)
     reader.known("preprocess.resize.filter", resize["filter"], rules.BOXED_FILTER)
@@ -151,7 +152,7 @@ def _check_masks(reader: Reader) -> None:
 def _check_tensors(reader: Reader, segmenter: Component) -> None:
     """Check that all tensors are known, with the shapes that follow from the manifest."""
     masks, side = reader.manifest["masks"], reader.manifest["preprocess"]["image_size"]
-    low = masks["low_res_size"]
+    low = sides(from_document(masks["low_res_size"]))
     # Any number of boxes and coefficients, but equal in all outputs.
     boxes = next((s[1] for n, s in segmenter.outputs.items() if n == BOXES and len(s) > 1), 0)
     parts = next((s[1] for n, s in segmenter.outputs.items() if n == PROTOTYPES and len(s) > 1), 0)
@@ -159,7 +160,7 @@ def _check_tensors(reader: Reader, segmenter: Component) -> None:
         BOXES: (1, boxes, 4),
         masks["score"]: (1, boxes),
         COEFFICIENTS: (1, boxes, parts),
-        PROTOTYPES: (1, parts, low, low),
+        PROTOTYPES: (1, parts, *low),
     }
     for what, actual, expected in (
         ("inputs of the segmenter", segmenter.inputs, {ENCODER_INPUT: (1, 3, side, side)}),

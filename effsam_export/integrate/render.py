@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from effsam_export._version import __version__
 from effsam_export.integrate import contract as names
 from effsam_export.integrate import instances
+from effsam_export.spec.sizes import sides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -82,6 +83,8 @@ def commented(text: str, mark: str) -> str:
 
 def common(contract: Contract) -> dict[str, str]:
     """Return the template values that are equal in all languages."""
+    image, prompt = sides(contract.image_size), sides(contract.prompt_size)
+    low = sides(contract.low_res_size)
     strings = {
         "ENCODER_FILE": contract.encoder.file,
         "DECODER_FILE": contract.decoder.file,
@@ -95,15 +98,17 @@ def common(contract: Contract) -> dict[str, str]:
         "SCORE": contract.score,
     }
     numbers = {
-        "IMAGE_SIZE": contract.image_size,
-        "LONGEST_SIDE": contract.longest_side,
-        "PROMPT_SIZE": contract.prompt_size,
+        "IMAGE_HEIGHT": image[0],
+        "IMAGE_WIDTH": image[1],
+        "PROMPT_HEIGHT": prompt[0],
+        "PROMPT_WIDTH": prompt[1],
         "FOREGROUND": contract.foreground,
         "BOX_TOP_LEFT": contract.box_top_left,
         "BOX_BOTTOM_RIGHT": contract.box_bottom_right,
         "PADDING_LABEL": contract.padding_label,
         "ROOM": contract.room,
-        "LOW_RES_SIZE": contract.low_res_size,
+        "LOW_RES_HEIGHT": low[0],
+        "LOW_RES_WIDTH": low[1],
         "THRESHOLD": contract.threshold,
     }
     return {

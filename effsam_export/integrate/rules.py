@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from effsam_export.spec.sizes import sides
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from effsam_export.spec.sizes import Size
 
 ORIENTATION = "apply the EXIF rotation first"
 PIXEL_CENTRE = "0.5 is added inside the graph; do not add it"
@@ -31,6 +35,8 @@ ROUNDING = {
     LONGEST_SIDE: "int(side * longest_side / max(height, width) + 0.5)",
     SQUASH: "both sides become image_size, the aspect ratio is not kept",
 }
+FITTING = "int(side * min(image_size[0] / height, image_size[1] / width) + 0.5)"
+"""Where height and width of the input differ."""
 FILTER = {
     LONGEST_SIDE: "bilinear, antialiased when shrinking (Pillow's BILINEAR on uint8)",
     SQUASH: "bilinear, half-pixel centres, no antialiasing, on float32",
@@ -42,8 +48,8 @@ BICUBIC = [
 ]
 
 
-def frame(family: str, image_size: int, prompt_size: int) -> str:
-    """Return the manifest's rule for the frame of the prompts."""
+def frame(family: str, image_size: int | list[int], prompt_size: int | list[int]) -> str:
+    """Return the manifest's rule for the frame of the prompts, for sizes as in the manifest."""
     if family == SQUASH:
         return f"squashed image: x * {prompt_size} / width, y * {prompt_size} / height"
     if prompt_size == image_size:
@@ -73,10 +79,11 @@ def selection(score: str) -> str:
     return f"of the multimask set, the mask with the greatest {score}"
 
 
-def through_frame(prompt_size: int) -> list[str]:
+def through_frame(prompt_size: Size) -> list[str]:
     """Return the steps that resize logits by way of the prompts' frame."""
+    height, width = sides(prompt_size)
     return [
-        f"bilinear to {prompt_size} x {prompt_size} (half-pixel centres, no antialiasing)",
+        f"bilinear to {height} x {width} (half-pixel centres, no antialiasing)",
         "cut to the height and width of the photograph in the prompts' frame",
         "bilinear to the original height and width",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from effsam_export import backends, models
 from effsam_export.config import targets as profiles
 from effsam_export.config.toml import faults, is_name, read_toml, refuse, unknown_name
 from effsam_export.errors import EffsamError, UnknownNameError, shown
+from effsam_export.matrix import input_sizes
 from effsam_export.util.files import IS_A_DIRECTORY, fault_of_file
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ OPTIONAL = {
     "parity": str,
     "calibration": str,
     "checkpoints": dict,
+    "image_size": dict,
     "options": dict,
     "leave_out": list,
     "requires": dict,
@@ -45,12 +48,14 @@ class Cell:
     Attributes:
         target: Name of a shipped target, or path of a target file.
         options: Target options as text, which replace those of the target.
+        image_size: Size of the model's input as text; empty for that of the checkpoint.
     """
 
     model: str
     target: str
     precision: str
     options: Mapping[str, str]
+    image_size: str = ""
 
     @property
     def profile(self) -> TargetProfile:
@@ -60,7 +65,8 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of the cell, and of its bundle's folder."""
-        return f"{self.model}-{Path(self.target).stem}-{self.precision}"
+        size = f"-{self.image_size}" if self.image_size else ""
+        return f"{self.model}{size}-{Path(self.target).stem}-{self.precision}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +127,11 @@ def load(path: Path) -> Build:
         for p, fault in files.items()
         if fault and fault != IS_A_DIRECTORY
     ]
+    problems += [
+        f"image_size of `{shown(m)}`, which is not built"
+        for m in table.get("image_size", {})
+        if m not in names
+    ]
     known = {Path(t).stem for t in targets}
     for key in ("options", "requires"):
         problems += [
@@ -159,12 +170,20 @@ def _cells(
             chosen.append((target, texts, precisions(target, table.get("precisions"), texts)))
         except EffsamError as error:
             problems.append(_sentence(error))
+    sizes = {n: input_sizes.of_model(table, n) for n in names if n in known}
+    problems += [p for n in sizes for p in input_sizes.problems(n, sizes[n])]
     cells: dict[str, Cell] = {}
     # With an unknown name the number of cells has no bound.
     for model in () if problems else names:
-        for target, texts, available in chosen:
+        for (target, texts, available), size in product(chosen, sizes[model]):
             for precision in available:
-                cell = Cell(model=model, target=target, precision=precision, options=texts)
+                cell = Cell(
+                    model=model,
+                    target=target,
+                    precision=precision,
+                    options=texts,
+                    image_size=size,
+                )
                 if any(_is_left_out(cell, entry) for entry in table.get("leave_out", [])):
                     continue
                 if cell.name in cells:
@@ -210,6 +229,8 @@ def table_problems(table: Mapping[str, Any]) -> list[str]:
             "`checkpoints` needs a path for each name, or a table of "
             f"{', '.join(WEIGHTS)} with `file`"
         )
+    if not input_sizes.is_table(table.get("image_size", {})):
+        problems.append("`image_size` needs a size, or a list of sizes, for each name")
     return problems + _option_problems(table.get("options", {})) + _leave_out_problems(table)
 
 

@@ -20,11 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from effsam_export import models
 from effsam_export.errors import EffsamError
 from effsam_export.matrix import keys, worker
 from effsam_export.matrix.store import BuildRecord, Store, deliver
 from effsam_export.matrix.worker import Job, Outcome
-from effsam_export.pipeline import evidence
+from effsam_export.pipeline import evidence, image_size
+from effsam_export.spec.sizes import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -134,6 +136,7 @@ def plan(
         EffsamError: A cell has an invalid target, option or recipe.
     """
     threads = max(1, (os.cpu_count() or 1) // limits.jobs)
+    shown_sizes = {name: _shown_size(name, weights) for name, weights in checkpoints.items()}
     found = []
     for cell in build.cells:
         weights, before = checkpoints[cell.model], store.last_record(cell.name)
@@ -157,6 +160,7 @@ def plan(
             lora=None if weights.lora is None else str(weights.lora.path.resolve()),
             lora_sha256="" if weights.lora is None else weights.lora.sha256,
             lora_alpha=None if weights.lora is None else weights.lora.alpha,
+            image_size=cell.image_size or shown_sizes[cell.model],
         )
         request = worker.export_request(cell, job, Path(worker.BUNDLE))
         parts = keys.parts(request, (environment or this_machine)(cell))
@@ -177,6 +181,13 @@ def plan(
             )
         )
     return found
+
+
+def _shown_size(name: str, checkpoint: Checkpoint) -> str:
+    """Return the size of a model's input that its checkpoint shows, as text; empty for its own."""
+    model = models.get(name)
+    found = image_size.of_checkpoint(model, checkpoint)
+    return "" if found is model else text_of(found.preprocess.image_size)
 
 
 def this_machine(cell: Cell) -> Environment:

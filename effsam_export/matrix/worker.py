@@ -61,6 +61,7 @@ class Job:
         official: Whether the hash is the one pinned for the authors' file.
         parity: Path of the file with evaluation images and prompts; None for the shipped ones.
         calibration: Name of a recipe, or path of a recipe file or of a folder of images.
+        image_size: Size of the model's input as text; empty for that of the official weights.
         threads: CPU threads.
         needs_mb: Expected memory in MB of 1e6 bytes: the peak of the last build, or a default.
         stages: Folder of stages that cells share; None shares nothing.
@@ -85,6 +86,7 @@ class Job:
     lora: str | None = None
     lora_sha256: str = ""
     lora_alpha: float | None = None
+    image_size: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +124,13 @@ def export_request(cell: Cell, job: Job, output: Path) -> ExportRequest:
     """
     from effsam_export import models
     from effsam_export.config import calibration, int8_recipe
+    from effsam_export.models import image_sizes
     from effsam_export.pipeline.request import ExportRequest, Int8Request
     from effsam_export.spec.stages import Checkpoint, LoraFile
+
+    model, size = models.get(cell.model), image_sizes.parsed(job.image_size)
+    if size is not None:
+        model = image_sizes.resized(model, size)
 
     quantizing = None
     if cell.precision == "int8":
@@ -131,7 +138,7 @@ def export_request(cell: Cell, job: Job, output: Path) -> ExportRequest:
             calibration=calibration.load(job.calibration), plan=int8_recipe.load(cell.model)
         )
     return ExportRequest(
-        model=models.get(cell.model),
+        model=model,
         target=cell.profile,
         checkpoint=Checkpoint(
             path=Path(job.checkpoint),

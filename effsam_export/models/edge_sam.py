@@ -11,6 +11,7 @@ scripts, this export has the mask prompt and bicubic interpolation, as their pre
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from effsam_export.models.sam.components import (
@@ -23,13 +24,14 @@ from effsam_export.models.sam.components import (
     as_sam,
     decoder_reference,
 )
-from effsam_export.spec.model import Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.models.sam.sizes import sam_at
+from effsam_export.spec.model import ImageSizes, Licence, ModelSpec, UrlSource, WeightFile
 from effsam_export.spec.tensors import Feeds, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from effsam_export.spec.prompts import Sample
+    from effsam_export.spec.prompts import Preprocess, Sample
 
 STABILITY = TensorSpec(
     name="stability_scores",
@@ -78,13 +80,13 @@ DECODER = replace(
 )
 
 
-def build() -> nn.Module:
+def build(preprocess: Preprocess = SAM_PREPROCESS) -> nn.Module:
     """Return EdgeSAM with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.repvit import M1_FUSED, RepViT
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.sam.transformer import Attention
 
-    sam = Sam(RepViT(M1_FUSED), SAM_PREPROCESS)
+    sam = Sam(RepViT(M1_FUSED), preprocess)
     for module in sam.modules():
         if isinstance(module, Attention):
             # EdgeSAM registers the projection of values before that of keys, unlike SAM.
@@ -122,6 +124,8 @@ def _spec(name: str, title: str, file_name: str, sha256: str) -> ModelSpec:
         masks=replace(SAM_MASKS, score=STABILITY.name),
         components=(ENCODER, DECODER),
         build=build,
+        # The encoder doubles the resolution of a stage at 32 pixels a cell.
+        sizes=ImageSizes(multiple=32, at=partial(sam_at, build)),
     )
 
 

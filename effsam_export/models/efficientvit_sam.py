@@ -7,21 +7,29 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from effsam_export.models.sam.components import (
-    IMAGE,
     SAM_DECODER,
     SAM_ENCODER,
     SAM_MASKS,
     SAM_PREPROCESS,
     SAM_PROMPTS,
     as_sam,
+    encoder_example,
+    image_tensor,
 )
-from effsam_export.spec.model import KeepFp32, Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.models.sam.sizes import encoder_at
+from effsam_export.spec.model import (
+    ImageSizes,
+    KeepFp32,
+    Licence,
+    ModelSpec,
+    UrlSource,
+    WeightFile,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
     from torch import nn
+
+    from effsam_export.spec.prompts import Preprocess
 
 NORM_EPS = 1e-6
 """Epsilon of every norm, also in the decoder (`set_norm_eps` in `sam_model_zoo.py`)."""
@@ -56,19 +64,6 @@ PRECISION = (
     ),
 )
 LARGE_PREPROCESS = replace(SAM_PREPROCESS, image_size=LARGE_SIDE)
-LARGE_IMAGE = replace(
-    IMAGE,
-    shape=(1, 3, LARGE_SIDE, LARGE_SIDE),
-    description=f"RGB, 0 to 255, longest side {LARGE_SIDE}, padded at the bottom and right with "
-    "pixel_mean",
-)
-
-
-def large_example() -> Mapping[str, Any]:
-    """Return the tracing input of an L encoder."""
-    import torch
-
-    return {"image": torch.zeros(1, 3, LARGE_SIDE, LARGE_SIDE)}
 
 
 def wrap_encoder(module: nn.Module) -> nn.Module:
@@ -81,10 +76,19 @@ def wrap_encoder(module: nn.Module) -> nn.Module:
 
 ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
 
-LARGE_ENCODER = replace(ENCODER, inputs=(LARGE_IMAGE,), example=large_example)
+LARGE_ENCODER = replace(
+    ENCODER,
+    inputs=(image_tensor(LARGE_PREPROCESS),),
+    example=partial(encoder_example, LARGE_PREPROCESS),
+)
 
 
-def build(size: str) -> nn.Module:
+def own_preprocess(size: str) -> Preprocess:
+    """Return the preprocessing that the authors' weights of one size were trained for."""
+    return SAM_PREPROCESS if size.startswith("x") else LARGE_PREPROCESS
+
+
+def build(size: str, preprocess: Preprocess | None = None) -> nn.Module:
     """Return one size with the authors' state-dict names, weights not loaded."""
     from torch import nn
 
@@ -99,8 +103,7 @@ def build(size: str) -> nn.Module:
         "xl0": partial(e.extra_large, (0, 1, 1, 2, 3, 3), 6),
         "xl1": partial(e.extra_large, (1, 2, 2, 4, 6, 6), 12),
     }
-    preprocess = SAM_PREPROCESS if size.startswith("x") else LARGE_PREPROCESS
-    sam = Sam(e.EfficientViTEncoder(sizes[size]()), preprocess)
+    sam = Sam(e.EfficientViTEncoder(sizes[size]()), preprocess or own_preprocess(size))
     for module in sam.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
             module.eps = NORM_EPS
@@ -128,11 +131,19 @@ def _spec(size: str, sha256: str) -> ModelSpec:
             ),
         ),
         state="architecture verified",
-        preprocess=LARGE_PREPROCESS if large else SAM_PREPROCESS,
+        preprocess=own_preprocess(size),
         prompts=SAM_PROMPTS,
         masks=SAM_MASKS,
         components=(LARGE_ENCODER if large else ENCODER, SAM_DECODER),
         build=partial(build, size),
+        sizes=ImageSizes(
+            own=own_preprocess(size).image_size,
+            # Pixels for a cell of the deepest map.
+            multiple=32 if large else 64,
+            # The neck resizes the map of any input to a square.
+            rectangles=False,
+            at=partial(encoder_at, partial(build, size)),
+        ),
         refused=DISTILLED_ONLY,
         precision=PRECISION,
     )

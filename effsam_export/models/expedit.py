@@ -28,6 +28,8 @@ from effsam_export.models.vit import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from effsam_export.spec.sizes import Size
+
 WINDOW = 14
 CLOSED = 1e16
 """Added to the distance between a token and a centre that it may not belong to."""
@@ -189,8 +191,15 @@ class ExpeditEncoder(ImageEncoderViT):
         depth: int,
         num_heads: int,
         global_blocks: Sequence[int],
+        image_size: Size = 1024,
     ) -> None:
-        super().__init__(dim=dim, depth=depth, num_heads=num_heads, global_blocks=global_blocks)
+        super().__init__(
+            dim=dim,
+            depth=depth,
+            num_heads=num_heads,
+            global_blocks=global_blocks,
+            image_size=image_size,
+        )
         self.rule = rule
         for block in list(self.blocks)[rule.location :]:
             assert isinstance(block, Block)
@@ -226,8 +235,8 @@ def export_form(encoder: nn.Module) -> nn.Module:
     """
     assert isinstance(encoder, ExpeditEncoder)
     rule = encoder.rule
-    grid = encoder.pos_embed.shape[1]
-    clustered = -(-grid // WINDOW) * rule.side
+    grid = encoder.pos_embed.shape[1], encoder.pos_embed.shape[2]
+    clustered = -(-grid[0] // WINDOW) * rule.side, -(-grid[1] // WINDOW) * rule.side
     blocks = nn.ModuleList()
     for i, block in enumerate(encoder.blocks):
         assert isinstance(block, Block)

@@ -16,6 +16,7 @@ from effsam_export.models.sam.components import (
     SAM_PROMPTS,
     as_sam,
 )
+from effsam_export.models.sam.sizes import sam_at
 from effsam_export.models.sam_vit import (
     SAM_LICENCE,
     VIT_B_WEIGHTS,
@@ -24,12 +25,16 @@ from effsam_export.models.sam_vit import (
     VIT_NORMS,
     VIT_SIZES,
 )
-from effsam_export.spec.model import KeepFp32, ModelSpec, WeightFile
+from effsam_export.models.vit_tables import fitted, size_of
+from effsam_export.spec.model import ImageSizes, KeepFp32, ModelSpec, WeightFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
+
+    from effsam_export.spec.prompts import Preprocess
+    from effsam_export.spec.sizes import Size
 
 DEFAULTS: dict[str, float] = {
     # From the authors' command line (`scripts/amg.py`); the defaults of their class never cluster.
@@ -65,7 +70,9 @@ def wrap_encoder(module: nn.Module) -> nn.Module:
 ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
 
 
-def build(size: str, options: Mapping[str, float]) -> nn.Module:
+def build(
+    size: str, options: Mapping[str, float], preprocess: Preprocess = SAM_PREPROCESS
+) -> nn.Module:
     """Return Expedit-SAM of one size with SAM's state-dict names, weights not loaded."""
     from effsam_export.models.expedit import Clustering, ExpeditEncoder
     from effsam_export.models.sam.module import Sam
@@ -80,9 +87,22 @@ def build(size: str, options: Mapping[str, float]) -> nn.Module:
     )
     dim, depth, heads, global_blocks = VIT_SIZES[size]
     encoder = ExpeditEncoder(
-        rule, dim=dim, depth=depth, num_heads=heads, global_blocks=global_blocks
+        rule,
+        dim=dim,
+        depth=depth,
+        num_heads=heads,
+        global_blocks=global_blocks,
+        image_size=preprocess.image_size,
     )
-    return Sam(encoder, SAM_PREPROCESS).eval()
+    return Sam(encoder, preprocess).eval()
+
+
+def at_size(size: str, model: ModelSpec, pixels: Size) -> ModelSpec:
+    """Return Expedit-SAM for another size of input; the tables of a checkpoint are resized."""
+    return replace(
+        sam_at(partial(build, size, model.options), model, pixels),
+        fit=partial(fitted, VIT_SIZES[size][3], pixels),
+    )
 
 
 def with_options(size: str, weights: WeightFile, options: Mapping[str, float]) -> ModelSpec:
@@ -147,6 +167,7 @@ def _spec(size: str, weights: WeightFile) -> ModelSpec:
         masks=SAM_MASKS,
         components=(ENCODER, SAM_DECODER),
         build=partial(build, size, DEFAULTS),
+        sizes=ImageSizes(multiple=16, at=partial(at_size, size), of_state=size_of),
         options=DEFAULTS,
         with_options=partial(with_options, size, weights),
         precision=PRECISION,

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.spec.model import ComponentSpec, Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.spec.model import (
+    ComponentSpec,
+    ImageSizes,
+    Licence,
+    ModelSpec,
+    UrlSource,
+    WeightFile,
+)
 from effsam_export.spec.prompts import MaskSet, Preprocess, PromptSupport, Sample
+from effsam_export.spec.sizes import divided, sides
 from effsam_export.spec.tensors import Feeds, TensorSpec
 
 if TYPE_CHECKING:
@@ -15,32 +24,52 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from effsam_export.models.yolov8_seg import YoloV8Seg
+    from effsam_export.spec.sizes import Size
 
-SIDE = 1024
-ANCHORS = sum((SIDE // stride) ** 2 for stride in (8, 16, 32))
 PREPROCESS = Preprocess(
     family="letterbox",
-    image_size=SIDE,
-    prompt_size=SIDE,
+    image_size=1024,
+    prompt_size=1024,
     pixel_mean=(0.0, 0.0, 0.0),
     pixel_std=(255.0, 255.0, 255.0),
 )
 PROMPTS = PromptSupport(points_with_box=False, mask=False)
-MASKS = MaskSet(single=(), multimask=(), threshold=0.0, low_res_size=SIDE // 4, score="scores")
-OUTPUTS = (
-    TensorSpec(
-        name="boxes", shape=(1, ANCHORS, 4), description="x0, y0, x1, y1 in pixels of the letterbox"
-    ),
-    TensorSpec(name="scores", shape=(1, ANCHORS), description="confidence, 0 to 1"),
-    TensorSpec(
-        name="mask_coefficients",
-        shape=(1, ANCHORS, 32),
-        description="weights of the prototypes in each mask",
-    ),
-    TensorSpec(
-        name="prototypes", shape=(1, 32, SIDE // 4, SIDE // 4), description="parts of all masks"
-    ),
-)
+STRIDES = (8, 16, 32)
+"""Pixels for a cell of the three maps in which the model detects; as in `models.yolov8_seg`."""
+PROTOTYPE_STRIDE = 4
+
+
+def masks_at(size: Size) -> MaskSet:
+    """Return the rules of masks for a size of input."""
+    low = divided(size, PROTOTYPE_STRIDE)
+    return MaskSet(single=(), multimask=(), threshold=0.0, low_res_size=low, score="scores")
+
+
+def outputs_at(size: Size) -> tuple[TensorSpec, ...]:
+    """Return the graph's outputs for a size of input."""
+    height, width = sides(size)
+    anchors = sum((height // stride) * (width // stride) for stride in STRIDES)
+    return (
+        TensorSpec(
+            name="boxes",
+            shape=(1, anchors, 4),
+            description="x0, y0, x1, y1 in pixels of the letterbox",
+        ),
+        TensorSpec(name="scores", shape=(1, anchors), description="confidence, 0 to 1"),
+        TensorSpec(
+            name="mask_coefficients",
+            shape=(1, anchors, 32),
+            description="weights of the prototypes in each mask",
+        ),
+        TensorSpec(
+            name="prototypes",
+            shape=(1, 32, *sides(divided(size, PROTOTYPE_STRIDE))),
+            description="parts of all masks",
+        ),
+    )
+
+
+OUTPUTS = outputs_at(PREPROCESS.image_size)
 
 
 def feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
@@ -50,13 +79,13 @@ def feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
     return {"image": encoder_image(sample.image, preprocess)}
 
 
-def reference(module: nn.Module, sample: Sample) -> Feeds:
-    """Return the outputs of the authors' forward pass on the letterboxed image."""
+def reference(size: Size, module: nn.Module, sample: Sample) -> Feeds:
+    """Return the outputs of the authors' forward pass on the image in a letterbox of a size."""
     import torch
 
     from effsam_export.imaging.letterbox import letterbox
 
-    boxed, _ = letterbox(sample.image, SIDE, square=True)
+    boxed, _ = letterbox(sample.image, size, square=True)
     image = torch.from_numpy(boxed).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         found = as_yolo(module)(image)
@@ -71,35 +100,51 @@ def as_yolo(module: nn.Module) -> YoloV8Seg:
     return module
 
 
-def wrap(module: nn.Module) -> nn.Module:
+def wrap(size: Size, module: nn.Module) -> nn.Module:
     """Return the model for export: division by 255 inside, constant anchors, folded norms."""
     from effsam_export.models.yolov8_seg import ExportSegmenter
 
-    return ExportSegmenter(as_yolo(module), SIDE)
+    return ExportSegmenter(as_yolo(module), size)
 
 
-def example() -> Mapping[str, Any]:
+def example(size: Size) -> Mapping[str, Any]:
     """Return the tracing input."""
     import torch
 
-    return {"image": torch.zeros(1, 3, SIDE, SIDE)}
+    return {"image": torch.zeros(1, 3, *sides(size))}
 
 
-SEGMENTER = ComponentSpec(
-    name="segmenter",
-    inputs=(
-        TensorSpec(
-            name="image",
-            shape=(1, 3, SIDE, SIDE),
-            description="RGB, 0 to 255, fitted into the square, centred on grey 114",
+def segmenter_at(size: Size) -> ComponentSpec:
+    """Return the model's only component for a size of input."""
+    shape = "square" if isinstance(size, int) else "rectangle"
+    return ComponentSpec(
+        name="segmenter",
+        inputs=(
+            TensorSpec(
+                name="image",
+                shape=(1, 3, *sides(size)),
+                description=f"RGB, 0 to 255, fitted into the {shape}, centred on grey 114",
+            ),
         ),
-    ),
-    outputs=OUTPUTS,
-    wrap=wrap,
-    example=example,
-    feeds=feeds,
-    reference=reference,
-)
+        outputs=outputs_at(size),
+        wrap=partial(wrap, size),
+        example=partial(example, size),
+        feeds=feeds,
+        reference=partial(reference, size),
+    )
+
+
+SEGMENTER = segmenter_at(PREPROCESS.image_size)
+
+
+def at_size(model: ModelSpec, size: Size) -> ModelSpec:
+    """Return FastSAM for another size of input."""
+    return replace(
+        model,
+        preprocess=replace(model.preprocess, image_size=size, prompt_size=size),
+        masks=masks_at(size),
+        components=(segmenter_at(size),),
+    )
 
 
 def build(scale: str) -> nn.Module:
@@ -111,8 +156,6 @@ def build(scale: str) -> nn.Module:
 
 def build_like(scale: str, state: Mapping[str, Tensor]) -> nn.Module:
     """Return FastSAM of one scale with the box bins and classes of a state dict."""
-    from dataclasses import replace
-
     from effsam_export.models.yolov8_seg import EXTRA_LARGE, SMALL, YoloV8Seg, size_of
 
     size, found = SMALL if scale == "s" else EXTRA_LARGE, size_of(state)
@@ -139,10 +182,11 @@ def _spec(scale: str, title: str, weights: WeightFile) -> ModelSpec:
         state="architecture verified",
         preprocess=PREPROCESS,
         prompts=PROMPTS,
-        masks=MASKS,
+        masks=masks_at(PREPROCESS.image_size),
         components=(SEGMENTER,),
         build=partial(build, scale),
         build_like=partial(build_like, scale),
+        sizes=ImageSizes(multiple=32, rectangles=False, at=at_size),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from effsam_export.models.sam.components import (
@@ -13,10 +14,20 @@ from effsam_export.models.sam.components import (
     SAM_PROMPTS,
     as_sam,
 )
-from effsam_export.spec.model import Licence, ModelSpec, PackageSource, UrlSource, WeightFile
+from effsam_export.models.sam.sizes import sam_at
+from effsam_export.spec.model import (
+    ImageSizes,
+    Licence,
+    ModelSpec,
+    PackageSource,
+    UrlSource,
+    WeightFile,
+)
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from effsam_export.spec.prompts import Preprocess
 
 
 def wrap_encoder(module: nn.Module) -> nn.Module:
@@ -30,12 +41,12 @@ def wrap_encoder(module: nn.Module) -> nn.Module:
 ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
 
 
-def build() -> nn.Module:
+def build(preprocess: Preprocess = SAM_PREPROCESS) -> nn.Module:
     """Return MobileSAM with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.tiny_vit import TinyViT
 
-    return Sam(TinyViT(), SAM_PREPROCESS).eval()
+    return Sam(TinyViT(), preprocess).eval()
 
 
 MOBILE_SAM = ModelSpec(
@@ -74,4 +85,5 @@ MOBILE_SAM = ModelSpec(
     masks=SAM_MASKS,
     components=(ENCODER, SAM_DECODER),
     build=build,
+    sizes=ImageSizes(multiple=16, at=partial(sam_at, build)),
 )

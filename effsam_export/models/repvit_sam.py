@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from effsam_export.models.sam.components import (
@@ -13,10 +14,13 @@ from effsam_export.models.sam.components import (
     SAM_PROMPTS,
     as_sam,
 )
-from effsam_export.spec.model import Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.models.sam.sizes import sam_at
+from effsam_export.spec.model import ImageSizes, Licence, ModelSpec, UrlSource, WeightFile
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from effsam_export.spec.prompts import Preprocess
 
 
 def wrap_encoder(module: nn.Module) -> nn.Module:
@@ -30,12 +34,12 @@ def wrap_encoder(module: nn.Module) -> nn.Module:
 ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
 
 
-def build() -> nn.Module:
+def build(preprocess: Preprocess = SAM_PREPROCESS) -> nn.Module:
     """Return RepViT-SAM with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.repvit import M2_3, RepViT
     from effsam_export.models.sam.module import Sam
 
-    return Sam(RepViT(M2_3), SAM_PREPROCESS).eval()
+    return Sam(RepViT(M2_3), preprocess).eval()
 
 
 REPVIT_SAM = ModelSpec(
@@ -62,4 +66,5 @@ REPVIT_SAM = ModelSpec(
     masks=SAM_MASKS,
     components=(ENCODER, SAM_DECODER),
     build=build,
+    sizes=ImageSizes(multiple=16, at=partial(sam_at, build)),
 )

@@ -14,10 +14,22 @@ from effsam_export.models.sam.components import (
     SAM_PROMPTS,
     as_sam,
 )
-from effsam_export.spec.model import KeepFp32, Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.models.sam.sizes import sam_at
+from effsam_export.models.vit_tables import fitted, size_of
+from effsam_export.spec.model import (
+    ImageSizes,
+    KeepFp32,
+    Licence,
+    ModelSpec,
+    UrlSource,
+    WeightFile,
+)
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from effsam_export.spec.prompts import Preprocess
+    from effsam_export.spec.sizes import Size
 
 SAM_LICENCE = Licence(
     spdx="Apache-2.0",
@@ -71,14 +83,28 @@ def wrap_encoder(module: nn.Module) -> nn.Module:
 VIT_ENCODER = replace(SAM_ENCODER, wrap=wrap_encoder)
 
 
-def build(size: str) -> nn.Module:
+def build(size: str, preprocess: Preprocess = SAM_PREPROCESS) -> nn.Module:
     """Return SAM of one size with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.vit import ImageEncoderViT
 
     dim, depth, heads, global_blocks = VIT_SIZES[size]
-    encoder = ImageEncoderViT(dim=dim, depth=depth, num_heads=heads, global_blocks=global_blocks)
-    return Sam(encoder, SAM_PREPROCESS).eval()
+    encoder = ImageEncoderViT(
+        dim=dim,
+        depth=depth,
+        num_heads=heads,
+        global_blocks=global_blocks,
+        image_size=preprocess.image_size,
+    )
+    return Sam(encoder, preprocess).eval()
+
+
+def at_size(size: str, model: ModelSpec, pixels: Size) -> ModelSpec:
+    """Return SAM of one size for another size of input; the tables of a checkpoint are resized."""
+    return replace(
+        sam_at(partial(build, size), model, pixels),
+        fit=partial(fitted, VIT_SIZES[size][3], pixels),
+    )
 
 
 def _spec(size: str, weights: WeightFile) -> ModelSpec:
@@ -95,6 +121,7 @@ def _spec(size: str, weights: WeightFile) -> ModelSpec:
         masks=SAM_MASKS,
         components=(VIT_ENCODER, SAM_DECODER),
         build=partial(build, size),
+        sizes=ImageSizes(multiple=16, at=partial(at_size, size), of_state=size_of),
         precision=(VIT_NORMS,),
     )
 

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from effsam_export.models.sam.layers import LayerNorm2d, MLPBlock
+from effsam_export.spec.sizes import divided, sides
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from effsam_export.spec.sizes import Size
 
 PATCH = 16
 NORM_EPS = 1e-6
@@ -23,7 +26,7 @@ NORM_EPS = 1e-6
 
 
 class PatchEmbed(nn.Module):
-    """One strided convolution: 1x3xSxS to 1 x S/16 x S/16 x C."""
+    """One strided convolution: 1x3xHxW to 1 x H/16 x W/16 x C."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -51,15 +54,16 @@ def relative_table(rel_pos: Tensor, size: int) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention over a BxHxWxC map, with decomposed relative positions (MViTv2)."""
 
-    def __init__(self, dim: int, num_heads: int, inner: int, size: int) -> None:
+    def __init__(self, dim: int, num_heads: int, inner: int, size: Size) -> None:
         super().__init__()
         head = inner // num_heads
+        h, w = sides(size)
         self.num_heads = num_heads
         self.scale = head**-0.5
         self.qkv = nn.Linear(dim, 3 * inner)
         self.proj = nn.Linear(inner, dim)
-        self.rel_pos_h = nn.Parameter(torch.zeros(2 * size - 1, head))
-        self.rel_pos_w = nn.Parameter(torch.zeros(2 * size - 1, head))
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * h - 1, head))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * w - 1, head))
 
     def tables(self, h: int, w: int) -> tuple[Tensor, Tensor]:
         """Return relative positions of rows (HxHxC) and of columns (WxWxC)."""
@@ -91,15 +95,15 @@ class ExportAttention(nn.Module):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, attention: Attention, size: int) -> None:
+    def __init__(self, attention: Attention, size: Size) -> None:
         super().__init__()
         self.num_heads = attention.num_heads
         self.scale = attention.scale
         self.qkv = attention.qkv
         self.proj = attention.proj
         with torch.no_grad():
-            rows, columns = attention.tables(size, size)
-        # Transposed for the product: size x C x size.
+            rows, columns = attention.tables(*sides(size))
+        # Transposed for the product: H x C x H and W x C x W.
         self.register_buffer("rows", rows.transpose(1, 2).contiguous(), persistent=False)
         self.register_buffer("columns", columns.transpose(1, 2).contiguous(), persistent=False)
 
@@ -150,7 +154,7 @@ class Block(nn.Module):
     attn: nn.Module
 
     def __init__(
-        self, dim: int, num_heads: int, inner: int, mlp_dim: int, *, window: int, grid: int
+        self, dim: int, num_heads: int, inner: int, mlp_dim: int, *, window: int, grid: Size
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
@@ -173,7 +177,7 @@ class Block(nn.Module):
 
 
 class ImageEncoderViT(nn.Module):
-    """Normalised image 1x3xSxS to image embedding 1 x out_dim x S/16 x S/16.
+    """Normalised image 1x3xHxW to image embedding 1 x out_dim x H/16 x W/16.
 
     Args:
         dim: Width of the tokens.
@@ -182,7 +186,7 @@ class ImageEncoderViT(nn.Module):
         global_blocks: Indices of the blocks with attention over the whole map, not in windows.
         attn_dims: Inner width of each block's attention; default `dim`.
         mlp_dims: Hidden width of each block's MLP; default 4 * `dim`.
-        image_size: S, in pixels.
+        image_size: Size of the image.
         window: Side of a window, in tokens.
         out_dim: Channels of the embedding.
     """
@@ -196,16 +200,16 @@ class ImageEncoderViT(nn.Module):
         global_blocks: Sequence[int],
         attn_dims: Sequence[int] | None = None,
         mlp_dims: Sequence[int] | None = None,
-        image_size: int = 1024,
+        image_size: Size = 1024,
         window: int = 14,
         out_dim: int = 256,
     ) -> None:
         super().__init__()
-        grid = image_size // PATCH
+        grid = divided(image_size, PATCH)
         attn_dims = attn_dims or [dim] * depth
         mlp_dims = mlp_dims or [4 * dim] * depth
         self.patch_embed = PatchEmbed(dim)
-        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, *sides(grid), dim))
         self.blocks = nn.ModuleList(
             Block(
                 dim,
@@ -235,14 +239,14 @@ class ImageEncoderViT(nn.Module):
 def export_form(encoder: nn.Module) -> nn.Module:
     """Return a copy for export that shares all weights, with constant relative positions."""
     assert isinstance(encoder, ImageEncoderViT)
-    grid = encoder.pos_embed.shape[1]
+    grid = encoder.pos_embed.shape[1], encoder.pos_embed.shape[2]
     twin = copy(encoder)
     blocks = nn.ModuleList(_export_block(block, grid) for block in encoder.blocks)
     twin._modules = {**encoder._modules, "blocks": blocks}
     return twin
 
 
-def _export_block(block: nn.Module, grid: int) -> nn.Module:
+def _export_block(block: nn.Module, grid: Size) -> nn.Module:
     assert isinstance(block, Block)
     assert isinstance(block.attn, Attention)
     twin = copy(block)

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from effsam_export.models.folding import fold_batch_norms
+from effsam_export.spec.sizes import sides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from effsam_export.spec.sizes import Size
 
 BN_EPS = 1e-3
 STRIDES = (8, 16, 32)
@@ -303,17 +306,18 @@ def doubled(x: Tensor) -> Tensor:
 
 
 class ExportSegmenter(nn.Module):
-    """`image` 1x3xSxS (RGB, 0-255, letterboxed) to detections, with constant anchors."""
+    """`image` 1x3xHxW (RGB, 0-255, letterboxed) to detections, with constant anchors."""
 
     centres: Tensor
     strides: Tensor
 
-    def __init__(self, yolo: YoloV8Seg, image_size: int) -> None:
+    def __init__(self, yolo: YoloV8Seg, image_size: Size) -> None:
         super().__init__()
         folded = fold_batch_norms(yolo)
         assert isinstance(folded, YoloV8Seg)
         self.yolo = folded
-        sizes = [(image_size // s, image_size // s) for s in STRIDES]
+        height, width = sides(image_size)
+        sizes = [(height // s, width // s) for s in STRIDES]
         centres, strides = anchors(sizes)
         self.register_buffer("centres", centres, persistent=False)
         self.register_buffer("strides", strides, persistent=False)

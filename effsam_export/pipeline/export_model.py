@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,12 @@ from effsam_export import models
 from effsam_export.bundle.read import read
 from effsam_export.config import calibration, int8_recipe
 from effsam_export.config.targets import load_target
+from effsam_export.models import image_sizes
+from effsam_export.pipeline import image_size as sizing
 from effsam_export.pipeline import run
 from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.request import ExportRequest, Int8Request
+from effsam_export.spec.sizes import text_of
 from effsam_export.util.files import require_output
 from effsam_export.util.progress import StageEvent, ignore_event
 from effsam_export.weights import consent, fetch
@@ -54,6 +57,7 @@ def export_model(
     base: str | Path | None = None,
     lora: str | Path | None = None,
     lora_alpha: float | None = None,
+    image_size: int | str | None = None,
     model_options: Mapping[str, float] | None = None,
     target_options: Mapping[str, str] | None = None,
     force: bool = False,
@@ -74,6 +78,8 @@ def export_model(
         base: A whole checkpoint for the parts that `checkpoint` lacks.
         lora: A LoRA adapter to merge.
         lora_alpha: Its alpha, where its file has none.
+        image_size: Size of the model's input in pixels, as 512 or "1024x768" (height, width); None
+            for the size that the checkpoint shows, or that of the official weights.
         model_options: As `--set`.
         target_options: As `--option`.
         force: Replace a bundle at `output`.
@@ -86,7 +92,13 @@ def export_model(
         EffsamError: An argument is wrong, a file cannot be read, or a package is missing.
     """
     report_event = on_event or ignore_event
+
+    def on_note(note: str) -> None:
+        report_event(StageEvent(kind="note", stage="load", detail=note))
+
     spec = models.configured(models.get(model), model_options or {})
+    if image_size is not None:
+        spec = image_sizes.in_written_size(spec, str(image_size))
     profile = load_target(target, precision, target_options or {})
     own = own_checkpoint(
         spec.weights,
@@ -96,14 +108,16 @@ def export_model(
         _path(lora),
         lora_alpha,
     )
-    path = Path(output or f"{spec.name}-{profile.name}-{profile.precision}")
+    name = spec.name if image_size is None else f"{spec.name}-{text_of(spec.preprocess.image_size)}"
+    path = Path(output or f"{name}-{profile.name}-{profile.precision}")
     int8 = None
     if profile.precision == "int8":
         int8 = Int8Request(
             calibration=calibration.load(calibration.DEFAULT), plan=int8_recipe.load(spec.name)
         )
     require_output(path, directory=True)
-    plan = resolve(ExportRequest(model=spec, target=profile, output=path, force=force, int8=int8))
+    request = ExportRequest(model=spec, target=profile, output=path, force=force, int8=int8)
+    plan = resolve(request)
     cache = _path(cache_dir)
     if spec.licence.restricted:
         folder = cache or fetch.default_cache_dir()
@@ -114,8 +128,13 @@ def export_model(
         cache_dir=cache,
         index_url=configured_index(os.environ),
         on_transfer=None,
-        on_note=lambda note: report_event(StageEvent(kind="note", stage="load", detail=note)),
+        on_note=on_note,
     )
+    if image_size is None:
+        sized = sizing.of_checkpoint(spec, weights)
+        if note := sizing.note_on(spec, sized, weights):
+            on_note(note)
+        plan = resolve(replace(request, model=sized))
     report = run.run(plan.with_checkpoint(weights), report_event)
     return ExportResult(path=path, report=report, checkpoint=read(path).manifest["checkpoint"])
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from effsam_export import models
 from effsam_export.errors import CheckpointError
+from effsam_export.pipeline import image_size
 from effsam_export.weights import checkpoint as loading
 from effsam_export.weights import compare, identify, placement
 from effsam_export.weights.choice import COUNTER
@@ -88,6 +89,7 @@ def inspect_checkpoint(checkpoint: Checkpoint, model: ModelSpec | None) -> Conte
         if model is None:
             compare.require_supported(checkpoint.path.name, weights)
         else:
+            model = image_size.of_weights(model, weights)
             digest = loading.load_with_facts(model, checkpoint).facts.weights_sha256
     except CheckpointError as error:
         problem = error

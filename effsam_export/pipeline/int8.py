@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 
 from effsam_export import backends
 from effsam_export.errors import UsageError
+from effsam_export.spec.sizes import text_of
 from effsam_export.util.files import sha256_of
 from effsam_export.util.progress import stage
 
 if TYPE_CHECKING:
     from effsam_export.bundle.manifest import Exported
     from effsam_export.calibration.samples import Calibration
+    from effsam_export.config.int8_recipe import Int8Plan
     from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.pipeline.workspace import Workspace
     from effsam_export.spec.int8 import Quantization
-    from effsam_export.spec.model import ComponentSpec
+    from effsam_export.spec.model import ComponentSpec, ModelSpec
+    from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import TargetProfile
 
 
@@ -83,6 +86,22 @@ def quantization(
         open_encoder = partial(backends.load(plan.target.backend).open_session, encoder)
     samples = calibration.samples(plan.model, component, open_encoder)
     return Quantization(recipe=recipe, samples=samples)
+
+
+def unmeasured(plan: Int8Plan, model: ModelSpec, checkpoint: Checkpoint) -> list[str]:
+    """Return sentences on why the measured accuracy of a recipe does not hold for an export."""
+    if not plan.measured:
+        return ["INT8 accuracy of this model's trained weights is unmeasured"]
+    found = []
+    size = text_of(model.preprocess.image_size)
+    if plan.image_size not in ("", size):
+        found.append(f"INT8 accuracy was measured at {plan.image_size} pixels, not at {size}")
+    if plan.checkpoint not in ("", checkpoint.sha256):
+        found.append(
+            f"INT8 accuracy was measured with other weights than `{checkpoint.path.name}`: "
+            f"sha256 {plan.checkpoint[:12]}"
+        )
+    return found
 
 
 def weight_changes(quantization: Quantization) -> dict[str, str]:

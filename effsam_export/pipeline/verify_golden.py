@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import CheckFailed, PromptError
+from effsam_export.spec.sizes import sides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,7 @@ def vector_failures(model: ModelSpec, vectors: Golden) -> list[str]:
 
     failures = []
     size = (int(vectors.image.shape[0]), int(vectors.image.shape[1]))
-    side = model.masks.low_res_size
+    low = sides(model.masks.low_res_size)
     count = 1 if model.finds_instances else 1 + max(*model.masks.single, *model.masks.multimask)
     for case in vectors.cases:
         where = f"golden {case.name}"
@@ -52,8 +53,8 @@ def vector_failures(model: ModelSpec, vectors: Golden) -> list[str]:
         except PromptError as error:
             failures.append(f"{where}: {error.message}")
         earlier = case.prompt.mask_input
-        if earlier is not None and earlier.shape != (side, side):
-            failures.append(f"{where}: `mask_input` is {list(earlier.shape)}, want {[side, side]}")
+        if earlier is not None and earlier.shape != low:
+            failures.append(f"{where}: `mask_input` is {list(earlier.shape)}, want {list(low)}")
     return failures
 
 

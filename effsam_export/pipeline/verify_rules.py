@@ -13,6 +13,7 @@ from effsam_export.bundle.write import LICENSES
 from effsam_export.errors import EffsamError
 from effsam_export.pipeline.manifest_values import ABSENT, Difference, differences
 from effsam_export.pipeline.verify_graphs import tensor_failures
+from effsam_export.spec.sizes import of_sides, sides
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from effsam_export.bundle.read import Bundle
     from effsam_export.pipeline.verify_graphs import Graphs
     from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.sizes import Size
     from effsam_export.spec.tensors import ReportedTensor
 
 TEXTS = (
@@ -43,15 +45,15 @@ RUNTIMES = {"coreml": "Core ML", **{backend: name for backend, (name, _) in RANG
 
 @dataclass(frozen=True, kw_only=True)
 class GraphSizes:
-    """Sides in pixels that the shapes of the graphs give; None where no graph has them.
+    """Sizes that the shapes of the graphs give; None where no graph has them.
 
     Attributes:
-        image: Of the square image input.
-        masks: Of the square mask logits, or of the prototypes of a model that detects instances.
+        image: Of the image input.
+        masks: Of the mask logits, or of the prototypes of a model that detects instances.
     """
 
-    image: int | None
-    masks: int | None
+    image: Size | None
+    masks: Size | None
 
 
 def registered_model(bundle: Bundle) -> tuple[ModelSpec | None, list[str]]:
@@ -108,19 +110,19 @@ def graph_sizes(graphs: Mapping[str, Graphs]) -> GraphSizes:
         for signature in (found.artifact, found.source):
             for tensor in () if signature is None else (*signature.inputs, *signature.outputs):
                 if tensor.name == "image":
-                    image = image or side_of(tensor)
+                    image = image or size_of(tensor)
                 elif tensor.name in ("low_res_masks", "prototypes"):
-                    masks = masks or side_of(tensor)
+                    masks = masks or size_of(tensor)
     return GraphSizes(image=image, masks=masks)
 
 
-def side_of(tensor: ReportedTensor) -> int | None:
-    """Return the side of square planes, of N x C x side x side or a picture side x side x 3."""
+def size_of(tensor: ReportedTensor) -> Size | None:
+    """Return the size of planes, of N x C x height x width or a picture height x width x 3."""
     axes = tensor.shape or ()
     if len(axes) not in (3, 4):
         return None
     height, width = (axes[0], axes[1]) if len(axes) == 3 else (axes[2], axes[3])
-    return height if height == width else None
+    return None if height is None or width is None else of_sides(height, width)
 
 
 def with_sizes(model: ModelSpec, sizes: GraphSizes) -> ModelSpec:
@@ -129,14 +131,21 @@ def with_sizes(model: ModelSpec, sizes: GraphSizes) -> ModelSpec:
     if sizes.masks is not None:
         low = sizes.masks
     else:
-        low = masks.low_res_size * (sizes.image or rule.image_size) // rule.image_size
-    image = sizes.image or rule.image_size * low // masks.low_res_size
-    prompt = rule.prompt_size * low // masks.low_res_size
+        low = scaled(masks.low_res_size, sizes.image or rule.image_size, rule.image_size)
+    image = sizes.image or scaled(rule.image_size, low, masks.low_res_size)
+    prompt = scaled(rule.prompt_size, low, masks.low_res_size)
     return replace(
         model,
         preprocess=replace(rule, image_size=image, prompt_size=prompt),
         masks=replace(masks, low_res_size=low),
     )
+
+
+def scaled(size: Size, now: Size, before: Size) -> Size:
+    """Return a size that changes in proportion to another one."""
+    pairs = zip(sides(size), sides(now), sides(before), strict=True)
+    height, width = (old * new // of for old, new, of in pairs)
+    return of_sides(height, width)
 
 
 def _component_failures(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from effsam_export.spec.prompts import MaskSet, Preprocess, PromptSupport, Sample
+    from effsam_export.spec.sizes import Size
     from effsam_export.spec.tensors import Feeds, TensorSpec
 
 ComponentName = Literal["encoder", "decoder", "segmenter"]
@@ -122,6 +123,26 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageSizes:
+    """Which other sizes of input a model's architecture can work with (`--image-size`).
+
+    Attributes:
+        own: Size of the input of the official weights.
+        multiple: Each side of the input is a multiple of it, in pixels.
+        rectangles: Whether height and width may differ.
+        at: Takes a model and such a size; returns the model with an input of that size.
+        of_state: Takes a state dict with the authors' names; returns the size that it was trained
+            for, or None if its shapes do not show it.
+    """
+
+    own: Size = 1024
+    multiple: int
+    rectangles: bool = True
+    at: Callable[[ModelSpec, Size], ModelSpec]
+    of_state: Callable[[Mapping[str, Tensor]], Size | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """Description of one model.
 
@@ -132,6 +153,9 @@ class ModelSpec:
             loaded weights.
         build_like: Takes a state dict; returns the same with its layer widths. For pruned and
             scaled families.
+        fit: Takes a state dict; returns it with its position tables in the size of the
+            model's input. None: the tables of a file must have that size.
+        sizes: The sizes of input that can be chosen; None for a model of one size.
         refused: SHA-256 of a known wrong checkpoint -> the reason, as a sentence.
         options: Model options (`--set`), which change the graph, with their values.
         with_options: Returns the model with other option values; raises UsageError for bad ones.
@@ -151,6 +175,8 @@ class ModelSpec:
     components: tuple[ComponentSpec, ...]
     build: Callable[[], nn.Module]
     build_like: Callable[[Mapping[str, Tensor]], nn.Module] | None = None
+    fit: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
+    sizes: ImageSizes | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, float] = field(default_factory=dict)
     with_options: Callable[[Mapping[str, float]], ModelSpec] | None = None

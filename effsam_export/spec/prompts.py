@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from effsam_export.spec.sizes import Size
     from effsam_export.spec.tensors import Float32
 
 MAX_POINTS = 1000
@@ -22,9 +23,10 @@ class Preprocess:
     """How an image becomes the graph's `image` input.
 
     Families:
-        `longest-side-pad` (SAM and most of its relatives): RGB, longest side resized to
-            `image_size` with `int(side * scale + 0.5)`, padded at the bottom and right with the
-            pixel mean, which the normalisation inside the graph turns into zero. Source:
+        `longest-side-pad` (SAM and most of its relatives): RGB, resized to fit `image_size` with
+            `int(side * scale + 0.5)`, so that in a square the longest side fills it; padded at the
+            bottom and right with the pixel mean, which the normalisation inside the graph turns
+            into zero. Source:
             segment-anything, `segment_anything/utils/transforms.py` and `modeling/sam.py`.
         `squash` (EfficientSAM): RGB, both sides resized to `image_size` without antialiasing,
             aspect ratio not kept, no padding. Source: EfficientSAM,
@@ -33,16 +35,16 @@ class Preprocess:
             Source: ultralytics as FastSAM uses it.
 
     Attributes:
-        image_size: Side of the graph's square input, in pixels.
-        prompt_size: Side of the square frame of prompts and masks, in pixels. It equals
-            `image_size` except for EfficientViT-SAM-L: 512 pixels of input, prompts in 1024.
+        image_size: Size of the graph's input.
+        prompt_size: Size of the frame of prompts and masks. It equals `image_size` except for
+            EfficientViT-SAM-L: 512 pixels of input, prompts in 1024.
         pixel_mean, pixel_std: On the scale 0-255; the graph subtracts the mean and divides by the
             standard deviation.
     """
 
     family: Literal["longest-side-pad", "squash", "letterbox"]
-    image_size: int
-    prompt_size: int
+    image_size: Size
+    prompt_size: Size
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
 
@@ -67,7 +69,7 @@ class Prompt:
     points: tuple[Point, ...] = ()
     box: tuple[float, float, float, float] | None = None
     mask_input: Float32 | None = field(default=None, compare=False)
-    """Mask logits 256x256 float32 of an earlier prediction, or None."""
+    """Mask logits float32 of an earlier prediction, or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ class Sample:
 
     Attributes:
         image: Original image after EXIF rotation, uint8 HxWx3 RGB.
-        embeddings: `image_embeddings` float32 1x256x64x64, for the decoder.
+        embeddings: `image_embeddings` float32 1x256xHxW, for the decoder.
         prompt: Prompt in pixels of the prompt frame, for the decoder.
     """
 
@@ -112,7 +114,7 @@ class MaskSet:
         single: Index of the single-mask output; empty if the model has none.
         multimask: Indices of the multimask outputs, which are ranked by score.
         threshold: A pixel belongs to the mask if its logit is greater.
-        low_res_size: Side of the square mask logits, in pixels.
+        low_res_size: Size of the mask logits.
         score: Name of the output tensor that ranks the masks.
         upscale: `frame-bilinear`: bilinear to the prompt frame, padding cut off, bilinear to the
             original size. `bicubic`: directly to the original size.
@@ -121,6 +123,6 @@ class MaskSet:
     single: tuple[int, ...]
     multimask: tuple[int, ...]
     threshold: float
-    low_res_size: int
+    low_res_size: Size
     score: str = "iou_predictions"
     upscale: Literal["frame-bilinear", "bicubic"] = "frame-bilinear"

@@ -67,7 +67,7 @@ def load_with_facts(model: ModelSpec, checkpoint: Checkpoint) -> Loaded:
     weights = read(path, checkpoint.key)
     compare.require_supported(path.name, weights)
     expected = outline(model, weights.state).state_dict()
-    state = placement.placed(weights, expected)
+    state = _in_size(model, placement.placed(weights, expected))
     count = mask_tokens_of(model, state)
     if count is not None:
         model = with_mask_tokens(model, count)
@@ -144,10 +144,15 @@ def _on_base(
         )
     whole = read(base)
     compare.require_supported(base.name, whole)
-    found = _with_counters(placement.placed(whole, expected), expected)
+    found = _with_counters(_in_size(model, placement.placed(whole, expected)), expected)
     # A pruned family has the widths of the base.
     compare.require_match(model, base.name, whole, found, outline(model, found).state_dict())
     return {**found, **state}
+
+
+def _in_size(model: ModelSpec, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return a state dict with its position tables in the size of the model's input."""
+    return state if model.fit is None else model.fit(state)
 
 
 def _with_counters(

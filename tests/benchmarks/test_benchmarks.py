@@ -18,6 +18,7 @@ from benchmarks.exports import ExportCost
 from effsam_export.config import int8_recipe
 from effsam_export.imaging import images
 from effsam_export.models.sam.components import SAM_MASKS, SAM_PREPROCESS
+from effsam_export.spec.sizes import sides
 
 if TYPE_CHECKING:
     from effsam_export.models.sam.module import Sam
@@ -78,7 +79,7 @@ def test_upstream_decoder_is_the_reference(
     from benchmarks.upstream import UpstreamDecoder
 
     random = torch.Generator().manual_seed(2)
-    side = sam.embedding_size
+    side, _ = sides(sam.embedding_size)
     embedding = torch.randn(1, 256, side, side, generator=random)
     mask = torch.randn(1, 1, 4 * side, 4 * side, generator=random)
     coords, labels = torch.tensor([[[30.0, 40.0], [90.0, 11.0]]]), torch.tensor([[1, 0]])

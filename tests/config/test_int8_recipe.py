@@ -137,8 +137,10 @@ def test_a_written_recipe_is_read_back(tmp_path: Path) -> None:
     wanted["segmenter"] = Int8Recipe(
         scheme="weight_only", rounding="coordinate-descent", equalize=(pair, values)
     )
-    again = load(tmp_path, int8_recipe.to_toml('a "quoted" result', wanted))
+    text = int8_recipe.to_toml('a "quoted" result', wanted, checkpoint="12ab", image_size="512")
+    again = load(tmp_path, text)
     assert again.measured == 'a "quoted" result'
+    assert (again.checkpoint, again.image_size) == ("12ab", "512")
     for component, recipe in wanted.items():
         assert again.recipe(component, "tflite") == recipe
 

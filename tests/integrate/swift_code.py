@@ -21,6 +21,7 @@ FIXED: dict[str, ModelSpec] = {
     "fixed-fill": KINDS["fixed-fill"],
     "own-frame": fixed.with_slots(OWN_FRAME, 6),
     "squash": fixed.with_slots(SQUASHED, 6),
+    "rectangle": fixed.with_slots(KINDS["rectangle"], 6),
 }
 OPTIONS = {"slots": 6, "deployment_target": "iOS17", "compute_units": "ALL"}
 

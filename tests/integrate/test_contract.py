@@ -33,7 +33,7 @@ def refused(manifest: dict[str, Any]) -> str:
 
 def test_the_values_of_sam() -> None:
     found = contract_of(manifest_for(TINY_SAM))
-    assert (found.family, found.image_size, found.longest_side) == (rules.LONGEST_SIDE, 1024, 1024)
+    assert (found.family, found.image_size) == (rules.LONGEST_SIDE, 1024)
     assert found.pad_value == (123.675, 116.28, 103.53)
     assert (found.padding, found.padding_point, found.padding_label) == ("closing", (0, 0), -1)
     assert (found.foreground, found.background, found.empty) == (1, 0, None)
@@ -46,7 +46,7 @@ def test_the_values_of_sam() -> None:
 
 def test_the_values_of_the_others() -> None:
     squash = contract_of(manifest_for(KINDS["squash"]))
-    assert (squash.pad_value, squash.longest_side, squash.upscale) == (None, None, "bicubic")
+    assert (squash.pad_value, squash.upscale) == (None, "bicubic")
     slots = contract_of(manifest_for(KINDS["slots"]))
     assert (slots.padding, slots.room, slots.max_points, slots.empty) == ("slots", 6, 5, -2)
     fill = contract_of(manifest_for(KINDS["fill"]))
@@ -54,6 +54,9 @@ def test_the_values_of_the_others() -> None:
     assert (fill.background, fill.takes_mask, fill.single) == (None, False, ())
     own = contract_of(manifest_for(KINDS["own-frame"]))
     assert (own.image_size, own.prompt_size) == (1024, 512)
+    rectangle = contract_of(manifest_for(KINDS["rectangle"]))
+    sizes = (rectangle.image_size, rectangle.prompt_size, rectangle.low_res_size)
+    assert sizes == ((640, 768), (640, 768), (160, 192))
 
 
 @pytest.mark.parametrize("name", PROMPTABLE)
@@ -92,6 +95,8 @@ def test_one_component_alone(kept: int) -> None:
         ("preprocess.pad.sides", ["top", "left"]),
         ("preprocess.pad.value", [0.0, float("nan"), 0.0]),
         ("preprocess.image_size", 10**9),
+        ("preprocess.image_size", [1024, 768]),
+        ("preprocess.image_size", [1024, 10**9]),
         ("prompts.coordinates.frame", "original image"),
         ("prompts.coordinates.pixel_centre", "add 0.5"),
         ("prompts.order", ["box_top_left", "box_bottom_right", "points"]),
@@ -114,6 +119,7 @@ def test_one_component_alone(kept: int) -> None:
         ("masks.multimask", [1, 4]),
         ("masks.single", [0, 1]),
         ("masks.low_res_size", 128),
+        ("masks.low_res_size", [256, 192]),
         ("components.0.inputs.0.dtype", "uint8"),
         ("components.0.inputs.0.name", "picture"),
         ("components.0.inputs.0.shape", [1, 1024, 1024, 3]),

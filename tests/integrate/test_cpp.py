@@ -14,6 +14,7 @@ from effsam_export.imaging.images import encoder_image, frame_of, prompt_to_mode
 from effsam_export.integrate import cpp
 from effsam_export.integrate.contract import contract_of
 from effsam_export.spec.prompts import Point, Prompt, Sample
+from effsam_export.spec.sizes import sides
 from tests.integrate.tools import (
     KINDS,
     SIZES,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.sizes import Size
     from tests.integrate.native import Compiler
 
 # In the place of a runtime, which none of these numbers needs.
@@ -113,7 +115,7 @@ class Driver:
 # ------------------------------------------------------------------ numbers
 
 
-@pytest.fixture(scope="module", params=["pad", "squash", "slots", "fill"])
+@pytest.fixture(scope="module", params=["pad", "rectangle", "squash", "slots", "fill"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -144,7 +146,7 @@ def test_an_image_is_preprocessed(driver: Driver, model: ModelSpec, size: tuple[
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_logits_come_back(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
-    low_res = logits()
+    low_res = logits(model)
     found = driver.ask("upscale", size, low_res.tobytes())
     wanted = upscale_masks(low_res, frame_of(size, model.preprocess), model.masks)
     assert np.array_equal(found, wanted.ravel())
@@ -216,8 +218,8 @@ def test_constants_are_the_contract(kind: str, backend: str) -> None:
         "CONTRACT": contract.fingerprint,
         "ENCODER_FILE": contract.encoder.file,
         "DECODER_FILE": contract.decoder.file,
-        "IMAGE_SIZE": contract.image_size,
-        "PROMPT_SIZE": contract.prompt_size,
+        **sized("IMAGE", contract.image_size),
+        **sized("PROMPT", contract.prompt_size),
         "FOREGROUND": contract.foreground,
         "BACKGROUND": contract.background,
         "BOX_TOP_LEFT": contract.box_top_left,
@@ -230,12 +232,12 @@ def test_constants_are_the_contract(kind: str, backend: str) -> None:
         "TAKES_MASK": contract.takes_mask,
         "SINGLE": contract.single,
         "MULTIMASK": contract.multimask,
-        "LOW_RES_SIZE": contract.low_res_size,
+        **sized("LOW_RES", contract.low_res_size),
         "THRESHOLD": contract.threshold,
         "RUNTIME": {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}.get(backend, backend),
     }
     if contract.pad_value is not None:
-        wanted |= {"LONGEST_SIDE": contract.longest_side, "PAD_VALUE": contract.pad_value}
+        wanted["PAD_VALUE"] = contract.pad_value
     if contract.padding != "closing":
         wanted["ROOM"] = contract.room
     if contract.padding == "slots":
@@ -245,6 +247,12 @@ def test_constants_are_the_contract(kind: str, backend: str) -> None:
     assert {name: value_of(text) for name, text in found.items()} == wanted
     for name in (contract.score, "image_embeddings", "point_coords"):
         assert f'"{name}"' in files["effsam_segmenter.cpp"]
+
+
+def sized(name: str, size: Size) -> dict[str, int]:
+    """The two constants of a size."""
+    height, width = sides(size)
+    return {f"{name}_HEIGHT": height, f"{name}_WIDTH": width}
 
 
 def value_of(text: str) -> object:

@@ -75,7 +75,7 @@ class Driver(Loop):
         return np.fromfile(self.folder / "out.bin", np.float32)
 
 
-@pytest.fixture(scope="module", params=["pad", "own-frame", "squash", "slots", "fill"])
+@pytest.fixture(scope="module", params=["pad", "own-frame", "rectangle", "squash", "slots", "fill"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -111,7 +111,7 @@ def test_a_tall_image(driver: Driver, model: ModelSpec) -> None:
 
 @pytest.mark.parametrize("size", [(80, 120), (1, 1), (333, 217), (1024, 7)], ids=str)
 def test_logits_come_back(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
-    low_res = logits()
+    low_res = logits(model)
     found = driver.call("upscale", size, low_res.tobytes())
     wanted = upscale_masks(low_res, frame_of(size, model.preprocess), model.masks).ravel()
     if model.masks.upscale == "bicubic":

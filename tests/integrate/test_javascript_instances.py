@@ -18,6 +18,7 @@ from effsam_export.imaging import instances
 from effsam_export.imaging.images import encoder_image
 from effsam_export.imaging.letterbox import fit
 from effsam_export.inference import runner
+from effsam_export.spec import sizes
 from effsam_export.spec.prompts import Point, Prompt
 from tests.bundle.fake import manifest_of
 from tests.integrate.node import Loop
@@ -41,7 +42,7 @@ pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.backend
 
 FAST_SAM = models.get("fast-sam-s")
-SIDE = FAST_SAM.preprocess.image_size
+SIDE, _ = sizes.sides(FAST_SAM.preprocess.image_size)
 NAMES = ("boxes", "scores", "mask_coefficients", "prototypes")
 CUT = [(80, 120), (1, 1), (3, 1000), (1021, 1024), (1025, 1023), (300, 200)]
 """Sizes of images whose prototypes are cut, and boxes moved, in every way."""

@@ -10,6 +10,7 @@ import pytest
 
 from effsam_export.imaging.images import encoder_image, frame_of, prompt_to_model, upscale_masks
 from effsam_export.spec.prompts import Point, Prompt, Sample
+from effsam_export.spec.sizes import sides
 from tests.integrate.jvm import Driver, package_of, packaged
 from tests.integrate.tools import KINDS, SIZES, logits, manifest_for, pixels
 
@@ -75,7 +76,7 @@ def test_an_image_is_preprocessed(driver: Driver, model: ModelSpec, size: tuple[
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_logits_come_back(driver: Driver, model: ModelSpec, size: tuple[int, int]) -> None:
-    low_res = logits()
+    low_res = logits(model)
     found = driver.ask("upscale", size, low_res.tobytes())["logits"]
     wanted = upscale_masks(low_res, frame_of(size, model.preprocess), model.masks)
     assert np.array_equal(found, wanted.ravel())
@@ -115,16 +116,17 @@ def test_an_off_point(driver: Driver, model: ModelSpec) -> None:
 
 
 def test_a_mask(driver: Driver, model: ModelSpec) -> None:
-    prompt = Prompt(points=(Point(x=3, y=7),), mask_input=logits()[0])
+    prompt = Prompt(points=(Point(x=3, y=7),), mask_input=logits(model)[0])
     words = words_of(prompt, "mask")
     if not model.prompts.mask:
         with pytest.raises(ValueError, match="this model takes no mask"):
-            driver.ask("prompt", SIZE, logits().tobytes(), *words)
+            driver.ask("prompt", SIZE, logits(model).tobytes(), *words)
         return
-    found = driver.ask("prompt", SIZE, logits().tobytes(), *words)
-    assert np.array_equal(found["mask_input"], logits().ravel())
+    found = driver.ask("prompt", SIZE, logits(model).tobytes(), *words)
+    assert np.array_equal(found["mask_input"], logits(model).ravel())
     assert found["has_mask_input"].tolist() == [1.0]
-    with pytest.raises(ValueError, match="a mask must have 256 x 256 logits"):
+    height, width = sides(model.masks.low_res_size)
+    with pytest.raises(ValueError, match=f"a mask must have {height} x {width} logits"):
         driver.ask("prompt", SIZE, bytes(16), *words)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,7 @@ PROMPTS = {
     "a box past the border": Prompt(box=(-5, -5, 200, 300)),
     "a point and a box": Prompt(points=(Point(x=20, y=20),), box=(1 / 3, 10, 90, 60)),
     "five points": Prompt(points=tuple(Point(x=9.0 * i, y=5.0 * i) for i in range(5))),
-    "a mask": Prompt(points=(Point(x=3, y=7),), mask_input=logits()[0]),
+    "a mask": Prompt(points=(Point(x=3, y=7),), mask_input=logits(KINDS["pad"])[0]),
 }
 SIZE = (80, 120)
 PILLOW = int(PIL.__version__.split(".")[0])
@@ -136,6 +137,8 @@ def given(prompt: Prompt) -> tuple[object, ...]:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_a_prompt(code: ModuleType, model: ModelSpec, name: str) -> None:
     prompt = PROMPTS[name]
+    if prompt.mask_input is not None:
+        prompt = replace(prompt, mask_input=logits(model)[0])
     if unsupported_parts(prompt, model.prompts):
         with pytest.raises(ValueError, match="model"):
             code.prompt_tensors(SIZE, *given(prompt))
@@ -191,7 +194,7 @@ def test_a_mask_of_another_size(code: ModuleType) -> None:
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_logits_come_back(code: ModuleType, model: ModelSpec, size: tuple[int, int]) -> None:
-    low_res = logits(2)
+    low_res = logits(model, 2)
     found = code.upscale(low_res, size)
     wanted = upscale_masks(low_res, frame_of(size, model.preprocess), model.masks)
     assert found.shape == (2, *size)

@@ -12,6 +12,7 @@ from effsam_export.bundle.attest import TEXT_KEYS, same_runtime
 from effsam_export.errors import UsageError
 from effsam_export.integrate import fingerprint, render, swift
 from effsam_export.integrate.contract import EMBEDDINGS, Contract, contract_of
+from effsam_export.spec.sizes import sides
 from tests.bundle.fake import manifest_of
 from tests.integrate import swift_tree
 from tests.integrate.swift_code import FIXED, files_for, manifest_of_kind, trees, values
@@ -108,9 +109,6 @@ def stated(contract: Contract) -> dict[str, Any]:
     slots = contract.padding == "slots"
     return {
         "encoder": ("encoderPackage", "encoder.mlpackage"),
-        "image_size": ("imageSize", contract.image_size),
-        "prompt_size": ("promptSize", contract.prompt_size),
-        **({"longest_side": ("longestSide", contract.longest_side)} if pad else {}),
         **({"pad_value": ("padValue", list(contract.pad_value or ()))} if pad else {}),
         **({"empty": ("emptyLabel", contract.empty)} if slots else {}),
         "foreground": ("foreground", contract.foreground),
@@ -128,7 +126,6 @@ def stated(contract: Contract) -> dict[str, Any]:
         "multimask": ("multimask", list(contract.multimask)),
         "score": ("scores", contract.score),
         "threshold": ("threshold", contract.threshold),
-        "low_res_size": ("lowResSize", contract.low_res_size),
     }
 
 
@@ -136,10 +133,20 @@ def test_the_constants_are_the_contracts(kind: str) -> None:
     contract = contract_of(manifest_of_kind(kind))
     by_field = stated(contract)
     left_out = {"empty"} if contract.padding != "slots" else set()
-    left_out |= {"longest_side", "pad_value"} if contract.pad_value is None else set()
-    assert {f.name for f in fields(Contract)} == {*by_field, *left_out, *UNSTATED}
+    left_out |= {"pad_value"} if contract.pad_value is None else set()
+    sizes = {
+        "image_size": ("imageHeight", "imageWidth"),
+        "prompt_size": ("promptHeight", "promptWidth"),
+        "low_res_size": ("lowResHeight", "lowResWidth"),
+    }
+    assert {f.name for f in fields(Contract)} == {*by_field, *sizes, *left_out, *UNSTATED}
     wanted = {
         **dict(by_field.values()),
+        **{
+            name: side
+            for field, names in sizes.items()
+            for name, side in zip(names, sides(getattr(contract, field)), strict=True)
+        },
         "decoderPackage": "decoder.mlpackage",
         "embeddingsShape": list(contract.encoder.outputs[EMBEDDINGS]),
         "fingerprint": contract.fingerprint,
@@ -161,8 +168,8 @@ def test_every_constant_is_used(kind: str) -> None:
     [
         ("slots", {"resizeAntialiased", "resizeBilinear"}, {"resizeBicubic"}),
         ("own-frame", {"resizeAntialiased", "resizeBilinear"}, {"resizeBicubic"}),
-        ("squash", {"resizeBicubic", "resizeBilinear"}, {"resizeAntialiased", "longestSide"}),
-        ("fixed-fill", {"resizeBicubic", "resizeBilinear"}, {"resizeAntialiased", "longestSide"}),
+        ("squash", {"resizeBicubic", "resizeBilinear"}, {"resizeAntialiased", "fitted"}),
+        ("fixed-fill", {"resizeBicubic", "resizeBilinear"}, {"resizeAntialiased", "fitted"}),
     ],
     indirect=["kind"],
 )

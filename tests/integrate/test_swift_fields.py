@@ -157,7 +157,7 @@ TOGETHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "prompts.coordinates.frame": rules.frame(rules.LONGEST_SIDE, 512, 1024),
             "components.0.inputs.0.shape": [1, 3, 512, 512],
         },
-        {"imageSize": 512, "longestSide": 512},
+        {"imageHeight": 512, "imageWidth": 512},
     ),
     "frame": (
         {
@@ -165,7 +165,7 @@ TOGETHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "prompts.coordinates.frame": rules.frame(rules.LONGEST_SIDE, 1024, 512),
             "masks.resize": rules.through_frame(512),
         },
-        {"promptSize": 512},
+        {"promptHeight": 512, "promptWidth": 512},
     ),
     "slots": (
         {
@@ -191,7 +191,7 @@ TOGETHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "components.1.inputs.3.shape": [1, 1, 128, 128],
             "components.1.outputs.0.shape": LOW,
         },
-        {"lowResSize": 128},
+        {"lowResHeight": 128, "lowResWidth": 128},
     ),
     "background": (
         {"prompts.labels.background": None, "prompts.supports.negative_points": False},

@@ -16,7 +16,8 @@ from effsam_export import models
 from effsam_export.bundle import contract as written
 from effsam_export.imaging import rle
 from effsam_export.integrate.write import writer
-from effsam_export.models import fixed
+from effsam_export.models import fixed, image_sizes
+from effsam_export.spec.sizes import sides
 from tests.bundle.fake import GOLDEN, manifest_of
 from tests.small import SMALL_SAM
 from tests.tiny import TINY_SAM
@@ -37,12 +38,13 @@ def squashed(model: ModelSpec) -> ModelSpec:
         model,
         preprocess=replace(model.preprocess, family="squash"),
         masks=replace(model.masks, upscale="bicubic", single=(), multimask=(0, 1, 2, 3)),
+        sizes=None,
     )
 
 
 def own_frame(model: ModelSpec) -> ModelSpec:
     """The model with prompts and masks in a frame of 512 pixels."""
-    return replace(model, preprocess=replace(model.preprocess, prompt_size=512))
+    return replace(model, preprocess=replace(model.preprocess, prompt_size=512), sizes=None)
 
 
 SQUASHED, OWN_FRAME = squashed(TINY_SAM), own_frame(TINY_SAM)
@@ -51,6 +53,7 @@ SMALL_SQUASHED, SMALL_OWN_FRAME = squashed(SMALL_SAM), own_frame(SMALL_SAM)
 KINDS: dict[str, ModelSpec] = {
     "pad": TINY_SAM,
     "own-frame": OWN_FRAME,
+    "rectangle": image_sizes.resized(TINY_SAM, (640, 768)),
     "squash": SQUASHED,
     "slots": fixed.with_slots(TINY_SAM, 6),
     "fill": models.get("efficient-sam-ti"),
@@ -147,10 +150,11 @@ def pixels(size: tuple[int, int]) -> NDArray[np.uint8]:
     return image
 
 
-def logits(count: int = 1) -> Float32:
-    """Masks as a decoder gives them."""
+def logits(model: ModelSpec, count: int = 1) -> Float32:
+    """Masks as a model's decoder gives them."""
     generator = np.random.Generator(np.random.PCG64(7))
-    return (generator.standard_normal((count, 256, 256)) * 4).astype(np.float32)
+    shape = (count, *sides(model.masks.low_res_size))
+    return (generator.standard_normal(shape) * 4).astype(np.float32)
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:

@@ -227,3 +227,34 @@ def test_the_repositorys_own_file() -> None:
 
     build = config.load(REPOSITORY / "effsam.toml")
     assert len(build.cells) == 6 * 3 - 1
+
+
+SIZED = 'models = ["mobile-sam", "edge-sam"]\ntargets = ["onnx"]\n[image_size]\n'
+
+
+def test_sizes_of_input(tmp_path: Path) -> None:
+    """A size is in the name of its cell; a model without one has that of its checkpoint."""
+    build = config.load(write(tmp_path, SIZED + "mobile-sam = [512, 1024]"))
+    found = [(c.name, c.image_size) for c in build.cells]
+    assert found == [
+        ("mobile-sam-512-onnx-fp32", "512"),
+        ("mobile-sam-1024-onnx-fp32", "1024"),
+        ("edge-sam-onnx-fp32", ""),
+    ]
+    assert names(tmp_path, SIZED + 'edge-sam = "256"')[1] == "edge-sam-256-onnx-fp32"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("mobile-sam = 500", "has to be a multiple of 16"),
+        ('mobile-sam = "small"', "image_size of `mobile-sam` is `small`, not a size in pixels"),
+        ("mobile-sam = [512, 512]", "`mobile-sam-512-onnx-fp32` occurs twice"),
+        ("sam-vit-b = 512", "image_size of `sam-vit-b`, which is not built"),
+        ("mobile-sam = true", "`image_size` needs a size, or a list of sizes, for each name"),
+        ("mobile-sam = []", "`image_size` needs a size, or a list of sizes, for each name"),
+        ("mobile-sam = [[512]]", "`image_size` needs a size, or a list of sizes, for each name"),
+    ],
+)
+def test_sizes_that_are_wrong(tmp_path: Path, line: str, message: str) -> None:
+    assert message in fault(tmp_path, SIZED + line)

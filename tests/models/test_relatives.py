@@ -94,6 +94,7 @@ def loaded(variant: str, golden: Golden) -> Sam:
 
 def noise_of(spec: ModelSpec) -> torch.Tensor:
     side = spec.preprocess.image_size
+    assert isinstance(side, int)
     return torch.from_numpy(generator(7).standard_normal((1, 3, side, side)).astype(np.float32))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from html import unescape
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,14 +16,12 @@ from effsam_export import cli, models
 from effsam_export.backends.receipt import check_int8
 from effsam_export.config import int8_recipe
 from effsam_export.errors import CheckFailed, EffsamError
+from effsam_export.models import image_sizes
+from effsam_export.pipeline.int8 import unmeasured
 from effsam_export.spec.int8 import Int8Recipe
+from effsam_export.spec.stages import Checkpoint
 from effsam_export.util.files import sha256_of
 from tests.paths import REPOSITORY
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from effsam_export.spec.stages import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -171,6 +170,28 @@ def test_the_int8_recipe_and_its_warnings_are_printed(exported: Exported) -> Non
     assert "calibration samples is unmeasured: 4 given" in said
 
 
+@pytest.mark.parametrize(
+    ("size", "sha256", "said"),
+    [
+        (1024, "official", []),
+        (512, "official", ["INT8 accuracy was measured at 1024 pixels, not at 512"]),
+        (1024, "0" * 64, ["INT8 accuracy was measured with other weights than `x.pt`"]),
+        (512, "0" * 64, ["at 1024 pixels, not at 512", "with other weights"]),
+    ],
+)
+def test_what_was_measured_holds_for_its_weights_and_size(
+    size: int, sha256: str, said: list[str]
+) -> None:
+    model, plan = models.get("mobile-sam"), int8_recipe.load("mobile-sam")
+    assert model.weights is not None
+    assert plan.checkpoint == model.weights.sha256
+    sha256 = plan.checkpoint if sha256 == "official" else sha256
+    checkpoint = Checkpoint(path=Path("x.pt"), sha256=sha256, official=False)
+    found = unmeasured(plan, image_sizes.resized(model, size), checkpoint)
+    assert len(found) == len(said)
+    assert all(part in sentence for part, sentence in zip(said, found, strict=True))
+
+
 def test_the_plan_shows_the_recipe(tmp_path: Path, small_checkpoint: Checkpoint) -> None:
     asked = arguments(tmp_path, small_checkpoint, "a", "--dry-run", "--json")
     plan = json.loads(CliRunner().invoke(cli.app, asked).stdout)["plan"]
@@ -220,6 +241,7 @@ def test_a_search_writes_a_recipe_that_an_export_takes(
     plan = int8_recipe.load("small-sam", found)
     assert plan.recipe("encoder", "onnx").quantize_activation_products
     assert "in " in plan.measured
+    assert (plan.checkpoint, plan.image_size) == (small_checkpoint.sha256, "256")
     assert (tmp_path / "found.toml.search.json").is_file()
 
 

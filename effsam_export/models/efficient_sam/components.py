@@ -11,6 +11,7 @@ from effsam_export.models.fixed import one_prompt
 from effsam_export.models.sam.components import EMBEDDINGS, encoder_example, encoder_feeds
 from effsam_export.spec.model import ComponentSpec
 from effsam_export.spec.prompts import MaskSet, Preprocess, PromptSupport
+from effsam_export.spec.sizes import sides
 from effsam_export.spec.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def decoder_reference(module: nn.Module, sample: Sample) -> Feeds:
             torch.as_tensor(sample.embeddings),
             torch.tensor([coords], dtype=torch.float32),
             torch.tensor([labels]),
-            size=(PREPROCESS.prompt_size, PREPROCESS.prompt_size),
+            size=sides(PREPROCESS.prompt_size),
         )
     return {"low_res_masks": low_res[:, 1:].numpy(), "iou_predictions": iou[:, 1:].numpy()}
 

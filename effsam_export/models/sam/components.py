@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from effsam_export.models.fixed import empty_slots
 from effsam_export.spec.model import ComponentSpec
 from effsam_export.spec.prompts import MaskSet, Preprocess, PromptSupport
+from effsam_export.spec.sizes import divided, sides, text_of
 from effsam_export.spec.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from effsam_export.models.sam.module import Sam
     from effsam_export.spec.prompts import Sample
+    from effsam_export.spec.sizes import Size
     from effsam_export.spec.tensors import Feeds, Float32
 
 # Source: segment-anything, `build_sam.py`.
@@ -30,13 +32,23 @@ SAM_PREPROCESS = Preprocess(
     pixel_std=(58.395, 57.12, 57.375),
 )
 SAM_PROMPTS = PromptSupport()
+GRID_STRIDE, MASK_STRIDE = 16, 4
+"""Pixels of the prompts' frame for a cell of the embedding, and for a pixel of the mask logits."""
 SAM_MASKS = MaskSet(single=(0,), multimask=(1, 2, 3), threshold=0.0, low_res_size=256)
 
-IMAGE = TensorSpec(
-    name="image",
-    shape=(1, 3, 1024, 1024),
-    description="RGB, 0 to 255, longest side 1024, padded at the bottom and right with pixel_mean",
-)
+
+def image_tensor(preprocess: Preprocess) -> TensorSpec:
+    """Return the encoder's input for a preprocessing."""
+    size = preprocess.image_size
+    fit = f"longest side {size}" if isinstance(size, int) else f"resized to fit {text_of(size)}"
+    return TensorSpec(
+        name="image",
+        shape=(1, 3, *sides(size)),
+        description=f"RGB, 0 to 255, {fit}, padded at the bottom and right with pixel_mean",
+    )
+
+
+IMAGE = image_tensor(SAM_PREPROCESS)
 EMBEDDINGS = TensorSpec(
     name="image_embeddings", shape=(1, 256, 64, 64), description="what the decoder takes"
 )
@@ -67,6 +79,11 @@ DECODER_OUTPUTS = (
 )
 
 
+def low_res_size(preprocess: Preprocess) -> Size:
+    """Return the size of the mask logits, a quarter of that of the prompts' frame."""
+    return divided(preprocess.prompt_size, MASK_STRIDE)
+
+
 def encoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
     """Return the encoder's inputs for a sample."""
     from effsam_export.imaging.images import encoder_image
@@ -74,8 +91,10 @@ def encoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
     return {"image": encoder_image(sample.image, preprocess)}
 
 
-def decoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
+def decoder_feeds(preprocess: Preprocess, sample: Sample, *, low_res: Size = 256) -> Feeds:
     """Return the decoder's inputs for a sample: points, then the padding point or box corners.
+
+    `low_res` is the size of the mask input.
 
     A prompt without a box ends with a padding point (0, 0) of label -1. A prompt with a box ends
     with its two corners instead. Source: segment-anything, `modeling/prompt_encoder.py`.
@@ -94,7 +113,7 @@ def decoder_feeds(preprocess: Preprocess, sample: Sample) -> Feeds:
     else:
         coords += [prompt.box[:2], prompt.box[2:]]
         labels += [2, 3]
-    mask = np.zeros((1, 1, 256, 256), dtype=np.float32)
+    mask = np.zeros((1, 1, *sides(low_res)), dtype=np.float32)
     if prompt.mask_input is not None:
         mask[0, 0] = prompt.mask_input
     return {
@@ -165,22 +184,23 @@ def wrap_decoder(module: nn.Module) -> nn.Module:
     return ExportDecoder(as_sam(module))
 
 
-def encoder_example() -> Mapping[str, Any]:
+def encoder_example(preprocess: Preprocess = SAM_PREPROCESS) -> Mapping[str, Any]:
     """Return the tracing input of the encoder."""
     import torch
 
-    return {"image": torch.zeros(1, 3, 1024, 1024)}
+    return {"image": torch.zeros(1, 3, *sides(preprocess.image_size))}
 
 
-def decoder_example() -> Mapping[str, Any]:
+def decoder_example(preprocess: Preprocess = SAM_PREPROCESS) -> Mapping[str, Any]:
     """Return tracing inputs of the decoder: two prompts of three points, as size 1 is special."""
     import torch
 
+    grid = sides(divided(preprocess.prompt_size, GRID_STRIDE))
     return {
-        "image_embeddings": torch.zeros(1, 256, 64, 64),
+        "image_embeddings": torch.zeros(1, 256, *grid),
         "point_coords": torch.zeros(2, 3, 2),
         "point_labels": torch.ones(2, 3),
-        "mask_input": torch.zeros(2, 1, 256, 256),
+        "mask_input": torch.zeros(2, 1, *sides(low_res_size(preprocess))),
         "has_mask_input": torch.zeros(2),
     }
 

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from effsam_export.models.folding import fold_batch_norms
 from effsam_export.models.sam.scale_folding import fold_mask_gain, fold_neck_scale
+from effsam_export.spec.sizes import sides
 
 if TYPE_CHECKING:
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.sam.prompt_encoder import PositionEmbeddingRandom
+    from effsam_export.spec.sizes import Size
 
 ExportForm = Callable[[nn.Module], nn.Module]
 """Encoder -> a module with the same inputs and outputs, within FP32 rounding. It may share weights
@@ -24,7 +26,7 @@ with the encoder, which it leaves unchanged."""
 
 
 class ExportEncoder(nn.Module):
-    """`image` 1x3xSxS (RGB, 0-255, padded with the pixel mean) to `image_embeddings`.
+    """`image` 1x3xHxW (RGB, 0-255, padded with the pixel mean) to `image_embeddings`.
 
     Args:
         sam: The loaded model.
@@ -43,7 +45,7 @@ class ExportEncoder(nn.Module):
 
 
 class DensePositions(nn.Module):
-    """Positional encoding of the embedding grid, 1xCxSxS, as constants.
+    """Positional encoding of the embedding grid, 1xCxHxW, as constants.
 
     One table for rows and one for columns: sin(a + b) and cos(a + b) follow from the addition
     theorems. The file holds 128 KB instead of 4.2 MB. FP16 cannot
@@ -53,18 +55,22 @@ class DensePositions(nn.Module):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, pe_layer: PositionEmbeddingRandom, size: int) -> None:
+    def __init__(self, pe_layer: PositionEmbeddingRandom, size: Size) -> None:
         super().__init__()
         matrix = pe_layer.positional_encoding_gaussian_matrix.detach().double()
-        centres = 2 * (torch.arange(size, dtype=torch.float64) + 0.5) / size - 1
-        angles = 2 * torch.pi * matrix[:, :, None] * centres  # of x and of y, each C/2 x S
-        for name, axis in (("rows", angles[1]), ("columns", angles[0])):
-            table = torch.stack([torch.sin(axis), torch.cos(axis)]).float()
+        height, width = sides(size)
+        for name, frequencies, count in (
+            ("rows", matrix[1], height),
+            ("columns", matrix[0], width),
+        ):
+            centres = 2 * (torch.arange(count, dtype=torch.float64) + 0.5) / count - 1
+            angles = 2 * torch.pi * frequencies[:, None] * centres  # C/2 x count
+            table = torch.stack([torch.sin(angles), torch.cos(angles)]).float()
             self.register_buffer(name, table, persistent=False)
 
     def forward(self) -> Tensor:
-        sin_y, cos_y = self.rows[0, :, :, None], self.rows[1, :, :, None]  # C/2 x S x 1
-        sin_x, cos_x = self.columns[0, :, None], self.columns[1, :, None]  # C/2 x 1 x S
+        sin_y, cos_y = self.rows[0, :, :, None], self.rows[1, :, :, None]  # C/2 x H x 1
+        sin_x, cos_x = self.columns[0, :, None], self.columns[1, :, None]  # C/2 x 1 x W
         sin = sin_x * cos_y + cos_x * sin_y
         cos = cos_x * cos_y - sin_x * sin_y
         return torch.cat([sin, cos]).unsqueeze(0)
@@ -85,13 +91,12 @@ class ExportDecoder(nn.Module):
         super().__init__()
         self.prompt_encoder = fold_mask_gain(sam.prompt_encoder)
         self.mask_decoder = sam.mask_decoder
-        self.prompt_size = sam.prompt_encoder.image_size
         self.dense_pe = DensePositions(sam.prompt_encoder.pe_layer, sam.embedding_size)
 
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Return the sparse embedding BxNxC of coordinates BxNx2 and labels BxN."""
         encoder = self.prompt_encoder
-        embedding = encoder.pe_layer.encode((coords + 0.5) / self.prompt_size)
+        embedding = encoder.encode(coords + 0.5)
         labels = labels.unsqueeze(-1)
         padding = (labels == -1).to(embedding.dtype)
         embedding = embedding * (1.0 - padding) + encoder.not_a_point_embed.weight * padding
@@ -101,7 +106,7 @@ class ExportDecoder(nn.Module):
         return embedding
 
     def embed_masks(self, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
-        """Return the dense embedding BxCx64x64 of masks Bx1x256x256 and their flags B."""
+        """Return the dense embedding BxCxHxW of masks Bx1x4Hx4W and their flags B."""
         encoder = self.prompt_encoder
         has = has_mask_input.reshape(-1, 1, 1, 1)
         none = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from effsam_export.models.sam.mask_decoder import MaskDecoder
 from effsam_export.models.sam.prompt_encoder import PromptEncoder
+from effsam_export.spec.sizes import divided, sides
 
 if TYPE_CHECKING:
     from effsam_export.spec.prompts import Preprocess
@@ -27,7 +28,7 @@ class Sam(nn.Module):
     def __init__(self, image_encoder: nn.Module, preprocess: Preprocess, dim: int = 256) -> None:
         super().__init__()
         self.rule = preprocess
-        self.embedding_size = preprocess.prompt_size // 16
+        self.embedding_size = divided(preprocess.prompt_size, 16)
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder(dim, self.embedding_size, preprocess.prompt_size)
         self.mask_decoder = MaskDecoder(dim)
@@ -39,11 +40,14 @@ class Sam(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """Normalise a resized image 1x3xHxW (RGB, 0-255), then pad with zeros to the square."""
+        """Normalise a resized image 1x3xhxw (RGB, 0-255), then pad with zeros to the input's size.
+
+        Source: `Sam.preprocess`, which pads to a square; here to any rectangle.
+        """
         x = (image - self.pixel_mean) / self.pixel_std
         h, w = x.shape[-2:]
-        size = self.rule.image_size
-        return nn.functional.pad(x, (0, size - w, 0, size - h))
+        height, width = sides(self.rule.image_size)
+        return nn.functional.pad(x, (0, width - w, 0, height - h))
 
     def encode(self, image: Tensor) -> Tensor:
         """Return the embedding 1x256x64x64 of a resized image 1x3xHxW (RGB, 0-255, unpadded)."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from effsam_export.models.sam.layers import LayerNorm2d
+from effsam_export.spec.sizes import Size, sides
 
 MASK_CHANNELS = 16
 """Hidden width of the mask down-scaling; `mask_in_chans` in the authors' builders."""
@@ -30,22 +31,27 @@ class PositionEmbeddingRandom(nn.Module):
         angles = 2 * math.pi * ((2 * coords - 1) @ self.positional_encoding_gaussian_matrix)
         return torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
 
-    def grid(self, size: int) -> Tensor:
-        """Return the encoding of the cell centres of a `size` x `size` grid, CxHxW."""
-        cells = torch.ones((size, size), device=self.positional_encoding_gaussian_matrix.device)
-        y = (cells.cumsum(dim=0) - 0.5) / size
-        x = (cells.cumsum(dim=1) - 0.5) / size
+    def grid(self, size: Size) -> Tensor:
+        """Return the encoding of the cell centres of a grid, CxHxW."""
+        height, width = sides(size)
+        cells = torch.ones((height, width), device=self.positional_encoding_gaussian_matrix.device)
+        y = (cells.cumsum(dim=0) - 0.5) / height
+        x = (cells.cumsum(dim=1) - 0.5) / width
         return self.encode(torch.stack([x, y], dim=-1)).permute(2, 0, 1)
 
 
 class PromptEncoder(nn.Module):
     """Prompts in model-frame pixels to sparse (BxNxC) and dense (BxCxHxW) embeddings."""
 
-    def __init__(self, dim: int, embedding_size: int, image_size: int) -> None:
+    def __init__(self, dim: int, embedding_size: Size, image_size: Size) -> None:
         super().__init__()
         self.dim = dim
         self.embedding_size = embedding_size
         self.image_size = image_size
+        if not isinstance(image_size, int):
+            height, width = image_size
+            # Divisors of x and y.
+            self.register_buffer("frame", torch.tensor([width, height]).float(), persistent=False)
         self.pe_layer = PositionEmbeddingRandom(dim // 2)
         # Background point, foreground point, box top-left, box bottom-right.
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
@@ -67,6 +73,12 @@ class PromptEncoder(nn.Module):
         assert isinstance(embedding, nn.Embedding)
         return embedding.weight
 
+    def encode(self, points: Tensor) -> Tensor:
+        """Encode points (x, y) in pixels of the frame, shape ...x2, as ...xC."""
+        if isinstance(self.image_size, int):
+            return self.pe_layer.encode(points / self.image_size)
+        return self.pe_layer.encode(points / self.get_buffer("frame"))
+
     def dense_pe(self) -> Tensor:
         """Return the positional encoding of the embedding grid, 1xCxHxW."""
         return self.pe_layer.grid(self.embedding_size).unsqueeze(0)
@@ -78,7 +90,7 @@ class PromptEncoder(nn.Module):
             b = points.shape[0]
             points = torch.cat([points, points.new_zeros(b, 1, 2)], dim=1)
             labels = torch.cat([labels, -labels.new_ones(b, 1)], dim=1)
-        embedding = self.pe_layer.encode(points / self.image_size)
+        embedding = self.encode(points)
         embedding[labels == -1] = 0.0
         embedding[labels == -1] += self.not_a_point_embed.weight
         # Label -2 is EdgeSAM's "no token"; other models do not use it.
@@ -90,7 +102,7 @@ class PromptEncoder(nn.Module):
     def embed_boxes(self, boxes: Tensor) -> Tensor:
         """Embed boxes Bx4 (x0, y0, x1, y1) as two corner tokens each, Bx2xC."""
         corners = boxes.reshape(-1, 2, 2) + 0.5
-        embedding = self.pe_layer.encode(corners / self.image_size)
+        embedding = self.encode(corners)
         embedding[:, 0] += self.label_embedding(2)
         embedding[:, 1] += self.label_embedding(3)
         return embedding
@@ -123,6 +135,6 @@ class PromptEncoder(nn.Module):
             dense = self.mask_downscaling(masks)
         else:
             dense = self.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(
-                batch, -1, self.embedding_size, self.embedding_size
+                batch, -1, *sides(self.embedding_size)
             )
         return sparse, dense

@@ -32,7 +32,6 @@ class SlottedDecoder(ExportDecoder):
         nn.Module.__init__(self)
         for name, module in decoder.named_children():
             self.add_module(name, module)
-        self.prompt_size = decoder.prompt_size
 
     def attend(self, src: Tensor, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         empty = (labels == EMPTY).to(tokens.dtype) * CLOSED

@@ -23,24 +23,29 @@ def load_image(path: Any) -> Any:
         return np.asarray(image.convert("RGB"))
 
 
-def longest_side(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Return (height, width) after a resize of the longest side to `longest`."""
-    scale = longest / max(size)
+def sides(size: Any) -> tuple[int, int]:
+    """Return (height, width) of a size in a manifest: the side of a square, or [height, width]."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def fitted(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of the largest image of these proportions that fits a frame."""
+    scale = min(frame[0] / size[0], frame[1] / size[1])
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
 def preprocess(image: Any, rule: dict[str, Any]) -> Any:
-    """Convert uint8 HxWx3 RGB to the encoder's `image`, float32 1x3xSxS, by `preprocess`."""
-    size = rule["image_size"]
+    """Convert uint8 HxWx3 RGB to the encoder's `image`, float32 1x3xHxW, by `preprocess`."""
+    size = sides(rule["image_size"])
     if rule["family"] == "squash":
         planes = image.transpose(2, 0, 1).astype(np.float32)
-        return resize_bilinear(planes, (size, size))[None]
+        return resize_bilinear(planes, size)[None]
     if rule["family"] == "longest-side-pad":
         from PIL import Image
 
-        h, w = longest_side(image.shape[:2], size)
+        h, w = fitted(image.shape[:2], size)
         resized = np.asarray(Image.fromarray(image).resize((w, h), Image.BILINEAR))  # type: ignore[attr-defined]
-        out = np.empty((1, 3, size, size), dtype=np.float32)
+        out = np.empty((1, 3, *size), dtype=np.float32)
         out[0] = np.asarray(rule["pad"]["value"], dtype=np.float32)[:, None, None]
         out[0, :, :h, :w] = resized.transpose(2, 0, 1)
         return out
@@ -49,10 +54,10 @@ def preprocess(image: Any, rule: dict[str, Any]) -> Any:
 
 def prompt_frame(size: tuple[int, int], manifest: dict[str, Any]) -> tuple[int, int]:
     """Return the (height, width) of an image in the coordinate frame of the prompts."""
-    side = manifest["prompts"]["coordinates"]["size"]
+    frame = sides(manifest["prompts"]["coordinates"]["size"])
     if manifest["preprocess"]["family"] == "squash":
-        return side, side
-    return longest_side(size, side)
+        return frame
+    return fitted(size, frame)
 
 
 def decoder_feeds(
@@ -84,8 +89,7 @@ def decoder_feeds(
         "point_labels": np.asarray([labels], dtype=np.float32),
     }
     if manifest["prompts"]["mask_input"] is not None:
-        side = manifest["masks"]["low_res_size"]
-        mask = np.zeros((1, 1, side, side), dtype=np.float32)
+        mask = np.zeros((1, 1, *sides(manifest["masks"]["low_res_size"])), dtype=np.float32)
         if mask_input is not None:
             mask[0, 0] = mask_input
         feeds["mask_input"] = mask
@@ -94,13 +98,12 @@ def decoder_feeds(
 
 
 def upscale(low_res: Any, size: tuple[int, int], manifest: dict[str, Any]) -> Any:
-    """Resize the decoder's logits KxSxS to the image size; return bool masks KxHxW."""
+    """Resize the decoder's logits to the image size; return bool masks KxHxW."""
     threshold = manifest["masks"]["threshold"]
     if manifest["masks"]["resize"][0].startswith("bicubic"):
         return resize_bicubic(low_res, size) > threshold
-    side = manifest["prompts"]["coordinates"]["size"]
     h, w = prompt_frame(size, manifest)
-    full = resize_bilinear(low_res, (side, side))
+    full = resize_bilinear(low_res, sides(manifest["prompts"]["coordinates"]["size"]))
     return resize_bilinear(full[:, :h, :w], size) > threshold
 
 

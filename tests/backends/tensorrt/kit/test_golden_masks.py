@@ -12,22 +12,37 @@ pytest.importorskip("PIL")
 
 from effsam_export.backends.tensorrt.kit import golden_masks
 from effsam_export.imaging import decode, images, rle
+from effsam_export.models import image_sizes
 from effsam_export.models.efficient_sam import components as efficient_sam
+from effsam_export.models.mobile_sam import MOBILE_SAM
 from effsam_export.models.sam import components as sam
 from effsam_export.parity.metrics import mask_iou
 from effsam_export.spec.prompts import Point, Preprocess, Prompt, Sample
+from effsam_export.spec.sizes import document, sides
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.spec.model import ComponentSpec
+    from effsam_export.spec.sizes import Size
 
 RNG = np.random.default_rng(0)
 SQUASH = efficient_sam.PREPROCESS
 SMALL_FRAME = replace(sam.SAM_PREPROCESS, image_size=512)
 """As EfficientViT-SAM-L: sees 512 pixels and is prompted in 1024."""
-RULES = {"pad": sam.SAM_PREPROCESS, "small": SMALL_FRAME, "squash": SQUASH}
+WIDE = image_sizes.resized(MOBILE_SAM, (640, 768))
+RULES = {
+    "pad": sam.SAM_PREPROCESS,
+    "small": SMALL_FRAME,
+    "squash": SQUASH,
+    "wide": WIDE.preprocess,
+}
 SIZES = [(80, 120), (601, 333), (1024, 1024), (1500, 999)]
+
+
+def low_res_of(rule: Preprocess) -> Size:
+    """The size of the masks."""
+    return WIDE.masks.low_res_size if rule == WIDE.preprocess else 256
 
 
 def manifest_of(rule: Preprocess, max_points: int | None = None) -> dict[str, Any]:
@@ -36,17 +51,17 @@ def manifest_of(rule: Preprocess, max_points: int | None = None) -> dict[str, An
     return {
         "preprocess": {
             "family": rule.family,
-            "image_size": rule.image_size,
+            "image_size": document(rule.image_size),
             "pad": None if squash else {"value": list(rule.pixel_mean)},
         },
         "prompts": {
-            "coordinates": {"size": rule.prompt_size},
+            "coordinates": {"size": document(rule.prompt_size)},
             "padding": {"coordinates": [-1, -1] if squash else [0, 0], "label": -1},
             "supports": {"max_points": max_points},
             "mask_input": None if squash else "low_res_masks of an earlier answer",
         },
         "masks": {
-            "low_res_size": 256,
+            "low_res_size": document(low_res_of(rule)),
             "threshold": 0.0,
             "resize": ["bicubic (a = -0.75)" if squash else "bilinear to 1024 x 1024"],
         },
@@ -81,7 +96,8 @@ ASKED = [(r, c) for r in RULES for c in CASES if (r, c) != ("squash", "mask")]
 def test_prompts_are_bit_exact(name: str, case: str, size: tuple[int, int]) -> None:
     rule, (points, box, with_mask) = RULES[name], CASES[case]
     squash = rule.family == "squash"
-    mask = RNG.standard_normal((256, 256)).astype(np.float32) if with_mask else None
+    low = sides(low_res_of(rule))
+    mask = RNG.standard_normal(low).astype(np.float32) if with_mask else None
     frame = images.frame_of(size, rule)
     prompt = Prompt(
         points=tuple(Point(x=x, y=y, label=int(n)) for x, y, n in points),
@@ -93,7 +109,8 @@ def test_prompts_are_bit_exact(name: str, case: str, size: tuple[int, int]) -> N
         embeddings=np.zeros((1, 256, 64, 64), np.float32),
         prompt=images.prompt_to_model(prompt, frame),
     )
-    component: ComponentSpec = efficient_sam.DECODER if squash else sam.SAM_DECODER
+    pair: ComponentSpec = WIDE.component("decoder") if name == "wide" else sam.SAM_DECODER
+    component: ComponentSpec = efficient_sam.DECODER if squash else pair
     wanted = dict(component.feeds(rule, sample))
     del wanted["image_embeddings"]
     manifest = manifest_of(rule, efficient_sam.MAX_POINTS if squash else None)
@@ -108,7 +125,7 @@ def test_prompts_are_bit_exact(name: str, case: str, size: tuple[int, int]) -> N
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_masks_are_bit_exact(rule: Preprocess, size: tuple[int, int]) -> None:
-    logits = RNG.standard_normal((3, 256, 256)).astype(np.float32)
+    logits = RNG.standard_normal((3, *sides(low_res_of(rule)))).astype(np.float32)
     masks = efficient_sam.MASKS if rule.family == "squash" else sam.SAM_MASKS
     wanted = images.upscale_masks(logits, images.frame_of(size, rule), masks) > masks.threshold
     found = golden_masks.upscale(logits, size, manifest_of(rule))
