@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from effsam_export.cli import console
-from effsam_export.cli.fetch import acquire, consent
-from effsam_export.cli.image_size import ImageSize, with_size, with_size_of
+from effsam_export.cli.image_size import ImageSize, with_size
 from effsam_export.cli.options import (
     AcceptLicense,
     BaseFile,
@@ -93,11 +91,9 @@ def export(
     from effsam_export.bundle.read import read
     from effsam_export.config import targets as profiles
     from effsam_export.pipeline import run as pipeline
-    from effsam_export.pipeline.int8 import unmeasured
-    from effsam_export.pipeline.plan import resolve
+    from effsam_export.pipeline.export_model import planned
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.sizes import text_of
-    from effsam_export.util.files import require_output
     from effsam_export.weights.own_file import own_checkpoint
 
     terminal = console.Console(quiet=quiet)
@@ -116,7 +112,6 @@ def export(
         check_request(spec, profile, directory, components, parity)
         _show_plan(spec, profile, directory, components, quantizing, as_json=json)
         return
-    # All checks of the request come before the download.
     request = ExportRequest(
         model=spec,
         target=profile,
@@ -128,16 +123,19 @@ def export(
     )
     for line in int8_lines(request):
         terminal.message(line)
-    require_output(directory, directory=True)
-    plan = resolve(request)
-    consent(spec, accept_license, cache_dir)
-    weights = acquire(spec, own, cache_dir, terminal)
-    if image_size is None:
-        plan = resolve(replace(request, model=with_size_of(spec, weights, terminal)))
-    plan = plan.with_checkpoint(weights)
-    if plan.int8 is not None:
-        for line in unmeasured(plan.int8.plan, plan.model, weights):
-            terminal.message(f"warning: {line}")
+    try:
+        plan = planned(
+            request,
+            own,
+            sized=image_size is not None,
+            accept_license=accept_license,
+            cache_dir=cache_dir,
+            on_transfer=terminal.on_transfer,
+            on_note=lambda note: terminal.message(f"note: {note}"),
+            on_warning=lambda warning: terminal.message(f"warning: {warning}"),
+        )
+    finally:
+        terminal.close()
     what = f"{spec.name} {profile.name} {profile.precision}"
     try:
         report = pipeline.run(plan, terminal.on_event)

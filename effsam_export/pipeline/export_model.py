@@ -14,6 +14,7 @@ from effsam_export.config.targets import load_target
 from effsam_export.models import image_sizes
 from effsam_export.pipeline import image_size as sizing
 from effsam_export.pipeline import run
+from effsam_export.pipeline.int8 import unmeasured
 from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.spec.sizes import text_of
@@ -25,10 +26,13 @@ from effsam_export.weights.own_file import own_checkpoint
 from effsam_export.weights.pypi import configured_index
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from effsam_export.parity.results import ParityReport
+    from effsam_export.pipeline.plan import ExportPlan
+    from effsam_export.spec.stages import Checkpoint
     from effsam_export.util.progress import OnEvent
+    from effsam_export.weights.fetch import OnTransfer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,28 +119,71 @@ def export_model(
         int8 = Int8Request(
             calibration=calibration.load(calibration.DEFAULT), plan=int8_recipe.load(spec.name)
         )
-    require_output(path, directory=True)
-    request = ExportRequest(model=spec, target=profile, output=path, force=force, int8=int8)
-    plan = resolve(request)
-    cache = _path(cache_dir)
-    if spec.licence.restricted:
-        folder = cache or fetch.default_cache_dir()
-        consent.require(spec, accepted=accept_license, cache_dir=folder)
-    weights = acquire(
-        spec,
+    plan = planned(
+        ExportRequest(model=spec, target=profile, output=path, force=force, int8=int8),
         own,
-        cache_dir=cache,
-        index_url=configured_index(os.environ),
+        sized=image_size is not None,
+        accept_license=accept_license,
+        cache_dir=_path(cache_dir),
         on_transfer=None,
         on_note=on_note,
+        on_warning=on_note,
     )
-    if image_size is None:
-        sized = sizing.of_checkpoint(spec, weights)
-        if note := sizing.note_on(spec, sized, weights):
-            on_note(note)
-        plan = resolve(replace(request, model=sized))
-    report = run.run(plan.with_checkpoint(weights), report_event)
+    report = run.run(plan, report_event)
     return ExportResult(path=path, report=report, checkpoint=read(path).manifest["checkpoint"])
+
+
+def planned(
+    request: ExportRequest,
+    own: Checkpoint | None,
+    *,
+    sized: bool,
+    accept_license: bool,
+    cache_dir: Path | None,
+    on_transfer: OnTransfer | None,
+    on_note: Callable[[str], None],
+    on_warning: Callable[[str], None],
+) -> ExportPlan:
+    """Check a request, get its weights, and return the plan of the export.
+
+    All checks come before the download.
+
+    Args:
+        request: Without its checkpoint.
+        own: The user's checkpoint; None for the official one.
+        sized: The user asks for the model's size of input; else it is the checkpoint's.
+        accept_license: Accept a licence that restricts use.
+        cache_dir: Folder of downloads; None for the user's.
+        on_transfer: Called with the progress of a download.
+        on_note: Called with what the user should know, a sentence each.
+        on_warning: Called with what may make the bundle worse than expected, a sentence each.
+
+    Raises:
+        EffsamError: As `plan.resolve`, `consent.require` and `acquire` raise it.
+    """
+    require_output(request.output, directory=True)
+    plan = resolve(request)
+    model = request.model
+    if model.licence.restricted:
+        folder = cache_dir or fetch.default_cache_dir()
+        consent.require(model, accepted=accept_license, cache_dir=folder)
+    weights = acquire(
+        model,
+        own,
+        cache_dir=cache_dir,
+        index_url=configured_index(os.environ),
+        on_transfer=on_transfer,
+        on_note=on_note,
+    )
+    if not sized:
+        found = sizing.of_checkpoint(model, weights)
+        if note := sizing.note_on(model, found, weights):
+            on_note(note)
+        plan = resolve(replace(request, model=found))
+    if plan.int8 is not None:
+        for sentence in unmeasured(plan.int8.plan, plan.model, weights):
+            on_warning(sentence)
+    return plan.with_checkpoint(weights)
 
 
 def _path(value: str | Path | None) -> Path | None:
