@@ -13,7 +13,7 @@ import atheris
 
 from tests.fuzz import readers
 
-INSTRUMENTED = ["effsam_export", "pickletools", "tomllib", "json.decoder"]
+INSTRUMENTED = ["effsam_export", "pickletools", "tomllib", "json.decoder", "PIL"]
 """Modules whose branches guide the fuzzer: those that take inputs apart in Python."""
 
 
@@ -22,11 +22,10 @@ def main(name: str, folder: Path, options: list[str]) -> None:
     corpus, work = folder / "corpus", folder / "work"
     for made in (corpus, work):
         made.mkdir(parents=True, exist_ok=True)
-    for number, content in enumerate(readers.seeds(name)):
-        (corpus / f"{number:04d}").write_bytes(content)
     # Functions import what they need when they are called.
     with atheris.instrument_imports(include=INSTRUMENTED):
-        for content in readers.seeds(name):
+        for number, content in enumerate(readers.seeds(name)):
+            (corpus / f"{number:04d}").write_bytes(content)
             readers.read(name, content, work)
     atheris.Setup(
         [sys.argv[0], *options, f"-artifact_prefix={folder}/finding-", str(corpus)],

@@ -46,9 +46,13 @@ def test_what_is_left_is_removed(place: Workplace, small: None, name: str) -> No
             if number == signal.SIGKILL:
                 assert ending.code == -signal.SIGKILL
                 continue
+            assert ending.left == first.left
+            assert ending.seconds < 5
+            if ending.code == -number:
+                # The command had ended already, and Python was freeing its modules.
+                assert ending.messages == ""
+                continue
             assert ending.code == 128 + number
             assert ending.messages == f"stopped by {number.name}\n"
-            assert ending.seconds < 8
-            assert ending.left == first.left
     last = place.run(arguments)
     assert (last.code, last.left) == (0, first.left)
