@@ -73,7 +73,8 @@ def acquire(
             spec,
             own,
             cache_dir=cache_dir,
-            index_url=configured_index(os.environ),
+            # `pip` takes a second to say it.
+            index_url=None if own is not None else configured_index(os.environ),
             on_transfer=terminal.on_transfer,
             on_note=lambda note: terminal.message(f"note: {note}"),
         )
