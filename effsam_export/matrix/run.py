@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from effsam_export import models
-from effsam_export.errors import EffsamError
+from effsam_export.errors import CheckpointError, EffsamError
 from effsam_export.matrix import keys, worker
 from effsam_export.matrix.store import BuildRecord, Store, deliver
 from effsam_export.matrix.worker import Job, Outcome
@@ -186,7 +186,11 @@ def plan(
 def _shown_size(name: str, checkpoint: Checkpoint) -> str:
     """Return the size of a model's input that its checkpoint shows, as text; empty for its own."""
     model = models.get(name)
-    found = image_size.of_checkpoint(model, checkpoint)
+    try:
+        found = image_size.of_checkpoint(model, checkpoint)
+    except CheckpointError:
+        # The model's own cells fail with it; the others are built.
+        return ""
     return "" if found is model else text_of(found.preprocess.image_size)
 
 
