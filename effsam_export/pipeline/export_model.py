@@ -171,7 +171,8 @@ def planned(
         model,
         own,
         cache_dir=cache_dir,
-        index_url=configured_index(os.environ),
+        # `pip` takes a second to say it.
+        index_url=None if own is not None else configured_index(os.environ),
         on_transfer=on_transfer,
         on_note=on_note,
     )
