@@ -54,7 +54,11 @@ class Bundle:
         model = models.configured(models.get(entry["name"]), entry["options"])
         model = image_sizes.of_manifest(model, self.manifest)
         masks = self.manifest["masks"]
-        model = in_number(model, len({*masks["single"], *masks["multimask"]}))
+        count = len({*masks["single"], *masks["multimask"]})
+        outputs = [t for c in self.manifest["components"] for t in c["outputs"]]
+        # Where the manifest contradicts itself, its masks are held to the model's own.
+        if all(t["shape"][1:2] == [count] for t in outputs if t["name"] == "low_res_masks"):
+            model = in_number(model, count)
         return fixed.for_options(model, self.manifest["target"]["options"])
 
     @property

@@ -91,7 +91,6 @@ def export(
     from effsam_export.bundle.read import read
     from effsam_export.config import targets as profiles
     from effsam_export.pipeline import run as pipeline
-    from effsam_export.pipeline.export_model import planned
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.sizes import text_of
     from effsam_export.weights.own_file import own_checkpoint
@@ -112,6 +111,8 @@ def export(
         check_request(spec, profile, directory, components, parity)
         _show_plan(spec, profile, directory, components, quantizing, as_json=json)
         return
+    from effsam_export.pipeline.export_model import planned
+
     request = ExportRequest(
         model=spec,
         target=profile,
