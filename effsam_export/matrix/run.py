@@ -20,13 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from effsam_export import models
-from effsam_export.errors import CheckpointError, EffsamError
+from effsam_export.errors import EffsamError
 from effsam_export.matrix import keys, worker
 from effsam_export.matrix.store import BuildRecord, Store, deliver
 from effsam_export.matrix.worker import Job, Outcome
-from effsam_export.pipeline import evidence, image_size
-from effsam_export.spec.sizes import text_of
+from effsam_export.pipeline import evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -136,7 +134,6 @@ def plan(
         EffsamError: A cell has an invalid target, option or recipe.
     """
     threads = max(1, (os.cpu_count() or 1) // limits.jobs)
-    shown_sizes = {name: _shown_size(name, weights) for name, weights in checkpoints.items()}
     found = []
     for cell in build.cells:
         weights, before = checkpoints[cell.model], store.last_record(cell.name)
@@ -160,10 +157,12 @@ def plan(
             lora=None if weights.lora is None else str(weights.lora.path.resolve()),
             lora_sha256="" if weights.lora is None else weights.lora.sha256,
             lora_alpha=None if weights.lora is None else weights.lora.alpha,
-            image_size=cell.image_size or shown_sizes[cell.model],
+            image_size=cell.image_size,
         )
         request = worker.export_request(cell, job, Path(worker.BUNDLE))
         parts = keys.parts(request, (environment or this_machine)(cell))
+        # The worker finds the size of a checkpoint where the cell names none.
+        parts["cell.image_size"] = cell.image_size or "of the checkpoint"
         digest = keys.digest(parts)
         stored = store.find(digest)
         reasons: tuple[str, ...] = ()
@@ -181,17 +180,6 @@ def plan(
             )
         )
     return found
-
-
-def _shown_size(name: str, checkpoint: Checkpoint) -> str:
-    """Return the size of a model's input that its checkpoint shows, as text; empty for its own."""
-    model = models.get(name)
-    try:
-        found = image_size.of_checkpoint(model, checkpoint)
-    except CheckpointError:
-        # The model's own cells fail with it; the others are built.
-        return ""
-    return "" if found is model else text_of(found.preprocess.image_size)
 
 
 def this_machine(cell: Cell) -> Environment:

@@ -61,7 +61,7 @@ class Job:
         official: Whether the hash is the one pinned for the authors' file.
         parity: Path of the file with evaluation images and prompts; None for the shipped ones.
         calibration: Name of a recipe, or path of a recipe file or of a folder of images.
-        image_size: Size of the model's input as text; empty for that of the official weights.
+        image_size: Size of the model's input as text; empty for that of the checkpoint.
         threads: CPU threads.
         needs_mb: Expected memory in MB of 1e6 bytes: the peak of the last build, or a default.
         stages: Folder of stages that cells share; None shares nothing.
@@ -225,6 +225,7 @@ def export_cell(job: Job, folder: Path) -> Outcome:
     """Run a job in this process, and return its outcome without duration and memory."""
     from effsam_export.matrix import keys
     from effsam_export.matrix.config import Cell
+    from effsam_export.pipeline import image_size
     from effsam_export.pipeline import run as pipeline
     from effsam_export.pipeline.stage_cache import StageCache
 
@@ -233,6 +234,10 @@ def export_cell(job: Job, folder: Path) -> Outcome:
     )
     try:
         request = export_request(cell, job, folder / BUNDLE)
+        if not job.image_size:
+            # Not in the plan: a build that finds everything in its cache starts without torch.
+            model = image_size.of_checkpoint(request.model, request.weights)
+            request = replace(request, model=model)
         if job.stages is not None:
             parts = keys.stage_parts(request, job.threads)
             request = replace(request, stage_cache=StageCache(root=Path(job.stages), parts=parts))
