@@ -272,6 +272,7 @@ def documents() -> dict[str, Keys]:
             "variant": "size or version within it, or null",
             "models": "registered models that take the file, the likeliest first",
             "model": "the model it was compared with, or null",
+            "image_size": "size of that model's input in pixels, or null",
             "part": "the part of a model that it is, or null",
             **WEIGHT_FILE,
             "tensors": "number of its tensors",

@@ -50,7 +50,7 @@ CheckpointFile = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--checkpoint",
-        help="Weight file of the model, or folder with it [default: download the official one].",
+        help="Your own weight file, or folder with it, instead of the official one.",
     ),
 ]
 CheckpointKey = Annotated[

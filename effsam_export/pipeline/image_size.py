@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from effsam_export.weights.read import Weights
 
 
-def of_checkpoint(model: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
+def of_checkpoint(
+    model: ModelSpec, checkpoint: Checkpoint, weights: Weights | None = None
+) -> ModelSpec:
     """Return the model in the size that the position tables of a checkpoint, or its base, show.
 
     It is unchanged where no table shows a size, and where the model cannot have that size: loading
     then says how the tables differ.
+
+    Args:
+        model: In the size of its official weights.
+        checkpoint: The weight file.
+        weights: Its tensors, where they have been read.
 
     Raises:
         CheckpointError: The file cannot be read, or holds no weights.
@@ -26,16 +33,16 @@ def of_checkpoint(model: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
         return model
     from effsam_export.weights.read import read
 
-    sized = of_weights(model, read(checkpoint.path, checkpoint.key))
+    sized = _of_weights(model, weights or read(checkpoint.path, checkpoint.key))
     if sized is model and checkpoint.base is not None and not checkpoint.base.official:
-        sized = of_weights(model, read(checkpoint.base.path))
+        sized = _of_weights(model, read(checkpoint.base.path))
     return sized
 
 
-def of_weights(model: ModelSpec, weights: Weights) -> ModelSpec:
+def _of_weights(model: ModelSpec, weights: Weights) -> ModelSpec:
     """Return the model in the size that position tables show; unchanged as in `of_checkpoint`."""
-    if model.sizes is None or model.sizes.of_state is None:
-        return model
+    assert model.sizes is not None
+    assert model.sizes.of_state is not None
     from effsam_export.weights import checkpoint as loading
     from effsam_export.weights import placement
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from effsam_export import models
 from effsam_export.errors import CheckpointError
 from effsam_export.pipeline import image_size
+from effsam_export.spec.sizes import document
 from effsam_export.weights import checkpoint as loading
 from effsam_export.weights import compare, identify, placement
 from effsam_export.weights.choice import COUNTER
@@ -15,6 +16,7 @@ from effsam_export.weights.read import read
 
 if TYPE_CHECKING:
     from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.sizes import Size
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.weights.identify import Identity
     from effsam_export.weights.read import Weights
@@ -28,6 +30,8 @@ class Contents:
         weights: Its tensors.
         identity: Their model; None if unknown.
         model: Name of the model they were compared with; None if there is none.
+        image_size: Size of that model's input in pixels, as the position tables show it; where none
+            does, that of the official weights.
         part: The part of the model that they are, such as `mask_decoder`; None for a whole model.
         missing: Names of the model's tensors that they lack.
         sha256: Of the file.
@@ -39,6 +43,7 @@ class Contents:
     weights: Weights
     identity: Identity | None
     model: str | None
+    image_size: Size | None
     part: str | None
     missing: tuple[str, ...]
     sha256: str
@@ -54,6 +59,7 @@ class Contents:
             "variant": (identity and identity.variant) or None,
             "models": list(identity.models) if identity else [],
             "model": self.model,
+            "image_size": None if self.image_size is None else document(self.image_size),
             "part": self.part,
             **weights.origin.document(),
             "tensors": len(weights.state),
@@ -89,7 +95,7 @@ def inspect_checkpoint(checkpoint: Checkpoint, model: ModelSpec | None) -> Conte
         if model is None:
             compare.require_supported(checkpoint.path.name, weights)
         else:
-            model = image_size.of_weights(model, weights)
+            model = image_size.of_checkpoint(model, checkpoint, weights)
             digest = loading.load_with_facts(model, checkpoint).facts.weights_sha256
     except CheckpointError as error:
         problem = error
@@ -98,6 +104,7 @@ def inspect_checkpoint(checkpoint: Checkpoint, model: ModelSpec | None) -> Conte
         weights=weights,
         identity=identity,
         model=None if model is None else model.name,
+        image_size=None if model is None else model.preprocess.image_size,
         part=part,
         missing=() if model is None else _missing(model, weights),
         sha256=checkpoint.sha256,

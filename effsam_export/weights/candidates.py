@@ -29,6 +29,10 @@ PARTS = (
 """First component of a tensor's name in a Segment-Anything model."""
 ALIASES = {"PromtEncoder": "prompt_encoder", "MaskDecoder": "mask_decoder"}
 """Keys of MobileSAMv2's decoder file -> the part. The first one is spelled so there."""
+SHORT = {"encoder": "image_encoder", "decoder": "mask_decoder"}
+"""Keys of dictionaries with one part's tensors -> the part."""
+OF_STATE = re.compile(r"_(state_dict|state|weights|params)$")
+"""How such keys end: `mask_decoder_state_dict`."""
 WRAPPERS = {
     # Components that PyTorch adds to names, at any place.
     "_orig_mod",  # torch.compile
@@ -142,6 +146,13 @@ def _split(key: Key, name: str) -> tuple[Key, str, str] | None:
     parts = [*(str(k) for k in key), *name.split(".")]
     parts = [ALIASES.get(part, part) for part in parts]
     start = next((i for i, part in enumerate(parts) if part in PARTS), None)
+    if start is None:
+        # Only the keys: `encoder` is the name of a module in many encoders.
+        keys = [OF_STATE.sub("", str(k)) for k in key]
+        keys = [SHORT.get(k, k) for k in keys]
+        start = next((i for i, k in enumerate(keys) if k in PARTS), None)
+        if start is not None:
+            parts = [*keys, *name.split(".")]
     if start is None:
         # FastSAM numbers its layers: `model.22.proto...`.
         pairs = enumerate(pairwise(parts))

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
+import torch
+
 from effsam_export import cli, models
 from effsam_export.bundle import read
 from effsam_export.errors import CheckpointError, EffsamError
@@ -19,6 +22,7 @@ from effsam_export.weights.own_file import checkpoint_from_file
 from tests.bundle.fake import manifest_of
 from tests.integrate.tools import generate
 from tests.integrate.tools import run as execute
+from tests.mask_tokens import with_masks
 from tests.tiny_vit import TINY_VIT, write_checkpoint
 
 if TYPE_CHECKING:
@@ -51,12 +55,14 @@ def effsam(
     return run
 
 
-def test_a_file_for_192_pixels_in_a_rectangle(
+def test_a_file_for_192_pixels_and_three_masks_in_a_rectangle(
     effsam: Run, tmp_path: Path, parity_file: Path, photo: Path
 ) -> None:
-    """With resized tables, parity holds, and whoever reads the bundle has the size."""
+    """With resized tables and three masks, parity holds, and whoever reads the bundle has both."""
     pytest.importorskip("onnxruntime")
-    file = write_checkpoint(tmp_path / "mine.pt", 192)
+    whole = checkpoint.read_state_dict(write_checkpoint(tmp_path / "whole.pt", 192))
+    file = tmp_path / "mine.pt"
+    torch.save(with_masks(dict(whole), 3), file)
     given = ("--checkpoint", file, "--parity", parity_file)
     code, out, err = effsam("export", "tiny-vit", "-t", "onnx", "--image-size", "160x128", *given)
     assert code == 0, err
@@ -68,7 +74,10 @@ def test_a_file_for_192_pixels_in_a_rectangle(
     assert manifest["preprocess"]["resize"]["longest_side"] is None
     assert manifest["prompts"]["coordinates"]["size"] == [160, 128]
     assert manifest["masks"]["low_res_size"] == [40, 32]
-    assert read.read(bundle).model.preprocess.image_size == (160, 128)
+    assert manifest["masks"]["multimask"] == [1, 2]
+    model = read.read(bundle).model
+    assert model.preprocess.image_size == (160, 128)
+    assert model.masks.multimask == (1, 2)
     assert "160x128 (height x width)" in (bundle / "README.md").read_text("utf-8")
 
     code, _, err = effsam("verify", bundle, "--level", "full", *given)
@@ -77,7 +86,7 @@ def test_a_file_for_192_pixels_in_a_rectangle(
     asked = ("run", bundle, photo, "--point", "60,40")
     assert effsam(*asked, "--masks", "first.npz")[0] == 0
     with np.load("first.npz") as saved:
-        assert saved["low_res_masks"].shape[1:] == (40, 32)
+        assert saved["low_res_masks"].shape == (2, 40, 32)
     code, _, err = effsam(*asked, "--mask-input", "first.npz")
     assert code == 0, err
 
@@ -113,7 +122,6 @@ def test_the_size_that_a_file_shows(effsam: Run, tmp_path: Path, planned: list[E
 
 def test_the_size_of_a_base(effsam: Run, tmp_path: Path, planned: list[ExportPlan]) -> None:
     """A decoder alone shows no size; the whole checkpoint under it does."""
-    torch = pytest.importorskip("torch")
     whole = write_checkpoint(tmp_path / "whole.pt", 192)
     state = torch.load(whole, weights_only=True)
     torch.save({n: v for n, v in state.items() if n.startswith("mask_decoder.")}, "decoder.pt")

@@ -81,20 +81,20 @@ class Outcome:
     answers: dict[tuple[str, str], Prediction]
 
 
-def reference(checkpoint: Checkpoint) -> tuple[Encode, Decode]:
+def reference(checkpoint: Checkpoint, *, model: ModelSpec = MODEL) -> tuple[Encode, Decode]:
     """The authors' path through the PyTorch modules."""
-    module = loading.load(MODEL, checkpoint)
+    module = loading.load(model, checkpoint)
 
     def encode(image: NDArray[np.uint8]) -> Embedded:
-        frame = frame_of((image.shape[0], image.shape[1]), MODEL.preprocess)
+        frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
         sample = Sample(image=image)
-        outputs = MODEL.component("encoder").reference(module, sample)
+        outputs = model.component("encoder").reference(module, sample)
         return Embedded(frame=frame, sample=replace(sample, embeddings=outputs["image_embeddings"]))
 
     def decode(embedded: Embedded, prompt: Prompt) -> Feeds:
         moved = prompt_to_model(prompt, embedded.frame)
         sample = replace(embedded.sample, prompt=moved)
-        return MODEL.component("decoder").reference(module, sample)
+        return model.component("decoder").reference(module, sample)
 
     return encode, decode
 

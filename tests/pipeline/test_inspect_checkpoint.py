@@ -46,6 +46,7 @@ def test_the_contents_of_a_file(tmp_path: Path) -> None:
         "variant": None,
         "models": ["mobile-sam"],
         "model": "mobile-sam",
+        "image_size": 1024,
         "part": None,
         "container": "PyTorch",
         "key": "model",

@@ -10,16 +10,13 @@ pytest.importorskip("torch")
 import torch
 
 from effsam_export import models
-from effsam_export.bundle.read import read
-from effsam_export.config.targets import load_target
 from effsam_export.errors import CheckpointError
 from effsam_export.models import fixed
 from effsam_export.models.sam.components import as_sam
-from effsam_export.pipeline import run, verify
-from effsam_export.pipeline.request import ExportRequest
 from effsam_export.weights import checkpoint as loading
 from effsam_export.weights.mask_tokens import in_number
 from effsam_export.weights.own_file import checkpoint_from_file
+from tests.mask_tokens import ROWS, with_masks
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
@@ -30,25 +27,6 @@ if TYPE_CHECKING:
     from effsam_export.spec.stages import Checkpoint
 
 pytestmark = pytest.mark.backend
-
-D = "mask_decoder."
-NETWORKS = f"{D}output_hypernetworks_mlps."
-ROWS = (
-    f"{D}mask_tokens.weight",
-    *(f"{D}iou_prediction_head.layers.2.{x}" for x in ("weight", "bias")),
-)
-
-
-def with_masks(state: dict[str, Tensor], count: int) -> dict[str, Tensor]:
-    """The weights of the first masks, again for those past the fourth."""
-    rest = {n: v for n, v in state.items() if not n.startswith(NETWORKS) and n not in ROWS}
-    for i in range(count):
-        own = f"{NETWORKS}{i % 4}."
-        rest |= {
-            f"{NETWORKS}{i}.{n.removeprefix(own)}": v for n, v in state.items() if n.startswith(own)
-        }
-    chosen = [i % 4 for i in range(count)]
-    return {**rest, **{n: state[n][chosen] for n in ROWS}}
 
 
 @pytest.fixture
@@ -110,25 +88,3 @@ def test_parts_that_contradict_each_other(tmp_path: Path, state: dict[str, Tenso
     torch.save(broken, tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
         loading.load(TINY_SAM, checkpoint_from_file(tmp_path / "w.pt", None))
-
-
-def test_an_export_says_and_verifies_its_masks(
-    tmp_path: Path, state: dict[str, Tensor], tiny: None, parity_file: Path
-) -> None:
-    checkpoint = saved(tmp_path, state, 3)
-    request = ExportRequest(
-        model=TINY_SAM,
-        target=load_target("onnx"),
-        checkpoint=checkpoint,
-        output=tmp_path / "bundle",
-        parity_file=parity_file,
-    )
-    report = run.export(request)
-    assert report.passed
-    bundle = read(tmp_path / "bundle")
-    assert bundle.manifest["masks"]["multimask"] == [1, 2]
-    assert bundle.model.masks.multimask == (1, 2)
-    found = verify.verify(
-        tmp_path / "bundle", checkpoint=checkpoint, level="full", parity_file=parity_file
-    )
-    assert found.passed, found.failures

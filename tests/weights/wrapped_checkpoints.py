@@ -174,6 +174,10 @@ WRAPPED: dict[str, Wrap] = {
     # Shapes of the state dict
     "a dictionary of each part": nested,
     "a dictionary of each part under model": lambda s: {"model": nested(s), "epoch": 3},
+    "a state dict of each part": lambda s: {f"{k}_state_dict": v for k, v in nested(s).items()},
+    "a dictionary of each part by short names": lambda s: {
+        k.removeprefix("image_").removeprefix("mask_"): v for k, v in nested(s).items()
+    },
     "parameters": lambda s: {
         n: nn.Parameter(v) if v.is_floating_point() else v for n, v in s.items()
     },
