@@ -9,7 +9,7 @@ from effsam_export.errors import CheckpointError, shown
 from effsam_export.weights import compare, placement
 from effsam_export.weights.choice import COUNTER
 from effsam_export.weights.facts import WeightFacts, facts_of
-from effsam_export.weights.lora import merge
+from effsam_export.weights.lora import adapter_tensors, merge
 from effsam_export.weights.mask_tokens import mask_tokens_of, with_mask_tokens
 from effsam_export.weights.read import read
 
@@ -79,7 +79,14 @@ def load_with_facts(model: ModelSpec, checkpoint: Checkpoint) -> Loaded:
     state = _with_counters(state, expected)
     compare.require_match(model, path.name, weights, state, expected)
     if checkpoint.lora is not None:
-        state = merge(state, checkpoint.lora)
+        adapter = adapter_tensors(checkpoint.lora.path)
+        masks = mask_tokens_of(model, adapter)
+        if masks is not None:
+            # SAMed stores a decoder with a mask for each class beside its matrices.
+            model, count = with_mask_tokens(model, masks), masks
+            module = model.build() if model.build_like is None else outline(model, state)
+            expected = module.state_dict()
+        state = merge(state, checkpoint.lora, adapter, expected)
         compare.require_match(model, checkpoint.lora.path.name, weights, state, expected)
     _require_finite(path.name, state)
     if model.build_like is not None:

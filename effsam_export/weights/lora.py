@@ -1,7 +1,8 @@
 """Merge a LoRA adapter into the weights it was trained on: `W + scale * B @ A`.
 
 Sources: peft 5d602fdb, `tuners/lora/layer.py` and `utils/save_and_load.py`; SAMed e351840,
-`sam_lora_image_encoder.py`; Sam_LoRA 788decc, `src/lora.py`.
+`sam_lora_image_encoder.py`, and 7972803, `sam_lora_image_encoder_mask_decoder.py`; Sam_LoRA
+788decc, `src/lora.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from effsam_export.weights.lora_config import LoraConfig, config_beside
 from effsam_export.weights.read import in_full_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -29,12 +30,20 @@ MATRIX = re.compile(r"(.+)\.lora_([AB])(?:\.default)?(?:\.weight)?")
 """Names of PEFT: A is [rank, in], B is [out, rank]."""
 QKV = re.compile(r"(?:.+\.)?w_([ab])_(\d{3})")
 """Names of Sam_LoRA and SAMed: number 2i is the query of block i, 2i + 1 its value."""
+DECODER = re.compile(r"(?:.+\.)?(sa|cti|cit)_([ab])_(\d{3})")
+"""Names of SAMed in the mask decoder: number 2i is the query of layer i, 2i + 1 its value."""
+LAST = re.compile(r"(?:.+\.)?fati_([qv])([ab])")
+"""Those of its last attention."""
+ATTENTIONS = {
+    "sa": "self_attn",
+    "cti": "cross_attn_token_to_image",
+    "cit": "cross_attn_image_to_token",
+}
 REFUSED = {
     # Pattern of a name -> what it is.
     r"lora_magnitude_vector": "DoRA, which also scales the columns of the weights",
     r"lora_embedding_[AB]": "LoRA of an embedding, which is no layer of these models",
     r"lora_B(\.default)?\.bias": "LoRA with a bias",
-    r"(^|\.)((sa|cti|cit)_[ab]_\d{3}|fati_[qv][ab])$": "LoRA of the mask decoder (SAMed)",
     r"(^|\.)fc_\d+in_\d+out": "LoRA with a head of its own (Sam_LoRA)",
 }
 MAX_LISTED = 3
@@ -62,7 +71,12 @@ class Pair:
     transposed: bool = False
 
 
-def merge(state: Mapping[str, Tensor], lora: LoraFile) -> Mapping[str, Tensor]:
+def merge(
+    state: Mapping[str, Tensor],
+    lora: LoraFile,
+    tensors: Mapping[str, Tensor],
+    expected: Collection[str],
+) -> Mapping[str, Tensor]:
     """Return a model's tensors with an adapter merged into them, in float32.
 
     Modules that were trained whole beside the adapter replace the model's.
@@ -70,20 +84,23 @@ def merge(state: Mapping[str, Tensor], lora: LoraFile) -> Mapping[str, Tensor]:
     Args:
         state: All tensors of the model, under the authors' names.
         lora: The adapter.
+        tensors: Its tensors, from `adapter_tensors`.
+        expected: Names of the model with the adapter: a decoder beside it may have another number
+            of masks.
 
     Raises:
         CheckpointError: It is no LoRA adapter, of another kind, without a scale, or for other
             layers than the model's.
     """
     name = f"`{lora.path.name}`"
-    tensors = adapter_tensors(lora.path)
     for pattern, what in REFUSED.items():
         if found := [n for n in tensors if re.search(pattern, n)]:
             raise CheckpointError(
                 f"{name} is {what}, as `{shown(found[0])}`",
                 hint="merge it in the training code, and export the whole checkpoint",
             )
-    matrices = {n for n in tensors if MATRIX.fullmatch(n) or QKV.fullmatch(n)}
+    patterns = (MATRIX, QKV, DECODER, LAST)
+    matrices = {n for n in tensors if any(pattern.fullmatch(n) for pattern in patterns)}
     if not matrices:
         raise CheckpointError(
             f"{name} is not a LoRA adapter: none of its {len(tensors)} tensors is one of LoRA",
@@ -93,9 +110,10 @@ def merge(state: Mapping[str, Tensor], lora: LoraFile) -> Mapping[str, Tensor]:
     pairs = [
         *_of_peft(tensors, config_beside(lora.path), lora, problems),
         *_of_blocks(tensors, lora, state, problems),
+        *_of_decoder(tensors, lora, problems),
     ]
     trained = {n: v for n, v in tensors.items() if n not in matrices}
-    problems += [f"`{shown(n)}` is not in the model" for n in trained if n not in state]
+    problems += [f"`{shown(n)}` is not in the model" for n in trained if n not in expected]
     merged = dict(state)
     for pair in pairs:
         problem = _problem(pair, state)
@@ -110,7 +128,7 @@ def merge(state: Mapping[str, Tensor], lora: LoraFile) -> Mapping[str, Tensor]:
             f"{name} does not fit the checkpoint: {listed}",
             hint="give the checkpoint that the adapter was trained on",
         )
-    return {**merged, **trained}
+    return {n: value for n, value in {**merged, **trained}.items() if n in expected}
 
 
 def adapter_tensors(path: Path) -> dict[str, Tensor]:
@@ -201,11 +219,38 @@ def _of_blocks(
             name=f"image_encoder.blocks.{number // 2}.attn.qkv.weight",
             down=sides["a"],
             up=sides["b"],
-            scale=1.0 if lora.alpha is None else lora.alpha / sides["a"].shape[0],
+            scale=_own_scale(lora, sides["a"]),
             third=0 if number % 2 == 0 else 2,
         )
         for number, sides in found.items()
     ]
+
+
+def _of_decoder(tensors: Mapping[str, Tensor], lora: LoraFile, problems: list[str]) -> list[Pair]:
+    """Return the pairs under SAMed's names: query and value of the decoder's attentions."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if match := DECODER.fullmatch(name):
+            layer, kind = divmod(int(match[3]), 2)
+            place = f"layers.{layer}.{ATTENTIONS[match[1]]}.{'qv'[kind]}_proj"
+            found.setdefault(place, {})[match[2]] = value
+        elif match := LAST.fullmatch(name):
+            place = f"final_attn_token_to_image.{match[1]}_proj"
+            found.setdefault(place, {})[match[2]] = value
+    pairs = []
+    for place, sides in found.items():
+        name = f"mask_decoder.transformer.{place}.weight"
+        if len(sides) != 2:
+            problems.append(f"`{name}` has one matrix of two")
+            continue
+        scale = _own_scale(lora, sides["a"])
+        pairs.append(Pair(name=name, down=sides["a"], up=sides["b"], scale=scale))
+    return pairs
+
+
+def _own_scale(lora: LoraFile, down: Tensor) -> float:
+    """Return the scale of a pair under the names of Sam_LoRA and SAMed, which have no alpha."""
+    return 1.0 if lora.alpha is None else lora.alpha / down.shape[0]
 
 
 def _problem(pair: Pair, state: Mapping[str, Tensor]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from effsam_export.graph import trace
+from effsam_export.models import image_sizes
 from effsam_export.models.efficient_sam.components import (
     DECODER,
     ENCODER,
@@ -21,7 +23,7 @@ from effsam_export.models.efficient_sam.components import (
 )
 from effsam_export.models.efficient_sam.encoder import Block, ExportAttention, ExportImageEncoder
 from effsam_export.models.efficient_sam.export import ExportDecoder, StagedGroupNorm
-from effsam_export.models.efficient_sam.spec import build
+from effsam_export.models.efficient_sam.spec import EFFICIENT_SAM_TI, build
 from effsam_export.models.sam.scale_folding import NECK_DIVISOR
 from effsam_export.spec.prompts import Point, Prompt, Sample
 from effsam_export.weights.checkpoint import settle_vector_maths
@@ -125,6 +127,25 @@ def test_export_form_of_the_decoder(sam: EfficientSam, embedding: torch.Tensor, 
 def test_export_form_of_the_encoder(sam: EfficientSam, picture: Sample, embedded: Floats) -> None:
     found = run(ENCODER.wrap(sam), ENCODER, ENCODER.feeds(PREPROCESS, picture))
     assert_same(found["image_embeddings"], embedded)
+
+
+def test_export_form_at_another_size(picture: Sample) -> None:
+    model = image_sizes.resized(EFFICIENT_SAM_TI, 256)
+    module = golden_weights.load_weights(model.build(), golden_weights.load("efficientsam_vitt"))
+    encoder, decoder = model.component("encoder"), model.component("decoder")
+    embedded = encoder.reference(module, picture)
+    assert embedded["image_embeddings"].shape == (1, 256, 16, 16)
+    found = run(encoder.wrap(module), encoder, encoder.feeds(model.preprocess, picture))
+    assert_same(found["image_embeddings"], embedded["image_embeddings"])
+    given = replace(
+        picture,
+        embeddings=embedded["image_embeddings"],
+        prompt=Prompt(points=(Point(x=200, y=31),), box=(10, 20, 250, 130)),
+    )
+    wanted = decoder.reference(module, given)
+    assert wanted["low_res_masks"].shape == (1, 3, 64, 64)
+    answer = run(decoder.wrap(module), decoder, decoder.feeds(model.preprocess, given))
+    assert_same_answer(answer, wanted)
 
 
 def test_export_form_shares_the_weights_and_does_not_change_the_encoder(sam: EfficientSam) -> None:

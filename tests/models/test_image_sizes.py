@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.sizes import Size
 
 RESIZABLE = [n for n in models.names() if models.get(n).sizes is not None]
-SAM_LIKE = [n for n in RESIZABLE if not n.startswith(("fast-sam", "efficientvit-sam"))]
+SAM_LIKE = [n for n in RESIZABLE if not n.startswith(("fast-sam", "efficient"))]
 
 
 def shapes(model: ModelSpec) -> dict[str, tuple[int | str, ...]]:
@@ -30,11 +30,7 @@ def shapes(model: ModelSpec) -> dict[str, tuple[int | str, ...]]:
 
 
 def test_which_models_have_one_size() -> None:
-    assert set(models.names()) - set(RESIZABLE) == {
-        "efficient-sam-ti",
-        "efficient-sam-s",
-        "sam-lightening",
-    }
+    assert set(models.names()) - set(RESIZABLE) == {"sam-lightening"}
 
 
 @pytest.mark.parametrize("name", SAM_LIKE)
@@ -57,6 +53,15 @@ def test_an_encoder_whose_neck_resizes(name: str) -> None:
     assert shapes(model) == {**shapes(own), "image": (1, 3, 768, 768)}
     assert model.preprocess == replace(own.preprocess, image_size=768)
     assert model.masks == own.masks
+
+
+def test_tensors_of_efficient_sam() -> None:
+    model = image_sizes.resized(models.get("efficient-sam-ti"), 512)
+    found = shapes(model)
+    assert found["image"] == (1, 3, 512, 512)
+    assert found["image_embeddings"] == (1, 256, 32, 32)
+    assert found["low_res_masks"] == ("prompts", 3, 128, 128)
+    assert "both sides resized to 512" in model.component("encoder").inputs[0].description
 
 
 def test_tensors_of_a_rectangle() -> None:
@@ -119,7 +124,8 @@ def test_slots_of_another_size() -> None:
         ("mobile-sam", (1000, 3), "not 1000x3", "992x64"),
         ("efficientvit-sam-l0", (512, 256), "has to be a square, not 512x256", "512"),
         ("fast-sam-s", (640, 512), "has to be a square, not 640x512", "640"),
-        ("efficient-sam-ti", 512, "cannot be changed: its input has 1024 pixels", "leave out"),
+        ("efficient-sam-ti", (512, 256), "has to be a square, not 512x256", "512"),
+        ("sam-lightening", 512, "cannot be changed: its input has 1024 pixels", "leave out"),
     ],
 )
 def test_a_size_that_does_not_fit(name: str, size: Size, message: str, hint: str) -> None:

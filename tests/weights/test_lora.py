@@ -16,8 +16,9 @@ from torch import nn
 from effsam_export.errors import CheckpointError
 from effsam_export.spec.stages import LoraFile
 from effsam_export.weights import checkpoint as loading
-from effsam_export.weights.lora import merge
+from effsam_export.weights.lora import adapter_tensors, merge
 from effsam_export.weights.own_file import checkpoint_from_file, lora_from_file
+from tests.mask_tokens import with_masks
 from tests.tiny import TINY_SAM
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ def adapter(folder: Path, tensors: Mapping[str, Tensor], config: object = None) 
     return lora_from_file(path, None)
 
 
+def with_adapter(state: dict[str, Tensor], lora: LoraFile) -> Mapping[str, Tensor]:
+    return merge(state, lora, adapter_tensors(lora.path), state)
+
+
 def peft(layer: str, weight: Tensor, prefix: str = "base_model.model.") -> dict[str, Tensor]:
     out, *rest = weight.shape
     return {
@@ -86,7 +91,7 @@ def test_a_linear_layer_of_peft(
     state = blocks()
     weight = state[f"{LINEAR}.weight"]
     tensors = peft(LINEAR, weight, prefix)
-    merged = merge(state, adapter(tmp_path, tensors, config))
+    merged = with_adapter(state, adapter(tmp_path, tensors, config))
     x = random(5, 2 * DIM)
     down, up = tensors.values()
     want = nn.functional.linear(x, weight) + scale * (x @ down.T @ up.T)
@@ -100,7 +105,7 @@ def test_a_convolution_of_peft(tmp_path: Path) -> None:
     state = blocks()
     weight = state[f"{CONV}.weight"]
     tensors = peft(CONV, weight)
-    merged = merge(state, adapter(tmp_path, tensors, CONFIG))
+    merged = with_adapter(state, adapter(tmp_path, tensors, CONFIG))
     x = random(1, 3, 12, 12)
     down, up = tensors.values()
     branch = nn.functional.conv2d(nn.functional.conv2d(x, down), up)
@@ -114,7 +119,7 @@ def test_transformers_names_and_trained_modules(tmp_path: Path) -> None:
     own = "image_encoder.blocks.1.attn.qkv.weight"
     bias = random(DIM)
     tensors = {**peft(layer, state[own]), f"base_model.model.{LINEAR}.bias": bias}
-    merged = merge(state, adapter(tmp_path, tensors, CONFIG))
+    merged = with_adapter(state, adapter(tmp_path, tensors, CONFIG))
     down, up = list(tensors.values())[:2]
     assert torch.allclose(merged[own], state[own] + 2 * (up @ down))
     assert torch.equal(merged[f"{LINEAR}.bias"], bias)
@@ -130,7 +135,7 @@ def test_query_and_value_of_every_block(tmp_path: Path, alpha: float | None, sca
         tensors[f"w_b_{i:03d}"] = random(DIM, RANK) - i
     path = tmp_path / "lora.safetensors"
     save_file(tensors, str(path))
-    merged = merge(state, lora_from_file(path, alpha))
+    merged = with_adapter(state, lora_from_file(path, alpha))
     for block in range(DEPTH):
         name = f"image_encoder.blocks.{block}.attn.qkv.weight"
         delta = torch.zeros(3, DIM, DIM)
@@ -139,12 +144,34 @@ def test_query_and_value_of_every_block(tmp_path: Path, alpha: float | None, sca
         assert torch.allclose(merged[name], state[name] + delta.flatten(0, 1))
 
 
+def test_query_and_value_of_the_decoders_attentions(tmp_path: Path) -> None:
+    """SAMed with LoRA in the decoder: the rest of the decoder comes with the adapter."""
+    t = "mask_decoder.transformer."
+    names = {
+        "sa_{}_000": f"{t}layers.0.self_attn.q_proj",
+        "sa_{}_003": f"{t}layers.1.self_attn.v_proj",
+        "cti_{}_002": f"{t}layers.1.cross_attn_token_to_image.q_proj",
+        "cit_{}_001": f"{t}layers.0.cross_attn_image_to_token.v_proj",
+        "fati_q{}": f"{t}final_attn_token_to_image.q_proj",
+        "fati_v{}": f"{t}final_attn_token_to_image.v_proj",
+    }
+    state = {f"{layer}.weight": random(DIM, 2 * DIM) for layer in names.values()}
+    tensors = {}
+    for i, name in enumerate(names):
+        tensors[name.format("a")] = random(RANK, 2 * DIM) + i
+        tensors[name.format("b")] = random(DIM, RANK) - i
+    merged = with_adapter(state, adapter(tmp_path, tensors))
+    for name, layer in names.items():
+        delta = tensors[name.format("b")] @ tensors[name.format("a")]
+        assert torch.allclose(merged[f"{layer}.weight"], state[f"{layer}.weight"] + delta)
+
+
 # ------------------------------------------------------------------ what is refused
 
 
 def refused(state: dict[str, Tensor], lora: LoraFile) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
-        merge(state, lora)
+        with_adapter(state, lora)
     return caught.value
 
 
@@ -155,7 +182,9 @@ def test_an_adapter_without_its_alpha(tmp_path: Path) -> None:
     assert "has no `adapter_config.json` beside it" in error.message
     assert error.hint == "copy that file there, or give --lora-alpha NUMBER"
     given = LoraFile(path=lora.path, sha256=lora.sha256, alpha=6.0)
-    assert not torch.equal(merge(state, given)[f"{LINEAR}.weight"], state[f"{LINEAR}.weight"])
+    assert not torch.equal(
+        with_adapter(state, given)[f"{LINEAR}.weight"], state[f"{LINEAR}.weight"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,8 +210,6 @@ def test_a_configuration_of_something_else(tmp_path: Path, config: object) -> No
     ("name", "what"),
     [
         (f"{LINEAR}.lora_magnitude_vector.weight", "is DoRA"),
-        ("sa_a_000", "is LoRA of the mask decoder"),
-        ("fati_qa", "is LoRA of the mask decoder"),
         ("fc_8in_8out", "is LoRA with a head of its own"),
         (f"{LINEAR}.lora_B.bias", "is LoRA with a bias"),
         ("some.weight", "is not a LoRA adapter"),
@@ -198,6 +225,11 @@ def test_other_adapters_are_named(tmp_path: Path, name: str, what: str) -> None:
         (peft("mask_decoder.other", random(DIM, DIM)), "`mask_decoder.other.weight` is not in"),
         (peft(LINEAR, random(DIM, DIM)), "cannot take [8, 3] and [3, 8]"),
         ({f"{LINEAR}.lora_A.weight": random(RANK, 16)}, "has one matrix of two"),
+        ({"fati_qa": random(RANK, 16)}, "has one matrix of two"),
+        (
+            {"sa_a_000": random(RANK, 16), "sa_b_000": random(2, RANK)},
+            "cannot take [2, 3] and [3, 16]",
+        ),
         (
             {"w_a_000": random(RANK, DIM), "w_b_000": random(DIM, RANK)},
             "it has 1 pairs of matrices",
@@ -238,6 +270,22 @@ def test_a_model_is_loaded_with_its_adapter(tmp_path: Path, tiny_checkpoint: Che
         if not torch.equal(v, plain.module.state_dict()[n])
     ]
     assert changed == [f"{layer}.weight"]
+
+
+def test_a_decoder_with_other_masks_beside_the_adapter(
+    tmp_path: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    """SAMed: the decoder of the file has a mask for each class, the checkpoint SAM's four."""
+    state = dict(loading.read_state_dict(tiny_checkpoint.path))
+    decoder = {n: v for n, v in with_masks(state, 9).items() if n.startswith("mask_decoder.")}
+    tensors = {**decoder, "fati_qa": random(RANK, 256), "fati_qb": random(128, RANK)}
+    torch.save(tensors, tmp_path / "samed.pth")
+    given = checkpoint_from_file(tiny_checkpoint.path, None, lora=tmp_path / "samed.pth")
+    loaded = loading.load_with_facts(TINY_SAM, given)
+    assert loaded.facts.masks == 9
+    assert loaded.model.masks.multimask == tuple(range(1, 9))
+    tokens = loaded.module.get_parameter("mask_decoder.mask_tokens.weight")
+    assert torch.equal(tokens, decoder["mask_decoder.mask_tokens.weight"])
 
 
 def test_the_configuration_is_part_of_the_hash(tmp_path: Path) -> None:

@@ -5,13 +5,21 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.models.fixed import one_prompt
-from effsam_export.models.sam.components import EMBEDDINGS, encoder_example, encoder_feeds
+from effsam_export.models.sam.components import (
+    EMBEDDINGS,
+    GRID_STRIDE,
+    encoder_example,
+    encoder_feeds,
+    low_res_size,
+)
 from effsam_export.spec.model import ComponentSpec
 from effsam_export.spec.prompts import MaskSet, Preprocess, PromptSupport
-from effsam_export.spec.sizes import sides
+from effsam_export.spec.sizes import divided, sides
 from effsam_export.spec.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -36,13 +44,7 @@ PROMPTS = PromptSupport(negative_points=False, mask=False, max_points=MAX_POINTS
 # The authors' example thresholds at logits >= 0, SAM at > 0; only a logit of 0 differs.
 MASKS = MaskSet(single=(), multimask=(0, 1, 2), threshold=0.0, low_res_size=256, upscale="bicubic")
 
-IMAGE = TensorSpec(
-    name="image",
-    shape=(1, 3, 1024, 1024),
-    description="RGB, 0 to 255, both sides resized to 1024 without antialiasing, no padding",
-)
-DECODER_INPUTS = (
-    EMBEDDINGS,
+POINTS = (
     TensorSpec(
         name="point_coords",
         shape=("prompts", MAX_POINTS, 2),
@@ -54,13 +56,10 @@ DECODER_INPUTS = (
         description="1 foreground, 2 box top-left, 3 box bottom-right, -1 empty slot",
     ),
 )
-DECODER_OUTPUTS = (
-    TensorSpec(name="low_res_masks", shape=("prompts", 3, 256, 256), description="logits"),
-    TensorSpec(
-        name="iou_predictions",
-        shape=("prompts", 3),
-        description="predicted mask quality; the masks are not sorted by it",
-    ),
+SCORES = TensorSpec(
+    name="iou_predictions",
+    shape=("prompts", 3),
+    description="predicted mask quality; the masks are not sorted by it",
 )
 
 
@@ -106,7 +105,7 @@ def encoder_reference(module: nn.Module, sample: Sample) -> Feeds:
     return {"image_embeddings": embeddings.numpy()}
 
 
-def decoder_reference(module: nn.Module, sample: Sample) -> Feeds:
+def decoder_reference(preprocess: Preprocess, module: nn.Module, sample: Sample) -> Feeds:
     """Return three masks and scores of a prompt, computed by the authors' code path."""
     import torch
 
@@ -116,7 +115,7 @@ def decoder_reference(module: nn.Module, sample: Sample) -> Feeds:
             torch.as_tensor(sample.embeddings),
             torch.tensor([coords], dtype=torch.float32),
             torch.tensor([labels]),
-            size=sides(PREPROCESS.prompt_size),
+            size=sides(preprocess.prompt_size),
         )
     return {"low_res_masks": low_res[:, 1:].numpy(), "iou_predictions": iou[:, 1:].numpy()}
 
@@ -143,33 +142,58 @@ def wrap_decoder(module: nn.Module) -> nn.Module:
     return ExportDecoder(as_efficient_sam(module))
 
 
-def decoder_example() -> Mapping[str, Any]:
+def decoder_example(preprocess: Preprocess) -> Mapping[str, Any]:
     """Return tracing inputs of the decoder: two prompts, as size 1 is special."""
     import torch
 
     return {
-        "image_embeddings": torch.zeros(1, 256, 64, 64),
+        "image_embeddings": torch.zeros(embeddings(preprocess).shape),
         "point_coords": torch.zeros(2, MAX_POINTS, 2),
         "point_labels": torch.ones(2, MAX_POINTS),
     }
 
 
-ENCODER = ComponentSpec(
-    name="encoder",
-    inputs=(IMAGE,),
-    outputs=(EMBEDDINGS,),
-    wrap=wrap_encoder,
-    example=encoder_example,
-    feeds=encoder_feeds,
-    reference=encoder_reference,
-)
-DECODER = ComponentSpec(
-    name="decoder",
-    inputs=DECODER_INPUTS,
-    outputs=DECODER_OUTPUTS,
-    wrap=wrap_decoder,
-    example=decoder_example,
-    feeds=decoder_feeds,
-    reference=decoder_reference,
-    fixed=one_prompt,
-)
+def embeddings(preprocess: Preprocess) -> TensorSpec:
+    """Return the contract of the embedding for a size of the image."""
+    return replace(EMBEDDINGS, shape=(1, 256, *sides(divided(preprocess.prompt_size, GRID_STRIDE))))
+
+
+def encoder_at(preprocess: Preprocess) -> ComponentSpec:
+    """Return the encoder for a size of the image."""
+    size = preprocess.image_size
+    image = TensorSpec(
+        name="image",
+        shape=(1, 3, *sides(size)),
+        description=f"RGB, 0 to 255, both sides resized to {size} without antialiasing, no padding",
+    )
+    return ComponentSpec(
+        name="encoder",
+        inputs=(image,),
+        outputs=(embeddings(preprocess),),
+        wrap=wrap_encoder,
+        example=partial(encoder_example, preprocess),
+        feeds=encoder_feeds,
+        reference=encoder_reference,
+    )
+
+
+def decoder_at(preprocess: Preprocess) -> ComponentSpec:
+    """Return the decoder for a size of the image."""
+    low_res = TensorSpec(
+        name="low_res_masks",
+        shape=("prompts", 3, *sides(low_res_size(preprocess))),
+        description="logits",
+    )
+    return ComponentSpec(
+        name="decoder",
+        inputs=(embeddings(preprocess), *POINTS),
+        outputs=(low_res, SCORES),
+        wrap=wrap_decoder,
+        example=partial(decoder_example, preprocess),
+        feeds=decoder_feeds,
+        reference=partial(decoder_reference, preprocess),
+        fixed=one_prompt,
+    )
+
+
+ENCODER, DECODER = encoder_at(PREPROCESS), decoder_at(PREPROCESS)

@@ -1,8 +1,8 @@
 """EfficientSAM's image encoder, with the authors' parameter names: a plain ViT.
 
 Source: yformer/EfficientSAM (commit d525f62), `efficient_sam/efficient_sam_encoder.py`. All blocks
-attend to all 4096 tokens. Positions are learned for 224 pixels and resized to the 64x64 grid at
-every call; the first one, of a class token, is not used.
+attend to all tokens. Positions are learned for 224 pixels and resized to the grid at every call;
+the first one, of a class token, is not used.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from effsam_export.models.sam.layers import LayerNorm2d
 
-IMAGE_SIZE = 1024
 PATCH = 16
-GRID = IMAGE_SIZE // PATCH
 PRETRAINED_GRID = 224 // PATCH
 DEPTH = 12
 OUT_DIM = 256
@@ -25,7 +23,7 @@ NORM_EPS = 1e-6
 
 
 class PatchEmbed(nn.Module):
-    """One strided convolution: 1x3x1024x1024 to 1xCx64x64."""
+    """One strided convolution, for 1024 pixels 1x3x1024x1024 to 1xCx64x64."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -109,15 +107,17 @@ class Block(nn.Module):
 
 
 class ImageEncoderViT(nn.Module):
-    """Normalised image 1x3x1024x1024 to image embedding 1x256x64x64.
+    """Normalised image, 1x3x1024x1024 for instance, to image embedding 1x256x64x64.
 
     Args:
         dim: Width of the tokens.
         num_heads: Number of heads of every block.
+        image_size: Side of the image in pixels.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, image_size: int) -> None:
         super().__init__()
+        self.grid = image_size // PATCH
         self.patch_embed = PatchEmbed(dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, PRETRAINED_GRID**2 + 1, dim))
         self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(DEPTH))
@@ -129,10 +129,11 @@ class ImageEncoderViT(nn.Module):
         )
 
     def positions(self) -> Tensor:
-        """Return the learned positions of the 14x14 grid, resized to 64x64, as 1x4096xC."""
+        """Return the learned positions of the 14x14 grid, resized to the image's, as 1xNxC."""
         learned = self.pos_embed[:, 1:].view(1, PRETRAINED_GRID, PRETRAINED_GRID, -1)
+        learned, size = learned.permute(0, 3, 1, 2), (self.grid, self.grid)
         stretched = nn.functional.interpolate(
-            learned.permute(0, 3, 1, 2), size=(GRID, GRID), mode="bicubic", align_corners=False
+            learned, size=size, mode="bicubic", align_corners=False
         )
         return stretched.flatten(2).transpose(1, 2)
 
@@ -141,7 +142,7 @@ class ImageEncoderViT(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         b, _, c = tokens.shape
-        out: Tensor = self.neck(tokens.transpose(1, 2).reshape(b, c, GRID, GRID))
+        out: Tensor = self.neck(tokens.transpose(1, 2).reshape(b, c, self.grid, self.grid))
         return out
 
 
@@ -152,6 +153,7 @@ class ExportImageEncoder(nn.Module):
 
     def __init__(self, encoder: ImageEncoderViT) -> None:
         super().__init__()
+        self.grid = encoder.grid
         self.patch_embed = encoder.patch_embed
         self.blocks = nn.ModuleList(_export_block(block) for block in encoder.blocks)
         self.neck = encoder.neck
@@ -164,7 +166,7 @@ class ExportImageEncoder(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         b, _, c = tokens.shape
-        out: Tensor = self.neck(tokens.transpose(1, 2).reshape(b, c, GRID, GRID))
+        out: Tensor = self.neck(tokens.transpose(1, 2).reshape(b, c, self.grid, self.grid))
         return out
 
 

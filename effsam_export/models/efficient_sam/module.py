@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from effsam_export.models.efficient_sam.decoder import MaskDecoder
-from effsam_export.models.efficient_sam.encoder import GRID, IMAGE_SIZE, OUT_DIM, ImageEncoderViT
+from effsam_export.models.efficient_sam.encoder import OUT_DIM, PATCH, ImageEncoderViT
 from effsam_export.models.efficient_sam.prompt_encoder import PromptEncoder, six_slots
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -24,15 +24,18 @@ class EfficientSam(nn.Module):
     Args:
         dim: Width of the encoder's tokens.
         num_heads: Number of heads of its blocks.
+        image_size: Side of the encoder's image in pixels, which prompts are in, too. The shapes
+            below are those for 1024 pixels.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, image_size: int) -> None:
         super().__init__()
-        self.image_encoder = ImageEncoderViT(dim, num_heads)
-        self.prompt_encoder = PromptEncoder(OUT_DIM, GRID, IMAGE_SIZE)
+        self.image_size = image_size
+        self.image_encoder = ImageEncoderViT(dim, num_heads, image_size)
+        self.prompt_encoder = PromptEncoder(OUT_DIM, image_size // PATCH, image_size)
         self.mask_decoder = MaskDecoder(OUT_DIM)
         # Not persistent: the authors' checkpoints do not have them.
         for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
@@ -40,7 +43,7 @@ class EfficientSam(nn.Module):
 
     def preprocess(self, image: Tensor) -> Tensor:
         """Resize an image 1x3xHxW (RGB, 0-1) to 1x3x1024x1024, then normalise."""
-        square = (IMAGE_SIZE, IMAGE_SIZE)
+        square = (self.image_size, self.image_size)
         if image.shape[-2:] != square:
             image = nn.functional.interpolate(image, square, mode="bilinear")
         return (image - self.pixel_mean) / self.pixel_std
@@ -67,7 +70,7 @@ class EfficientSam(nn.Module):
             unsorted.
         """
         h, w = size
-        scaled = coords * IMAGE_SIZE / torch.tensor([w, h])
+        scaled = coords * self.image_size / torch.tensor([w, h])
         coords = torch.where(coords >= 0, scaled, -1.0)
         sparse = self.prompt_encoder(*six_slots(coords, labels))
         out: tuple[Tensor, Tensor] = self.mask_decoder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,16 @@ from effsam_export.models.efficient_sam.components import (
     MASKS,
     PREPROCESS,
     PROMPTS,
+    decoder_at,
+    encoder_at,
 )
-from effsam_export.spec.model import Licence, ModelSpec, UrlSource, WeightFile
+from effsam_export.models.sam.components import low_res_size
+from effsam_export.spec.model import ImageSizes, Licence, ModelSpec, UrlSource, WeightFile
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from effsam_export.spec.sizes import Size
 
 LICENCE = Licence(
     spdx="Apache-2.0",
@@ -23,7 +29,7 @@ LICENCE = Licence(
     text_file="Apache-2.0.txt",
     notice="The weights are in the authors' repository, without a separate licence.",
 )
-SIZES: dict[str, tuple[int, int]] = {
+SCALES: dict[str, tuple[int, int]] = {
     # Width of tokens, and heads. Source: `efficient_sam/build_efficient_sam.py`.
     "ti": (192, 3),
     "s": (384, 6),
@@ -44,18 +50,35 @@ S_WEIGHTS = WeightFile(
 )
 
 
-def build(size: str) -> nn.Module:
-    """Return EfficientSAM of one size with the authors' state-dict names, weights not loaded."""
+def build(scale: str, image_size: int = 1024) -> nn.Module:
+    """Return EfficientSAM of one scale with the authors' state-dict names, weights not loaded."""
     from effsam_export.models.efficient_sam.module import EfficientSam
 
-    dim, num_heads = SIZES[size]
-    return EfficientSam(dim, num_heads).eval()
+    dim, num_heads = SCALES[scale]
+    return EfficientSam(dim, num_heads, image_size).eval()
 
 
-def _spec(size: str, weights: WeightFile) -> ModelSpec:
+def at_size(scale: str, model: ModelSpec, size: Size) -> ModelSpec:
+    """Return EfficientSAM for another size of input.
+
+    As in the authors' code, whose `img_size` is also the frame of the prompts: the positions of the
+    file, learned for 224 pixels, are resized to the map of any image.
+    """
+    assert isinstance(size, int)
+    preprocess = replace(model.preprocess, image_size=size, prompt_size=size)
+    return replace(
+        model,
+        preprocess=preprocess,
+        masks=replace(model.masks, low_res_size=low_res_size(preprocess)),
+        components=(encoder_at(preprocess), decoder_at(preprocess)),
+        build=partial(build, scale, size),
+    )
+
+
+def _spec(scale: str, weights: WeightFile) -> ModelSpec:
     return ModelSpec(
-        name=f"efficient-sam-{size}",
-        title=f"EfficientSAM-{size.title()} (plain ViT encoder)",
+        name=f"efficient-sam-{scale}",
+        title=f"EfficientSAM-{scale.title()} (plain ViT encoder)",
         paper="Xiong et al., EfficientSAM: Leveraged Masked Image Pretraining for Efficient "
         "Segment Anything, arXiv 2312.00863",
         origin="https://github.com/yformer/EfficientSAM at d525f62",
@@ -66,7 +89,8 @@ def _spec(size: str, weights: WeightFile) -> ModelSpec:
         prompts=PROMPTS,
         masks=MASKS,
         components=(ENCODER, DECODER),
-        build=partial(build, size),
+        build=partial(build, scale),
+        sizes=ImageSizes(multiple=16, rectangles=False, at=partial(at_size, scale)),
     )
 
 
