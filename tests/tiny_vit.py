@@ -42,9 +42,7 @@ def build(preprocess: Preprocess = SAM_PREPROCESS) -> nn.Module:
         window=6,
         image_size=preprocess.image_size,
     )
-    sam = Sam(encoder, preprocess)
-    del sam.mask_decoder.transformer.layers[1]
-    return sam.eval()
+    return Sam(encoder, preprocess).eval()
 
 
 def at_size(model: ModelSpec, size: Size) -> ModelSpec:
