@@ -147,7 +147,7 @@ def decoder_example(preprocess: Preprocess) -> Mapping[str, Any]:
     import torch
 
     return {
-        "image_embeddings": torch.zeros(embeddings(preprocess).shape),
+        "image_embeddings": torch.zeros(1, 256, *_grid(preprocess)),
         "point_coords": torch.zeros(2, MAX_POINTS, 2),
         "point_labels": torch.ones(2, MAX_POINTS),
     }
@@ -155,7 +155,11 @@ def decoder_example(preprocess: Preprocess) -> Mapping[str, Any]:
 
 def embeddings(preprocess: Preprocess) -> TensorSpec:
     """Return the contract of the embedding for a size of the image."""
-    return replace(EMBEDDINGS, shape=(1, 256, *sides(divided(preprocess.prompt_size, GRID_STRIDE))))
+    return replace(EMBEDDINGS, shape=(1, 256, *_grid(preprocess)))
+
+
+def _grid(preprocess: Preprocess) -> tuple[int, int]:
+    return sides(divided(preprocess.prompt_size, GRID_STRIDE))
 
 
 def encoder_at(preprocess: Preprocess) -> ComponentSpec:
