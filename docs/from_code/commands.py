@@ -6,14 +6,7 @@ from typing import Any
 
 from docs.from_code.text import cell, code, table
 from effsam_export.cli.commands import COMMANDS, Lazy
-
-GROUPS = {
-    "See what is there": ("list", "targets", "info", "doctor"),
-    "Export": ("fetch", "lint", "export", "bisect"),
-    "Export many": ("build", "worker", "cache"),
-    "Use and check a bundle": ("run", "verify", "inspect", "diff"),
-    "Pass a bundle on": ("pack", "unpack", "sign", "attest", "code"),
-}
+from effsam_export.cli.help import EXAMPLES, GROUPS
 
 
 def all_commands() -> str:
@@ -47,6 +40,7 @@ def section(name: str, command: Any) -> str:  # noqa: ANN401 - Typer's own kind 
             )
         )
     parts.append(table(("option", "meaning"), [option_row(o) for o in options]))
+    parts.append(f"```sh\n{EXAMPLES[name]}\n```\n")
     return "\n".join(parts)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from effsam_export.bundle.readme import shipped_paths
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -71,6 +73,36 @@ def differences(first: Bundle, second: Bundle) -> list[Difference]:
     ]
     order = list(dict.fromkeys(PARTS.values()))
     return sorted(found, key=lambda d: (order.index(d.part), d.what))
+
+
+def needed_changes(first: Bundle, second: Bundle) -> tuple[str, ...]:
+    """Return what an app for the first bundle needs for the second, as objects of `needs`.
+
+    Empty if it can run the second as it is.
+    """
+    changes = []
+    if any(d.part == "contract" for d in differences(first, second)):
+        changes.append("other code")
+    before, after = _runtime(first), _runtime(second)
+    if before[0] != after[0]:
+        changes.append(f"another runtime ({after[0]} instead of {before[0]})")
+        return tuple(changes)
+    if before[1] != after[1]:
+        changes.append(f"{after[0]} {after[1]} instead of {before[1]}")
+    names, others = _files(first), _files(second)
+    if any(names[component] != others[component] for component in names.keys() & others.keys()):
+        changes.append("other file names")
+    return tuple(changes)
+
+
+def _runtime(bundle: Bundle) -> tuple[str, str]:
+    """Return the runtime of a bundle and its versions; old manifests only name the backend."""
+    entry = bundle.manifest.get("runtime", {"name": bundle.manifest["target"]["backend"]})
+    return entry["name"], entry.get("versions", "any version")
+
+
+def _files(bundle: Bundle) -> dict[str, list[str]]:
+    return {c["name"]: shipped_paths(c["files"]) for c in bundle.manifest["components"]}
 
 
 def part_of(what: str) -> Part:

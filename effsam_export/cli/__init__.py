@@ -11,6 +11,7 @@ import typer
 from effsam_export._version import __version__
 from effsam_export.cli import console, streams
 from effsam_export.cli.commands import Commands
+from effsam_export.cli.help import SETTINGS
 from effsam_export.util import signals
 from effsam_export.util.reasons import as_effsam_error
 
@@ -20,13 +21,14 @@ TRACEBACK = "EFFSAM_TRACEBACK"
 app = typer.Typer(
     name="effsam",
     cls=Commands,
+    context_settings=SETTINGS,
     help="Export efficient Segment-Anything models, and check their masks against PyTorch.",
     epilog=(
+        "`effsam COMMAND --help` explains a command and shows an example.\n\n"
         "Exit codes: 0 success; 1 a check failed; 2 wrong usage, input or configuration; "
         "3 a required package is missing."
     ),
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     # A traceback is a bug in this package: print it without decoration, for the issue report.
     pretty_exceptions_enable=False,
@@ -42,7 +44,8 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     del version

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from effsam_export.cli import console
+from effsam_export.cli import completion, console
 from effsam_export.cli.fetch import acquire, consent
 from effsam_export.cli.image_size import ImageSize, with_size, with_size_of
+from effsam_export.cli.model_name import check_model
 from effsam_export.cli.options import (
     AcceptLicense,
     BaseFile,
@@ -64,18 +65,26 @@ def bisect(
         typer.Argument(
             metavar="MODEL|BUNDLE",
             help="A model name from `effsam list`, or the directory of a bundle to improve.",
+            callback=check_model,
+            autocompletion=completion.model_names,
         ),
     ],
     target: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            "--target", "-t", help="A target name from `effsam targets` [default: the bundle's]."
+            "--target",
+            "-t",
+            help="A target name from `effsam targets` [default: the bundle's].",
+            autocompletion=completion.target_names,
         ),
     ] = None,
     precision: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            "--precision", "-p", help="int8 or fp16 [default: the bundle's, for a model int8]."
+            "--precision",
+            "-p",
+            help="int8 or fp16 [default: the bundle's, for a model int8].",
+            autocompletion=completion.precisions,
         ),
     ] = None,
     min_iou: Annotated[

@@ -53,18 +53,26 @@ def diff(
     from effsam_export.bundle.read import read
 
     with archive.opened(first) as one, archive.opened(second) as other:
-        differences = compare.differences(read(one), read(other))
+        before, after = read(one), read(other)
+    differences = compare.differences(before, after)
     contract = any(d.part == "contract" for d in differences)
+    needs = compare.needed_changes(before, after)
     if json:
-        console.document({"contract": contract, "differences": [asdict(d) for d in differences]})
+        console.document(
+            {
+                "contract": contract,
+                "changes": list(needs),
+                "differences": [asdict(d) for d in differences],
+            }
+        )
     elif differences:
         rows = [[d.part, d.what, _short(d.before), _short(d.after)] for d in differences]
         console.data(console.table(("part", "what", "before", "after"), rows))
     if differences:
         raise CheckFailed(
             _in_words(differences),
-            hint="an app for the first bundle needs changes for the second"
-            if contract
+            hint=f"an app for the first bundle needs {' and '.join(needs)} for the second"
+            if needs
             else "an app for the first bundle can run the second",
         )
 
@@ -76,6 +84,7 @@ def pack(
         typer.Option("--output", "-o", help="Output file [default: BUNDLE.effsam.zip]."),
     ] = None,
     force: Force = False,
+    json: Json = False,
 ) -> None:
     """Pack a bundle into one file. Equal bundles give equal bytes."""
     from effsam_export.bundle import archive
@@ -89,7 +98,12 @@ def pack(
     if target.exists() and not force:
         raise OutputError(f"`{target}` exists already", hint="replace it with --force")
     archive.pack(bundle, target)
-    console.data(f"{sha256_of(target)}  {target}")
+    digest = sha256_of(target)
+    if json:
+        size = target.stat().st_size
+        console.document({"file": str(target), "sha256": digest, "bytes": size})
+    else:
+        console.data(f"{digest}  {target}")
 
 
 def unpack(
@@ -102,6 +116,7 @@ def unpack(
     ] = None,
     key: KeyFile = None,
     force: Force = False,
+    json: Json = False,
 ) -> None:
     """Unpack a packed bundle.
 
@@ -113,19 +128,26 @@ def unpack(
     target = output or Path(file.name.removesuffix(archive.SUFFIX).removesuffix(".zip"))
     require_output(target, directory=True)
     archive.unpack(file, target, key=key, force=force)
-    console.data(str(target))
+    if json:
+        console.document({"bundle": str(target)})
+    else:
+        console.data(str(target))
 
 
 def sign(
     bundle: BundlePath,
     key: Annotated[Path, typer.Option("--key", help="Private Ed25519 key (PEM, no password).")],
+    json: Json = False,
 ) -> None:
     """Sign a bundle. `effsam verify --key` and `effsam unpack --key` check the signature."""
     from effsam_export.bundle import signature
     from effsam_export.bundle.read import SIGNATURE
 
     signature.sign(bundle, key)
-    console.data(str(bundle / SIGNATURE))
+    if json:
+        console.document({"bundle": str(bundle), "signature": str(bundle / SIGNATURE)})
+    else:
+        console.data(str(bundle / SIGNATURE))
 
 
 def attest(
@@ -168,7 +190,8 @@ def _short(value: object) -> str:
 def _in_words(differences: list[Difference]) -> str:
     parts = dict.fromkeys(d.part for d in differences)
     counts = [f"{p} {sum(d.part == p for d in differences)}" for p in parts]
-    return f"the bundles differ in {len(differences)} places: {', '.join(counts)}"
+    places = "1 place" if len(differences) == 1 else f"{len(differences)} places"
+    return f"the bundles differ in {places}: {', '.join(counts)}"
 
 
 def _describe(bundle: Bundle) -> str:

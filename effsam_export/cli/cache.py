@@ -1,4 +1,4 @@
-"""`effsam cache`: show and clean the cache of `effsam build`."""
+"""`effsam cache`: show what the cache holds, and clean that of `effsam build`."""
 
 from __future__ import annotations
 
@@ -24,18 +24,22 @@ def cache(
     json: Json = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Show the size of the build cache, or remove unused entries.
+    """Show what the cache holds, or remove unused entries of builds.
 
     Downloaded checkpoints and written bundles are not removed.
     """
+    from effsam_export import models
     from effsam_export.matrix import cleaning
     from effsam_export.weights.fetch import default_cache_dir
+    from effsam_export.weights.stored import stored_files
 
-    root = (cache_dir or default_cache_dir()) / "build"
+    folder = cache_dir or default_cache_dir()
+    root = folder / "build"
     if root.exists() and not root.is_dir():
         raise OutputError(f"`{root}` is not a directory", hint="choose another --cache-dir")
     removed = None if remove_unused is None else cleaning.remove_unused(root, remove_unused)
     left = cleaning.cached_results(root)
+    files = stored_files(folder, {name: models.get(name).weights for name in models.names()})
     kinds = ("bundles", "stages", "outputs")
 
     def total(of: list[cleaning.CachedResult], kind: str) -> dict[str, int]:
@@ -43,17 +47,41 @@ def cache(
         return {"results": len(chosen), "bytes": sum(k.bytes for k in chosen)}
 
     if json:
-        document = {"path": str(root), "kept": {kind: total(left, kind) for kind in kinds}}
+        document = {
+            "path": str(root),
+            "kept": {kind: total(left, kind) for kind in kinds},
+            "checkpoints": [
+                {
+                    "path": str(file.path),
+                    "bytes": file.bytes,
+                    "models": list(file.models),
+                    "complete": file.complete,
+                }
+                for file in files
+            ],
+        }
         if removed is not None:
             document["removed"] = {kind: total(removed, kind) for kind in kinds}
         console.document(document)
         return
-    console.data(f"{root}\n")
-    rows = []
+    console.data(f"{folder}\n")
+    rows = [["checkpoints", str(len(files)), f"{sum(f.bytes for f in files) / 1e6:.1f}"]]
     for kind in kinds:
         sums = [total(left, kind), *([] if removed is None else [total(removed, kind)])]
         rows.append(
             [kind, *(text for s in sums for text in (str(s["results"]), f"{s['bytes'] / 1e6:.1f}"))]
         )
     header = ("what", "kept", "MB", *(() if removed is None else ("removed", "MB")))
+    if removed is not None:
+        rows[0] += ["0", "0.0"]
     console.data(console.table(header, rows))
+    if files:
+        rows = [
+            [
+                str(file.path.relative_to(folder)),
+                f"{file.bytes / 1e6:.1f}",
+                ("" if file.complete else "incomplete ") + (", ".join(file.models) or "-"),
+            ]
+            for file in files
+        ]
+        console.data(f"\n{console.table(('checkpoint', 'MB', 'of'), rows)}")

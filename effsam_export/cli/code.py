@@ -7,20 +7,28 @@ from typing import Annotated, Optional
 
 import typer
 
-from effsam_export.cli.console import Console, data
-from effsam_export.cli.options import BundleOrFile, Quiet
+from effsam_export.cli.completion import languages
+from effsam_export.cli.console import Console, data, document
+from effsam_export.cli.options import BundleOrFile, Json, Quiet
 
 
 def code(
     bundle: BundleOrFile,
     language: Annotated[
-        str, typer.Option("--language", "-l", help="python, cpp, js, swift or kotlin.")
+        str,
+        typer.Option(
+            "--language",
+            "-l",
+            help="python, cpp, js, swift or kotlin.",
+            autocompletion=languages,
+        ),
     ],
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--output", "-o", help="Output folder [default: BUNDLE-LANGUAGE]."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite generated files.")] = False,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write source code that runs a bundle in an app.
@@ -33,7 +41,7 @@ def code(
     from effsam_export.util.files import require_output
 
     # Before the language becomes a part of a path.
-    integrate.load(language)
+    run = integrate.load(language).RUN
     source = bundle.resolve() if bundle.name in ("", "..") else bundle
     target = output or source.parent / f"{source.name.removesuffix(archive.SUFFIX)}-{language}"
     if not target.is_dir():
@@ -42,5 +50,8 @@ def code(
     with archive.opened(bundle) as path:
         files = code_for(path, language, target, force=force)
     terminal.message(f"wrote {', '.join(files)}")
-    data(str(target))
-    terminal.next(f"cd {target}; {integrate.load(language).RUN}")
+    if json:
+        document({"folder": str(target), "language": language, "files": list(files), "run": run})
+    else:
+        data(str(target))
+    terminal.next(f"cd {target}; {run}")

@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
+from effsam_export.cli.help import EXAMPLES, GROUPS, SETTINGS, SHOWN, Command, Context
 from effsam_export.cli.values import check_values
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "effsam_export.cli"
 COMMANDS = {
-    # name -> (module, function), in the order of --help
+    # name -> (module, function); `cli/help.py` has the order and an example of each
     "list": ("catalogue", "list_models"),
     "targets": ("catalogue", "list_targets"),
     "info": ("info", "info"),
@@ -56,7 +57,7 @@ class Lazy(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - Typer's own kind of command
         if name not in self._commands:
             app = typer.Typer(add_completion=False, rich_markup_mode=None)
-            app.command(name)(function_of(name))
+            app.command(name, cls=Command, context_settings=SETTINGS)(function_of(name))
             self._commands[name] = check_values(typer.main.get_command(app))
         return self._commands[name]
 
@@ -70,22 +71,28 @@ class Lazy(Mapping[str, Any]):
 class Commands(TyperGroup):
     """The command group of `effsam`, with lazy commands."""
 
+    context_class = Context
+
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - Typer's own
         super().__init__(*arguments, **options)
         self.commands = Lazy()  # type: ignore[assignment]  # only read
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - Typer's own
-        """Return the names in the order of the table."""
+        """Return the names, by task."""
         del ctx
-        return list(COMMANDS)
+        return [name for names in GROUPS.values() for name in names]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - Typer's own
-        """Write the list of commands without their options, which take long to create."""
+        """Write the commands by task, without their options, which take long to create."""
         del ctx
-        limit = formatter.width - 6 - max(map(len, COMMANDS))
-        rows = [
-            (name, TyperCommand(name, help=function_of(name).__doc__).get_short_help_str(limit))
-            for name in COMMANDS
-        ]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        width = max(map(len, COMMANDS))
+        for task, names in GROUPS.items():
+            with formatter.section(task):
+                formatter.write_dl([(f"{name:<{width}}", summary(name)) for name in names])
+                formatter.write(f"{'':{formatter.current_indent}}$ {EXAMPLES[SHOWN[task]]}\n")
+
+
+def summary(name: str) -> str:
+    """Return the first sentence of a command's help, without its full stop."""
+    text = " ".join((function_of(name).__doc__ or "").split())
+    return text.partition(". ")[0].removesuffix(".")

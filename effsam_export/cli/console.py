@@ -9,11 +9,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from effsam_export.cli import tables
 from effsam_export.cli.streams import can_show, printable, write_data, write_message
 from effsam_export.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TextIO
 
     from effsam_export.errors import EffsamError
     from effsam_export.parity.results import ParityReport
@@ -215,14 +217,17 @@ def stopped(signal: str) -> None:
     write_message(f"stopped by {signal}")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of text with aligned columns."""
-    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
-    lines = [
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in [header, *rows]
-    ]
-    return "\n".join(lines)
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None
+) -> str:
+    """Return rows of text with aligned columns, in the width of the terminal that shows them.
+
+    Args:
+        header: Name of each column.
+        rows: Cells.
+        stream: Where the table will be written, by default standard output.
+    """
+    return tables.table(header, rows, tables.width_of(stream or sys.stdout))
 
 
 def state(report: ParityReport) -> str:
@@ -230,8 +235,13 @@ def state(report: ParityReport) -> str:
     return f"{report.state} by {report.simulator}" if report.simulator else report.state
 
 
-def parity_table(report: ParityReport) -> str:
-    """Return two tables: end-to-end results by prompt, and the worst values of each tensor."""
+def parity_table(report: ParityReport, stream: TextIO | None = None) -> str:
+    """Return two tables: end-to-end results by prompt, and the worst values of each tensor.
+
+    Args:
+        report: The measurements.
+        stream: Where the tables will be written, by default standard output.
+    """
     parts = []
     if report.cases:
         rows = [
@@ -248,7 +258,7 @@ def parity_table(report: ParityReport) -> str:
             for c in report.cases
         ]
         header = ("end to end", "mask IoU", "of mask", "boundary IoU", "score error", "best mask")
-        parts.append(table(header, rows))
+        parts.append(table(header, rows, stream))
     rows = []
     for key in dict.fromkeys((s.component, s.point) for s in report.comparisons):
         results = [s for s in report.comparisons if (s.component, s.point) == key]
@@ -263,5 +273,6 @@ def parity_table(report: ParityReport) -> str:
                     f"{min(t.sqnr_db for t in tensors):.0f} dB",
                 ]
             )
-    parts.append(table(("comparison", "tensor", "max-abs", "cosine", "SQNR"), rows))
+    names = ("comparison", "tensor", "max-abs", "cosine", "SQNR")
+    parts.append(table(names, rows, stream))
     return "\n\n".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -18,6 +19,8 @@ from effsam_export.cli.options import (
     CheckpointKey,
     ComponentName,
     Fp16,
+    Fp32,
+    Int8,
     Int8File,
     Json,
     KeepFile,
@@ -39,17 +42,17 @@ from effsam_export.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from effsam_export.pipeline.request import ExportRequest, Int8Request
-    from effsam_export.spec.model import ModelSpec
-    from effsam_export.spec.targets import TargetProfile
+    from effsam_export.parity.results import ParityReport
+    from effsam_export.pipeline.request import ExportRequest
 
 
 def export(
     model: ModelName,
     target: TargetName,
     precision: PrecisionName = None,
+    fp32: Fp32 = False,
     fp16: Fp16 = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")] = False,
+    int8: Int8 = False,
     component: ComponentName = "all",
     checkpoint: CheckpointFile = None,
     checkpoint_key: CheckpointKey = None,
@@ -75,7 +78,9 @@ def export(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Print the plan: options, gates, components. Export nothing."
+            "--dry-run",
+            help="Print the plan, the expected time, memory and size, and every error that the "
+            "export would meet, with its exit code. Export and download nothing.",
         ),
     ] = False,
     json: Json = False,
@@ -99,7 +104,9 @@ def export(
     spec = models.configured(models.get(model), to_model_options(model_options))
     spec = with_size(spec, image_size)
     profile = profiles.load_target(
-        target, chosen_precision(precision, fp16=fp16, int8=int8), to_target_options(target_options)
+        target,
+        chosen_precision(precision, fp32=fp32, fp16=fp16, int8=int8),
+        to_target_options(target_options),
     )
     spec = with_fp16_recipe(spec, profile.precision, keep_fp32)
     quantizing = int8_request(spec, profile, calib, num_samples, int8_recipe)
@@ -107,12 +114,6 @@ def export(
     name = spec.name if image_size is None else f"{spec.name}-{text_of(spec.preprocess.image_size)}"
     directory = output or Path(f"{name}-{profile.name}-{profile.precision}")
     components = () if component == "all" else (component,)
-    if dry_run:
-        check_request(spec, profile, directory, components, parity)
-        _show_plan(spec, profile, directory, components, quantizing, as_json=json)
-        return
-    from effsam_export.pipeline.export_model import planned
-
     request = ExportRequest(
         model=spec,
         target=profile,
@@ -122,6 +123,22 @@ def export(
         force=force,
         int8=quantizing,
     )
+    if dry_run:
+        from effsam_export.cli.dry_run import dry_run as show_plan
+
+        show_plan(
+            request,
+            own,
+            recipes_in_words(request),
+            sized=image_size is not None,
+            accept_license=accept_license,
+            cache_dir=cache_dir,
+            as_json=json,
+            terminal=terminal,
+        )
+        return
+    from effsam_export.pipeline.export_model import planned
+
     for line in int8_lines(request):
         terminal.message(line)
     try:
@@ -141,12 +158,12 @@ def export(
     try:
         report = pipeline.run(plan, terminal.on_event)
     except pipeline.ParityFailed as failure:
-        terminal.message("", *console.parity_table(failure.report).split("\n"), "")
+        _show_parity(failure.report, terminal)
         terminal.result(passed=False, what=f"{what}, {console.state(failure.report)}")
         raise
     finally:
         terminal.close()
-    terminal.message("", *console.parity_table(report).split("\n"), "")
+    _show_parity(report, terminal)
     if json:
         document = {"bundle": str(directory), "passed": True, **pipeline.figures(report)}
         console.document({**document, "checkpoint": read(directory).manifest["checkpoint"]})
@@ -156,88 +173,23 @@ def export(
     terminal.next(f"effsam run {directory} IMAGE --point X,Y --output overlay.png")
 
 
-def check_request(
-    spec: ModelSpec,
-    profile: TargetProfile,
-    directory: Path,
-    components: tuple[str, ...],
-    parity: Path | None,
-) -> None:
-    """Check what an export would refuse and a dry run can know.
-
-    Raises:
-        OutputError: The output cannot be written. A bundle that exists can: with `--force`.
-        UsageError: There is no such component, or the parity file or a target option is wrong.
-    """
-    from effsam_export.bundle import staging
-    from effsam_export.config.parity import load_parity_images
-    from effsam_export.models import fixed
-    from effsam_export.pipeline.plan import chosen_components
-    from effsam_export.util.files import require_output
-
-    require_output(directory, directory=True)
-    staging.check_output_free(directory, force=True)
-    chosen_components(fixed.for_options(spec, profile.options), components)
-    load_parity_images(parity)
+def _show_parity(report: ParityReport, terminal: console.Console) -> None:
+    terminal.message("", *console.parity_table(report, sys.stderr).split("\n"), "")
 
 
 def int8_lines(request: ExportRequest) -> list[str]:
     """Return the INT8 recipe of each component as text, and warnings."""
     if request.int8 is None:
         return []
-    words = in_words(request.int8, request.target, request.component_names)
-    lines = [f"int8 {name}: {what}" for name, what in words.items()]
+    lines = [f"int8 {name}: {what}" for name, what in recipes_in_words(request).items()]
     return lines + [f"warning: {w}" for w in request.int8.calibration.warnings]
 
 
-def in_words(
-    quantizing: Int8Request, profile: TargetProfile, names: tuple[str, ...]
-) -> dict[str, str]:
-    """Return the INT8 recipe of each component in one line."""
+def recipes_in_words(request: ExportRequest) -> dict[str, str]:
+    """Return the INT8 recipe of each component in one line; none for another precision."""
     from effsam_export.config import int8_recipe as recipes
 
-    return {n: recipes.describe(quantizing.plan.recipe(n, profile.backend)) for n in names}
-
-
-def _show_plan(
-    spec: ModelSpec,
-    profile: TargetProfile,
-    directory: Path,
-    components: tuple[str, ...],
-    quantizing: Int8Request | None,
-    *,
-    as_json: bool,
-) -> None:
-    """Print what an export would do."""
-    from effsam_export.spec.sizes import text_of
-
-    names = components or tuple(c.name for c in spec.components)
-    plan = {
-        "model": spec.name,
-        "model_options": dict(spec.options),
-        "image_size": text_of(spec.preprocess.image_size),
-        "target": profile.name,
-        "backend": profile.backend,
-        "precision": profile.precision,
-        "opset": profile.opset,
-        "target_options": dict(profile.options),
-        "gates": {
-            "mask_iou": profile.gates.mask_iou,
-            "score_error": profile.gates.score_error,
-            "cosine": profile.gates.cosine,
-            "mean_iou": profile.gates.mean_iou,
-        },
-        **({"int8": in_words(quantizing, profile, names)} if quantizing else {}),
-        "components": list(names),
-        "output": str(directory),
-    }
-    if as_json:
-        console.document({"plan": plan})
-    else:
-        rows = []
-        for key, value in plan.items():
-            if isinstance(value, dict):
-                rows += [[f"{key}.{k}", str(v)] for k, v in value.items()]
-            else:
-                rows.append([key, " ".join(value) if isinstance(value, list) else str(value)])
-        console.data(console.table(("what", "value"), rows))
+    if request.int8 is None:
+        return {}
+    plan, backend = request.int8.plan, request.target.backend
+    return {n: recipes.describe(plan.recipe(n, backend)) for n in request.component_names}

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from effsam_export.cli import console
+from effsam_export.cli import completion, console
+from effsam_export.cli.model_name import check_model
 from effsam_export.cli.options import (
     BaseFile,
     CheckpointFile,
@@ -35,6 +36,8 @@ def info(
             metavar="[MODEL]",
             show_default=False,
             help="A model name from `effsam list`; with --checkpoint by default the likeliest.",
+            callback=check_model,
+            autocompletion=completion.model_names,
         ),
     ] = None,
     checkpoint: CheckpointFile = None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from effsam_export.cli import console
+from effsam_export.cli import console, tables
 from effsam_export.cli.image_size import ImageSize, with_size, with_size_of
 from effsam_export.cli.options import (
     BaseFile,
@@ -16,6 +17,8 @@ from effsam_export.cli.options import (
     CheckpointKey,
     ComponentName,
     Fp16,
+    Fp32,
+    Int8,
     Json,
     LoraAdapter,
     LoraAlpha,
@@ -43,7 +46,9 @@ def lint(
     model: ModelName,
     target: TargetName,
     precision: PrecisionName = None,
+    fp32: Fp32 = False,
     fp16: Fp16 = False,
+    int8: Int8 = False,
     component: ComponentName = "all",
     checkpoint: CheckpointFile = None,
     checkpoint_key: CheckpointKey = None,
@@ -76,7 +81,9 @@ def lint(
     spec = models.configured(models.get(model), to_model_options(model_options))
     spec = with_size(spec, image_size)
     profile = profiles.load_target(
-        target, chosen_precision(precision, fp16=fp16), to_target_options(target_options)
+        target,
+        chosen_precision(precision, fp32=fp32, fp16=fp16, int8=int8),
+        to_target_options(target_options),
     )
     backends.require_tracing()
     own = own_checkpoint(spec.weights, checkpoint, checkpoint_key, base, lora, lora_alpha)
@@ -106,15 +113,21 @@ def lint(
         console.document(document(report))
     elif report.findings:
         console.data(table(report.findings))
-    terminal.result(passed=report.passed, what=what)
+    warnings = len(report.findings) - report.errors
+    also = f", {counted(warnings, 'warning')}" if warnings else ""
+    word = "warnings" if warnings and report.passed else ""
+    terminal.result(passed=report.passed, what=f"{what}{also}", word=word)
     if not report.passed:
-        count = report.errors
-        noun = "error" if count == 1 else "errors"
         raise CheckFailed(
-            f"{count} {noun} in `{report.model}` for target `{report.target}`",
+            f"{counted(report.errors, 'error')} in `{report.model}` for target `{report.target}`",
             hint="the table above shows a fix for each",
         )
     terminal.next(f"effsam export {report.model} --target {target} --precision {report.precision}")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def document(report: LintReport) -> dict[str, object]:
@@ -134,7 +147,7 @@ def document(report: LintReport) -> dict[str, object]:
 
 def table(findings: tuple[Finding, ...]) -> str:
     """Return one table for each rule, with the reason above and the fix below it."""
-    parts = []
+    parts, width = [], tables.width_of(sys.stdout)
     for rule, severity in dict.fromkeys((f.rule, f.severity) for f in findings):
         rows = [f for f in findings if (f.rule, f.severity) == (rule, severity)]
         lines = console.table(
@@ -144,7 +157,9 @@ def table(findings: tuple[Finding, ...]) -> str:
                 for f in rows
             ],
         )
-        parts.append(f"{severity} {rule}: {rows[0].why}\n{lines}\n  rewrite: {rows[0].rewrite}")
+        why = tables.fill(f"{severity} {rule}: {rows[0].why}", width)
+        rewrite = tables.fill(f"  rewrite: {rows[0].rewrite}", width, "  ")
+        parts.append(f"{why}\n{lines}\n{rewrite}")
     return "\n\n".join(parts)
 
 

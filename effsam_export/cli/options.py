@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from effsam_export.cli import completion
+from effsam_export.cli.model_name import check_model
 from effsam_export.errors import OutputError, UsageError, joined, shown
 from effsam_export.util.numbers import to_number
 
@@ -97,7 +99,15 @@ AcceptLicense = Annotated[
         "--accept-license", help="Accept a licence that restricts use; needed once per model."
     ),
 ]
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model name from `effsam list`.")]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model name from `effsam list`.",
+        callback=check_model,
+        autocompletion=completion.model_names,
+    ),
+]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")]
 BundleOrFile = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory, or its .effsam.zip file.")
@@ -109,17 +119,33 @@ KeyFile = Annotated[
     ),
 ]
 TargetName = Annotated[
-    str, typer.Option("--target", "-t", help="A target name from `effsam targets`, or a TOML file.")
+    str,
+    typer.Option(
+        "--target",
+        "-t",
+        help="A target name from `effsam targets`, or a TOML file.",
+        autocompletion=completion.target_names,
+    ),
 ]
 PrecisionName = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--precision", "-p", help="fp32, fp16 or int8 [default: the target's first]."),
+    typer.Option(
+        "--precision",
+        "-p",
+        help="fp32, fp16 or int8 [default: the target's first].",
+        autocompletion=completion.precisions,
+    ),
 ]
+Fp32 = Annotated[bool, typer.Option("--fp32", help="Short for --precision fp32.")]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")]
 ComponentName = Annotated[
     str,
     typer.Option(
-        "--component", "-c", help="A component name (encoder, decoder, segmenter), or all."
+        "--component",
+        "-c",
+        help="A component name (encoder, decoder, segmenter), or all.",
+        autocompletion=completion.components,
     ),
 ]
 ModelOptions = Annotated[
@@ -170,16 +196,21 @@ KeepFile = Annotated[
 ]
 
 
-def chosen_precision(precision: str | None, *, fp16: bool, int8: bool = False) -> str | None:
+def chosen_precision(
+    precision: str | None, *, fp32: bool = False, fp16: bool = False, int8: bool = False
+) -> str | None:
     """Return the precision that the options select, or None for the target's default.
 
     Raises:
         UsageError: The options select different precisions.
     """
-    selected = {p for p in (precision, "fp16" if fp16 else None, "int8" if int8 else None) if p}
+    flags = {"fp32": fp32, "fp16": fp16, "int8": int8}
+    selected = {name for name, given in flags.items() if given}
+    if precision is not None:
+        selected.add(precision)
     if len(selected) > 1:
         raise UsageError(
-            f"the options select {' and '.join(sorted(selected))} at once",
+            f"the options select {' and '.join(map(shown, sorted(selected)))} at once",
             hint="give one precision",
         )
     return selected.pop() if selected else None

@@ -18,7 +18,6 @@ from effsam_export.pipeline.int8 import unmeasured
 from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.spec.sizes import text_of
-from effsam_export.util.files import require_output
 from effsam_export.util.progress import StageEvent, ignore_event
 from effsam_export.weights import consent, fetch
 from effsam_export.weights.acquire import acquire
@@ -161,7 +160,6 @@ def planned(
     Raises:
         EffsamError: As `plan.resolve`, `consent.require` and `acquire` raise it.
     """
-    require_output(request.output, directory=True)
     plan = resolve(request)
     model = request.model
     if model.licence.restricted:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from effsam_export import backends
+from effsam_export.bundle import staging
 from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import UsageError
 from effsam_export.models import fixed
+from effsam_export.util.files import require_output
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from effsam_export.config.parity import ParityImage
@@ -80,30 +84,41 @@ class ExportPlan:
         return replace(self, checkpoint=checkpoint)
 
 
+def checks(request: ExportRequest) -> tuple[Callable[[], object], ...]:
+    """Return the checks of a request that are quick, in their order; each raises `EffsamError`.
+
+    Raises:
+        ToolchainMissing: A package is not installed.
+        OutputError: The output directory exists already, or cannot be written.
+        UsageError: The model has no such component, the parity file has faults, or one of its
+            images does not exist.
+    """
+    target = request.target
+    quantizer = () if target.precision != "int8" else (target.backend,)
+    return (
+        partial(require_output, request.output, directory=True),
+        partial(backends.require_lowering, target.backend),
+        backends.require_tracing,
+        *(partial(backends.require_quantizer, name) for name in quantizer),
+        lambda: chosen_components(_fixed(request), request.components),
+        partial(staging.check_output_free, request.output, force=request.force),
+        partial(_evaluation_images, request),
+    )
+
+
 def resolve(request: ExportRequest) -> ExportPlan:
     """Check a request and load what it names, before any slow work.
 
     Raises:
-        ToolchainMissing: A package is not installed.
-        OutputError: The output directory exists already.
-        UsageError: The model has no such component, the parity file has faults, or one of its
-            images does not exist.
+        EffsamError: As `checks` says.
     """
-    from effsam_export.bundle import staging
-
+    for check in checks(request):
+        check()
     target = request.target
     backends.load(target.backend)
-    backends.require_lowering(target.backend)
-    backends.require_tracing()
-    if target.precision == "int8":
-        backends.require_quantizer(target.backend)
-    model = fixed.for_options(request.model, target.options)
+    model = _fixed(request)
     components = chosen_components(model, request.components)
-    staging.check_output_free(request.output, force=request.force)
-    images = load_parity_images(request.parity_file)
-    missing = [f"`{i.path}`" for i in images if not i.path.is_file()]
-    if missing:
-        raise UsageError(f"evaluation images do not exist: {', '.join(missing)}")
+    images = _evaluation_images(request)
     return ExportPlan(
         model=model,
         dynamic_model=request.model,
@@ -117,6 +132,18 @@ def resolve(request: ExportRequest) -> ExportPlan:
         int8=request.int8,
         stage_cache=request.stage_cache,
     )
+
+
+def _fixed(request: ExportRequest) -> ModelSpec:
+    return fixed.for_options(request.model, request.target.options)
+
+
+def _evaluation_images(request: ExportRequest) -> tuple[ParityImage, ...]:
+    images = load_parity_images(request.parity_file)
+    missing = [f"`{i.path}`" for i in images if not i.path.is_file()]
+    if missing:
+        raise UsageError(f"evaluation images do not exist: {', '.join(missing)}")
+    return images
 
 
 def chosen_components(model: ModelSpec, names: tuple[str, ...]) -> tuple[ComponentSpec, ...]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from effsam_export.spec.model import ModelSpec
+    from effsam_export.spec.model import ModelSpec, WeightFile
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.weights.fetch import OnTransfer
 
@@ -43,25 +43,35 @@ def acquire(
         if not own.official:
             on_note(f"`{own.path.name}` is not known to be the official checkpoint of {model.name}")
         return own
-    if model.weights is None:
-        raise UsageError(
-            f"`{model.name}` has no published weights",
-            hint="give your own file with --checkpoint FILE",
-        )
+    weights = require_published(model)
     cache = cache_dir or fetch.default_cache_dir()
-    cached = fetch.cached(model.weights, cache_dir=cache)
+    cached = fetch.cached(weights, cache_dir=cache)
     if cached is not None:
         return cached
     checkpoint = fetch.fetch(
-        model.weights,
+        weights,
         model=model.name,
         cache_dir=cache,
         on_progress=on_transfer,
         index_url=index_url,
     )
-    if model.weights.sha256 is None:
+    if weights.sha256 is None:
         on_note(
-            f"the authors publish no hash of `{model.weights.file_name}`; the hash of this "
+            f"the authors publish no hash of `{weights.file_name}`; the hash of this "
             f"download is recorded in {cache / lock.FILE_NAME}"
         )
     return checkpoint
+
+
+def require_published(model: ModelSpec) -> WeightFile:
+    """Return the official checkpoint of a model.
+
+    Raises:
+        UsageError: The model has no published weights.
+    """
+    if model.weights is None:
+        raise UsageError(
+            f"`{model.name}` has no published weights",
+            hint="give your own file with --checkpoint FILE",
+        )
+    return model.weights

@@ -17,24 +17,34 @@ if TYPE_CHECKING:
 FILE_NAME = "accepted-licences.json"
 
 
-def require(model: ModelSpec, *, accepted: bool, cache_dir: Path) -> None:
+def check(model: ModelSpec, *, accepted: bool, cache_dir: Path) -> None:
     """Check that the model's licence is free, or that the user consents now or did so before.
 
     Consent is for one model and one licence; a changed `spdx` needs consent again.
 
     Raises:
         UsageError: Consent is missing.
-        OutputError: The consent cannot be stored.
     """
     licence = model.licence
-    if not licence.restricted or is_accepted(model, cache_dir):
-        return
-    if not accepted:
+    if licence.restricted and not accepted and not is_accepted(model, cache_dir):
         raise UsageError(
             f"the licence of `{model.name}` ({licence.spdx}) needs your consent: "
             f"{licence.restricted}",
             hint=f"read {licence.source}, then add --accept-license (once)",
         )
+
+
+def require(model: ModelSpec, *, accepted: bool, cache_dir: Path) -> None:
+    """Check the consent as `check` does, and store a new one.
+
+    Raises:
+        UsageError: Consent is missing.
+        OutputError: The consent cannot be stored.
+    """
+    check(model, accepted=accepted, cache_dir=cache_dir)
+    licence = model.licence
+    if not licence.restricted or is_accepted(model, cache_dir):
+        return
     entries = _read(cache_dir)
     entries[model.name] = {
         "spdx": licence.spdx,

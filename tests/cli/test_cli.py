@@ -133,18 +133,6 @@ def test_help_states_the_exit_codes(effsam: Callable[..., Shown]) -> None:
     ) in text
 
 
-def test_dry_run_does_nothing(effsam: Callable[..., Shown], tmp_path: Path) -> None:
-    shown = effsam("export", "mobile-sam", "-t", "openvino", "--fp16", "--dry-run", "--json")
-    plan = json.loads(shown.out)["plan"]
-    assert plan["precision"] == "fp16"
-    assert plan["output"] == "mobile-sam-openvino-fp16"
-    assert plan["gates"]["mask_iou"] == 0.99
-    assert list(tmp_path.iterdir()) == []
-    assert (
-        "target_options.device" in effsam("export", "mobile-sam", "-t", "openvino", "--dry-run").out
-    )
-
-
 @pytest.mark.backend
 def test_export_then_run(
     effsam: Callable[..., Shown],
@@ -297,5 +285,8 @@ def test_short_options_of_precision() -> None:
     assert chosen_precision(None, fp16=False, int8=False) is None
     assert chosen_precision(None, fp16=True, int8=False) == "fp16"
     assert chosen_precision("fp16", fp16=True, int8=False) == "fp16"
-    with pytest.raises(UsageError):
+    assert chosen_precision(None, fp32=True) == "fp32"
+    with pytest.raises(UsageError, match="fp32 and int8 at once"):
         chosen_precision("fp32", fp16=False, int8=True)
+    with pytest.raises(UsageError, match="fp16 and fp32 and int8 at once"):
+        chosen_precision(None, fp32=True, fp16=True, int8=True)

@@ -11,6 +11,8 @@ import pytest
 from effsam_export import cli
 from effsam_export.cli.run import to_prompts
 from effsam_export.errors import PromptError
+from effsam_export.spec.stages import Checkpoint
+from effsam_export.weights import fetch
 from tests.cli import hostile_arguments
 from tests.cli.hostile_arguments import KINDS, LONG, world
 
@@ -37,6 +39,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory, with the files that the command lines name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EFFSAM_CACHE_DIR", str(tmp_path.parent / "cache"))
+    # A dry run would ask the web for weights that are not there.
+    found = Checkpoint(path=tmp_path / "weights.pt", sha256="0" * 64, official=True)
+    monkeypatch.setattr(fetch, "cached", lambda *_, **__: found)
     world(tmp_path)
     return tmp_path
 

@@ -157,9 +157,15 @@ def test_a_wrong_size(effsam: Run, tmp_path: Path, size: str, message: str) -> N
     assert "hint:" in err
 
 
-def test_dry_run_shows_the_size(effsam: Run) -> None:
-    command = ("export", "tiny-vit", "-t", "onnx", "--image-size", "96", "--dry-run", "--json")
-    code, out, _ = effsam(*command)
+def test_dry_run_shows_the_size(effsam: Run, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    file = write_checkpoint(tmp_path / "mine.pt", 96)
+    command = ("export", "tiny-vit", "-t", "onnx", "--dry-run", "--json", "--checkpoint", file)
+    code, out, err = effsam(*command)
+    assert code == 0
+    assert "note: the position tables of `mine.pt` are for 96 pixels" in err
+    assert json.loads(out)["plan"]["image_size"] == "96"
+    code, out, _ = effsam(*command, "--image-size", "96")
     assert code == 0
     plan = json.loads(out)["plan"]
     assert (plan["image_size"], plan["output"]) == ("96", "tiny-vit-96-onnx-fp32")

@@ -115,7 +115,8 @@ def test_an_ordinary_user_without_permission(tmp_path: Path) -> None:
         "import os, sys; from effsam_export import cli; "
         "from effsam_export.cli import build, cache, export, bundles; "
         "from effsam_export.matrix import cleaning, config, run, summary, cluster; "
-        "from effsam_export.bundle import archive; from effsam_export.pipeline import run; "
+        "from effsam_export.bundle import archive; "
+        "from effsam_export.pipeline import export_model, run; "
         f"os.setuid({NOBODY}); sys.argv[0] = 'effsam'; cli.main()"
     )
     for path in (tmp_path, *tmp_path.parents):
@@ -128,7 +129,7 @@ def test_an_ordinary_user_without_permission(tmp_path: Path) -> None:
         f"inspect {folder}/bundle",
         f"cache --cache-dir {folder}",
         f"export mobile-sam -t {tmp_path}/mine.toml --dry-run",
-        f"export mobile-sam -t onnx --dry-run -o {tmp_path}/new",
+        f"export mobile-sam -t onnx -o {tmp_path}/new",
         f"export mobile-sam -t onnx --dry-run --int8 --calib {folder}",
     ):
         code, out, err = shell(f'{sys.executable} -c "{program}" {arguments}', tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +211,8 @@ def test_warnings_pass_and_are_shown_with_place_and_cure(tiny: None) -> None:
 
     assert result.exit_code == 0
     assert "note: ranges were not measured: no weights" in result.stderr
+    assert "PASSED" not in result.stderr
+    assert re.search(r"^WARNINGS  tiny-sam onnx fp16, \d+ warnings?  ", result.stderr, re.MULTILINE)
     first, header, *rows, cure = result.stdout.strip().splitlines()
     assert first.startswith("warning tiny-eps: it is 0 in FP16")
     assert header.split() == ["node", "module", "detail", "source"]

@@ -158,8 +158,9 @@ def test_the_command_shows_and_removes(store: Store) -> None:
 def test_the_command_prints_a_table(store: Store) -> None:
     code, said = cache("--cache-dir", str(store.root.parent), "--remove-unused", "41")
     assert code == 0
-    assert said.splitlines()[0] == str(store.root)
+    assert said.splitlines()[0] == str(store.root.parent)
     assert [line.split() for line in said.splitlines()[2:]][1:] == [
+        ["checkpoints", "0", "0.0", "0", "0.0"],
         ["bundles", "1", "0.0", "0", "0.0"],
         ["stages", "1", "0.0", "0", "0.0"],
         ["outputs", "1", "0.0", "0", "0.0"],
