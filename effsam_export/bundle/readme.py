@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from effsam_export.bundle.readme_code import code_section
 from effsam_export.spec.sizes import from_document, text_of
 
 PACKAGE = ".mlpackage"
@@ -45,6 +46,7 @@ def readme_text(manifest: dict[str, Any]) -> str:
         f"A pixel is in the mask if its logit > {masks['threshold']:g}.",
         *_instance_rules(masks),
         *_session_rules(manifest),
+        *code_section(manifest),
         "",
         "## Parity with PyTorch",
         "",
@@ -120,10 +122,22 @@ def _prompt_rules(prompts: dict[str, Any], masks: dict[str, Any]) -> list[str]:
             "5. The graph takes no prompts: it finds all instances.",
             f"6. Select instances by prompts: {rules}.",
         ]
-    padding = prompts["padding"]
     single = "".join(f", or mask {i} for one answer without choosing" for i in masks["single"])
     return [
-        "5. Points first, then the two corners of a box (labels 2 and 3). Padding, where "
-        f"{padding['when']}: {padding['coordinates']} with label {padding['label']}.",
+        "5. Points first, then the two corners of a box (labels 2 and 3)." + _padding_rule(prompts),
         f"6. Take, {masks['select']} (masks {masks['multimask']}){single}.",
     ]
+
+
+def _padding_rule(prompts: dict[str, Any]) -> str:
+    """Return sentences on what fills the inputs of the points."""
+    padding, supports = prompts["padding"], prompts["supports"]
+    x, y = padding["coordinates"]
+    filling = f"({x}, {y}) with label {padding['label']}"
+    if prompts["labels"]["empty"] is None and supports["max_points"] is not None:
+        return f" Fill up to {supports['max_points']} points with {filling}."
+    rule = f" If the prompt has no box, one point more comes after the others: {filling}."
+    if supports["slots"] is None:
+        return rule
+    empty = prompts["labels"]["empty"]
+    return f"{rule} Then fill up to {supports['slots']} points with (0, 0) and label {empty}."

@@ -165,7 +165,7 @@ def test_the_readme_agrees_with_the_manifest(manifest: dict[str, Any]) -> None:
             assert f"`{tensor['name']}` {tensor['dtype']}" in page
     assert "123.675, 116.28, 103.53" in page
     assert "logit > 0" in page
-    assert "[0, 0] with label -1" in page
+    assert "one point more comes after the others: (0, 0) with label -1." in page
     assert "[prompts, points, 2]" in page
 
 
