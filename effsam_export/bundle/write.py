@@ -44,6 +44,7 @@ ROLES = {
     "README.md": "readme",
     BOM: "bom",
     "attestations": "attestation",
+    "code": "code",
 }
 ENGINE_REASON = "TensorRT's compiler times its choices, so two builds can give different engines"
 TIMES_REASON = "holds latencies that were measured during the export"
