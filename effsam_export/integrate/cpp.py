@@ -24,6 +24,7 @@ NAMES = (
     "effsam_graph.cpp",
     "selftest_files.hpp",
     "selftest.cpp",
+    "example.cpp",
     "CMakeLists.txt",
 )
 GRAPH = "effsam_graph.cpp"

@@ -13,12 +13,13 @@ import pytest
 from effsam_export.bundle import attest, read
 from effsam_export.inference import runner
 from effsam_export.integrate import cpp
+from effsam_export.spec.prompts import Point, Prompt
 from tests.bundle.fake import manifest_of
 from tests.integrate import broken
 from tests.integrate.cpp_answers import CODE, DETAILS, answers_of, asked_by, check_mask
 from tests.integrate.test_cpp_selftest import FEW, Built, called
 from tests.integrate.test_instances import prompts_on
-from tests.integrate.tools import expect_no_instances, generate, pixels, spoil
+from tests.integrate.tools import expect_no_instances, generate, pixels, run, spoil
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +104,22 @@ def test_the_library_answers_as_effsam_run(
     assert found.mask_scores[len(prompts) :].tolist() == wanted.scores[full].tolist()
     for index, mask in zip(full, found.masks[len(prompts) :], strict=True):
         check_mask(mask, wanted, index)
+
+
+def test_the_example(
+    request: pytest.FixtureRequest, built: Built, compiler: Compiler, known_instances: None
+) -> None:
+    folder, image = built.selftest.parent, pixels((80, 120))
+    runtime = request.getfixturevalue(f"cpp_{built.backend}")
+    program = compiler.compile(folder, "example.cpp", runtime, quick=True)
+    (folder / "in.ppm").write_bytes(b"P6\n120 80\n255\n" + image.tobytes())
+    done = run([str(program), str(built.bundle), "in.ppm", "60", "40", "out.pgm"], folder)
+    assert done.returncode == 0, done.stderr
+    opened = read.read(built.bundle)
+    found = runner.find_instances(opened.model, read.open_session(opened, "segmenter"), image)
+    answer = runner.select_instance(opened.model, found, Prompt(points=(Point(x=60, y=40),)))
+    mask = (answer.masks[0] * np.uint8(255)).tobytes()
+    assert (folder / "out.pgm").read_bytes() == b"P5\n120 80\n255\n" + mask
 
 
 @pytest.mark.parametrize("way", FEW)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from effsam_export.bundle import attest
+from effsam_export.bundle import attest, read
+from effsam_export.inference import runner
 from effsam_export.integrate import cpp
 from effsam_export.integrate.fingerprint import fingerprint
+from effsam_export.spec.prompts import Point, Prompt
 from tests.bundle.fake import manifest_of
 from tests.integrate import broken
 from tests.integrate.tools import (
@@ -142,10 +144,6 @@ def test_the_library_answers_as_effsam_run(
     request: pytest.FixtureRequest, built: Built, compiler: Compiler, small: None
 ) -> None:
     """Embeddings, logits, scores and masks, to the bit."""
-    from effsam_export.bundle import read
-    from effsam_export.inference import runner
-    from effsam_export.spec.prompts import Point, Prompt
-
     folder = built.selftest.parent
     (folder / "answer.cpp").write_text(ANSWER)
     program = compiler.compile(
@@ -296,3 +294,53 @@ def test_cmake(request: pytest.FixtureRequest, built: Built, copied: Path, tmp_p
     assert done.stdout.endswith("PASSED\n"), done.stdout
     if built.backend == "tflite":
         assert json.loads(report.read_text())["version"] == "2.1.6"
+    image = pixels((80, 120))
+    (tmp_path / "in.ppm").write_bytes(b"P6\n120 80\n255\n" + image.tobytes())
+    asked = [str(copied), "in.ppm", "60", "40", "out.pgm"]
+    done = run([str(folder / "build" / "example"), *asked], tmp_path)
+    assert done.returncode == 0, done.stderr
+    opened = read.read(copied)
+    embedded = runner.embed(opened.model, read.open_session(opened, "encoder"), image)
+    prompt = Prompt(points=(Point(x=60, y=40),))
+    wanted = runner.predict(opened.model, read.open_session(opened, "decoder"), embedded, prompt)
+    mask = (tmp_path / "out.pgm").read_bytes()
+    assert mask == b"P5\n120 80\n255\n" + (wanted.masks[0] * np.uint8(255)).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        ("openvino", ("-DOpenVINO_DIR=",)),
+        ("onnx", ("-DCMAKE_PREFIX_PATH=", "-DONNXRUNTIME_INCLUDE=", "-DONNXRUNTIME_LIBRARY=")),
+        ("tflite", ("-DCMAKE_PREFIX_PATH=", "-DLITERT_INCLUDE=", "-DLITERT_LIBRARY=")),
+    ],
+)
+def test_cmake_names_the_option_for_what_it_does_not_find(
+    compiler: Compiler, exported_onnx: Path, tmp_path: Path, backend: str, options: tuple[str, ...]
+) -> None:
+    del compiler  # Its tier.
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("cmake is not installed")
+    manifest = manifest_of(exported_onnx)
+    manifest["target"].update(backend=backend, options={})
+    folder = generate(manifest, "cpp", tmp_path / "code")
+    done = run([cmake, "-S", ".", "-B", "build"], folder)
+    assert done.returncode != 0
+    said = " ".join(done.stderr.split())
+    assert [option for option in options if option not in said] == []
+
+
+def test_an_image_that_the_example_cannot_read(
+    selftest: Path,
+    compiler: Compiler,
+    cpp_openvino: Runtime,
+    exported_openvino: Path,
+    tmp_path: Path,
+) -> None:
+    program = compiler.compile(selftest.parent, "example.cpp", cpp_openvino)
+    (tmp_path / "in.ppm").write_bytes(b"P6\n9 9\n255\n" + bytes(8))
+    done = run([str(program), str(exported_openvino), "in.ppm", "1", "1", "out.pgm"], tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: in.ppm ends too early\n")
+    assert run([str(program)], tmp_path).returncode == 1
+    assert not (tmp_path / "out.pgm").exists()

@@ -29,6 +29,7 @@ FILES = {
         "effsam_graph.cpp",
         "selftest_files.hpp",
         "selftest.cpp",
+        "example.cpp",
         "CMakeLists.txt",
     ),
     "js": ("segmenter.mjs", "selftest.mjs", "package.json"),
