@@ -106,7 +106,7 @@ def _feeds(component: dict[str, Any], prompts: dict[str, Any]) -> list[str]:
 
 
 def _value(tensor: dict[str, Any], prompts: dict[str, Any]) -> str:
-    name = tensor["name"]
+    name = str(tensor["name"])
     if name in ("image", "image_embeddings"):
         return name
     if name in ("point_coords", "point_labels"):
