@@ -83,12 +83,24 @@ def pack(
         Optional[Path],  # noqa: UP045
         typer.Option("--output", "-o", help="Output file [default: BUNDLE.effsam.zip]."),
     ] = None,
+    languages: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--with-code",
+            metavar="LANGUAGE",
+            help="Put code for an app in, as of `effsam code`: python, cpp, js, swift or kotlin "
+            "(repeatable).",
+        ),
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Pack a bundle into one file. Equal bundles give equal bytes."""
+    from contextlib import nullcontext
+
     from effsam_export.bundle import archive
     from effsam_export.errors import OutputError
+    from effsam_export.integrate.packed import with_code
     from effsam_export.util.files import require_output, sha256_of
 
     # Resolved, so that `.` has a name.
@@ -97,7 +109,8 @@ def pack(
     require_output(target)
     if target.exists() and not force:
         raise OutputError(f"`{target}` exists already", hint="replace it with --force")
-    archive.pack(bundle, target)
+    with with_code(bundle, languages) if languages else nullcontext(bundle) as content:
+        archive.pack(content, target)
     digest = sha256_of(target)
     if json:
         size = target.stat().st_size
