@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.model import ComponentSpec, ModelSpec
     from effsam_export.spec.prompts import Preprocess
+    from effsam_export.spec.sizes import Size
     from effsam_export.spec.tensors import TensorSpec
 
 ROUNDING = "int(side * longest_side / max(height, width) + 0.5)"
 FITTING = "int(side * min(image_size[0] / height, image_size[1] / width) + 0.5)"
 """Where height and width of the input differ."""
+BOXED_ROUNDING = "round(side * longest_side / max(height, width))"
+BOXED_FITTING = "round(side * min(image_size[0] / height, image_size[1] / width))"
 NO_ANTIALIASING = "bilinear, half-pixel centres, no antialiasing, on float32"
 LETTERBOX_GREY = 114
 
@@ -101,9 +104,10 @@ def _resize(p: Preprocess) -> dict[str, Any]:
                 "filter": NO_ANTIALIASING,
             }
         case "letterbox":
+            square = isinstance(p.image_size, int)
             return {
-                "longest_side": p.image_size,
-                "rounding": "round(side * longest_side / max(height, width))",
+                "longest_side": p.image_size if square else None,
+                "rounding": BOXED_ROUNDING if square else BOXED_FITTING,
                 "filter": "bilinear, half-pixel centres, no antialiasing (OpenCV's INTER_LINEAR)",
             }
 
@@ -211,12 +215,27 @@ INSTANCE_RULES = (
     "greatest score wins; without instances the answer is an empty mask with score 0",
 )
 """Details that the shorter sentences of `resize`, `masks` and `prompts` leave out."""
+RECTANGLE_RULES = (
+    INSTANCE_RULES[0],
+    "scale = min(image_size[0] / height, image_size[1] / width); a side of the photograph becomes "
+    "max(1, round(side * scale)), and begins round((image_size[i] - that) / 2 - 0.1) pixels from "
+    "the top (i = 0) or left (i = 1) of the letterbox",
+    "the border is a rectangle in the middle of the letterbox, whose sides are those of the "
+    "photograph there, each plus (image_size[i] - side) % stride",
+    "a box comes back as (x - round((image_size[1] - width * scale) / 2 - 0.1)) / scale, y "
+    "likewise with image_size[0] and height, cut to the photograph; a pixel of whole numbers "
+    "(x, y) is inside it where x0 <= x < x1 and y0 <= y < y1",
+    *INSTANCE_RULES[4:],
+)
+"""Where height and width of the input differ."""
 
 
 def masks(model: ModelSpec) -> dict[str, Any]:
     """Return which masks are the answer, and how logits become masks."""
     m = model.masks
-    instances = {"instances": _instances()} if model.finds_instances else {}
+    instances = (
+        {"instances": _instances(model.preprocess.image_size)} if model.finds_instances else {}
+    )
     choice = f"of the multimask set, the mask with the greatest {m.score}"
     return {
         "single": list(m.single),
@@ -231,7 +250,7 @@ def masks(model: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _instances() -> dict[str, Any]:
+def _instances(image_size: Size) -> dict[str, Any]:
     """Return the constants and exact rules for turning outputs into instances."""
     from effsam_export.imaging import instances, letterbox
 
@@ -242,13 +261,13 @@ def _instances() -> dict[str, Any]:
         "border": instances.BORDER_PX,
         "whole_iou": instances.WHOLE_IOU,
         "stride": letterbox.STRIDE,
-        "rules": list(INSTANCE_RULES),
+        "rules": list(INSTANCE_RULES if isinstance(image_size, int) else RECTANGLE_RULES),
     }
 
 
 def _upscale(model: ModelSpec) -> list[str]:
     if model.finds_instances:
-        found = _instances()
+        found = _instances(model.preprocess.image_size)
         return [
             f"keep boxes with scores > {found['confidence']:g}, by falling score; greedy NMS at "
             f"IoU {found['nms_iou']:g}; at most {found['max_instances']}",

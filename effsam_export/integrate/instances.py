@@ -25,6 +25,8 @@ from effsam_export.spec.sizes import from_document, sides
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from effsam_export.spec.sizes import Size
+
 BOXES, COEFFICIENTS, PROTOTYPES = "boxes", "mask_coefficients", "prototypes"
 RATIOS = ("confidence", "nms_iou", "whole_iou")
 
@@ -38,7 +40,7 @@ class InstanceContract:
         background: Label; None if the model has none.
         max_points: Maximum number of points of a prompt, a box counting as two; None if unlimited.
         score: Name of the output with the scores.
-        stride: The border that boxes snap to lies a multiple of this inside the square.
+        stride: The border that boxes snap to lies a multiple of this inside the input.
         confidence, nms_iou, max_instances: Minimum score, maximum IoU with a better box, and
             maximum number of the kept boxes.
         border, whole_iou: Distance in pixels for snapping a side to the border, and IoU above which
@@ -51,7 +53,7 @@ class InstanceContract:
     backend: str
     options: Mapping[str, str | int | float | bool]
     segmenter: Component
-    image_size: int
+    image_size: Size
     pad_value: tuple[float, ...]
     foreground: int
     background: int | None
@@ -101,11 +103,14 @@ def _check_image(reader: Reader) -> None:
     reader.known("preprocess.range", pre["range"], [0, 255])
     inside = pre["normalisation"]["inside_graph"]
     reader.known("preprocess.normalisation.inside_graph", inside, True)
-    reader.size("preprocess.image_size", pre["image_size"], square=True)
+    reader.size("preprocess.image_size", pre["image_size"], square=False)
+    square = isinstance(pre["image_size"], int)
     resize, pad = pre["resize"], pre["pad"]
-    reader.known("preprocess.resize.rounding", resize["rounding"], rules.BOXED_ROUNDING)
+    rounding = rules.BOXED_ROUNDING if square else rules.BOXED_FITTING
+    reader.known("preprocess.resize.rounding", resize["rounding"], rounding)
     reader.known("preprocess.resize.filter", resize["filter"], rules.BOXED_FILTER)
-    reader.known("preprocess.resize.longest_side", resize["longest_side"], pre["image_size"])
+    longest = pre["image_size"] if square else None
+    reader.known("preprocess.resize.longest_side", resize["longest_side"], longest)
     if pad is None:
         reader.problems.append("preprocess.pad is missing")
         return
@@ -139,7 +144,9 @@ def _check_masks(reader: Reader) -> None:
     reader.known("masks.rule", masks["rule"], rules.MASK_RULE)
     reader.known("masks.single", masks["single"], [])
     reader.known("masks.multimask", masks["multimask"], [])
-    reader.known("masks.instances.rules", numbers["rules"], rules.INSTANCE_RULES)
+    square = isinstance(reader.manifest["preprocess"]["image_size"], int)
+    wanted = rules.INSTANCE_RULES if square else rules.RECTANGLE_RULES
+    reader.known("masks.instances.rules", numbers["rules"], wanted)
     reader.known("masks.resize", masks["resize"], rules.instance_masks(numbers))
     reader.finite("masks.threshold", [masks["threshold"]])
     reader.finite("masks.instances.border", [numbers["border"]])
@@ -151,7 +158,8 @@ def _check_masks(reader: Reader) -> None:
 
 def _check_tensors(reader: Reader, segmenter: Component) -> None:
     """Check that all tensors are known, with the shapes that follow from the manifest."""
-    masks, side = reader.manifest["masks"], reader.manifest["preprocess"]["image_size"]
+    masks = reader.manifest["masks"]
+    image = sides(from_document(reader.manifest["preprocess"]["image_size"]))
     low = sides(from_document(masks["low_res_size"]))
     # Any number of boxes and coefficients, but equal in all outputs.
     boxes = next((s[1] for n, s in segmenter.outputs.items() if n == BOXES and len(s) > 1), 0)
@@ -163,7 +171,7 @@ def _check_tensors(reader: Reader, segmenter: Component) -> None:
         PROTOTYPES: (1, parts, *low),
     }
     for what, actual, expected in (
-        ("inputs of the segmenter", segmenter.inputs, {ENCODER_INPUT: (1, 3, side, side)}),
+        ("inputs of the segmenter", segmenter.inputs, {ENCODER_INPUT: (1, 3, *image)}),
         ("outputs of the segmenter", segmenter.outputs, outputs),
     ):
         dynamic = any(isinstance(v, str) for s in expected.values() for v in s)
@@ -182,7 +190,7 @@ def _filled(manifest: Mapping[str, Any], segmenter: Component) -> InstanceContra
         backend=manifest["target"]["backend"],
         options=manifest["target"]["options"],
         segmenter=segmenter,
-        image_size=int(pre["image_size"]),
+        image_size=from_document(pre["image_size"]),
         pad_value=tuple(float(v) for v in pre["pad"]["value"]),
         foreground=int(prompts["labels"]["foreground"]),
         background=prompts["labels"]["background"],

@@ -44,11 +44,12 @@ def instance_files(contract: InstanceContract) -> dict[str, str]:
         UsageError: As `files`.
     """
     _check_size(contract.segmenter)
-    _, parts, low, _ = contract.segmenter.outputs[PROTOTYPES]
+    _, parts, height, width = contract.segmenter.outputs[PROTOTYPES]
     values = {
         **render.common_instances(contract),
         "PARTS": _literal(parts),
-        "LOW_RES_SIZE": _literal(low),
+        "LOW_RES_HEIGHT": _literal(height),
+        "LOW_RES_WIDTH": _literal(width),
     }
     return _filled("instances.mjs", ("instances",), values, contract)
 

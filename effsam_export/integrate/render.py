@@ -129,8 +129,10 @@ def common_instances(contract: InstanceContract) -> dict[str, str]:
         "COEFFICIENTS": instances.COEFFICIENTS,
         "PROTOTYPES": instances.PROTOTYPES,
     }
+    height, width = sides(contract.image_size)
     numbers = {
-        "IMAGE_SIZE": contract.image_size,
+        "IMAGE_HEIGHT": height,
+        "IMAGE_WIDTH": width,
         "STRIDE": contract.stride,
         "CONFIDENCE": contract.confidence,
         "NMS_IOU": contract.nms_iou,

@@ -92,6 +92,7 @@ def through_frame(prompt_size: Size) -> list[str]:
 # ------------------------------------------------------------------ segmenter
 
 BOXED_ROUNDING = "round(side * longest_side / max(height, width))"
+BOXED_FITTING = "round(side * min(image_size[0] / height, image_size[1] / width))"
 BOXED_FILTER = "bilinear, half-pixel centres, no antialiasing (OpenCV's INTER_LINEAR)"
 BOXED_SIDES = ["top", "left", "bottom", "right"]
 BOXED_FRAME = "original image: prompts choose among the instances that were found"
@@ -121,6 +122,20 @@ INSTANCE_RULES = [
     "the sides of a box prompt are rounded by round() and cut to the photograph; of equal IoUs the "
     "greatest score wins; without instances the answer is an empty mask with score 0",
 ]
+
+RECTANGLE_RULES = [
+    INSTANCE_RULES[0],
+    "scale = min(image_size[0] / height, image_size[1] / width); a side of the photograph becomes "
+    "max(1, round(side * scale)), and begins round((image_size[i] - that) / 2 - 0.1) pixels from "
+    "the top (i = 0) or left (i = 1) of the letterbox",
+    "the border is a rectangle in the middle of the letterbox, whose sides are those of the "
+    "photograph there, each plus (image_size[i] - side) % stride",
+    "a box comes back as (x - round((image_size[1] - width * scale) / 2 - 0.1)) / scale, y "
+    "likewise with image_size[0] and height, cut to the photograph; a pixel of whole numbers "
+    "(x, y) is inside it where x0 <= x < x1 and y0 <= y < y1",
+    *INSTANCE_RULES[4:],
+]
+"""Where height and width of the input differ."""
 
 
 def instance_masks(numbers: Mapping[str, Any]) -> list[str]:

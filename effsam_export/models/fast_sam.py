@@ -186,7 +186,7 @@ def _spec(scale: str, title: str, weights: WeightFile) -> ModelSpec:
         components=(SEGMENTER,),
         build=partial(build, scale),
         build_like=partial(build_like, scale),
-        sizes=ImageSizes(multiple=32, rectangles=False, at=at_size),
+        sizes=ImageSizes(multiple=32, at=at_size),
     )
 
 

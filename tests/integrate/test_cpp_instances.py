@@ -19,26 +19,44 @@ from effsam_export.integrate.instances import instance_contract_of
 from effsam_export.spec.prompts import Point, Prompt
 from tests.integrate.cpp_answers import CODE, DETAILS, answers_of, asked_by, check_mask
 from tests.integrate.test_cpp import value_of
-from tests.integrate.test_instances import BOXED, REFUSED, outputs_for
+from tests.integrate.test_instances import (
+    BOXED,
+    OF_A_RECTANGLE,
+    RECTANGLE,
+    REFUSED,
+    outputs_for,
+    outputs_of_a_rectangle,
+)
 from tests.integrate.tools import generate, manifest_for, pixels
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.tensors import Feeds
     from tests.integrate.native import Compiler
 
 # ------------------------------------------------------------------ numbers
 
 
-@pytest.fixture(scope="module")
-def program(compiler: Compiler, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real FastSAM's contract, on a graph that gives what it is told to."""
-    manifest = manifest_for(models.get("fast-sam-s"), "openvino")
-    folder = generate(manifest, "cpp", tmp_path_factory.mktemp("fast"))
+def built(model: ModelSpec, compiler: Compiler, folder: Path) -> Path:
+    """A model's contract, on a graph that gives what it is told to."""
+    generate(manifest_for(model, "openvino"), "cpp", folder)
     shutil.copy(CODE / "given.cpp", folder / "effsam_graph.cpp")
     shutil.copy(CODE / "answers.cpp", folder)
     return compiler.compile(folder, "answers.cpp", None)
+
+
+@pytest.fixture(scope="module")
+def program(compiler: Compiler, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real FastSAM's contract."""
+    return built(models.get("fast-sam-s"), compiler, tmp_path_factory.mktemp("fast"))
+
+
+@pytest.fixture(scope="module")
+def rectangle(compiler: Compiler, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That with an input that is not square."""
+    return built(RECTANGLE, compiler, tmp_path_factory.mktemp("rectangle"))
 
 
 def give(program: Path, outputs: Feeds) -> None:
@@ -64,6 +82,20 @@ def test_numbers_of_any_outputs(program: Path, size: tuple[int, int]) -> None:
         assert np.array_equal(getattr(found, name), getattr(wanted, name)), name
     assert found.masks.any() or min(size) < 8
     for index, mask in zip(few, found.masks, strict=True):
+        check_mask(mask, wanted, index)
+
+
+@pytest.mark.parametrize("size", OF_A_RECTANGLE, ids=str)
+def test_an_input_that_is_not_square(rectangle: Path, size: tuple[int, int]) -> None:
+    outputs, image = outputs_of_a_rectangle(size), pixels(size)
+    give(rectangle, outputs)
+    found = answers_of(rectangle, rectangle.parent, image, "mask", 0, "mask", 150)
+    fed = np.fromfile(rectangle.parent / "fed.bin", np.float32)
+    assert np.array_equal(fed, encoder_image(image, RECTANGLE.preprocess).ravel())
+    wanted = instances.detect(outputs, fit(size, (640, 1024), square=True))
+    for name in DETAILS:
+        assert np.array_equal(getattr(found, name), getattr(wanted, name)), name
+    for index, mask in zip((0, 150), found.masks, strict=True):
         check_mask(mask, wanted, index)
 
 
@@ -106,7 +138,8 @@ def test_constants_are_the_contract(backend: str) -> None:
     found = {n: value_of(v) for n, v in re.findall(pattern, text, re.MULTILINE)}
     names = [n for n in found if hasattr(contract, n.lower())]
     assert {n: found.pop(n) for n in names} == {n: getattr(contract, n.lower()) for n in names}
-    assert len(names) == 14
+    assert len(names) == 13
+    assert (found.pop("IMAGE_HEIGHT"), found.pop("IMAGE_WIDTH")) == (1024, 1024)
     assert found == {
         "CONTRACT": contract.fingerprint,
         "SEGMENTER_FILE": "segmenter.onnx",

@@ -17,6 +17,7 @@ from effsam_export.imaging.images import check_prompt, encoder_image
 from effsam_export.imaging.letterbox import fit
 from effsam_export.inference import automatic_masks, runner, segment
 from effsam_export.inference.automatic_masks import GridSettings
+from effsam_export.models import image_sizes
 from effsam_export.spec.prompts import Point, Prompt
 from tests.integrate.tools import (
     SIZES,
@@ -39,6 +40,9 @@ pytestmark = pytest.mark.backend
 
 BOXED = [*SIZES, (2, 1023), (1021, 1024), (1025, 2048), (300, 200)]
 """With halves in the sides and in the padding, and a way back that is not the way there."""
+RECTANGLE = image_sizes.resized(models.get("fast-sam-s"), (640, 1024))
+OF_A_RECTANGLE = [(80, 120), (333, 217), (300, 2000), (1025, 1023)]
+"""Images wider and higher than the input."""
 PHOTOGRAPHS = [(80, 120), (333, 217), (256, 256), (500, 700), (1, 1), (1024, 7)]
 """(height, width); on the last two nothing is found."""
 REFUSED = [
@@ -145,6 +149,13 @@ def fast_sam(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     )
 
 
+@pytest.fixture(scope="module")
+def rectangle(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """Code for FastSAM with an input that is not square."""
+    folder = generate(manifest_for(RECTANGLE), "python", tmp_path_factory.mktemp("rectangle"))
+    return import_file(folder / "segmenter.py")
+
+
 @pytest.mark.parametrize("size", BOXED, ids=str)
 def test_an_image_in_its_letterbox(fast_sam: ModuleType, size: tuple[int, int]) -> None:
     image = pixels(size)
@@ -181,6 +192,24 @@ def test_boxes_and_masks_of_any_outputs(fast_sam: ModuleType, size: tuple[int, i
     for name in ("boxes", "scores", "coefficients", "prototypes"):
         assert np.array_equal(getattr(found, name), getattr(wanted, name)), name
     for index in (0, 1, 2, 150, 299):
+        assert np.array_equal(found.mask(index), wanted.mask(index))
+
+
+def outputs_of_a_rectangle(size: tuple[int, int]) -> Feeds:
+    """The same for `RECTANGLE`, whose prototypes are not square."""
+    outputs = outputs_for(size)
+    return {**outputs, "prototypes": outputs["prototypes"][:, :, :160]}
+
+
+@pytest.mark.parametrize("size", OF_A_RECTANGLE, ids=str)
+def test_an_input_that_is_not_square(rectangle: ModuleType, size: tuple[int, int]) -> None:
+    image, outputs = pixels(size), outputs_of_a_rectangle(size)
+    assert np.array_equal(rectangle.preprocess(image), encoder_image(image, RECTANGLE.preprocess))
+    wanted = instances.detect(outputs, fit(size, (640, 1024), square=True))
+    found = rectangle.detect(outputs, size)
+    for name in ("boxes", "scores", "coefficients", "prototypes"):
+        assert np.array_equal(getattr(found, name), getattr(wanted, name)), name
+    for index in (0, 1, 150):
         assert np.array_equal(found.mask(index), wanted.mask(index))
 
 

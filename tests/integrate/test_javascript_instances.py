@@ -22,7 +22,15 @@ from effsam_export.spec import sizes
 from effsam_export.spec.prompts import Point, Prompt
 from tests.bundle.fake import manifest_of
 from tests.integrate.node import Loop
-from tests.integrate.test_instances import BOXED, given, outputs_for, prompts_on
+from tests.integrate.test_instances import (
+    BOXED,
+    OF_A_RECTANGLE,
+    RECTANGLE,
+    given,
+    outputs_for,
+    outputs_of_a_rectangle,
+    prompts_on,
+)
 from tests.integrate.tools import (
     generate,
     import_file,
@@ -168,6 +176,27 @@ def tiny(
     driver = Driver(node, folder, ANSWER)
     yield driver
     driver.close()
+
+
+@pytest.fixture(scope="module")
+def rectangle(node: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    """Code for FastSAM with an input that is not square."""
+    folder = generate(manifest_for(RECTANGLE), "js", tmp_path_factory.mktemp("rectangle"))
+    driver = Driver(node, folder, ANSWER)
+    yield driver
+    driver.close()
+
+
+@pytest.mark.parametrize("size", OF_A_RECTANGLE, ids=str)
+def test_an_input_that_is_not_square(rectangle: Driver, size: tuple[int, int]) -> None:
+    image, outputs = pixels(size), exact(outputs_of_a_rectangle(size))
+    wanted_fed = encoder_image(image, RECTANGLE.preprocess)
+    assert np.array_equal(rectangle.preprocess(image), wanted_fed.ravel())
+    wanted = instances.detect(outputs, fit(size, (640, 1024), square=True))
+    found = rectangle.find(outputs, size, (0, 1, 150))
+    assert_equal(found, wanted)
+    for index, mask in zip((0, 1, 150), found["masks"], strict=True):
+        assert np.array_equal(mask, wanted.mask(index))
 
 
 @pytest.mark.parametrize("size", BOXED, ids=str)
