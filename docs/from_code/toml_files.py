@@ -17,9 +17,11 @@ def target() -> str:
     """Return the keys of a target file."""
     gates = {**target_file.GATE_KEYS, **target_file.OPTIONAL_GATES}
     top = key_table(
-        target_file.TARGET_KEYS,
-        {},
+        {**target_file.TARGET_KEYS, **target_file.OPTIONAL_KEYS},
+        {"layout": "none"},
         {
+            "layout": "the app that takes the bundle; its backend is "
+            f"`{target_file.LAYOUT_BACKEND}`: {words(target_file.LAYOUTS)}",
             "description": "what the target is, as `effsam targets` shows it",
             "backend": "the toolchain, a name from the table of backends",
             "precisions": f"those offered, default first: {words(target_file.PRECISIONS)}",

@@ -26,6 +26,11 @@ FITTING = "int(side * min(image_size[0] / height, image_size[1] / width) + 0.5)"
 BOXED_ROUNDING = "round(side * longest_side / max(height, width))"
 BOXED_FITTING = "round(side * min(image_size[0] / height, image_size[1] / width))"
 NO_ANTIALIASING = "bilinear, half-pixel centres, no antialiasing, on float32"
+FLOORED = "int(round(side * longest_side / max(height, width), 2))"
+FROM_CORNER = (
+    "bilinear, no antialiasing, rounded to whole numbers: pixel (x, y) has the value at "
+    "(x / scale, y / scale), as OpenCV's warpAffine with INTER_LINEAR"
+)
 LETTERBOX_GREY = 114
 
 
@@ -76,12 +81,12 @@ def preprocess(model: ModelSpec) -> dict[str, Any]:
         "orientation": "apply the EXIF rotation first",
         "colour": "RGB",
         "range": [0, 255],
-        "layout": "NCHW",
+        "layout": "HWC" if p.family == "corner" else "NCHW",
         "image_size": document(p.image_size),
         "resize": _resize(p),
         "pad": _pad(p),
         "normalisation": {
-            "inside_graph": True,
+            "inside_graph": p.family != "longest-side-floor",
             "mean": list(p.pixel_mean),
             "std": list(p.pixel_std),
         },
@@ -103,6 +108,18 @@ def _resize(p: Preprocess) -> dict[str, Any]:
                 "rounding": "both sides become image_size, the aspect ratio is not kept",
                 "filter": NO_ANTIALIASING,
             }
+        case "longest-side-floor":
+            return {
+                "longest_side": p.image_size,
+                "rounding": FLOORED,
+                "filter": "bilinear, as the platform has it: canvas in browsers, libvips in node",
+            }
+        case "corner":
+            return {
+                "longest_side": None,
+                "rounding": "scale = min(image_size[0] / height, image_size[1] / width)",
+                "filter": FROM_CORNER,
+            }
         case "letterbox":
             square = isinstance(p.image_size, int)
             return {
@@ -118,6 +135,8 @@ def _pad(p: Preprocess) -> dict[str, Any] | None:
             return {"sides": ["bottom", "right"], "value": list(p.pixel_mean)}
         case "squash":
             return None
+        case "corner" | "longest-side-floor":
+            return {"sides": ["bottom", "right"], "value": [0.0, 0.0, 0.0]}
         case "letterbox":
             sides = ["top", "left", "bottom", "right"]
             return {"sides": sides, "value": [float(LETTERBOX_GREY)] * 3}
@@ -125,6 +144,7 @@ def _pad(p: Preprocess) -> dict[str, Any] | None:
 
 def prompts(model: ModelSpec) -> dict[str, Any]:
     """Return the rules for points, boxes and masks."""
+    one_prompt = model.preprocess.family == "corner"
     return {
         "coordinates": {
             "order": "xy",
@@ -146,7 +166,7 @@ def prompts(model: ModelSpec) -> dict[str, Any]:
         if model.prompts.mask
         else None,
         "batch": "prompts with equally many points can share one call"
-        if model.prompts.slots is None
+        if model.prompts.slots is None and not one_prompt
         else "one prompt a call",
         "host_rules": list(INSTANCE_PROMPTS) if model.finds_instances else [],
         "supports": asdict(model.prompts),
@@ -162,8 +182,10 @@ def _frame(model: ModelSpec) -> str:
                 f"{p.image_size}: x * new_width / width, y * new_height / height, new sides "
                 f"rounded as int(side * {p.prompt_size} / max(height, width) + 0.5)"
             )
-        case "longest-side-pad":
+        case "longest-side-pad" | "longest-side-floor":
             return "resized image: x * resized_width / width, y * resized_height / height"
+        case "corner":
+            return "scaled image: x * scale, y * scale"
         case "squash":
             return f"squashed image: x * {p.prompt_size} / width, y * {p.prompt_size} / height"
         case "letterbox":
@@ -171,8 +193,14 @@ def _frame(model: ModelSpec) -> str:
 
 
 def _padding(model: ModelSpec) -> dict[str, Any] | None:
-    if model.finds_instances:
+    if model.finds_instances or model.preprocess.family == "longest-side-floor":
         return None
+    if model.preprocess.family == "corner":
+        return {
+            "when": "always: one point more, after the points and corners",
+            "coordinates": [0, 0],
+            "label": -1,
+        }
     if model.prompts.max_points is not None and model.prompts.slots is None:
         return {
             "when": f"a prompt has fewer than {model.prompts.max_points} points: up to that many",
@@ -282,6 +310,12 @@ def _upscale(model: ModelSpec) -> list[str]:
             "height and width"
         ]
     height, width = sides(model.preprocess.prompt_size)
+    if model.masks.upscale == "corner":
+        return [
+            f"ask for `masks` of {height} x {width} with orig_im_size",
+            "bilinear to the original height and width: pixel (x, y) has the value at (x * scale, "
+            "y * scale), as OpenCV's warpAffine with the inverse of the image's matrix",
+        ]
     return [
         f"bilinear to {height} x {width} (half-pixel centres, no antialiasing)",
         "cut to the height and width of the photograph in the prompts' frame",

@@ -181,6 +181,7 @@ def compose(
             "opset": target.opset,
             "options": dict(target.options),
             "profile_sha256": hashlib.sha256(target.source).hexdigest(),
+            **({} if target.layout is None else {"layout": target.layout}),
         },
         "runtime": runtime.document(target, versions),
         "precision": {

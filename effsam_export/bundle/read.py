@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from effsam_export import backends, models
+from effsam_export import backends, layouts, models
 from effsam_export.bundle import consistency, paths, session
 from effsam_export.bundle.manifest import (
     MANIFEST,
@@ -49,9 +49,13 @@ class Bundle:
 
     @property
     def model(self) -> ModelSpec:
-        """The model it was exported from, with its options, size, number of masks and slots."""
+        """The model it was exported from, with its options, size, masks, slots and layout."""
         entry = self.manifest["model"]
         model = models.configured(models.get(entry["name"]), entry["options"])
+        if self.layout is not None:
+            # Layouts have one size and SAM's masks; the manifest has those of the app.
+            fitted = image_sizes.with_fitted_tables(model)
+            return layouts.in_layout(fitted, self.layout)
         model = image_sizes.of_manifest(model, self.manifest)
         masks = self.manifest["masks"]
         count = len({*masks["single"], *masks["multimask"]})
@@ -60,6 +64,12 @@ class Bundle:
         if all(t["shape"][1:2] == [count] for t in outputs if t["name"] == "low_res_masks"):
             model = in_number(model, count)
         return fixed.for_options(model, self.manifest["target"]["options"])
+
+    @property
+    def layout(self) -> str | None:
+        """The app whose inputs, outputs and files the bundle has; None for our own."""
+        name: str | None = self.manifest["target"].get("layout")
+        return name
 
     @property
     def simulator(self) -> str:
@@ -115,6 +125,12 @@ def read(path: Path) -> Bundle:
         raise BundleError(
             f"bundle `{path}` is for backend `{shown(manifest['target']['backend'])}`, "
             "which this effsam does not know",
+            hint="upgrade effsam-export",
+        )
+    layout = manifest["target"].get("layout")
+    if layout is not None and layout not in layouts.LAYOUTS:
+        raise BundleError(
+            f"bundle `{path}` has layout `{shown(layout)}`, which this effsam does not know",
             hint="upgrade effsam-export",
         )
     return Bundle(path=path, manifest=manifest, manifest_version=int(written["manifest_version"]))
@@ -199,7 +215,11 @@ def check_component(bundle: Bundle, component: str) -> None:
     listed = {e["path"]: e for e in bundle.manifest["files"]}
     names = [f.relative_to(bundle.path).as_posix() for f in bundle.artifact(component).files]
     # Named like the graph, as `encoder.onnx.data`, `encoder.engine` or in `encoder.mlpackage`.
-    for path in bundle.path.glob(f"{names[0].split('/')[0].split('.')[0]}.*"):
+    folder, name = bundle.path, names[0].split("/")[0]
+    if "." not in name:
+        # A folder of graphs, as `onnx/vision_encoder.onnx`.
+        folder, name = folder / name, names[0].split("/")[1]
+    for path in folder.glob(f"{name.split('.')[0]}.*"):
         inner = path.rglob("*") if path.is_dir() and not path.is_symlink() else (path,)
         names += [p.relative_to(bundle.path).as_posix() for p in inner if not p.is_dir()]
     problems = []

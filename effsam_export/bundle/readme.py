@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from effsam_export import layouts
 from effsam_export.bundle.readme_code import code_section
 from effsam_export.spec.sizes import from_document, text_of
 
@@ -33,20 +34,23 @@ def readme_text(manifest: dict[str, Any]) -> str:
                 lines.append(
                     f"  * {kind[:-1]} `{t['name']}` {t['dtype']} {shape}: {t['description']}"
                 )
+    layout = layouts.load(target["layout"]) if "layout" in target else None
+    if layout is not None:
+        lines += ["", f"## Use with {layout.APP}", "", *layout.USE]
     lines += [
         "",
         "## How to call them",
         "",
         f"1. Apply the EXIF rotation of the image; {pre['colour']}, values 0 to 255.",
         f"2. Resize: {_resize_rule(pre)}; {pre['resize']['filter']}.",
-        f"3. {_pad_rule(pre)} Do not normalise: the graph does it.",
+        f"3. {_pad_rule(pre)} {_normalisation_rule(pre)}",
         f"4. Prompts are in pixels (x, y) of the {prompts['coordinates']['frame']}.",
         *_prompt_rules(prompts, masks),
         f"7. Resize the logits: {'; '.join(masks['resize'])}. "
         f"A pixel is in the mask if its logit > {masks['threshold']:g}.",
         *_instance_rules(masks),
         *_session_rules(manifest),
-        *code_section(manifest),
+        *(code_section(manifest) if layout is None else ()),
         "",
         "## Parity with PyTorch",
         "",
@@ -96,6 +100,14 @@ def _pad_rule(pre: dict[str, Any]) -> str:
     return f"Pad at the {', '.join(pre['pad']['sides'])} to {shape} with ({value})."
 
 
+def _normalisation_rule(pre: dict[str, Any]) -> str:
+    rule = pre["normalisation"]
+    if rule["inside_graph"]:
+        return "Do not normalise: the graph does it."
+    mean, std = (", ".join(f"{v:g}" for v in rule[key]) for key in ("mean", "std"))
+    return f"Before that, subtract the mean ({mean}) and divide by ({std})."
+
+
 def _instance_rules(masks: dict[str, Any]) -> list[str]:
     """Return the exact rules of a model that finds instances; none for other models."""
     if "instances" not in masks:
@@ -132,10 +144,14 @@ def _prompt_rules(prompts: dict[str, Any], masks: dict[str, Any]) -> list[str]:
 def _padding_rule(prompts: dict[str, Any]) -> str:
     """Return sentences on what fills the inputs of the points."""
     padding, supports = prompts["padding"], prompts["supports"]
+    if padding is None:
+        return " Add no padding point: the graph does it."
     x, y = padding["coordinates"]
     filling = f"({x}, {y}) with label {padding['label']}"
     if prompts["labels"]["empty"] is None and supports["max_points"] is not None:
         return f" Fill up to {supports['max_points']} points with {filling}."
+    if str(padding["when"]).startswith("always"):
+        return f" One point more always comes after them: {filling}."
     rule = f" If the prompt has no box, one point more comes after the others: {filling}."
     if supports["slots"] is None:
         return rule

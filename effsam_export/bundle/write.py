@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from effsam_export import layouts
 from effsam_export.bundle import bom
 from effsam_export.bundle.bom import BOM
 from effsam_export.bundle.manifest import MANIFEST, Exported, compose, validate
@@ -85,6 +86,9 @@ def write(
     licences.mkdir()
     text = (LICENSES / model.licence.text_file).read_text("utf-8")
     (licences / model.licence.text_file).write_text(text, "utf-8")
+    if target.layout is not None:
+        for name, content in layouts.load(target.layout).files(model, (target.precision,)).items():
+            (directory / name).write_text(content, "utf-8", newline="\n")
     golden = None
     if parity.report.cases:
         golden = "golden/golden.json"

@@ -67,9 +67,9 @@ class Calibration:
         for sample in self._without_prompts():
             height, width = sample.image.shape[:2]
             frame = frame_of((height, width), model.preprocess)
-            embeddings = encoder.run(spec.feeds(model.preprocess, sample))["image_embeddings"]
+            encoded = sample.encoded(encoder.run(spec.feeds(model.preprocess, sample)))
             random_prompts = prompts.sample(
                 (height, width), model.prompts, recipe.prompts_per_sample, generator
             )
             for prompt in random_prompts:
-                yield replace(sample, embeddings=embeddings, prompt=prompt_to_model(prompt, frame))
+                yield replace(encoded, prompt=prompt_to_model(prompt, frame))

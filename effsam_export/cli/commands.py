@@ -37,6 +37,7 @@ COMMANDS = {
     "unpack": ("bundles", "unpack"),
     "sign": ("bundles", "sign"),
     "attest": ("bundles", "attest"),
+    "merge-layout": ("merge_layout", "merge_layout"),
     "code": ("code", "code"),
 }
 

@@ -18,7 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Export": ("fetch", "lint", "export", "bisect"),
     "Export many": ("build", "worker", "cache"),
     "Use and check a bundle": ("run", "verify", "inspect", "diff"),
-    "Pass a bundle on": ("pack", "unpack", "sign", "attest", "code"),
+    "Pass a bundle on": ("pack", "unpack", "sign", "attest", "code", "merge-layout"),
 }
 EXAMPLES: dict[str, str] = {
     "list": "effsam list --json",
@@ -41,6 +41,7 @@ EXAMPLES: dict[str, str] = {
     "sign": "effsam sign mobile-sam-onnx-fp32 --key private.pem",
     "attest": "effsam attest mobile-sam-coreml-fp16 result.json",
     "code": "effsam code mobile-sam-onnx-fp32 --language cpp",
+    "merge-layout": "effsam merge-layout sam-fp32 sam-fp16 -o models/sam",
 }
 SHOWN = {
     # task -> the command whose example the list of commands shows

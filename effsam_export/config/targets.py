@@ -16,13 +16,16 @@ from effsam_export.config.toml import (
     value_fault,
 )
 from effsam_export.errors import UnknownNameError, UsageError, joined, shown
-from effsam_export.spec.targets import Gates, Precision, TargetProfile
+from effsam_export.spec.targets import Gates, LayoutName, Precision, TargetProfile
 from effsam_export.util.numbers import to_number, to_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+LAYOUTS: tuple[LayoutName, ...] = get_args(LayoutName)
+LAYOUT_BACKEND = "onnx"
+"""The apps that have a layout run ONNX files."""
 TARGET_KEYS = {
     "description": str,
     "backend": str,
@@ -32,6 +35,7 @@ TARGET_KEYS = {
     "options": dict,
     "gates": dict,
 }
+OPTIONAL_KEYS = {"layout": str}
 MIN_OPSET, MAX_OPSET = 18, 23
 """Opsets of torch's ONNX exporter: 18 is its internal opset, 23 the newest it supports."""
 GATE_KEYS = {"mask_iou": float, "score_error": float, "cosine": float}
@@ -96,6 +100,7 @@ def load_target(
         options={**table["options"], **_parse_options(table["backend"], options or {})},
         gates=Gates(**{k: float(v) for k, v in table["gates"][selected].items()}),
         source=path.read_bytes(),
+        layout=table.get("layout"),
     )
 
 
@@ -136,9 +141,15 @@ def option_fault(key: str, value: object, kind: type) -> str | None:
 
 def _target_faults(table: Mapping[str, Any]) -> list[str]:
     """Return every fault of a target file, as sentences."""
-    problems = faults(table, TARGET_KEYS, "")
-    valid = {k: v for k, v in table.items() if k in TARGET_KEYS and is_of_type(v, TARGET_KEYS[k])}
+    keys = {**TARGET_KEYS, **{k: v for k, v in OPTIONAL_KEYS.items() if k in table}}
+    problems = faults(table, keys, "")
+    valid = {k: v for k, v in table.items() if k in keys and is_of_type(v, keys[k])}
     backend = valid.get("backend")
+    if "layout" in valid:
+        if valid["layout"] not in LAYOUTS:
+            problems.append(unknown_name("layout", shown(valid["layout"]), LAYOUTS))
+        if backend in backends.BACKENDS and backend != LAYOUT_BACKEND:
+            problems.append(f"a target with a `layout` has backend `{LAYOUT_BACKEND}`")
     if backend is not None and backend not in backends.BACKENDS:
         problems.append(unknown_name("backend", backend, backends.BACKENDS))
     elif backend is not None:

@@ -109,6 +109,11 @@ def _name_dimensions(model: onnx.ModelProto, component: ComponentSpec) -> None:
         for symbol, name in zip(_shape(value), spec.shape, strict=True)
         if isinstance(symbol, str) and isinstance(name, str)
     }
+    # Sizes of outputs that are values of an input.
+    for value, spec in zip(model.graph.output, component.outputs, strict=True):
+        for symbol, name in zip(_shape(value), spec.shape, strict=True):
+            if isinstance(symbol, str) and isinstance(name, str):
+                renames.setdefault(symbol, name)
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:

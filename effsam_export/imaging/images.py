@@ -8,12 +8,14 @@ Source: segment-anything, `utils/transforms.py` and `modeling/sam.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from effsam_export.errors import PromptError, joined
+from effsam_export.imaging import corner
 from effsam_export.imaging.letterbox import fit, letterbox
 from effsam_export.spec.prompts import MaskSet, Point, Preprocess, Prompt, PromptSupport
 from effsam_export.spec.sizes import sides
@@ -38,6 +40,8 @@ class Frame:
         image_size: Size of that input.
         prompt: Size of the image inside the frame of prompts and masks.
         prompt_size: Size of that frame.
+        scale: What a coordinate of a prompt is multiplied with, in both directions; None where it
+            is `prompt` / `original` in each.
     """
 
     original: tuple[int, int]
@@ -45,6 +49,7 @@ class Frame:
     image_size: Size
     prompt: tuple[int, int]
     prompt_size: Size
+    scale: float | None = None
 
 
 def frame_of(size: tuple[int, int], preprocess: Preprocess) -> Frame:
@@ -56,6 +61,9 @@ def frame_of(size: tuple[int, int], preprocess: Preprocess) -> Frame:
         image_size=preprocess.image_size,
         prompt=prompt,
         prompt_size=preprocess.prompt_size,
+        scale=corner.scale_of(size, preprocess.image_size)
+        if preprocess.family == "corner"
+        else None,
     )
 
 
@@ -65,6 +73,11 @@ def _sizes(
     match preprocess.family:
         case "longest-side-pad":
             return _fitted(size, preprocess.image_size), _fitted(size, preprocess.prompt_size)
+        case "longest-side-floor":
+            return _floored(size, preprocess.image_size), _floored(size, preprocess.prompt_size)
+        case "corner":
+            fitted = _fitted(size, preprocess.image_size)
+            return fitted, fitted
         case "squash":
             return sides(preprocess.image_size), sides(preprocess.prompt_size)
         case "letterbox":
@@ -80,6 +93,19 @@ def _fitted(size: tuple[int, int], frame: Size) -> tuple[int, int]:
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
+def _floored(size: tuple[int, int], frame: Size) -> tuple[int, int]:
+    """Scale (height, width) to fit a frame, as Transformers.js does.
+
+    A side is rounded to two digits, halves up, and then down to a whole number.
+    """
+    height, width = sides(frame)
+    scale = min(height / size[0], width / size[1])
+    hundredth = Decimal("0.01")
+    exact = (Decimal(side * scale).quantize(hundredth, ROUND_HALF_UP) for side in size)
+    new = [max(1, int(side)) for side in exact]
+    return new[0], new[1]
+
+
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize uint8 HxWx3 to (height, width) with Pillow's bilinear filter, like SAM's predictor."""
     h, w = size
@@ -92,6 +118,11 @@ def encoder_image(image: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
     match preprocess.family:
         case "longest-side-pad":
             return pad(resize(image, frame_of(size, preprocess).resized), preprocess)
+        case "longest-side-floor":
+            return normalised(resize(image, frame_of(size, preprocess).resized), preprocess)
+        case "corner":
+            scaled = corner.fitted(image, preprocess.image_size)
+            return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
         case "squash":
             planes = image.transpose(2, 0, 1).astype(np.float32)
             return resize_bilinear(planes, sides(preprocess.image_size))[None]
@@ -106,6 +137,18 @@ def pad(resized: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
     image = np.empty((1, 3, *sides(preprocess.image_size)), dtype=np.float32)
     image[0] = np.asarray(preprocess.pixel_mean, dtype=np.float32)[:, None, None]
     image[0, :, :h, :w] = resized.transpose(2, 0, 1)
+    return image
+
+
+def normalised(resized: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
+    """Normalise a resized image uint8 HxWx3, and pad it with zeros to float32 1x3xHxW."""
+    h, w = resized.shape[:2]
+    mean, std = (
+        np.asarray(values, dtype=np.float32)
+        for values in (preprocess.pixel_mean, preprocess.pixel_std)
+    )
+    image = np.zeros((1, 3, *sides(preprocess.image_size)), dtype=np.float32)
+    image[0, :, :h, :w] = ((resized - mean) / std).transpose(2, 0, 1)
     return image
 
 
@@ -168,8 +211,8 @@ def unsupported_parts(prompt: Prompt, support: PromptSupport) -> list[str]:
 
 def prompt_to_model(prompt: Prompt, frame: Frame) -> Prompt:
     """Convert a prompt from pixels of the original image to pixels of the prompt frame."""
-    sy = frame.prompt[0] / frame.original[0]
-    sx = frame.prompt[1] / frame.original[1]
+    sy = frame.scale or frame.prompt[0] / frame.original[0]
+    sx = frame.scale or frame.prompt[1] / frame.original[1]
     box = prompt.box
     return Prompt(
         points=tuple(Point(x=p.x * sx, y=p.y * sy, label=p.label) for p in prompt.points),
@@ -182,6 +225,8 @@ def upscale_masks(low_res: Float32, frame: Frame, masks: MaskSet) -> Float32:
     """Resize the decoder's logits to KxHxW at original size, by the model's rule."""
     if masks.upscale == "bicubic":
         return resize_bicubic(low_res, frame.original)
+    if masks.upscale == "corner":
+        return corner.restored(low_res, frame.original)
     full = resize_bilinear(low_res, sides(frame.prompt_size))
     h, w = frame.prompt
     return resize_bilinear(full[:, :h, :w], frame.original)

@@ -114,7 +114,7 @@ def generate(
     for start in range(0, len(points), size):
         batch = points[start : start + size]
         outputs = interruptible(partial(decoder.run, batch_feeds(model, embedded, batch)))
-        records += _filtered(model, embedded, batch, outputs, settings)
+        records += _filtered(model, embedded, batch, model.masks.of(outputs), settings)
         if on_progress is not None:
             on_progress(start + len(batch), len(points))
     return without_duplicates(records, settings.box_nms)
@@ -132,9 +132,13 @@ def batch_feeds(
 
 def stacked(model: ModelSpec, feeds: Sequence[Feeds]) -> Feeds:
     """Return decoder inputs of prompts with the same number of points as one call's."""
-    shared = {t.name for t in model.component("decoder").inputs if t.shape[0] != "prompts"}
+    axes = {
+        t.name: t.shape.index("prompts")
+        for t in model.component("decoder").inputs
+        if "prompts" in t.shape
+    }
     return {
-        name: value if name in shared else np.concatenate([f[name] for f in feeds])
+        name: np.concatenate([f[name] for f in feeds], axes[name]) if name in axes else value
         for name, value in feeds[0].items()
     }
 

@@ -180,7 +180,8 @@ class Predictor:
             found = runner.select_instance(self._model, image, prompt)
             return Masks(found.masks, found.scores, None)
         check_prompt(prompt, image.frame.original, self._model.prompts)
-        outputs = self._sessions["decoder"].run(runner.decoder_feeds(self._model, image, prompt))
+        feeds = runner.decoder_feeds(self._model, image, prompt)
+        outputs = self._model.masks.of(self._sessions["decoder"].run(feeds))
         scores, chosen = self._chosen(outputs, 0, multimask=multimask_output)
         logits = upscale_masks(chosen, image.frame, self._model.masks)
         masks = logits if return_logits else logits > self._model.masks.threshold
@@ -276,8 +277,9 @@ class Predictor:
         feeds = [runner.decoder_feeds(model, image, prompt) for prompt in prompts]
         spec = model.component("decoder")
         if not any("prompts" in t.shape for t in spec.inputs):
-            return [(decoder.run(f), 1) for f in feeds]
-        return [(decoder.run(automatic_masks.stacked(model, feeds)), len(feeds))]
+            return [(model.masks.of(decoder.run(f)), 1) for f in feeds]
+        outputs = decoder.run(automatic_masks.stacked(model, feeds))
+        return [(model.masks.of(outputs), len(feeds))]
 
     def _chosen(self, outputs: Feeds, i: int, *, multimask: bool) -> tuple[Float32, Float32]:
         """Return scores K and logits KxSxS of prompt `i`, in the model's order of the set."""

@@ -61,7 +61,7 @@ def embed(model: ModelSpec, encoder: Session, image: NDArray[np.uint8]) -> Embed
     sample = Sample(image=image)
     spec = model.component("encoder")
     outputs = encoder.run(spec.feeds(model.preprocess, sample))
-    return Embedded(frame=frame, sample=replace(sample, embeddings=outputs["image_embeddings"]))
+    return Embedded(frame=frame, sample=sample.encoded(outputs))
 
 
 def predict(
@@ -89,7 +89,7 @@ def predict(
         raise PromptError(
             f"`{model.name}` has no single-mask output", hint="leave --single-mask out"
         )
-    outputs = decoder.run(decoder_feeds(model, embedded, prompt))
+    outputs = model.masks.of(decoder.run(decoder_feeds(model, embedded, prompt)))
     indices = model.masks.single if single_mask else model.masks.multimask
     return select(outputs, indices, model.masks, embedded.frame)
 

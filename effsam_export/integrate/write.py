@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from effsam_export import integrate
+from effsam_export import integrate, layouts
 from effsam_export.bundle import read, staging
 from effsam_export.errors import OutputError, UsageError
 from effsam_export.integrate.contract import contract_of, finds_instances
@@ -41,6 +41,12 @@ def code_for(path: Path, language: str, output: Path, *, force: bool = False) ->
     module = integrate.load(language)
     bundle = read.read(path)
     backend = bundle.manifest["target"]["backend"]
+    if bundle.layout is not None:
+        app = layouts.load(bundle.layout).APP
+        raise UsageError(
+            f"bundle `{path}` is for {app}, which needs no code",
+            hint="export for target `onnx` to get code for an app of your own",
+        )
     write = writer(language, bundle.manifest)
     if backend not in module.BACKENDS:
         able = integrate.INSTANCES if finds_instances(bundle.manifest) else integrate.LANGUAGES

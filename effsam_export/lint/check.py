@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from effsam_export import layouts
 from effsam_export.errors import UsageError
 from effsam_export.graph import trace
 from effsam_export.lint import measured
@@ -55,7 +56,8 @@ def lint(request: LintRequest, on_event: OnEvent = ignore_event) -> LintReport:
         CheckpointError: The file is not a checkpoint of the model.
     """
     target = request.target
-    model = fixed.for_options(request.model, target.options)
+    laid_out = layouts.in_layout(request.model, target.layout)
+    model = fixed.for_options(laid_out, target.options)
     chosen = _chosen(request, model)
     names = rules_for(target)
     why_not = _why_not(request, names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -52,14 +52,14 @@ def measure(
         elif "decoder" in programs:
             embeddings = first.reference(module, sample)
         if "decoder" in programs:
-            embedded = _embedded(model, image, embeddings["image_embeddings"])
+            embedded = _embedded(model, image, embeddings)
             _decoder(model, programs["decoder"], embedded, row, ranges["decoder"])
     return ranges
 
 
-def _embedded(model: ModelSpec, image: NDArray[np.uint8], embedding: Any) -> runner.Embedded:  # noqa: ANN401
+def _embedded(model: ModelSpec, image: NDArray[np.uint8], outputs: Feeds) -> runner.Embedded:
     frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
-    return runner.Embedded(frame=frame, sample=Sample(image=image, embeddings=embedding))
+    return runner.Embedded(frame=frame, sample=Sample(image=image).encoded(outputs))
 
 
 def _decoder(
@@ -77,10 +77,10 @@ def _decoder(
         if case.mask_from is not None:
             prompt = replace(prompt, mask_input=best[case.mask_from])
         feeds = runner.decoder_feeds(model, embedded, prompt)
-        outputs = {
-            s.name: t.numpy()
-            for s, t in zip(spec.outputs, record(program, feeds, ranges), strict=True)
-        }
+        found = record(program, feeds, ranges)
+        outputs = model.masks.of(
+            {s.name: t.numpy() for s, t in zip(spec.outputs, found, strict=True)}
+        )
         multimask = list(model.masks.multimask)
         index = multimask[int(np.argmax(outputs[model.masks.score][0][multimask]))]
         best[case.name] = np.ascontiguousarray(outputs["low_res_masks"][0, index], np.float32)

@@ -99,5 +99,12 @@ def of_manifest(model: ModelSpec, manifest: Mapping[str, Any]) -> ModelSpec:
         return model
     if size_fault(model, size) is not None:
         return model
-    sized = resized(model, size)
-    return replace(model, fit=sized.fit) if size == model.preprocess.image_size else sized
+    if size == model.preprocess.image_size:
+        return with_fitted_tables(model)
+    return resized(model, size)
+
+
+def with_fitted_tables(model: ModelSpec) -> ModelSpec:
+    """Return the model in its size, for checkpoints with position tables of any size."""
+    size = model.preprocess.image_size
+    return model if size_fault(model, size) else replace(model, fit=resized(model, size).fit)

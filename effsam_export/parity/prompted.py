@@ -46,7 +46,7 @@ class PromptedImage:
         reference = spec.reference(sides.module, sample)
         feeds = spec.feeds(model.preprocess, sample)
         self._encoded, self.comparisons = compare_both_points(spec, sides, name, feeds, reference)
-        self._sample = replace(sample, embeddings=reference["image_embeddings"])
+        self._sample = sample.encoded(reference)
 
     def measure(self, case: ParityCase) -> PromptMeasurement:
         """Compare the decoder's outputs and the end-to-end masks for one prompt."""
@@ -59,6 +59,7 @@ class PromptedImage:
         reference = spec.reference(sides.module, sample)
         feeds = spec.feeds(model.preprocess, sample)
         _, comparisons = compare_both_points(spec, sides, name, feeds, reference)
+        reference = model.masks.of(reference)
         self._logits[case.name] = reference["low_res_masks"][0, _best_mask(model, reference)]
         logits = upscale_masks(reference["low_res_masks"][0], frame, model.masks)
         expected = Expected(
@@ -70,8 +71,10 @@ class PromptedImage:
         )
         result, picture = None, None
         if {"encoder", "decoder"} <= set(sides.artifacts):
-            sample = replace(sample, embeddings=self._encoded["image_embeddings"])
-            outputs = sides.artifacts["decoder"].run(spec.feeds(model.preprocess, sample))
+            sample = sample.encoded(self._encoded)
+            outputs = model.masks.of(
+                sides.artifacts["decoder"].run(spec.feeds(model.preprocess, sample))
+            )
             masks = upscale_masks(outputs["low_res_masks"][0], frame, model.masks)
             actual = masks > model.masks.threshold
             result = _case_result(model, name, expected, actual, outputs)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from effsam_export import backends
+from effsam_export import backends, layouts
 from effsam_export.bundle import staging
 from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import UsageError
@@ -31,7 +31,7 @@ class ExportPlan:
     """Everything an export works with.
 
     Attributes:
-        model: With fixed shapes, if the target needs them.
+        model: In the target's layout, and with fixed shapes, if the target needs them.
         dynamic_model: The same model before its shapes were fixed.
         components: The components to export, in the model's order.
         checkpoint: The weights; None until they are downloaded.
@@ -90,8 +90,8 @@ def checks(request: ExportRequest) -> tuple[Callable[[], object], ...]:
     Raises:
         ToolchainMissing: A package is not installed.
         OutputError: The output directory exists already, or cannot be written.
-        UsageError: The model has no such component, the parity file has faults, or one of its
-            images does not exist.
+        UsageError: The target's layout cannot have the model, the model has no such component, the
+            parity file has faults, or one of its images does not exist.
     """
     target = request.target
     quantizer = () if target.precision != "int8" else (target.backend,)
@@ -121,7 +121,7 @@ def resolve(request: ExportRequest) -> ExportPlan:
     images = _evaluation_images(request)
     return ExportPlan(
         model=model,
-        dynamic_model=request.model,
+        dynamic_model=_laid_out(request),
         target=target,
         components=components,
         checkpoint=request.checkpoint,
@@ -134,8 +134,12 @@ def resolve(request: ExportRequest) -> ExportPlan:
     )
 
 
+def _laid_out(request: ExportRequest) -> ModelSpec:
+    return layouts.in_layout(request.model, request.target.layout)
+
+
 def _fixed(request: ExportRequest) -> ModelSpec:
-    return fixed.for_options(request.model, request.target.options)
+    return fixed.for_options(_laid_out(request), request.target.options)
 
 
 def _evaluation_images(request: ExportRequest) -> tuple[ParityImage, ...]:

@@ -46,7 +46,7 @@ def prove(
         simulator=backend.simulator(target.options),
     )
     return check(
-        with_cached_reference(plan.model, plan.stage_cache),
+        with_cached_reference(plan.model, plan.stage_cache, target.layout),
         sides,
         plan.evaluation_set(plan.model),
         target=target.name,
@@ -56,14 +56,18 @@ def prove(
     )
 
 
-def with_cached_reference(model: ModelSpec, stage_cache: StageCache | None) -> ModelSpec:
+def with_cached_reference(
+    model: ModelSpec, stage_cache: StageCache | None, layout: str | None
+) -> ModelSpec:
     """Return the model with PyTorch's outputs read from the stage cache, if there is one."""
     from effsam_export.parity.cached import cached_reference
 
     if stage_cache is None:
         return model
+    # A layout has an image and outputs of its own.
+    parts = {} if layout is None else {"layout": layout}
     components = tuple(
-        cached_reference(c, stage_cache.outputs("reference", {"component": c.name}))
+        cached_reference(c, stage_cache.outputs("reference", {"component": c.name, **parts}))
         for c in model.components
     )
     return replace(model, components=components)

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.errors import CheckFailed
-from effsam_export.pipeline import evidence, int8, int8_comparison, workspace
+from effsam_export.pipeline import evidence, int8, int8_comparison, named_files, workspace
 from effsam_export.pipeline.component import export_component
 from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.prove import prove
@@ -90,6 +90,7 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
             exported, plan.target, space, stage_cache=plan.stage_cache
         )
         exported = combined(exported, plan.target, space.work)
+        exported = named_files.in_layout(exported, plan.target, space.work)
         with stage("parity", on_event) as running:
             parity = prove(plan, module, exported, running.on_progress)
             for note in parity.report.notes:

@@ -85,8 +85,11 @@ def held_gates(bundle: Bundle, vectors: Golden | None, target_file: str | None) 
 
 
 def target_differences(entry: Mapping[str, Any], profile: TargetProfile) -> list[str]:
-    """Return a sentence if the manifest's target has another backend than the profile."""
-    found = differences("target.backend", entry["backend"], profile.backend)
+    """Return a sentence if the manifest's target has another backend or layout than the profile."""
+    found = [
+        *differences("target.backend", entry["backend"], profile.backend),
+        *differences("target.layout", entry.get("layout"), profile.layout),
+    ]
     return [d.sentence(f"target `{profile.name}`") for d in found]
 
 

@@ -39,7 +39,7 @@ def vector_failures(model: ModelSpec, vectors: Golden) -> list[str]:
     failures = []
     size = (int(vectors.image.shape[0]), int(vectors.image.shape[1]))
     low = sides(model.masks.low_res_size)
-    count = 1 if model.finds_instances else 1 + max(*model.masks.single, *model.masks.multimask)
+    count = 1 if model.finds_instances else 1 + max((*model.masks.single, *model.masks.multimask))
     for case in vectors.cases:
         where = f"golden {case.name}"
         if case.scores.size < count:
@@ -82,7 +82,9 @@ def run(
     embedded = runner.embed(model, sessions["encoder"], vectors.image)
     results = []
     for case in vectors.cases:
-        outputs = sessions["decoder"].run(runner.decoder_feeds(model, embedded, case.prompt))
+        outputs = model.masks.of(
+            sessions["decoder"].run(runner.decoder_feeds(model, embedded, case.prompt))
+        )
         scores = outputs[model.masks.score][0]
         if scores.shape != case.scores.shape:
             raise CheckFailed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from effsam_export import layouts
 from effsam_export._version import __version__
 from effsam_export.bundle import contract
 from effsam_export.bundle.manifest import model_entry
@@ -86,8 +87,8 @@ def contract_failures(
     failures += [d.sentence("this effsam") for d in _state_differences(manifest)]
     if model is None:
         return failures
-    sizes = graph_sizes(graphs)
-    sized = with_sizes(model, sizes)
+    # A layout has one size, and outputs in the sizes of the app.
+    sized = model if bundle.layout else with_sizes(model, graph_sizes(graphs))
     for part, rules in (
         ("preprocess", contract.preprocess(sized)),
         ("prompts", contract.prompts(sized)),
@@ -100,6 +101,7 @@ def contract_failures(
                 failures.append(difference.sentence(source))
     if texts:
         failures += _licence_failures(bundle, model)
+        failures += _layout_failures(bundle, model)
     return failures
 
 
@@ -200,3 +202,25 @@ def _licence_failures(bundle: Bundle, model: ModelSpec) -> list[str]:
     if found != expected:
         return [f"`{stated}` is not the licence text of model `{model.name}`"]
     return []
+
+
+def _layout_failures(bundle: Bundle, model: ModelSpec) -> list[str]:
+    """Return a sentence for each file of the app that is not the one of this package."""
+    if bundle.layout is None:
+        return []
+    layout = layouts.load(bundle.layout)
+    failures = []
+    precision = bundle.manifest["precision"]["requested"]
+    for name, text in layout.files(model, (precision,)).items():
+        path = bundle.path / name
+        if not path.is_file() or path.read_bytes() != text.encode():
+            failures.append(f"`{name}` is not what {layout.APP} needs for this model")
+    paths = layout.paths(precision)
+    for entry in bundle.manifest["components"]:
+        expected = [paths[entry["name"]]] if entry["name"] in paths else []
+        if entry["files"][:1] != expected:
+            failures.append(
+                f"`components.{entry['name']}.files` is {entry['files']}, want {expected} "
+                f"({layout.APP})"
+            )
+    return failures

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
     from effsam_export.spec.sizes import Size
-    from effsam_export.spec.tensors import Float32
+    from effsam_export.spec.tensors import Feeds, Float32
 
 MAX_POINTS = 1000
 """Maximum number of points or boxes of one call: a decoder's memory grows with them."""
 MAX_SIDE = 1_000_000
 """No coordinate is larger: no image has as many pixels on a side."""
+POSITIONS = "image_positional_embeddings"
+"""Second output of an encoder whose decoder takes the positions of the embedding's cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,12 @@ class Preprocess:
         `squash` (EfficientSAM): RGB, both sides resized to `image_size` without antialiasing,
             aspect ratio not kept, no padding. Source: EfficientSAM,
             `efficient_sam/efficient_sam.py`.
+        `corner` (AnyLabeling, rembg): RGB, scaled from the centre of its top left pixel to fit
+            `image_size`, without antialiasing; black where it has no pixels. Source: `encode` in
+            AnyLabeling, `services/auto_labeling/sam_onnx.py`; rembg, `sessions/sam.py`.
+        `longest-side-floor` (Transformers.js): as `longest-side-pad`, but the sides are rounded to
+            two digits and then down; normalised outside the graph, then padded with zeros. Source:
+            transformers.js, `image_processors_utils.js`.
         `letterbox` (FastSAM): RGB, resized to fit `image_size`, centred, filled with grey 114.
             Source: ultralytics as FastSAM uses it.
 
@@ -39,10 +49,10 @@ class Preprocess:
         prompt_size: Size of the frame of prompts and masks. It equals `image_size` except for
             EfficientViT-SAM-L: 512 pixels of input, prompts in 1024.
         pixel_mean, pixel_std: On the scale 0-255; the graph subtracts the mean and divides by the
-            standard deviation.
+            standard deviation, but for `longest-side-floor`.
     """
 
-    family: Literal["longest-side-pad", "squash", "letterbox"]
+    family: Literal["longest-side-pad", "squash", "corner", "longest-side-floor", "letterbox"]
     image_size: Size
     prompt_size: Size
     pixel_mean: tuple[float, float, float]
@@ -80,11 +90,19 @@ class Sample:
         image: Original image after EXIF rotation, uint8 HxWx3 RGB.
         embeddings: `image_embeddings` float32 1x256xHxW, for the decoder.
         prompt: Prompt in pixels of the prompt frame, for the decoder.
+        positions: `image_positional_embeddings` float32 1x256xHxW, for a decoder that takes them.
     """
 
     image: NDArray[np.uint8]
     embeddings: Float32 | None = None
     prompt: Prompt | None = None
+    positions: Float32 | None = None
+
+    def encoded(self, outputs: Feeds) -> Sample:
+        """Return the sample with the outputs of an encoder."""
+        return replace(
+            self, embeddings=outputs["image_embeddings"], positions=outputs.get(POSITIONS)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +135,10 @@ class MaskSet:
         low_res_size: Size of the mask logits.
         score: Name of the output tensor that ranks the masks.
         upscale: `frame-bilinear`: bilinear to the prompt frame, padding cut off, bilinear to the
-            original size. `bicubic`: directly to the original size.
+            original size. `bicubic`: directly to the original size. `corner`: bilinear to the
+            original size, undoing the preprocessing `corner`.
+        read: Takes a decoder's outputs; returns them as SAM names and shapes them, where an app's
+            layout does otherwise: `low_res_masks` BxKxHxW and `score` BxK.
     """
 
     single: tuple[int, ...]
@@ -125,4 +146,9 @@ class MaskSet:
     threshold: float
     low_res_size: Size
     score: str = "iou_predictions"
-    upscale: Literal["frame-bilinear", "bicubic"] = "frame-bilinear"
+    upscale: Literal["frame-bilinear", "bicubic", "corner"] = "frame-bilinear"
+    read: Callable[[Feeds], Feeds] | None = None
+
+    def of(self, outputs: Feeds) -> Feeds:
+        """Return a decoder's outputs as SAM names and shapes them."""
+        return outputs if self.read is None else self.read(outputs)

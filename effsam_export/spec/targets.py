@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Precision = Literal["fp32", "fp16", "int8"]
+LayoutName = Literal["anylabeling", "transformers-js"]
+"""Names of the layouts in the table of `effsam_export.layouts`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class TargetProfile:
         opset: ONNX opset of the exported graphs.
         simplify: Whether to run onnxsim on the graphs.
         options: Target options (`--option`), which the backend defines and checks.
+        layout: The app whose inputs, outputs and files the bundle has; None for our own.
         source: Bytes of the TOML file; a bundle records their hash.
     """
 
@@ -54,3 +57,4 @@ class TargetProfile:
     options: Mapping[str, str | int | float | bool]
     gates: Gates
     source: bytes
+    layout: LayoutName | None = None

@@ -69,7 +69,7 @@ def test_an_installed_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("android-cpu android-gpu coreml intel-cpu ")
+    assert lines[0].startswith("android-cpu android-gpu anylabeling coreml intel-cpu ")
     assert "mobile-sam mobile-sam" in lines
     assert "slim-sam-77 default" in lines
 

@@ -1,0 +1,78 @@
+"""SAM for export in the layout of Transformers.js: the modules share the weights of our forms.
+
+Their sub-modules have the paths of those forms, by which recipes for FP16 and INT8 select layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from effsam_export.layouts.decoders import inner_decoder, stability
+from effsam_export.models.sam.export import ExportDecoder, ExportEncoder
+from effsam_export.models.sam.slots import CLOSED, EMPTY, two_way
+from effsam_export.models.sam.transformer import TwoWayTransformer
+
+NO_POINT = -10
+"""The library's label of a point that is to be ignored."""
+CORNER, PADDING = 2, -1
+
+
+class VisionEncoder(nn.Module):
+    """`pixel_values` (normalised and padded) to the embedding and the positions of its cells."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(encoder, ExportEncoder)
+        self.image_encoder = encoder.image_encoder
+        self.dense_pe = inner_decoder(decoder)[0].dense_pe
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        embedding: Tensor = self.image_encoder(pixel_values)
+        positions: Tensor = self.dense_pe()
+        return embedding, positions
+
+
+class PromptDecoder(ExportDecoder):
+    """Prompts of one image to SAM's three masks for each.
+
+    Adds the padding point to each prompt without a box. Points of label -10 are masked out of the
+    attention, so that a prompt has the masks that it has without them.
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        nn.Module.__init__(self)
+        inner, self.offset = inner_decoder(decoder)
+        for name, module in inner.named_children():
+            if name != "dense_pe":
+                self.add_module(name, module)
+
+    def forward(  # type: ignore[override]  # other inputs
+        self,
+        input_points: Tensor,
+        input_labels: Tensor,
+        image_embeddings: Tensor,
+        image_positional_embeddings: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        labels = input_labels[0].to(input_points.dtype)  # prompts x points
+        labels = torch.where(labels == NO_POINT, torch.full_like(labels, EMPTY), labels)
+        boxes = (labels == CORNER).to(labels.dtype).amax(1, keepdim=True)
+        labels = torch.cat([labels, PADDING + (EMPTY - PADDING) * boxes], dim=1)
+        points = input_points[0]
+        points = torch.cat([points, torch.zeros_like(points[:, :1])], dim=1)
+        sparse = self.embed_points(points, labels)
+        decoder = self.mask_decoder
+        tokens = torch.cat([decoder.output_tokens(sparse.shape[0]), sparse], dim=1)
+        none = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        src = (image_embeddings + none).expand(sparse.shape[0], -1, -1, -1)
+        empty = (labels == EMPTY).to(tokens.dtype) * CLOSED
+        own = empty.new_zeros(empty.shape[0], tokens.shape[1] - empty.shape[1])
+        closed = torch.cat([own, empty], dim=1)[:, None, None, :]
+        transformer = decoder.transformer
+        assert isinstance(transformer, TwoWayTransformer)
+        hs, src = two_way(transformer, src, image_positional_embeddings, tokens, closed)
+        height, width = image_embeddings.shape[-2:]
+        masks, scores = decoder.heads(hs, src, (height, width))
+        if self.offset is not None:
+            scores = stability(masks, self.offset)
+        return scores[None, :, 1:], masks[None, :, 1:]
