@@ -14,7 +14,7 @@ from effsam_export.integrate.render import MARK
 from effsam_export.util.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 NEAR_THE_TOP = 2000
@@ -59,7 +59,7 @@ def code_for(path: Path, language: str, output: Path, *, force: bool = False) ->
             else "the bundle's README.md has the rules for code of your own",
         )
     files = write()
-    _check_free(output, files, force=force)
+    check_free(output, files, force=force)
     if output.is_dir() and any(output.iterdir()):
         for name, text in files.items():
             write_whole(output / name, text.encode())
@@ -82,7 +82,7 @@ def writer(language: str, manifest: Mapping[str, Any]) -> Callable[[], dict[str,
     return partial(integrate.load(language).files, contract_of(manifest))
 
 
-def _check_free(output: Path, files: dict[str, str], *, force: bool) -> None:
+def check_free(output: Path, files: Iterable[str], *, force: bool) -> None:
     """Refuse a folder with other files than generated ones; without `force`, with any.
 
     Raises:

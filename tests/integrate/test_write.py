@@ -57,8 +57,9 @@ OTHERS = (
     *("instances.hpp", "prompts.hpp", "building.hpp"),
     *("instances.cpp", "prompts.cpp", "letterbox.cpp"),
     *("instances.mjs", "pixels.mjs", "prompts.mjs", "bilinear.mjs"),
+    *("index.html", "app.mjs", "worker.mjs", "sw.js", "serve.mjs"),
 )
-"""Templates that are another form or a part of a file above."""
+"""Templates that are another form or a part of a file above, or files of the web page."""
 
 # Core ML has fixed shapes alone.
 CODE = [(n, k) for n in FILES for k in KINDS if n != "swift" or k in ("slots", "fixed-fill")]
