@@ -17,7 +17,7 @@ from effsam_export.errors import BundleError, UsageError, joined
 from effsam_export.integrate import javascript, render
 from effsam_export.integrate.contract import contract_of, finds_instances
 from effsam_export.integrate.fingerprint import fingerprint
-from effsam_export.integrate.write import check_free
+from effsam_export.integrate.write import check_free, refuse_layout
 from effsam_export.util.files import write_whole
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def backends_of(paths: Sequence[Path]) -> list[Backend]:
         broken = read.integrity(bundle)
         if broken:
             raise BundleError(f"bundle `{path}` is not intact: {joined(broken)}")
+        refuse_layout(bundle)
         manifest = bundle.manifest
         backend = manifest["target"]["backend"]
         if backend not in javascript.BACKENDS:

@@ -41,12 +41,7 @@ def code_for(path: Path, language: str, output: Path, *, force: bool = False) ->
     module = integrate.load(language)
     bundle = read.read(path)
     backend = bundle.manifest["target"]["backend"]
-    if bundle.layout is not None:
-        app = layouts.load(bundle.layout).APP
-        raise UsageError(
-            f"bundle `{path}` is for {app}, which needs no code",
-            hint="export for target `onnx` to get code for an app of your own",
-        )
+    refuse_layout(bundle)
     write = writer(language, bundle.manifest)
     if backend not in module.BACKENDS:
         able = integrate.INSTANCES if finds_instances(bundle.manifest) else integrate.LANGUAGES
@@ -80,6 +75,15 @@ def writer(language: str, manifest: Mapping[str, Any]) -> Callable[[], dict[str,
         with_instances = integrate.load_for_instances(language)
         return partial(with_instances.instance_files, instance_contract_of(manifest))
     return partial(integrate.load(language).files, contract_of(manifest))
+
+
+def refuse_layout(bundle: read.Bundle) -> None:
+    """Raise `UsageError` for a bundle in the layout of an existing app."""
+    if bundle.layout is not None:
+        raise UsageError(
+            f"bundle `{bundle.path}` is for {layouts.load(bundle.layout).APP}, which needs no code",
+            hint="export for target `onnx` to get code for an app of your own",
+        )
 
 
 def check_free(output: Path, files: Iterable[str], *, force: bool) -> None:

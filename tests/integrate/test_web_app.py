@@ -114,6 +114,12 @@ def test_a_model_without_prompts_is_refused(exported_instances: Path, tmp_path: 
         app_for([exported_instances], tmp_path / "app")
 
 
+def test_a_bundle_for_an_app_is_refused(bundle: Path, tmp_path: Path) -> None:
+    changed(bundle, lambda m: m["target"].update(layout="anylabeling"))
+    with pytest.raises(EffsamError, match="which needs no code"):
+        app_for([bundle], tmp_path / "app")
+
+
 def test_files_of_others_are_kept(bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "app"
     app_for([bundle], folder)
