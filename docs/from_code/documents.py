@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from docs.from_code.run_documents import run_documents
 from docs.from_code.text import cell, code, table
 from effsam_export.bisect.evaluations import Evaluation
 from effsam_export.bisect.search import Choice, Outcome
@@ -179,12 +180,6 @@ def documents() -> dict[str, Keys]:
         for kind, what in (("bundles", "bundles"), ("stages", "stages"), ("outputs", "outputs"))
         for key, meaning in (("results", f"number of {what}"), ("bytes", "their size"))
     }
-    image = {
-        "image.width": "pixels",
-        "image.height": "pixels",
-        "image.range": "the values of the file that became black and white",
-        "image.notes": "how the file was read, if it is not a plain 8-bit one",
-    }
     evaluation = of(Evaluation, EVALUATION)
     golden = {
         "bundle": "the bundle",
@@ -309,21 +304,7 @@ def documents() -> dict[str, Keys]:
         },
         "verify --level golden": golden,
         "verify": {**golden, **parity()},
-        "run": {
-            **image,
-            "masks[].index": "index in the graph's output",
-            "masks[].score": "predicted score",
-            "masks[].box": "left, top, right and bottom; null for an empty mask",
-            "masks[].area": "number of pixels",
-        },
-        "run --everything": {
-            **image,
-            "masks[].score": "predicted score",
-            "masks[].stability": "stability, or null",
-            "masks[].box": "left, top, right and bottom",
-            "masks[].area": "number of pixels",
-            "masks[].point": "the point it was found with, or null",
-        },
+        **run_documents(),
         "inspect": {"manifest": "the manifest"},
         "diff": {
             "contract": "whether the calling rules differ",

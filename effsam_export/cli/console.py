@@ -90,7 +90,7 @@ class Console:
             amount = (
                 (progress.DownloadColumn(), progress.TransferSpeedColumn())
                 if transfer
-                else (progress.TaskProgressColumn(), progress.TimeElapsedColumn())
+                else (progress.TextColumn("{task.fields[count]}"), progress.TimeElapsedColumn())
             )
             self._bar = progress.Progress(
                 progress.SpinnerColumn("dots" if can_show("⠋", sys.stderr) else "line"),
@@ -101,8 +101,9 @@ class Console:
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task(label, total=total)
-        self._bar.update(self._task, description=label, completed=done, total=total)
+            self._task = self._bar.add_task(label, total=total, count="")
+        count = f"{done}/{total}" if total else ""
+        self._bar.update(self._task, description=label, completed=done, total=total, count=count)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -184,15 +185,19 @@ def data(text: str) -> None:
     write_data(printable(text))
 
 
-def document(content: dict[str, Any]) -> None:
+def document(content: dict[str, Any], *, versioned: bool = True) -> None:
     """Print a JSON document on stdout.
+
+    Args:
+        content: The document.
+        versioned: Add `schema_version`. A document in the format of others has none.
 
     Raises:
         OutputError: Standard output cannot be written.
     """
     import json
 
-    whole = {"schema_version": SCHEMA_VERSION, **content}
+    whole = {"schema_version": SCHEMA_VERSION, **content} if versioned else content
     text = json.dumps(whole, indent=2, ensure_ascii=False)
     if printable(text) != text or not can_show(text, sys.stdout):
         text = json.dumps(whole, indent=2)

@@ -11,7 +11,7 @@ import warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 # Without these imports, Pillow imports all its formats when it needs one of `FORMATS`.
 from PIL import (
@@ -27,13 +27,13 @@ from PIL import (
 
 from effsam_export.errors import ImageError, shown
 from effsam_export.imaging.excess import excess
-from effsam_export.imaging.pixels import decode
+from effsam_export.imaging.pixels import ORIENTATION, decode
 from effsam_export.imaging.samples import PixelError
 from effsam_export.util.files import fault_of_file
 from effsam_export.util.reasons import MEMORY_HINT, is_out_of_memory, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
     import numpy as np
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from PIL import ImageFile
 
     from effsam_export.imaging.pixels import Decoded, ValueRange
+    from effsam_export.imaging.samples import OpenImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Pillow's names of the formats that are read. Its other readers can start programs, for example
@@ -60,6 +61,10 @@ OTHER_FORMAT = "convert it to JPEG or PNG first if its format is another"
 OTHER_TIFF = "convert it to 16-bit PNG or 32-bit grey TIFF if its pixels are of another kind"
 TIFF = (b"II", b"MM")
 """How a TIFF file begins."""
+
+TURNED = (5, 6, 7, 8)
+"""EXIF rotations that exchange rows and columns."""
+Value = TypeVar("Value")
 
 STDERR = threading.Lock()
 """Held while the process's stderr is redirected."""
@@ -91,6 +96,33 @@ def read_image(path: Path, value_range: ValueRange = "auto") -> Decoded:
         ImageError: The file is missing, is not an intact image in one of `FORMATS`, has too many
             pixels or bytes, or it cannot be known in which range its values are.
     """
+    return _read(path, partial(decode, value_range=value_range))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of an image file after its EXIF rotation.
+
+    Raises:
+        ImageError: As `read_image`, but damaged pixels may go unnoticed.
+    """
+    return _read(path, _size)
+
+
+def _size(open_image: OpenImage) -> tuple[int, int]:
+    image = open_image()
+    if image.format == "TIFF":
+        # Pillow applies the rotation of a TIFF file itself; at which step differs by version.
+        image.load()
+    turned = image.getexif().get(ORIENTATION) in TURNED
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _read(path: Path, work: Callable[[OpenImage], Value]) -> Value:
+    """Return what a function makes of an image file.
+
+    Raises:
+        ImageError: As `read_image`.
+    """
     _check_file(path)
     beginning = b""
     try:
@@ -99,7 +131,7 @@ def read_image(path: Path, value_range: ValueRange = "auto") -> Decoded:
             if much := excess(file):
                 raise ImageError(f"image `{path}` has {much}", hint="save it again as JPEG or PNG")
             with _without_stderr():
-                return decode(partial(_open, path, file), value_range)
+                return work(partial(_open, path, file))
     except PixelError as error:
         raise ImageError(f"image `{path}` {error}", hint=error.hint) from error
     except ImageError:

@@ -11,9 +11,10 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
+from PIL import Image, ImageChops
 
 from effsam_export.errors import OutputError
+from effsam_export.imaging.strokes import box_outline, disc, grown, paint, shrunk
 from effsam_export.util.files import write_whole
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Colour = tuple[int, int, int]
+    from effsam_export.imaging.strokes import Colour
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 JPEG_QUALITY = 92
@@ -36,8 +37,6 @@ BLACK = (0, 0, 0)
 ONLY_REFERENCE = (255, 140, 0)
 ONLY_ARTIFACT = (0, 200, 255)
 GREY_STEP = 8
-SUPERSAMPLING = 8
-"""Pillow draws circles without antialiasing: they are drawn this many times larger."""
 
 
 def draw(
@@ -56,23 +55,46 @@ def draw(
         boxes: (x0, y0, x1, y1) in pixels of `image`; sides outside are drawn on its edge.
     """
     canvas = Image.fromarray(image)
+    paint_object(canvas, mask, points=points, boxes=boxes, longest=max(mask.shape))
+    return np.array(canvas)
+
+
+def paint_object(
+    canvas: Image.Image,
+    mask: NDArray[np.bool_],
+    *,
+    points: Sequence[tuple[float, float, int]] = (),
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    longest: int,
+    tint: Colour = BLUE,
+    box_colour: Colour = YELLOW,
+) -> None:
+    """Paint a mask and its prompt into a canvas.
+
+    Args:
+        canvas: RGB, changed.
+        mask: Bool, in the size of the canvas.
+        points: As in `draw`.
+        boxes: As in `draw`.
+        longest: Longest side of the whole image, which the lines scale with.
+        tint: Colour of the mask.
+        box_colour: Colour of the boxes.
+    """
     region = Image.fromarray(mask.astype(np.uint8) * 255)
-    longest = max(mask.shape)
     line = math.ceil(longest / 350)
     halo = max(1, round(line / 3))
-    _paint(canvas, region, BLUE, 0.40)
-    _paint(canvas, ImageChops.subtract(_grown(region, halo), region), BLACK, 0.55)
-    _paint(canvas, ImageChops.subtract(region, _shrunk(region, line)), WHITE, 1.0)
+    paint(canvas, region, tint, 0.40)
+    paint(canvas, ImageChops.subtract(grown(region, halo), region), BLACK, 0.55)
+    paint(canvas, ImageChops.subtract(region, shrunk(region, line)), WHITE, 1.0)
     for box in boxes:
-        _paint(canvas, _box_outline(canvas.size, box, line + 2 * halo), BLACK, 0.55)
-        _paint(canvas, _box_outline(canvas.size, box, line), YELLOW, 1.0)
+        paint(canvas, box_outline(canvas.size, box, line + 2 * halo), BLACK, 0.55)
+        paint(canvas, box_outline(canvas.size, box, line), box_colour, 1.0)
     radius = max(2.5, longest / 100)
     ring = max(1.5, radius / 3)
     for x, y, label in points:
-        _disc(canvas, (x, y), radius + ring + halo, BLACK, 0.55)
-        _disc(canvas, (x, y), radius + ring, WHITE, 1.0)
-        _disc(canvas, (x, y), radius, GREEN if label == 1 else RED, 1.0)
-    return np.array(canvas)
+        disc(canvas, (x, y), radius + ring + halo, BLACK, 0.55)
+        disc(canvas, (x, y), radius + ring, WHITE, 1.0)
+        disc(canvas, (x, y), radius, GREEN if label == 1 else RED, 1.0)
 
 
 def check_suffix(path: Path) -> str:
@@ -166,68 +188,3 @@ def _coverage(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.floa
     widths = np.diff(columns, append=mask.shape[1])
     share: NDArray[np.float64] = sums / np.outer(heights, widths)
     return share
-
-
-def _paint(
-    canvas: Image.Image,
-    cover: Image.Image,
-    colour: Colour,
-    alpha: float,
-    corner: tuple[int, int] = (0, 0),
-) -> None:
-    """Blend a colour into a canvas where `cover` (mode L, 0 to 255) is not black."""
-    canvas.paste(colour, corner, cover.point(lambda value: round(value * alpha)))
-
-
-def _grown(region: Image.Image, by: int) -> Image.Image:
-    """Return a black and white image whose white is dilated by a square of `by` pixels each way."""
-    # A box blur reaches as far as a dilation, in a time that does not depend on `by`. It runs along
-    # one axis at a time, because the share of one pixel in a whole square rounds to black.
-    for radius in ((by, 0), (0, by)):
-        region = region.filter(ImageFilter.BoxBlur(radius)).point(lambda value: 255 * (value > 0))
-    return region
-
-
-def _shrunk(region: Image.Image, by: int) -> Image.Image:
-    """Return a region eroded by `by` pixels; outside the image is background."""
-    outside = ImageOps.invert(ImageOps.expand(region, border=1))
-    return ImageOps.crop(ImageOps.invert(_grown(outside, by)), border=1)
-
-
-def _box_outline(
-    size: tuple[int, int], box: tuple[float, float, float, float], line: int
-) -> Image.Image:
-    """Return the outline of a box as white on black, in an image of (width, height)."""
-    width, height = size
-    # Clipped before rounding, because a corner may be infinite.
-    x0, x1 = (round(min(max(x, 0), width - 1)) - line // 2 for x in (box[0], box[2]))
-    y0, y1 = (round(min(max(y, 0), height - 1)) - line // 2 for y in (box[1], box[3]))
-    cover = Image.new("L", size)
-    corners = (x0, y0, x1 + line - 1, y1 + line - 1)
-    ImageDraw.Draw(cover).rectangle(corners, outline=255, width=line)
-    return cover
-
-
-def _disc(
-    canvas: Image.Image,
-    centre: tuple[float, float],
-    radius: float,
-    colour: Colour,
-    alpha: float,
-) -> None:
-    """Paint a filled, antialiased circle; the pixel (x, y) has its centre at (x, y)."""
-    x, y = centre
-    reach = radius + 1
-    if not (-reach < x < canvas.width + reach and -reach < y < canvas.height + reach):
-        return
-    left, top = math.floor(x - reach), math.floor(y - reach)
-    side = math.ceil(2 * reach) + 2
-    cover = Image.new("L", (side * SUPERSAMPLING, side * SUPERSAMPLING))
-    # Pixel v reaches from v to v + 1 in this image; the last pixel of an ellipse belongs to it.
-    x0, y0, x1, y1 = (
-        round(SUPERSAMPLING * (v + 0.5 + sign * radius))
-        for sign in (-1, 1)
-        for v in (x - left, y - top)
-    )
-    ImageDraw.Draw(cover).ellipse((x0, y0, x1 - 1, y1 - 1), fill=255)
-    _paint(canvas, cover.reduce(SUPERSAMPLING), colour, alpha, (left, top))

@@ -1,4 +1,4 @@
-"""Run-length encoding of masks for JSON: COCO's uncompressed RLE.
+"""Run-length encoding of masks for JSON: COCO's RLE, uncompressed and compressed.
 
 Runs go down the columns (Fortran order) and alternate, background first. If the top left pixel is
 set, the first run is 0. `pycocotools.mask.frPyObjects` reads the same object.
@@ -6,7 +6,7 @@ set, the first run is 0. `pycocotools.mask.frPyObjects` reads the same object.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from effsam_export.errors import BundleError
 from effsam_export.imaging.decode import MAX_PIXELS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
 HINT = "the file is damaged or was written by another program; export the bundle again"
@@ -32,6 +34,31 @@ def encode(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
     starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff(starts, prepend=0, append=flat.size).tolist()
     return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
+def compressed(counts: Sequence[int]) -> str:
+    """Return run lengths as the text that COCO files hold as `counts`.
+
+    Each count after the third is stored as its difference from the one two before. A number is
+    written five bits at a time, the lowest first, each with a bit that says whether more follow,
+    as a character from code 48 on. Source: cocoapi, `common/maskApi.c`, `rleToString`.
+    """
+    text = []
+    for i, count in enumerate(counts):
+        rest = count - counts[i - 2] if i > 2 else count
+        while True:
+            bits, rest = rest & 31, rest >> 5
+            # The highest of the five bits is the sign of a number that ends.
+            ends = rest == (-1 if bits & 16 else 0)
+            text.append(chr(48 + (bits if ends else bits | 32)))
+            if ends:
+                break
+    return "".join(text)
+
+
+def coco(rle: Mapping[str, list[int]]) -> dict[str, Any]:
+    """Return an encoded mask as a COCO file's `segmentation`: with compressed counts."""
+    return {"size": list(rle["size"]), "counts": compressed(rle["counts"])}
 
 
 def decode(rle: object, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:

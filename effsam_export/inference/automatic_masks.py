@@ -1,27 +1,27 @@
 """Automatic mask generation: masks of a whole image from a grid of point prompts.
 
 Source: segment-anything (dca509f), `automatic_mask_generator.py` and `utils/amg.py`, with the same
-defaults; EdgeSAM, RepViT-SAM and MobileSAM use the same code. Image crops and the removal of small
-regions are not implemented; both are off by default there.
+defaults; EdgeSAM, RepViT-SAM and MobileSAM use the same code.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effsam_export.imaging import rle
+from effsam_export.imaging import regions, rle
 from effsam_export.imaging.images import STABILITY_OFFSET, stability, upscale_masks
 from effsam_export.imaging.nms import nms
+from effsam_export.inference.crops import Crop, crops, is_cut
 from effsam_export.inference.runner import decoder_feeds
 from effsam_export.spec.prompts import Point, Prompt
 from effsam_export.util.signals import interruptible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,6 +47,13 @@ class GridSettings:
             at threshold + offset with the mask cut at threshold - offset, at original size.
         stability_offset: This offset, in logits.
         box_nms: IoU of bounding boxes above which only the mask with the best score remains.
+        crop_layers: Number of layers of crops that are searched beside the whole image. Layer n
+            has 2**n crops along each side.
+        crop_overlap: Overlap of neighbouring crops of the first layer, as a share of the image's
+            shorter side.
+        crop_nms: As `box_nms`, for masks of different crops; the one of the smaller crop remains.
+        crop_downscale: In layer n, `points_per_side` is divided by this number to the power of n.
+        min_region_area: Holes and islands of a mask with fewer pixels are removed; 0: none.
     """
 
     points_per_side: int = 32
@@ -55,6 +62,11 @@ class GridSettings:
     stability: float = 0.95
     stability_offset: float = STABILITY_OFFSET
     box_nms: float = 0.7
+    crop_layers: int = 0
+    crop_overlap: float = 512 / 1500
+    crop_nms: float = 0.7
+    crop_downscale: int = 1
+    min_region_area: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +81,7 @@ class MaskRecord:
         area: Number of pixels.
         point: (x, y) of its prompt in the original image; None for a model without point prompts
             in this mode.
+        crop: (x0, y0, x1, y1) of the part of the image in which it was found.
     """
 
     mask: dict[str, list[int]]
@@ -77,6 +90,7 @@ class MaskRecord:
     box: tuple[int, int, int, int]
     area: int
     point: tuple[float, float] | None
+    crop: tuple[int, int, int, int]
 
     def decoded(self) -> NDArray[np.bool_]:
         """Return the mask as bool HxW."""
@@ -96,6 +110,7 @@ def generate(
     embedded: Embedded,
     settings: GridSettings,
     on_progress: OnProgress | None = None,
+    embed: Callable[[NDArray[np.uint8]], Embedded] | None = None,
 ) -> tuple[MaskRecord, ...]:
     """Return all masks that pass the filters, by descending score.
 
@@ -105,19 +120,83 @@ def generate(
         embedded: The encoded image.
         settings: Grid and filters.
         on_progress: Called with (finished points, all points).
+        embed: Encodes a crop; needed for `crop_layers`.
     """
-    points = grid(embedded.frame.original, settings.points_per_side)
+    size = embedded.frame.original
+    parts = crops(size, settings.crop_layers, settings.crop_overlap)
+    grids = [
+        grid(part.size, max(1, settings.points_per_side // settings.crop_downscale**part.layer))
+        for part in parts
+    ]
+    done, total = 0, sum(map(len, grids))
     records: list[MaskRecord] = []
     # A decoder with fixed shapes takes one prompt per call.
     dynamic = any("prompts" in t.shape for t in model.component("decoder").inputs)
-    size = settings.points_per_batch if dynamic else 1
-    for start in range(0, len(points), size):
-        batch = points[start : start + size]
-        outputs = interruptible(partial(decoder.run, batch_feeds(model, embedded, batch)))
-        records += _filtered(model, embedded, batch, model.masks.of(outputs), settings)
-        if on_progress is not None:
-            on_progress(start + len(batch), len(points))
-    return without_duplicates(records, settings.box_nms)
+    step = settings.points_per_batch if dynamic else 1
+    for part, points in zip(parts, grids, strict=True):
+        encoded = embedded
+        if part.layer:
+            assert embed is not None, "crops need the encoder"
+            x0, y0, x1, y1 = part.box
+            pixels = np.ascontiguousarray(embedded.sample.image[y0:y1, x0:x1])
+            encoded = interruptible(partial(embed, pixels))
+        found: list[MaskRecord] = []
+        for start in range(0, len(points), step):
+            batch = points[start : start + step]
+            outputs = interruptible(partial(decoder.run, batch_feeds(model, encoded, batch)))
+            outputs = model.masks.of(outputs)
+            found += _filtered(model, encoded, batch, outputs, settings, part, size)
+            done += len(batch)
+            if on_progress is not None:
+                on_progress(done, total)
+        records += without_duplicates(found, settings.box_nms)
+    if len(parts) > 1:
+        records = _of_smaller_crops(records, settings.crop_nms)
+    if settings.min_region_area:
+        most = max(settings.box_nms, settings.crop_nms)
+        records = without_small_regions(records, settings.min_region_area, most)
+    return tuple(sorted(records, key=lambda record: -record.score))
+
+
+def _of_smaller_crops(records: Sequence[MaskRecord], iou: float) -> list[MaskRecord]:
+    """Return the masks that remain where those of smaller crops count more."""
+    if not records:
+        return []
+    boxes = np.asarray([r.box for r in records], dtype=np.float32)
+    sides = [(r.crop[2] - r.crop[0], r.crop[3] - r.crop[1]) for r in records]
+    scores = np.asarray([1 / (w * h) for w, h in sides], dtype=np.float32)
+    return [records[i] for i in nms(boxes, scores, iou)]
+
+
+def without_small_regions(records: Sequence[MaskRecord], area: int, iou: float) -> list[MaskRecord]:
+    """Return masks without small holes and islands.
+
+    Masks that become alike are removed by NMS of their boxes, in which an unchanged mask counts
+    more than a changed one.
+
+    Args:
+        records: The masks.
+        area: Holes and islands with fewer pixels are removed.
+        iou: IoU of boxes above which one of two masks is removed.
+    """
+    cleaned: list[MaskRecord] = []
+    scores: list[float] = []
+    for record in records:
+        mask, filled = regions.without_small_holes(record.decoded(), area)
+        mask, removed = regions.without_small_islands(mask, area)
+        box = regions.bounding_box(mask)
+        assert box is not None, "the largest island stays"
+        changed = filled or removed
+        scores.append(0.0 if changed else 1.0)
+        cleaned.append(
+            replace(record, mask=rle.encode(mask), box=box, area=int(mask.sum()))
+            if changed
+            else record
+        )
+    if not cleaned:
+        return []
+    boxes = np.asarray([r.box for r in cleaned], dtype=np.float32)
+    return [cleaned[i] for i in nms(boxes, np.asarray(scores, dtype=np.float32), iou)]
 
 
 def batch_feeds(
@@ -149,8 +228,10 @@ def _filtered(
     points: Sequence[tuple[float, float]],
     outputs: Feeds,
     settings: GridSettings,
+    part: Crop,
+    size: tuple[int, int],
 ) -> Iterator[MaskRecord]:
-    """Yield the masks of a batch that pass the score and stability filters."""
+    """Yield the masks of a batch that pass the filters, in the image of (height, width)."""
     masks = model.masks
     for i, point in enumerate(points):
         for k in masks.multimask:
@@ -162,7 +243,21 @@ def _filtered(
             mask_stability = stability(logits, masks.threshold, settings.stability_offset)
             if mask_stability < settings.stability:
                 continue
-            yield from _records(logits > masks.threshold, score, mask_stability, point)
+            mask = _uncropped(logits > masks.threshold, part, size)
+            at = (point[0] + part.box[0], point[1] + part.box[1])
+            for record in _records(mask, score, mask_stability, at, part.box):
+                if not is_cut(record.box, part, size):
+                    yield record
+
+
+def _uncropped(mask: NDArray[np.bool_], part: Crop, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the mask of a crop as one of the whole image."""
+    if part.size == size:
+        return mask
+    whole = np.zeros(size, dtype=np.bool_)
+    x0, y0, x1, y1 = part.box
+    whole[y0:y1, x0:x1] = mask
+    return whole
 
 
 def _records(
@@ -170,17 +265,22 @@ def _records(
     score: float,
     stability: float | None,
     point: tuple[float, float] | None,
+    crop: tuple[int, int, int, int] | None = None,
 ) -> Iterator[MaskRecord]:
-    """Yield the record of one mask, or nothing if the mask is empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if rows.size:
+    """Yield the record of one mask, or nothing if the mask is empty.
+
+    `crop` is None for the whole image.
+    """
+    box = regions.bounding_box(mask)
+    if box is not None:
         yield MaskRecord(
             mask=rle.encode(mask),
             score=score,
             stability=stability,
-            box=(int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])),
+            box=box,
             area=int(mask.sum()),
             point=point,
+            crop=crop or (0, 0, mask.shape[1], mask.shape[0]),
         )
 
 

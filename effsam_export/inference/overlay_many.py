@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -13,11 +13,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from effsam_export.inference.automatic_masks import MaskRecord
-
 TINT = 0.5
 GOLDEN_ANGLE = (3 - math.sqrt(5)) / 2
 """As a fraction of the hue circle, so that consecutive masks get clearly different hues."""
+
+
+class Mask(Protocol):
+    """An encoded mask and its number of pixels."""
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        ...
+
+    def decoded(self) -> NDArray[np.bool_]:
+        """Return the mask as bool HxW."""
+        ...
 
 
 def colour(index: int) -> tuple[int, int, int]:
@@ -26,7 +37,7 @@ def colour(index: int) -> tuple[int, int, int]:
     return round(255 * r), round(255 * g), round(255 * b)
 
 
-def draw(image: NDArray[np.uint8], records: Sequence[MaskRecord]) -> NDArray[np.uint8]:
+def draw(image: NDArray[np.uint8], records: Sequence[Mask]) -> NDArray[np.uint8]:
     """Return a copy of an image uint8 HxWx3 RGB with all masks tinted, largest at the bottom."""
     canvas = image.astype(np.float32)
     edges = np.zeros(image.shape[:2], dtype=np.bool_)

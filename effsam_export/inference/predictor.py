@@ -6,6 +6,7 @@ Source of the calls: segment-anything (dca509f), `segment_anything/predictor.py`
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from effsam_export.imaging.instances import Instances
     from effsam_export.imaging.pixels import ValueRange
     from effsam_export.inference.automatic_masks import MaskRecord
-    from effsam_export.inference.runner import Embedded
+    from effsam_export.inference.runner import Embedded, Prediction
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.prompts import Prompt
     from effsam_export.spec.tensors import Feeds, Float32
@@ -67,19 +68,22 @@ class Predictor:
 
     Args:
         path: A bundle's directory, or its `.effsam.zip` file.
+        encoder: False leaves the encoder closed. Only images with a saved embedding can be set.
 
     Raises:
         BundleError: There is no intact bundle at `path`, or a component is missing.
         ToolchainMissing: The bundle's runtime is not installed.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, encoder: bool = True) -> None:
         self._stack = ExitStack()
         try:
             bundle = read.read(self._stack.enter_context(archive.opened(Path(path))))
             self._model: ModelSpec = bundle.model
             self._sessions: dict[str, Session] = {
-                c.name: read.open_session(bundle, c.name) for c in self._model.components
+                c.name: read.open_session(bundle, c.name)
+                for c in self._model.components
+                if encoder or c.name != "encoder"
             }
         except BaseException:
             self._stack.close()
@@ -139,7 +143,7 @@ class Predictor:
             session = self._sessions["segmenter"]
             self._image = runner.find_instances(self._model, session, pixels)
         else:
-            self._image = runner.embed(self._model, self._sessions["encoder"], pixels)
+            self._image = runner.embed(self._model, self._session("encoder"), pixels)
 
     def reset_image(self) -> None:
         """Drop the image and what was computed for it."""
@@ -236,6 +240,34 @@ class Predictor:
             masks, np.stack([s for s, _ in chosen]), np.stack([low for _, low in chosen])
         )
 
+    def answer(
+        self, prompt: Prompt, *, single_mask: bool = False, only_best: bool = False
+    ) -> Prediction:
+        """Return the masks of one prompt by descending score, as `effsam run` prints them.
+
+        Args:
+            prompt: In pixels of the original image.
+            single_mask: Use the single-mask output instead of the multimask outputs.
+            only_best: Return the mask with the best score alone.
+
+        Raises:
+            PromptError: The prompt is outside the image, or not supported by the model.
+            UsageError: No image is set.
+        """
+        image = self._encoded()
+        if not isinstance(image, runner.Embedded):
+            if single_mask:
+                runner.require_single_mask(self._model)
+            return runner.select_instance(self._model, image, prompt)
+        return runner.predict(
+            self._model,
+            self._sessions["decoder"],
+            image,
+            prompt,
+            single_mask=single_mask,
+            only_best=only_best,
+        )
+
     def generate(
         self,
         settings: GridSettings | None = None,
@@ -249,21 +281,39 @@ class Predictor:
 
         Returns:
             A dictionary for each mask: `segmentation` bool HxW, `area` in pixels, `bbox`
-            (x, y, width, height), `predicted_iou`, `stability_score` and `point_coords`. The last
-            two are None for a model that segments instances.
+            (x, y, width, height), `predicted_iou`, `stability_score`, `point_coords` and
+            `crop_box` (x, y, width, height). Stability and point are None for a model that
+            segments instances.
 
         Raises:
             UsageError: No image is set.
         """
+        return [as_dictionary(record) for record in self.records(settings, on_progress)]
+
+    def records(
+        self,
+        settings: GridSettings | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> tuple[MaskRecord, ...]:
+        """Return all masks of the image run-length encoded, by descending score.
+
+        Arguments and errors are those of `generate`.
+        """
         image = self._encoded()
-        if isinstance(image, runner.Embedded):
-            decoder = self._sessions["decoder"]
-            records = automatic_masks.generate(
-                self._model, decoder, image, settings or GridSettings(), on_progress
+        if not isinstance(image, runner.Embedded):
+            return automatic_masks.from_instances(image)
+        decoder, settings = self._sessions["decoder"], settings or GridSettings()
+        embed = None
+        if settings.crop_layers:
+            embed = partial(runner.embed, self._model, self._session("encoder"))
+        return automatic_masks.generate(self._model, decoder, image, settings, on_progress, embed)
+
+    def _session(self, component: str) -> Session:
+        if component not in self._sessions:
+            raise UsageError(
+                f"the predictor was opened without its {component}", hint="load the bundle again"
             )
-        else:
-            records = automatic_masks.from_instances(image)
-        return [as_dictionary(record) for record in records]
+        return self._sessions[component]
 
     def _encoded(self) -> Embedded | Instances:
         if self._image is None:
@@ -301,6 +351,7 @@ def load(path: str | Path) -> Predictor:
 def as_dictionary(record: MaskRecord) -> dict[str, Any]:
     """Return a generated mask as segment-anything's mask generator does."""
     x0, y0, x1, y1 = record.box
+    left, top, right, bottom = record.crop
     return {
         "segmentation": record.decoded(),
         "area": record.area,
@@ -308,4 +359,5 @@ def as_dictionary(record: MaskRecord) -> dict[str, Any]:
         "predicted_iou": record.score,
         "stability_score": record.stability,
         "point_coords": None if record.point is None else [list(record.point)],
+        "crop_box": [left, top, right - left, bottom - top],
     }

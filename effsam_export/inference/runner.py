@@ -71,6 +71,7 @@ def predict(
     prompt: Prompt,
     *,
     single_mask: bool = False,
+    only_best: bool = False,
 ) -> Prediction:
     """Return the masks of one prompt.
 
@@ -80,18 +81,29 @@ def predict(
         embedded: The encoded image.
         prompt: In pixels of the original image.
         single_mask: Return the single-mask output instead of the multimask outputs.
+        only_best: Return the mask with the best score alone. Resizing the others takes time.
 
     Raises:
         PromptError: The prompt is outside the image or not supported by the model.
     """
     check_prompt(prompt, embedded.frame.original, model.prompts)
-    if single_mask and not model.masks.single:
+    if single_mask:
+        require_single_mask(model)
+    outputs = model.masks.of(decoder.run(decoder_feeds(model, embedded, prompt)))
+    indices = model.masks.single if single_mask else model.masks.multimask
+    return select(outputs, indices, model.masks, embedded.frame, count=1 if only_best else None)
+
+
+def require_single_mask(model: ModelSpec) -> None:
+    """Check that a model has a single-mask output.
+
+    Raises:
+        PromptError: It has none.
+    """
+    if not model.masks.single or model.finds_instances:
         raise PromptError(
             f"`{model.name}` has no single-mask output", hint="leave --single-mask out"
         )
-    outputs = model.masks.of(decoder.run(decoder_feeds(model, embedded, prompt)))
-    indices = model.masks.single if single_mask else model.masks.multimask
-    return select(outputs, indices, model.masks, embedded.frame)
 
 
 def find_instances(model: ModelSpec, segmenter: Session, image: NDArray[np.uint8]) -> Instances:
@@ -126,10 +138,20 @@ def decoder_feeds(model: ModelSpec, embedded: Embedded, prompt: Prompt) -> Feeds
     return spec.feeds(model.preprocess, replace(embedded.sample, prompt=moved))
 
 
-def select(outputs: Feeds, indices: tuple[int, ...], masks: MaskSet, frame: Frame) -> Prediction:
-    """Return the decoder's masks at `indices`, at original size and by descending score."""
+def select(
+    outputs: Feeds,
+    indices: tuple[int, ...],
+    masks: MaskSet,
+    frame: Frame,
+    *,
+    count: int | None = None,
+) -> Prediction:
+    """Return the decoder's masks at `indices`, at original size and by descending score.
+
+    `count` is the number of masks that are returned; None for all.
+    """
     scores = outputs[masks.score][0]
-    order = tuple(sorted(indices, key=lambda i: -float(scores[i])))
+    order = tuple(sorted(indices, key=lambda i: -float(scores[i])))[:count]
     low_res = np.ascontiguousarray(outputs["low_res_masks"][0, list(order)], dtype=np.float32)
     return Prediction(
         masks=upscale_masks(low_res, frame, masks) > masks.threshold,

@@ -28,13 +28,20 @@ REST = bytes(set(range(256)) - set(BRACKETS_AND_QUOTES))
 ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 
-def loads(content: bytes, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES) -> Any:  # noqa: ANN401
+def loads(
+    content: bytes,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_values: int = MAX_VALUES,
+    max_marks: int = MAX_MARKS,
+) -> Any:  # noqa: ANN401
     """Return the value of a JSON document.
 
     Args:
         content: UTF-8 without a byte order mark.
         max_bytes: Maximum size of the document.
         max_values: Maximum number of its values.
+        max_marks: Maximum number of its opening brackets and quotes.
 
     Raises:
         ValueError: It is not JSON, is over a limit, repeats a key, or holds NaN, an infinite
@@ -43,7 +50,7 @@ def loads(content: bytes, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_V
     if len(content) > max_bytes:
         raise ValueError(f"it has more than {max_bytes} bytes")
     opening = content.count(b"[") + content.count(b"{")
-    if opening + content.count(b",") > max_values or opening + content.count(b'"') > MAX_MARKS:
+    if opening + content.count(b",") > max_values or opening + content.count(b'"') > max_marks:
         raise ValueError("it has too many values")
     if _depth(content) > MAX_DEPTH:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
@@ -61,7 +68,13 @@ def loads(content: bytes, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_V
     return document
 
 
-def load(path: Path, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES) -> Any:  # noqa: ANN401
+def load(
+    path: Path,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_values: int = MAX_VALUES,
+    max_marks: int = MAX_MARKS,
+) -> Any:  # noqa: ANN401
     """Return the value of a JSON file, of which at most `max_bytes` + 1 bytes are read.
 
     Raises:
@@ -70,7 +83,7 @@ def load(path: Path, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES
     """
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
-    return loads(content, max_bytes=max_bytes, max_values=max_values)
+    return loads(content, max_bytes=max_bytes, max_values=max_values, max_marks=max_marks)
 
 
 def _depth(content: bytes) -> int:

@@ -17,7 +17,7 @@ from effsam_export.bundle.consistency import CONTROL
 from effsam_export.cli.bundles import _describe
 from effsam_export.errors import EffsamError
 from effsam_export.imaging import rle
-from effsam_export.inference.segment import load_mask_input
+from effsam_export.inference.mask_prompts import load_mask_input
 from effsam_export.integrate.write import writer
 from tests.bundle import fake, hostile_golden, hostile_manifests, hostile_zips
 from tests.imaging import hostile_arrays

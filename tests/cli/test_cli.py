@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from effsam_export import cli, models
 from effsam_export.cli.options import chosen_precision
-from effsam_export.cli.run import to_prompts
+from effsam_export.cli.run_prompts import to_prompts
 from effsam_export.config import targets as profiles
 from effsam_export.errors import UsageError
 from effsam_export.spec.prompts import Point, Prompt
@@ -169,7 +170,9 @@ def test_export_then_run(
     files = ["--output", "overlay.png", "--masks", "masks.npz"]
     shown = effsam("run", "tiny-sam-onnx-fp32", photo, *box, *files)
     assert shown.out.splitlines()[0].split() == ["mask", "score", "box", "pixels"]
-    assert shown.err.splitlines() == ["wrote overlay.png", "wrote masks.npz"]
+    times, *written = shown.err.splitlines()
+    assert re.fullmatch(r"encode \d+ ms, decode \d+ ms", times)
+    assert written == ["wrote overlay.png", "wrote masks.npz"]
     with Image.open("overlay.png") as overlay:
         assert overlay.size == (120, 80)
 
@@ -244,7 +247,7 @@ def test_several_boxes_keep_their_order(
         json.loads(effsam("run", bundle, photo, "--box", b, "--json").out)["masks"][0]
         for b in boxes
     ]
-    assert together["masks"] == alone
+    assert together["masks"] == [{**mask, "prompt": n} for n, mask in enumerate(alone, start=1)]
 
 
 @pytest.mark.backend
@@ -268,14 +271,14 @@ def test_inspect_shows_the_contract(effsam: Callable[..., Shown], bundle: Path) 
 
 
 def test_points_and_one_box_are_one_prompt() -> None:
-    (prompt,) = to_prompts(["1,2", "3,4.5,0"], ["0,0,9,9"], None)
+    (prompt,) = to_prompts(["1,2", "3,4.5,0"], ["0,0,9,9"])
     assert prompt == Prompt(
         points=(Point(x=1, y=2, label=1), Point(x=3, y=4.5, label=0)), box=(0, 0, 9, 9)
     )
 
 
 def test_two_boxes_are_two_prompts() -> None:
-    assert [p.box for p in to_prompts([], ["0,0,9,9", "1,1,2,2"], None)] == [
+    assert [p.box for p in to_prompts([], ["0,0,9,9", "1,1,2,2"])] == [
         (0, 0, 9, 9),
         (1, 1, 2, 2),
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from effsam_export import cli
-from effsam_export.cli.run import to_prompts
+from effsam_export.cli.run_prompts import to_prompts
 from effsam_export.errors import PromptError
 from effsam_export.spec.stages import Checkpoint
 from effsam_export.weights import fetch
@@ -157,22 +157,22 @@ WRONG = (
 @pytest.mark.parametrize("text", WRONG)
 def test_one_rule_for_numbers_of_prompts(text: str) -> None:
     with pytest.raises(PromptError, match="is not X,Y"):
-        to_prompts([text], [], None)
+        to_prompts([text], [])
     with pytest.raises(PromptError, match="is not X0,Y0,X1,Y1"):
-        to_prompts([], [f"{text},1,1"[: -4 if text.count(",") > 2 else None]], None)
+        to_prompts([], [f"{text},1,1"[: -4 if text.count(",") > 2 else None]])
 
 
 def test_numbers_of_prompts_as_people_write_them() -> None:
-    (prompt,) = to_prompts(["1, 2", "+1.5,.5,0", "1e2,-3"], ["0,0,1e1,2.50"], None)
+    (prompt,) = to_prompts(["1, 2", "+1.5,.5,0", "1e2,-3"], ["0,0,1e1,2.50"])
     assert [(p.x, p.y, p.label) for p in prompt.points] == [(1, 2, 1), (1.5, 0.5, 0), (100, -3, 1)]
     assert prompt.box == (0, 0, 10, 2.5)
 
 
 def test_the_number_of_prompts_is_bounded() -> None:
     with pytest.raises(PromptError, match="--point is given 1001 times"):
-        to_prompts(["1,1"] * 1001, [], None)
+        to_prompts(["1,1"] * 1001, [])
     with pytest.raises(PromptError, match="--box is given 1001 times"):
-        to_prompts([], ["1,1,2,2"] * 1001, None)
+        to_prompts([], ["1,1,2,2"] * 1001)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def toml(path: Path) -> None:
 
 
 def masks(path: Path) -> None:
-    from effsam_export.inference.segment import load_mask_input
+    from effsam_export.inference.mask_prompts import load_mask_input
 
     load_mask_input(path, 8)
 

@@ -10,8 +10,7 @@ import pytest
 
 from effsam_export import models
 from effsam_export.imaging.images import frame_of
-from effsam_export.imaging.pixels import Decoded
-from effsam_export.inference import automatic_masks, overlay_many, segment
+from effsam_export.inference import automatic_masks, overlay_many
 from effsam_export.inference.automatic_masks import (
     GridSettings,
     MaskRecord,
@@ -20,12 +19,9 @@ from effsam_export.inference.automatic_masks import (
     without_duplicates,
 )
 from effsam_export.inference.runner import Embedded
-from effsam_export.inference.segment import AutomaticMasks
 from effsam_export.spec.prompts import Sample
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from effsam_export.spec.tensors import Feeds
 
 MODEL = models.get("mobile-sam")
@@ -157,18 +153,3 @@ def test_small_masks_are_drawn_over_large_ones() -> None:
 def test_neighbouring_colours_differ() -> None:
     colours = [np.asarray(overlay_many.colour(i), int) for i in range(20)]
     assert all(np.abs(a - b).max() > 60 for a, b in itertools.pairwise(colours))
-
-
-def test_masks_file(tmp_path: Path) -> None:
-    image = np.zeros((*SIZE, 3), np.uint8)
-    path = tmp_path / "all.npz"
-    segment.save_automatic_masks(
-        AutomaticMasks(decoded=Decoded(pixels=image), records=(record(10, 0.9),)), path
-    )
-    content = np.load(path)
-    assert content["masks"].shape == (1, *SIZE)
-    assert content["masks"].sum() == 400
-    assert content["boxes"].tolist() == [[10, 10, 29, 29]]
-    assert content["points"].tolist() == [[10, 10]]
-    segment.save_automatic_masks(AutomaticMasks(decoded=Decoded(pixels=image), records=()), path)
-    assert np.load(path)["masks"].shape == (0, *SIZE)

@@ -150,7 +150,8 @@ def test_generated_masks_have_the_authors_keys(predictor: Predictor) -> None:
     assert found
     for mask in found:
         assert set(mask) == {
-            *("segmentation", "area", "bbox", "predicted_iou", "stability_score", "point_coords")
+            *("segmentation", "area", "bbox", "predicted_iou", "stability_score"),
+            *("point_coords", "crop_box"),
         }
         assert mask["segmentation"].sum() == mask["area"]
 

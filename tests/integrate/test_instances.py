@@ -15,8 +15,8 @@ from effsam_export.errors import PromptError
 from effsam_export.imaging import instances
 from effsam_export.imaging.images import check_prompt, encoder_image
 from effsam_export.imaging.letterbox import fit
-from effsam_export.inference import automatic_masks, runner, segment
-from effsam_export.inference.automatic_masks import GridSettings
+from effsam_export.inference import automatic_masks, runner
+from effsam_export.inference.predictor import Predictor
 from effsam_export.models import image_sizes
 from effsam_export.spec.prompts import Point, Prompt
 from tests.integrate.tools import (
@@ -132,7 +132,9 @@ def test_the_command_finds_the_same(
             assert content["masks"].any()
             assert np.array_equal(answer.masks, content["masks"])
             assert np.array_equal(answer.scores, content["scores"])
-    wanted = segment.generate_masks(instance_bundle, file, GridSettings()).records
+    with Predictor(instance_bundle) as predictor:
+        predictor.set_image(file)
+        wanted = predictor.records()
     answers = list(found.everything())
     assert len(answers) == len(wanted) > 30
     for (mask, score), record in zip(answers, wanted, strict=True):

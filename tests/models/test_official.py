@@ -17,7 +17,8 @@ pytest.importorskip("torch")
 from effsam_export import backends
 from effsam_export.bundle import read
 from effsam_export.config import targets as profiles
-from effsam_export.inference.segment import bounding_box, segment
+from effsam_export.imaging.regions import bounding_box
+from effsam_export.inference.segment import segment
 from effsam_export.parity.metrics import mask_iou
 from effsam_export.pipeline.request import ExportRequest
 from effsam_export.spec.stages import Graph

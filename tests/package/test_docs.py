@@ -83,7 +83,7 @@ def console_blocks() -> list[Block]:
 
 def plain(line: str) -> str:
     """A line without what differs from run to run: seconds, and spaces in a row."""
-    return re.sub(r" +", " ", re.sub(r"\d+\.\d s\b", "T s", line)).strip()
+    return re.sub(r" +", " ", re.sub(r"\d+(\.\d s| ms)\b", "T", line)).strip()
 
 
 def matches(shown: list[str], wanted: list[str]) -> bool:
