@@ -46,7 +46,10 @@ Normalized = Annotated[
 MaskInput = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
-        "--mask-input", help="Use the best mask of an earlier --masks file as mask input."
+        "--mask-input",
+        metavar="FILE",
+        help="A mask as prompt, alone or with points or a box: a black and white picture or .npy "
+        "array of the image's size, or the best mask of an earlier --masks FILE.npz.",
     ),
 ]
 Text = Annotated[
@@ -67,6 +70,95 @@ Grid = Annotated[
         min=1,
         max=256,
         help="With --everything: number of grid points along each side [default: 32].",
+    ),
+]
+PointsPerBatch = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--points-per-batch",
+        min=1,
+        max=1024,
+        help="With --everything: prompts in one call of the decoder [default: 64].",
+    ),
+]
+PredIou = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--pred-iou-thresh",
+        help="With --everything: masks with a lower score are left out [default: 0.88].",
+    ),
+]
+Stability = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--stability-score-thresh",
+        min=0,
+        max=1,
+        help="With --everything: masks with a lower stability are left out [default: 0.95].",
+    ),
+]
+StabilityOffset = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--stability-score-offset",
+        min=0,
+        help="With --everything: offset of the logits for the stability [default: 1].",
+    ),
+]
+BoxNms = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--box-nms-thresh",
+        min=0,
+        max=1,
+        help="With --everything: of boxes with a greater IoU, one is kept [default: 0.7].",
+    ),
+]
+CropLayers = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--crop-n-layers",
+        min=0,
+        max=4,
+        help="With --everything: layers of crops that are searched too; layer N has 4**N crops, "
+        "each of which is encoded [default: 0].",
+    ),
+]
+CropNms = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--crop-nms-thresh",
+        min=0,
+        max=1,
+        help="With --crop-n-layers: as --box-nms-thresh, between crops [default: 0.7].",
+    ),
+]
+CropOverlap = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--crop-overlap-ratio",
+        min=0,
+        max=1,
+        help="With --crop-n-layers: overlap of crops, as a share of the image's shorter side "
+        "[default: 0.341].",
+    ),
+]
+CropDownscale = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--crop-n-points-downscale-factor",
+        min=1,
+        max=256,
+        help="With --crop-n-layers: in layer N, --grid is divided by this to the power of N "
+        "[default: 1].",
+    ),
+]
+MinRegion = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--min-mask-region-area",
+        min=0,
+        help="With --everything: holes and islands of fewer pixels are removed [default: 0].",
     ),
 ]
 SingleMask = Annotated[
@@ -103,6 +195,23 @@ Masks = Annotated[
         help="Write the masks. FILE.npz: all masks, scores and logits. FILE.png: the best mask, "
         "255 on the object; with several prompts, each prompt's number on its object. "
         "A folder: IMAGE-PROMPT.png for each prompt.",
+    ),
+]
+SaveEmbedding = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--save-embedding",
+        metavar="FILE|DIR",
+        help="Keep the image's embedding in FILE.npz, or those of several images in a folder.",
+    ),
+]
+Embedding = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--embedding",
+        metavar="FILE|DIR",
+        help="Take a kept embedding in place of the encoder; refused if it is of another image or "
+        "bundle.",
     ),
 ]
 Format = Annotated[

@@ -51,7 +51,7 @@ class Printer:
         for note in result.decoded.notes:
             self._terminal.message(f"note: image `{result.task.path}` {note}")
         if self._everything:
-            seconds, count = result.encode_s + result.decode_s, len(result.masks)
+            seconds, count = (result.encode_s or 0) + result.decode_s, len(result.masks)
             self._terminal.on_event(
                 StageEvent(kind="finished", stage="masks", seconds=seconds, detail=f"{count} masks")
             )
@@ -90,7 +90,9 @@ class Printer:
 def times(result: ImageResult) -> str:
     """Return the times of one image in words."""
     prompts = len(result.task.prompts)
-    text = f"encode {1000 * result.encode_s:.0f} ms, decode {1000 * result.decode_s:.0f} ms"
+    text = f"decode {1000 * result.decode_s:.0f} ms"
+    if result.encode_s is not None:
+        text = f"encode {1000 * result.encode_s:.0f} ms, {text}"
     return f"{text} for {prompts} prompts" if prompts > 1 else text
 
 
@@ -106,7 +108,7 @@ def document(result: ImageResult) -> dict[str, Any]:
             "notes": list(result.decoded.notes),
         },
         "times": {
-            "encode_ms": round(1000 * result.encode_s, 1),
+            "encode_ms": None if result.encode_s is None else round(1000 * result.encode_s, 1),
             "decode_ms": round(1000 * result.decode_s, 1),
         },
         "masks": [_mask(mask, result) for mask in result.masks],

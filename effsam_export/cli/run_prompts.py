@@ -9,6 +9,9 @@ from effsam_export.util.numbers import to_number
 from effsam_export.util.problems import Problems
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from effsam_export.inference.automatic_masks import GridSettings
     from effsam_export.spec.prompts import Point, Prompt
 
 FORMATS = ("table", "json", "coco")
@@ -49,7 +52,7 @@ def to_prompts(points: list[str], boxes: list[str], has_mask: bool = False) -> t
                 hint="several boxes are separate prompts: run them one at a time",
             )
         )
-    if not boxes and not points:
+    if not boxes and not points and not has_mask:
         problems.add(
             PromptError("there is no prompt", hint="give --point X,Y or --box X0,Y0,X1,Y1")
         )
@@ -87,43 +90,60 @@ def _box(text: str) -> tuple[float, float, float, float]:
 
 
 def check_combination(
-    prompts: dict[str, bool],
-    grid: dict[str, bool],
-    problems: Problems,
-    *,
-    everything: bool,
-    has_file: bool,
+    prompts: Sequence[str], grid: Sequence[str], problems: Problems, *, everything: bool
 ) -> None:
     """Keep an error for options that do not go together.
 
     Args:
-        prompts: Whether each option that is for prompts is given.
-        grid: Whether each option that is for --everything is given.
+        prompts: The given options that are for prompts.
+        grid: The given options that are for --everything.
         problems: Receives the errors.
         everything: Whether --everything is given.
-        has_file: Whether --prompts is given.
     """
-    beside = [option for option in SPELLED if prompts[option]]
-    if has_file and beside:
+    beside = [option for option in prompts if option in SPELLED]
+    if "--prompts" in prompts and beside:
         problems.add(
             PromptError(
                 f"--prompts cannot be combined with {' and '.join(beside)}",
                 hint="write all prompts into the file",
             )
         )
-    given = [option for option, is_given in (prompts if everything else grid).items() if is_given]
-    if not given:
-        return
-    if everything:
+    if everything and prompts:
         problems.add(
             PromptError(
-                f"--everything cannot be combined with {' and '.join(given)}", hint="leave one out"
+                f"--everything cannot be combined with {' and '.join(prompts)}",
+                hint="leave one out",
             )
         )
-    else:
+    if grid and not everything:
         problems.add(
-            PromptError(f"{' and '.join(given)}: for --everything only", hint="add --everything")
+            PromptError(f"{' and '.join(grid)}: for --everything only", hint="add --everything")
         )
+
+
+def to_grid(options: Mapping[str, float | None]) -> GridSettings:
+    """Return the settings of the options for --everything; None is the authors' default."""
+    from effsam_export.inference.automatic_masks import GridSettings
+
+    default = GridSettings()
+
+    def value(option: str, otherwise: float) -> float:
+        given = options[option]
+        return otherwise if given is None else given
+
+    return GridSettings(
+        points_per_side=int(value("--grid", default.points_per_side)),
+        points_per_batch=int(value("--points-per-batch", default.points_per_batch)),
+        score=value("--pred-iou-thresh", default.score),
+        stability=value("--stability-score-thresh", default.stability),
+        stability_offset=value("--stability-score-offset", default.stability_offset),
+        box_nms=value("--box-nms-thresh", default.box_nms),
+        crop_layers=int(value("--crop-n-layers", default.crop_layers)),
+        crop_nms=value("--crop-nms-thresh", default.crop_nms),
+        crop_overlap=value("--crop-overlap-ratio", default.crop_overlap),
+        crop_downscale=int(value("--crop-n-points-downscale-factor", default.crop_downscale)),
+        min_region_area=int(value("--min-mask-region-area", default.min_region_area)),
+    )
 
 
 def chosen_format(name: str | None, *, json: bool) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.sizes import Size
     from effsam_export.spec.tensors import Float32
 
+SUPPORT_HINT = "`effsam info MODEL` shows the supported prompts"
 STABILITY_OFFSET = 1.0
 """Default offset of the stability score in segment-anything's mask generator, in logits."""
 
@@ -187,7 +188,7 @@ def check_prompt(prompt: Prompt, size: tuple[int, int], support: PromptSupport) 
     if problems or unsupported:
         raise PromptError(
             joined([*problems, *unsupported]),
-            hint=limits if problems else "`effsam info MODEL` shows the supported prompts",
+            hint=limits if problems else SUPPORT_HINT,
         )
 
 

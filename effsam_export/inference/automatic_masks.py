@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from effsam_export.imaging import regions, rle
 from effsam_export.imaging.images import STABILITY_OFFSET, stability, upscale_masks
+from effsam_export.imaging.instances import NMS_IOU
 from effsam_export.imaging.nms import nms
 from effsam_export.inference.crops import Crop, crops, is_cut
 from effsam_export.inference.runner import decoder_feeds
@@ -153,8 +154,7 @@ def generate(
     if len(parts) > 1:
         records = _of_smaller_crops(records, settings.crop_nms)
     if settings.min_region_area:
-        most = max(settings.box_nms, settings.crop_nms)
-        records = without_small_regions(records, settings.min_region_area, most)
+        records = without_small_regions(records, settings.min_region_area, NMS_IOU)
     return tuple(sorted(records, key=lambda record: -record.score))
 
 
@@ -293,10 +293,34 @@ def without_duplicates(records: Sequence[MaskRecord], iou: float) -> tuple[MaskR
     return tuple(records[i] for i in nms(boxes, scores, iou))
 
 
-def from_instances(instances: Instances) -> tuple[MaskRecord, ...]:
-    """Return the masks of detected instances as records."""
-    return tuple(
+def from_instances(
+    instances: Instances, settings: GridSettings | None = None
+) -> tuple[MaskRecord, ...]:
+    """Return the masks of detected instances as records.
+
+    Of the settings, only `min_region_area` applies: the model detects without a grid.
+    """
+    records = [
         record
         for i, mask in enumerate(instances.masks())
         for record in _records(mask, float(instances.scores[i]), None, None)
-    )
+    ]
+    if settings is not None and settings.min_region_area:
+        most = max(settings.box_nms, settings.crop_nms)
+        records = without_small_regions(records, settings.min_region_area, most)
+    return tuple(sorted(records, key=lambda record: -record.score))
+
+
+def as_dictionary(record: MaskRecord) -> dict[str, Any]:
+    """Return a generated mask as segment-anything's mask generator does."""
+    x0, y0, x1, y1 = record.box
+    left, top, right, bottom = record.crop
+    return {
+        "segmentation": record.decoded(),
+        "area": record.area,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "predicted_iou": record.score,
+        "stability_score": record.stability,
+        "point_coords": None if record.point is None else [list(record.point)],
+        "crop_box": [left, top, right - left, bottom - top],
+    }

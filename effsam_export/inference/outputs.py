@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from effsam_export.errors import OutputError
 from effsam_export.imaging import overlay
-from effsam_export.inference import mask_files, overlay_many, overlay_objects
+from effsam_export.inference import embeddings, mask_files, overlay_many, overlay_objects
 from effsam_export.inference.overlay_objects import DrawnObject
 from effsam_export.util.files import require_output
 from effsam_export.util.reasons import reason_of
@@ -33,17 +33,23 @@ class Outputs:
     Attributes:
         overlay: Picture of the masks over the image, or a folder of pictures.
         masks: Masks in a file, or a folder of files.
+        embedding: Embedding in a file, or a folder of files.
         several: The run is on several images, or on a folder.
     """
 
     overlay: Path | None = None
     masks: Path | None = None
+    embedding: Path | None = None
     several: bool = False
 
     @property
     def named(self) -> dict[str, Path]:
         """The outputs by their options."""
-        given = {"--output": self.overlay, "--masks": self.masks}
+        given = {
+            "--output": self.overlay,
+            "--masks": self.masks,
+            "--save-embedding": self.embedding,
+        }
         return {option: path for option, path in given.items() if path is not None}
 
 
@@ -71,6 +77,9 @@ def check(outputs: Outputs, images: Sequence[Path], problems: Problems) -> None:
     if outputs.masks is not None and not is_folder(outputs.masks):
         with problems.gather():
             mask_files.check_suffix(outputs.masks)
+    if outputs.embedding is not None and not is_folder(outputs.embedding):
+        with problems.gather():
+            embeddings.check_suffix(outputs.embedding)
     paths = [path.absolute() for path in outputs.named.values()]
     if len(set(paths)) < len(paths):
         problems.add(
@@ -109,8 +118,13 @@ def _check_input(path: Path, images: Sequence[Path]) -> None:
             raise OutputError(f"`{path}` is the input image", hint="choose another name")
 
 
-def write(result: ImageResult, outputs: Outputs) -> list[Path]:
+def write(result: ImageResult, outputs: Outputs, encoder: str = "") -> list[Path]:
     """Write the outputs of one image; return the files, or the folders of several.
+
+    Args:
+        result: The masks and the embedding.
+        outputs: Where they are written.
+        encoder: Hash of the encoder, for the embedding.
 
     Raises:
         OutputError: A file cannot be written.
@@ -130,6 +144,13 @@ def write(result: ImageResult, outputs: Outputs) -> list[Path]:
             _make_folder(path)
         mask_files.save(result, path, is_folder=is_folder(path))
         written.append(path)
+    if outputs.embedding is not None and result.embedding is not None:
+        path = outputs.embedding
+        if is_folder(path):
+            _make_folder(path)
+            path = path / f"{name}{embeddings.SUFFIX}"
+        embeddings.save(path, result.embedding, result.decoded.pixels, encoder)
+        written.append(outputs.embedding)
     return written
 
 

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from effsam_export.errors import PromptError
+from effsam_export.errors import PromptError, UsageError
 from effsam_export.imaging.decode import image_size
-from effsam_export.imaging.images import check_prompt
+from effsam_export.imaging.images import SUPPORT_HINT, check_prompt, frame_of
 from effsam_export.inference import (
+    embeddings,
     image_list,
     mask_prompts,
     normalized,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from effsam_export.bundle.read import Bundle
     from effsam_export.inference.outputs import Outputs
     from effsam_export.inference.run_records import RunSettings
     from effsam_export.spec.model import ModelSpec
@@ -43,7 +45,7 @@ class Request:
     """What a run is asked for.
 
     Attributes:
-        model: The bundle's model; None if the bundle cannot be read.
+        bundle: The bundle; None if it cannot be read.
         images: Image files and folders.
         settings: What is the same for all images.
         outputs: What is written.
@@ -51,9 +53,10 @@ class Request:
         prompt_file: File of prompts, in place of `prompts`.
         normalized: Coordinates are fractions of an image's width and height, not pixels.
         mask_input: File of the mask of the only prompt.
+        embedding: File with the embedding of the only image, or folder with a file of each.
     """
 
-    model: ModelSpec | None
+    bundle: Bundle | None
     images: tuple[Path, ...]
     settings: RunSettings
     outputs: Outputs
@@ -61,6 +64,12 @@ class Request:
     prompt_file: Path | None = None
     normalized: bool = False
     mask_input: Path | None = None
+    embedding: Path | None = None
+
+    @property
+    def model(self) -> ModelSpec | None:
+        """The bundle's model."""
+        return None if self.bundle is None else self.bundle.model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +96,14 @@ def plan(request: Request, problems: Problems) -> Plan:
     if request.model is not None and request.settings.single_mask:
         with problems.gather():
             runner.require_single_mask(request.model)
+    keeps = request.outputs.embedding is not None or request.embedding is not None
+    if request.model is not None and keeps and request.model.finds_instances:
+        problems.add(
+            UsageError(
+                f"`{request.model.name}` finds instances, and has no embedding",
+                hint="leave out --save-embedding and --embedding",
+            )
+        )
     found = Plan(tasks=_tasks(paths, problems))
     if request.prompt_file is not None:
         with problems.gather():
@@ -100,8 +117,14 @@ def plan(request: Request, problems: Problems) -> Plan:
     elif normalized.look_normalized(i.prompt for task in found.tasks for i in task.prompts):
         found = replace(found, notes=(*found.notes, LOOK_NORMALIZED))
     if request.model is not None and request.mask_input is not None:
+        tasks = found.tasks
+        # Without its mask, a prompt is not the one that was meant.
+        found = replace(found, tasks=())
         with problems.gather():
-            found = replace(found, tasks=_with_mask(found.tasks, request.mask_input, request.model))
+            found = replace(found, tasks=_with_mask(tasks, request.mask_input, request.model))
+    if request.embedding is not None:
+        tasks = tuple(_with_embedding(task, request, problems) for task in found.tasks)
+        found = replace(found, tasks=tasks)
     if request.model is not None:
         for task in found.tasks:
             _check_prompts(task, request.model, problems, several=len(paths) > 1)
@@ -167,25 +190,42 @@ def _in_pixels(task: ImageTask, problems: Problems, *, several: bool) -> ImageTa
 def _with_mask(tasks: Sequence[ImageTask], path: Path, model: ModelSpec) -> tuple[ImageTask, ...]:
     """Return the only image with the mask of a file in its only prompt.
 
+    A mask alone gets its box too: SAM was not trained for a mask without a point or a box.
+
     Raises:
-        PromptError: There are several images, or the file is wrong.
+        PromptError: There are several images, the model takes no mask, or the file is wrong.
     """
     if len(tasks) > 1:
         raise PromptError(
             f"--mask-input is for one image, and there are {len(tasks)}",
             hint="run the images one at a time",
         )
-    logits = mask_prompts.load_mask_input(path, model.masks.low_res_size)
-    return tuple(
-        replace(
-            task,
-            prompts=tuple(
-                replace(item, prompt=replace(item.prompt, mask_input=logits))
-                for item in task.prompts
-            ),
-        )
-        for task in tasks
-    )
+    if not model.prompts.mask:
+        raise PromptError("this model takes no mask", hint=SUPPORT_HINT)
+    return tuple(_masked(task, path, model) for task in tasks)
+
+
+def _masked(task: ImageTask, path: Path, model: ModelSpec) -> ImageTask:
+    mask = mask_prompts.load(path, frame_of(task.size, model.preprocess), model.masks)
+    prompts = []
+    for item in task.prompts:
+        prompt = replace(item.prompt, mask_input=mask.logits)
+        if not prompt.points and prompt.box is None:
+            prompt = replace(prompt, box=mask.box)
+        prompts.append(replace(item, prompt=prompt))
+    return replace(task, prompts=tuple(prompts))
+
+
+def _with_embedding(task: ImageTask, request: Request, problems: Problems) -> ImageTask:
+    """Return an image with the file of its embedding, and keep an error if that is for another."""
+    path = request.embedding
+    assert path is not None
+    if request.settings.several or path.is_dir():
+        path = path / f"{task.name}{embeddings.SUFFIX}"
+    if request.model is not None and not request.model.finds_instances:
+        with problems.gather():
+            embeddings.check(path, task.size, request.settings.encoder_sha256)
+    return replace(task, embedding=path)
 
 
 def _check_prompts(task: ImageTask, model: ModelSpec, problems: Problems, *, several: bool) -> None:

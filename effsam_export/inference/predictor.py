@@ -14,10 +14,11 @@ import numpy as np
 
 from effsam_export.bundle import archive, read
 from effsam_export.errors import PromptError, UsageError
-from effsam_export.imaging.images import check_prompt, upscale_masks
+from effsam_export.imaging.images import check_prompt, frame_of, upscale_masks
 from effsam_export.inference import automatic_masks, runner
 from effsam_export.inference.arguments import to_pixels, to_prompt, to_prompts
 from effsam_export.inference.automatic_masks import GridSettings
+from effsam_export.spec.prompts import EMBEDDINGS, POSITIONS, Sample
 from effsam_export.spec.sizes import sides
 
 if TYPE_CHECKING:
@@ -113,6 +114,11 @@ class Predictor:
         return self._model.name
 
     @property
+    def finds_instances(self) -> bool:
+        """Whether the model segments all instances first, and has no embedding."""
+        return self._model.finds_instances
+
+    @property
     def is_image_set(self) -> bool:
         """Whether there is an image to prompt."""
         return self._image is not None
@@ -144,6 +150,39 @@ class Predictor:
             self._image = runner.find_instances(self._model, session, pixels)
         else:
             self._image = runner.embed(self._model, self._session("encoder"), pixels)
+
+    def set_embedding(self, image: NDArray[np.uint8], embedding: Feeds) -> None:
+        """Set an image whose embedding was kept. The image before it is dropped.
+
+        Args:
+            image: uint8 HxWx3 RGB.
+            embedding: What `get_embedding` returned for this image and bundle.
+
+        Raises:
+            UsageError: The model has no encoder, or the predictor is closed.
+        """
+        self.reset_image()
+        self._require_encoder()
+        if self._closed:
+            raise UsageError("the predictor is closed", hint="load the bundle again")
+        frame = frame_of((image.shape[0], image.shape[1]), self._model.preprocess)
+        self._image = runner.Embedded(frame=frame, sample=Sample(image=image).encoded(embedding))
+
+    def get_embedding(self) -> Feeds:
+        """Return the encoder's outputs for the image by name, among them `image_embeddings`.
+
+        Raises:
+            UsageError: No image is set, or the model has no encoder.
+        """
+        self._require_encoder()
+        image = self._encoded()
+        assert isinstance(image, runner.Embedded)
+        given = {EMBEDDINGS: image.sample.embeddings, POSITIONS: image.sample.positions}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _require_encoder(self) -> None:
+        if self._model.finds_instances:
+            raise UsageError(f"`{self.model_name}` finds instances, and has no embedding")
 
     def reset_image(self) -> None:
         """Drop the image and what was computed for it."""
@@ -288,7 +327,8 @@ class Predictor:
         Raises:
             UsageError: No image is set.
         """
-        return [as_dictionary(record) for record in self.records(settings, on_progress)]
+        records = self.records(settings, on_progress)
+        return [automatic_masks.as_dictionary(record) for record in records]
 
     def records(
         self,
@@ -299,10 +339,10 @@ class Predictor:
 
         Arguments and errors are those of `generate`.
         """
-        image = self._encoded()
+        image, settings = self._encoded(), settings or GridSettings()
         if not isinstance(image, runner.Embedded):
-            return automatic_masks.from_instances(image)
-        decoder, settings = self._sessions["decoder"], settings or GridSettings()
+            return automatic_masks.from_instances(image, settings)
+        decoder = self._sessions["decoder"]
         embed = None
         if settings.crop_layers:
             embed = partial(runner.embed, self._model, self._session("encoder"))
@@ -346,18 +386,3 @@ class Predictor:
 def load(path: str | Path) -> Predictor:
     """Open a bundle, a directory or an `.effsam.zip` file. See `Predictor` for the errors."""
     return Predictor(path)
-
-
-def as_dictionary(record: MaskRecord) -> dict[str, Any]:
-    """Return a generated mask as segment-anything's mask generator does."""
-    x0, y0, x1, y1 = record.box
-    left, top, right, bottom = record.crop
-    return {
-        "segmentation": record.decoded(),
-        "area": record.area,
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "predicted_iou": record.score,
-        "stability_score": record.stability,
-        "point_coords": None if record.point is None else [list(record.point)],
-        "crop_box": [left, top, right - left, bottom - top],
-    }

@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING
 
 from effsam_export.errors import ImageError
 from effsam_export.imaging.decode import read_image
-from effsam_export.inference import found
+from effsam_export.inference import embeddings, found
 from effsam_export.inference.predictor import Predictor
 from effsam_export.inference.run_records import ImageResult
 from effsam_export.util.signals import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
+    from effsam_export.bundle.read import Bundle
     from effsam_export.imaging.pixels import Decoded
     from effsam_export.inference.found import FoundMask
     from effsam_export.inference.run_records import ImageTask, RunSettings
+    from effsam_export.spec.tensors import Feeds
     from effsam_export.util.progress import OnProgress
 
 
 def segment_images(
-    bundle: Path,
+    bundle: Bundle,
     tasks: Sequence[ImageTask],
     settings: RunSettings,
     on_progress: OnProgress | None = None,
@@ -34,7 +35,7 @@ def segment_images(
     The bundle is opened once, after the first image was read. Each image is encoded once.
 
     Args:
-        bundle: Directory of the bundle.
+        bundle: The bundle.
         tasks: The images with their checked prompts.
         settings: What is the same for all images.
         on_progress: Called with (finished prompts, all prompts) of the image.
@@ -44,15 +45,23 @@ def segment_images(
         ToolchainMissing: The bundle's runtime is not installed.
     """
     predictor: Predictor | None = None
+    # The crops of a grid are encoded, whatever is known of the whole image.
+    crops = settings.grid is not None and settings.grid.crop_layers > 0
+    encoder = crops or any(task.embedding is None for task in tasks)
     try:
         for task in tasks:
+            embedding = None
             try:
                 decoded = read_image(task.path, settings.value_range)
+                if task.embedding is not None:
+                    embedding = embeddings.load(
+                        task.embedding, decoded.pixels, bundle.model, settings.encoder_sha256
+                    )
             except ImageError as error:
                 yield error
                 continue
-            predictor = predictor or interruptible(partial(Predictor, bundle))
-            yield segment_image(predictor, task, decoded, settings, on_progress)
+            predictor = predictor or interruptible(partial(Predictor, bundle.path, encoder=encoder))
+            yield segment_image(predictor, task, decoded, settings, embedding, on_progress)
     finally:
         if predictor is not None:
             predictor.close()
@@ -63,12 +72,17 @@ def segment_image(
     task: ImageTask,
     decoded: Decoded,
     settings: RunSettings,
+    embedding: Feeds | None = None,
     on_progress: OnProgress | None = None,
 ) -> ImageResult:
-    """Return the masks of one image. See `segment_images`."""
-    start = time.perf_counter()
-    interruptible(partial(predictor.set_image, decoded.pixels))
-    encode_s = time.perf_counter() - start
+    """Return the masks of one image; an `embedding` replaces the encoder. See `segment_images`."""
+    encode_s = None
+    if embedding is None:
+        start = time.perf_counter()
+        interruptible(partial(predictor.set_image, decoded.pixels))
+        encode_s = time.perf_counter() - start
+    else:
+        predictor.set_embedding(decoded.pixels, embedding)
     masks: list[FoundMask] = []
     decode_s = 0.0
     if settings.grid is not None:
@@ -92,5 +106,10 @@ def segment_image(
         if on_progress is not None:
             on_progress(number, len(task.prompts))
     return ImageResult(
-        task=task, decoded=decoded, masks=tuple(masks), encode_s=encode_s, decode_s=decode_s
+        task=task,
+        decoded=decoded,
+        masks=tuple(masks),
+        embedding=None if predictor.finds_instances else predictor.get_embedding(),
+        encode_s=encode_s,
+        decode_s=decode_s,
     )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from effsam_export.inference.automatic_masks import GridSettings
     from effsam_export.inference.found import FoundMask
     from effsam_export.spec.prompts import Prompt
+    from effsam_export.spec.tensors import Feeds
 
 OBJECT = "object"
 """Category of a prompt for which none is given."""
@@ -41,6 +42,7 @@ class ImageTask:
         file_name: Its name in a COCO document.
         image_id: Its number there.
         prompts: In the order of their numbers, which begin at 1. Empty for a run without prompts.
+        embedding: File with its embedding, in place of the encoder; None to encode it.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class ImageTask:
     file_name: str
     image_id: int = 1
     prompts: tuple[ObjectPrompt, ...] = ()
+    embedding: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +64,14 @@ class RunSettings:
         grid: Generate all masks of the image by this grid, without prompts.
         several: The run is on several images, or on a folder. A single prompt on a single image
             gives all masks of the model; otherwise each prompt gives its best mask.
+        encoder_sha256: Hash of the bundle's encoder, for files of embeddings.
     """
 
     single_mask: bool = False
     value_range: ValueRange = "auto"
     grid: GridSettings | None = None
     several: bool = False
+    encoder_sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +82,15 @@ class ImageResult:
         task: The image and its prompts.
         decoded: Its pixels.
         masks: In the order of the prompts; generated masks by descending score.
-        encode_s: Wall time of resizing and encoding the image, in seconds.
+        embedding: The encoder's outputs; None for a model that segments instances.
+        encode_s: Wall time of resizing and encoding the image, in seconds; None if its embedding
+            was given.
         decode_s: Wall time of all its prompts, with the masks at original size.
     """
 
     task: ImageTask
     decoded: Decoded
     masks: tuple[FoundMask, ...]
-    encode_s: float
+    embedding: Feeds | None = None
+    encode_s: float | None
     decode_s: float

@@ -18,6 +18,8 @@ MAX_POINTS = 1000
 """Maximum number of points or boxes of one call: a decoder's memory grows with them."""
 MAX_SIDE = 1_000_000
 """No coordinate is larger: no image has as many pixels on a side."""
+EMBEDDINGS = "image_embeddings"
+"""Output of an encoder."""
 POSITIONS = "image_positional_embeddings"
 """Second output of an encoder whose decoder takes the positions of the embedding's cells."""
 
@@ -100,9 +102,7 @@ class Sample:
 
     def encoded(self, outputs: Feeds) -> Sample:
         """Return the sample with the outputs of an encoder."""
-        return replace(
-            self, embeddings=outputs["image_embeddings"], positions=outputs.get(POSITIONS)
-        )
+        return replace(self, embeddings=outputs[EMBEDDINGS], positions=outputs.get(POSITIONS))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from docs.from_code import documents
 from effsam_export.inference import runner
+from tests.package.test_docs import key_paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,6 +136,10 @@ def test_the_table_and_the_document_of_several_images(
     assert [i["file"] for i in document["images"]] == [str(f) for f in files]
     assert [len(i["masks"]) for i in document["images"]] == [1, 1]
     assert document["images"][0]["masks"][0]["category"] == "object"
+    written = key_paths(document) - {"schema_version", "images"}
+    documented = set(documents.documents()["run FOLDER"])
+    groups = {"image", "times", "masks", "masks[].segmentation"}
+    assert written - {f"images[].{group}" for group in groups} == documented
 
 
 def test_outputs_of_images_with_equal_names(

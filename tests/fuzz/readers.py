@@ -20,6 +20,13 @@ from tests.paths import REPOSITORY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+PROMPTS = (
+    b"image,prompt,x,y,label,x0,y0,x1,y1,category\na.jpg,1,2,3,0,,,,,cup\na.jpg,1,,,,1,2,3,4,cup\n",
+    b"file;x1;y1;x2;y2\na.jpg;1;2;3;4\n",
+    b'[{"image": "a.jpg", "points": [[1, 2], [3, 4, 0]], "box": [1, 2, 3, 4], "category": "cup"}]',
+    b'{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 2, "name": "cup"}], '
+    b'"annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4], "category_id": 2}]}',
+)
 SEEDS = 40
 """Generated inputs to begin from."""
 
@@ -81,6 +88,31 @@ def masks(path: Path) -> None:
     load_mask_input(path, 8)
 
 
+def prompts(path: Path) -> None:
+    """A prompts file: one content may be right as CSV or as JSON only."""
+    from effsam_export.inference import prompt_files
+
+    for suffix in prompt_files.SUFFIXES:
+        named = path.with_suffix(suffix)
+        named.write_bytes(path.read_bytes())
+        with contextlib.suppress(EffsamError):
+            prompt_files.load(named)
+
+
+def embedding(path: Path) -> None:
+    """The embedding of an image of four pixels."""
+    import numpy as np
+
+    from effsam_export import models
+    from effsam_export.inference import embeddings
+
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    embeddings.check(path, (2, 2), "encoder")
+    # Another shape than the model's would make the inputs too long to fuzz.
+    with contextlib.suppress(EffsamError):
+        embeddings.load(path, pixels, models.get("mobile-sam"), "encoder")
+
+
 READERS: dict[str, tuple[Callable[[Path], None], str]] = {
     # Name -> the reader, and the suffix of its files.
     "checkpoint": (checkpoint, ".pt"),
@@ -89,6 +121,8 @@ READERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "archive": (archive, ".zip"),
     "toml": (toml, ".toml"),
     "masks": (masks, ".npz"),
+    "prompts": (prompts, ".txt"),
+    "embedding": (embedding, ".npz"),
 }
 
 
@@ -123,6 +157,10 @@ def seeds(name: str) -> Iterator[bytes]:
         for folder in ("targets", "calibration", "calibration/int8"):
             yield from (p.read_bytes() for p in sorted((REPOSITORY / folder).glob("*.toml")))
         yield (REPOSITORY / "effsam.toml").read_bytes()
+    elif name == "prompts":
+        yield from PROMPTS
+    elif name == "embedding":
+        yield from _embeddings()
     else:
         yield from _masks()
 
@@ -161,3 +199,17 @@ def _masks() -> Iterator[bytes]:
             content = io.BytesIO()
             np.savez(content, allow_pickle=False, low_res_masks=np.zeros(shape, dtype))
             yield content.getvalue()
+
+
+def _embeddings() -> Iterator[bytes]:
+    import numpy as np
+
+    from effsam_export.inference import embeddings
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "e.npz"
+        for encoder in ("encoder", "other"):
+            pixels = np.zeros((2, 2, 3), np.uint8)
+            outputs = {"image_embeddings": np.zeros((1, 256, 4, 4), np.float32)}
+            embeddings.save(path, outputs, pixels, encoder)
+            yield path.read_bytes()
