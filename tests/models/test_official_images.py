@@ -16,6 +16,7 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
+from effsam_export.bundle import read
 from effsam_export.config import targets as profiles
 from effsam_export.errors import ImageError
 from effsam_export.inference.segment import Segmentation, segment
@@ -28,8 +29,10 @@ from tests.paths import SHARED
 from tests.stages import export
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from effsam_export.backends import ArtifactSession
     from effsam_export.spec.stages import Checkpoint
 
 pytestmark = [pytest.mark.backend, pytest.mark.shared, pytest.mark.weights]
@@ -79,6 +82,23 @@ def bundle(
     )
     export(request, stage_root)
     return request.output
+
+
+@pytest.fixture(scope="module", autouse=True)
+def opened_once() -> Iterator[None]:
+    """Open the graphs of the bundle for the first image alone."""
+    open_session = read.open_session
+    sessions: dict[tuple[Path, str], ArtifactSession] = {}
+
+    def once(bundle: read.Bundle, component: str) -> ArtifactSession:
+        key = bundle.path, component
+        if key not in sessions:
+            sessions[key] = open_session(bundle, component)
+        return sessions[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read, "open_session", once)
+        yield
 
 
 @pytest.fixture(scope="module")
