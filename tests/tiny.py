@@ -21,9 +21,10 @@ from effsam_export.models.sam.sizes import sam_at
 from effsam_export.spec.model import ImageSizes, ModelSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from effsam_export.spec.prompts import Preprocess
 
@@ -63,19 +64,26 @@ def write_checkpoint(path: Path) -> Path:
 
 
 def save_deterministic(module: nn.Module, path: Path) -> Path:
-    """Save a state dict for a module, drawn from one seed; activations stay of order 1."""
+    """Save a state dict for a module, drawn from one seed."""
+    import torch
+
+    torch.save(deterministic(module.state_dict()), path)
+    return path
+
+
+def deterministic(like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with the names and shapes of another; activations stay of order 1."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     state = {}
-    for name, value in module.state_dict().items():
+    for name, value in like.items():
         noise = torch.randn(value.shape, generator=generator)
         fan_in = value[0].numel() if value.ndim > 1 else 1
         if value.ndim > 1:
             state[name] = noise / fan_in**0.5
-        elif name.endswith("weight"):
+        elif name.endswith(("weight", "running_var")):
             state[name] = 1 + 0.1 * noise
         else:
             state[name] = 0.1 * noise
-    torch.save(state, path)
-    return path
+    return state

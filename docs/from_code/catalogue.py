@@ -30,6 +30,8 @@ OPTION_MEANINGS = {
     "single_file": "both components in one file, a signature each",
     "compute_capabilities": "GPUs the engine is compiled for, as `80 86 89`",
     "per_capability": "one engine for each compute capability",
+    "max_images": "most images of one call of an encoder with a dynamic batch",
+    "opt_images": "number of images the engine is tuned for",
     "max_prompts": "most prompts of one call; the decoder's memory grows with it",
     "opt_prompts": "number of prompts the engine is tuned for",
     "max_points": "most points of one prompt",

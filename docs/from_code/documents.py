@@ -281,6 +281,7 @@ def documents() -> dict[str, Keys]:
             "plan.model": "model",
             "plan.model_options": "model options",
             "plan.image_size": "size of the graph's image, as `512` or `1024x768`",
+            "plan.batch": "images of one call of the encoder, as `4` or `dynamic`",
             "plan.checkpoint.path": "the weights on this machine, or null",
             "plan.checkpoint.source": "where they would be downloaded from, or null",
             "plan.checkpoint.download_bytes": "size of the download, or null",

@@ -156,6 +156,7 @@ def build() -> str:
             "calibration": "the shipped set",
             "checkpoints": "the official files",
             "image_size": "that of the checkpoint",
+            "batch": "one image",
             "options": "the target's own",
             "leave_out": "none",
             "requires": "any worker",
@@ -170,6 +171,7 @@ def build() -> str:
             "checkpoints": "model = path of your own weight file, or a table with `file` and "
             f"{words(('key', 'base', 'lora', 'lora_alpha'))}",
             "image_size": "model = size of its input, as 512 or `1024x768`, or a list of sizes",
+            "batch": "model = number of images of one call of its encoder, or `dynamic`, or a list",
             "options": "target = table of target options",
             "leave_out": f"cells to leave out: tables with {words(build_file.LEAVE_OUT)}",
             "requires": "target = label of the workers that build it",

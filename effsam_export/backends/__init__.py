@@ -83,6 +83,7 @@ class BackendEntry:
         options: Target options it knows, with their types.
         reads: Input of `lower`: the ONNX file, or the program traced by `torch.export`.
         quantizer: Python package that INT8 needs as well; empty for none.
+        fixed_shapes: Whether its graphs cannot have dynamic shapes.
     """
 
     module: str
@@ -92,6 +93,7 @@ class BackendEntry:
     options: Mapping[str, type]
     reads: Literal["onnx", "program"] = "onnx"
     quantizer: str = ""
+    fixed_shapes: bool = False
 
 
 BACKENDS: dict[str, BackendEntry] = {
@@ -123,6 +125,7 @@ BACKENDS: dict[str, BackendEntry] = {
             "image_input": bool,
         },
         reads="program",
+        fixed_shapes=True,
     ),
     "tflite": BackendEntry(
         module="effsam_export.backends.tflite.backend",
@@ -139,6 +142,7 @@ BACKENDS: dict[str, BackendEntry] = {
             "single_file": bool,
         },
         reads="program",
+        fixed_shapes=True,
     ),
     "tensorrt-rtx": BackendEntry(
         module="effsam_export.backends.tensorrt.rtx",
@@ -148,6 +152,8 @@ BACKENDS: dict[str, BackendEntry] = {
         options={
             "compute_capabilities": str,
             "per_capability": bool,
+            "max_images": int,
+            "opt_images": int,
             "max_prompts": int,
             "opt_prompts": int,
             "max_points": int,
@@ -161,6 +167,8 @@ BACKENDS: dict[str, BackendEntry] = {
         extra="tensorrt",
         precisions=("fp32", "fp16", "int8"),
         options={
+            "max_images": int,
+            "opt_images": int,
             "max_prompts": int,
             "opt_prompts": int,
             "max_points": int,

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.models.fixed import EMPTY_LABEL
+from effsam_export.spec import batches
 from effsam_export.spec.sizes import document, sides
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def preprocess(model: ModelSpec) -> dict[str, Any]:
         "range": [0, 255],
         "layout": "HWC" if p.family == "corner" else "NCHW",
         "image_size": document(p.image_size),
+        **({} if model.batch == 1 else {"batch": batches.document(model.batch)}),
         "resize": _resize(p),
         "pad": _pad(p),
         "normalisation": {

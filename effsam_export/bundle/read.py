@@ -15,7 +15,7 @@ from effsam_export.bundle.manifest import (
     load,
 )
 from effsam_export.errors import BundleError, CheckpointError, joined, shown
-from effsam_export.models import fixed, image_sizes
+from effsam_export.models import batching, fixed, image_sizes
 from effsam_export.spec.stages import Artifact
 from effsam_export.util.files import sha256_of
 from effsam_export.util.reasons import reason_of
@@ -49,14 +49,14 @@ class Bundle:
 
     @property
     def model(self) -> ModelSpec:
-        """The model it was exported from, with its options, size, masks, slots and layout."""
+        """The exported model, with its options, size, batch, masks, slots and layout."""
         entry = self.manifest["model"]
         model = models.configured(models.get(entry["name"]), entry["options"])
         if self.layout is not None:
             # Layouts have one size and SAM's masks; the manifest has those of the app.
             fitted = image_sizes.with_fitted_tables(model)
             return layouts.in_layout(fitted, self.layout)
-        model = image_sizes.of_manifest(model, self.manifest)
+        model = batching.of_manifest(image_sizes.of_manifest(model, self.manifest), self.manifest)
         masks = self.manifest["masks"]
         count = len({*masks["single"], *masks["multimask"]})
         outputs = [t for c in self.manifest["components"] for t in c["outputs"]]

@@ -6,6 +6,7 @@ from typing import Any
 
 from effsam_export import layouts
 from effsam_export.bundle.readme_code import code_section
+from effsam_export.spec.batches import DYNAMIC
 from effsam_export.spec.sizes import from_document, text_of
 
 PACKAGE = ".mlpackage"
@@ -49,6 +50,7 @@ def readme_text(manifest: dict[str, Any]) -> str:
         f"7. Resize the logits: {'; '.join(masks['resize'])}. "
         f"A pixel is in the mask if its logit > {masks['threshold']:g}.",
         *_instance_rules(masks),
+        *_batch_rule(manifest),
         *_session_rules(manifest),
         *(code_section(manifest) if layout is None else ()),
         "",
@@ -114,6 +116,20 @@ def _instance_rules(masks: dict[str, Any]) -> list[str]:
         return []
     rules = "".join(f"\n   * {rule}" for rule in masks["instances"]["rules"])
     return [f"8. Exact rules, with stride {masks['instances']['stride']}:{rules}"]
+
+
+def _batch_rule(manifest: dict[str, Any]) -> list[str]:
+    """Return how a graph is called that takes several images at once; nothing for one image."""
+    batch = manifest["preprocess"].get("batch")
+    if batch is None:
+        return []
+    first = manifest["components"][0]["name"]
+    number = f"{batch} images" if isinstance(batch, int) else "any number of images"
+    rest = " Fill slots without an image of yours with any image." if batch != DYNAMIC else ""
+    one = f"the outputs at index i are those of image i.{rest}"
+    if "instances" not in manifest["masks"]:
+        one = f"`image_embeddings[i : i + 1]` is what the decoder takes for image i.{rest}"
+    return ["", f"One call of the {first} takes {number}, image i at index i of `image`: {one}"]
 
 
 def _session_rules(manifest: dict[str, Any]) -> list[str]:

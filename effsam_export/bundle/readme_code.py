@@ -67,6 +67,8 @@ def _python(manifest: dict[str, Any]) -> list[str]:
         if name != "decoder":
             lines += ["", f"{_zeros('image', component)}  # in its place: steps 1 to 3"]
         lines += _called(backend, name, feeds, outputs)
+        if name == "encoder" and component["outputs"][0]["shape"][0] != 1:
+            lines.append("image_embeddings = image_embeddings[:1]  # of the first image")
     return lines
 
 
@@ -118,8 +120,7 @@ def _value(tensor: dict[str, Any], prompts: dict[str, Any]) -> str:
         rows += [rest] * (count - 2)
         values = [row[0 if name == "point_coords" else 1] for row in rows]
         return f"np.array([[{', '.join(values)}]], dtype=np.float32)"
-    shape = [1 if isinstance(side, str) else side for side in tensor["shape"]]
-    return f"np.zeros({_tuple(shape)}, dtype=np.{tensor['dtype']})"
+    return f"np.zeros({_tuple(_fixed(tensor['shape']))}, dtype=np.{tensor['dtype']})"
 
 
 def _called(backend: str, name: str, feeds: list[str], outputs: list[str]) -> list[str]:
@@ -133,7 +134,12 @@ def _called(backend: str, name: str, feeds: list[str], outputs: list[str]) -> li
 
 def _zeros(name: str, component: dict[str, Any]) -> str:
     tensor = next(t for t in component["inputs"] if t["name"] == name)
-    return f"{name} = np.zeros({_tuple(tensor['shape'])}, dtype=np.{tensor['dtype']})"
+    return f"{name} = np.zeros({_tuple(_fixed(tensor['shape']))}, dtype=np.{tensor['dtype']})"
+
+
+def _fixed(shape: list[Any]) -> list[int]:
+    """Return a shape with 1 for each dynamic axis."""
+    return [1 if isinstance(side, str) else side for side in shape]
 
 
 def _tuple(shape: list[Any]) -> str:

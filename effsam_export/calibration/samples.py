@@ -11,6 +11,7 @@ from effsam_export.calibration import images as calibration_images
 from effsam_export.calibration import prompts
 from effsam_export.imaging.images import frame_of, prompt_to_model
 from effsam_export.spec.prompts import Sample
+from effsam_export.spec.slots import in_every_slot, in_one_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -52,7 +53,8 @@ class Calibration:
         out.mkdir()
         source = self._with_prompts(model, encoder()) if encoder else self._without_prompts()
         for i, sample in enumerate(source):
-            feeds: Mapping[str, Any] = component.feeds(model.preprocess, sample)
+            one = component.feeds(model.preprocess, sample)
+            feeds: Mapping[str, Any] = in_every_slot(component, one)
             np.savez(out / f"{i:04}.npz", **feeds)
         return out
 
@@ -67,7 +69,8 @@ class Calibration:
         for sample in self._without_prompts():
             height, width = sample.image.shape[:2]
             frame = frame_of((height, width), model.preprocess)
-            encoded = sample.encoded(encoder.run(spec.feeds(model.preprocess, sample)))
+            outputs = encoder.run(in_every_slot(spec, spec.feeds(model.preprocess, sample)))
+            encoded = sample.encoded(in_one_slot(spec, outputs))
             random_prompts = prompts.sample(
                 (height, width), model.prompts, recipe.prompts_per_sample, generator
             )

@@ -10,6 +10,7 @@ from effsam_export.cli import console
 from effsam_export.matrix.run import free_memory_mb
 from effsam_export.models.export_costs import BASIS, cost_of
 from effsam_export.pipeline.forecast import WouldFail, forecast
+from effsam_export.spec import batches
 from effsam_export.spec.sizes import text_of
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def plan_of(request: ExportRequest, found: Forecast, recipes: Mapping[str, str])
         "model": found.model.name,
         "model_options": dict(found.model.options),
         "image_size": text_of(found.model.preprocess.image_size),
+        "batch": batches.text_of(found.model.batch),
         "checkpoint": {
             "path": str(weights.path) if weights and weights.path else None,
             "source": weights.source if weights else None,

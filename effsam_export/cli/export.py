@@ -13,6 +13,7 @@ from effsam_export.cli.image_size import ImageSize, with_size
 from effsam_export.cli.options import (
     AcceptLicense,
     BaseFile,
+    BatchSize,
     CacheDir,
     Calib,
     CheckpointFile,
@@ -64,6 +65,7 @@ def export(
         typer.Option("--output", "-o", help="Output directory [default: MODEL-TARGET-PRECISION]."),
     ] = None,
     image_size: ImageSize = None,
+    batch: BatchSize = "1",
     model_options: ModelOptions = None,
     target_options: TargetOptions = None,
     calib: Calib = None,
@@ -95,14 +97,15 @@ def export(
     from effsam_export import models
     from effsam_export.bundle.read import read
     from effsam_export.config import targets as profiles
+    from effsam_export.models import batching
     from effsam_export.pipeline import run as pipeline
+    from effsam_export.pipeline.plan import bundle_name
     from effsam_export.pipeline.request import ExportRequest
-    from effsam_export.spec.sizes import text_of
     from effsam_export.weights.own_file import own_checkpoint
 
     terminal = console.Console(quiet=quiet)
     spec = models.configured(models.get(model), to_model_options(model_options))
-    spec = with_size(spec, image_size)
+    spec = batching.in_written_batch(with_size(spec, image_size), batch)
     profile = profiles.load_target(
         target,
         chosen_precision(precision, fp32=fp32, fp16=fp16, int8=int8),
@@ -111,8 +114,7 @@ def export(
     spec = with_fp16_recipe(spec, profile.precision, keep_fp32)
     quantizing = int8_request(spec, profile, calib, num_samples, int8_recipe)
     own = own_checkpoint(spec.weights, checkpoint, checkpoint_key, base, lora, lora_alpha)
-    name = spec.name if image_size is None else f"{spec.name}-{text_of(spec.preprocess.image_size)}"
-    directory = output or Path(f"{name}-{profile.name}-{profile.precision}")
+    directory = output or Path(bundle_name(spec, profile, sized=image_size is not None))
     components = () if component == "all" else (component,)
     request = ExportRequest(
         model=spec,

@@ -186,6 +186,14 @@ Int8File = Annotated[
         "[default: the package's recipe for the model].",
     ),
 ]
+BatchSize = Annotated[
+    str,
+    typer.Option(
+        "--batch",
+        metavar="N|dynamic",
+        help="Number of images that one call of the encoder takes.",
+    ),
+]
 KeepFile = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

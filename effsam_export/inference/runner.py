@@ -17,6 +17,7 @@ from effsam_export.imaging.images import (
     upscale_masks,
 )
 from effsam_export.spec.prompts import Sample
+from effsam_export.spec.slots import in_every_slot, in_one_slot
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,12 +57,15 @@ class Prediction:
 
 
 def embed(model: ModelSpec, encoder: Session, image: NDArray[np.uint8]) -> Embedded:
-    """Encode an image uint8 HxWx3 RGB once, for any number of prompts."""
+    """Encode an image uint8 HxWx3 RGB once, for any number of prompts.
+
+    An encoder that takes several images in a call gets this one in every slot.
+    """
     frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
     sample = Sample(image=image)
     spec = model.component("encoder")
-    outputs = encoder.run(spec.feeds(model.preprocess, sample))
-    return Embedded(frame=frame, sample=sample.encoded(outputs))
+    outputs = encoder.run(in_every_slot(spec, spec.feeds(model.preprocess, sample)))
+    return Embedded(frame=frame, sample=sample.encoded(in_one_slot(spec, outputs)))
 
 
 def predict(
@@ -109,7 +113,7 @@ def require_single_mask(model: ModelSpec) -> None:
 def find_instances(model: ModelSpec, segmenter: Session, image: NDArray[np.uint8]) -> Instances:
     """Return the instances that a segmenter detects in an image uint8 HxWx3 RGB."""
     spec = model.component("segmenter")
-    outputs = segmenter.run(spec.feeds(model.preprocess, Sample(image=image)))
+    outputs = segmenter.run(in_every_slot(spec, spec.feeds(model.preprocess, Sample(image=image))))
     size = (image.shape[0], image.shape[1])
     box = letterbox.fit(size, model.preprocess.image_size, square=True)
     return instances.detect(outputs, box)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from effsam_export.errors import UsageError
 from effsam_export.integrate import rules
 from effsam_export.integrate.fingerprint import fingerprint
+from effsam_export.spec import batches
 from effsam_export.spec.sizes import from_document, sides
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Contract:
     """The calling rules of an encoder and a decoder.
 
     Attributes:
+        batch: Number of images that the code passes to the encoder: the same one in every slot.
         pad_value: Padding colour by channel; None without padding.
         background, empty: Labels; None if the model has none.
         room: Number of points in the input of a decoder with fixed shapes; None if dynamic.
@@ -69,6 +71,7 @@ class Contract:
     decoder: Component
     family: str
     image_size: Size
+    batch: int
     pad_value: tuple[float, ...] | None
     prompt_size: Size
     foreground: int
@@ -291,17 +294,18 @@ def _check_tensors(reader: Reader, encoder: Component, decoder: Component) -> No
     many: int | str = next((s[0] for s in decoder.outputs.values() if s), "prompts")
     reader.known("the number of prompts in a call", many, "prompts", 1)
     count = next((s[1] for n, s in decoder.outputs.items() if n == LOW_RES and len(s) > 1), 0)
-    embedded = encoder.outputs.get(EMBEDDINGS, ())
-    if any(isinstance(s, str) for s in embedded):
+    batch = axis_of(reader.manifest)
+    one = encoder.outputs.get(EMBEDDINGS, ())[1:]
+    if any(isinstance(s, str) for s in one):
         reader.problems.append(f"{EMBEDDINGS} has no fixed shape")
     with_mask = {MASK: (many, 1, *low), HAS_MASK: (many,)} if supports["mask"] else {}
     for what, actual, expected in (
-        ("inputs of the encoder", encoder.inputs, {ENCODER_INPUT: (1, 3, *image)}),
-        ("outputs of the encoder", encoder.outputs, {EMBEDDINGS: embedded}),
+        ("inputs of the encoder", encoder.inputs, {ENCODER_INPUT: (batch, 3, *image)}),
+        ("outputs of the encoder", encoder.outputs, {EMBEDDINGS: (batch, *one)}),
         (
             "inputs of the decoder",
             decoder.inputs,
-            {EMBEDDINGS: embedded, COORDS: (many, room, 2), LABELS: (many, room), **with_mask},
+            {EMBEDDINGS: (1, *one), COORDS: (many, room, 2), LABELS: (many, room), **with_mask},
         ),
         (
             # The code ignores further outputs of a decoder.
@@ -336,6 +340,7 @@ def _filled(manifest: Mapping[str, Any], encoder: Component, decoder: Component)
         decoder=decoder,
         family=pre["family"],
         image_size=from_document(pre["image_size"]),
+        batch=filled_slots(manifest),
         pad_value=None if pre["pad"] is None else tuple(float(v) for v in pre["pad"]["value"]),
         prompt_size=from_document(prompts["coordinates"]["size"]),
         foreground=int(labels["foreground"]),
@@ -358,6 +363,17 @@ def _filled(manifest: Mapping[str, Any], encoder: Component, decoder: Component)
         low_res_size=from_document(masks["low_res_size"]),
         upscale="bicubic" if masks["resize"] == rules.BICUBIC else "frame-bilinear",
     )
+
+
+def axis_of(manifest: Mapping[str, Any]) -> int | str:
+    """Return the first axis of the tensors of images: a number, or its name if it is dynamic."""
+    return batches.from_document(manifest["preprocess"].get("batch", 1))
+
+
+def filled_slots(manifest: Mapping[str, Any]) -> int:
+    """Return in how many slots the code puts the image: all of them, or one of a dynamic batch."""
+    batch = axis_of(manifest)
+    return batch if isinstance(batch, int) else 1
 
 
 def shapes_of(tensors: Mapping[str, tuple[int | str, ...]]) -> str:

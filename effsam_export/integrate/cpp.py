@@ -59,7 +59,12 @@ def instance_files(contract: InstanceContract) -> dict[str, str]:
         "PAD_VALUE": _braces(contract.pad_value),
         **_runtime(contract),
     }
-    return _filled(contract.backend, ("instances", contract.backend), values, INSTANCES)
+    return _filled(
+        contract.backend,
+        ("instances", contract.backend, render.images_tag(contract)),
+        values,
+        INSTANCES,
+    )
 
 
 def _filled(

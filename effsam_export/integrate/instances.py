@@ -15,7 +15,9 @@ from effsam_export.integrate.contract import (
     ENCODER_INPUT,
     Component,
     Reader,
+    axis_of,
     component_of,
+    filled_slots,
     shapes_of,
     short,
 )
@@ -36,6 +38,7 @@ class InstanceContract:
     """The calling rules of a segmenter.
 
     Attributes:
+        batch: Number of images that the code passes to the graph: the same one in every slot.
         pad_value: Padding colour by channel.
         background: Label; None if the model has none.
         max_points: Maximum number of points of a prompt, a box counting as two; None if unlimited.
@@ -54,6 +57,7 @@ class InstanceContract:
     options: Mapping[str, str | int | float | bool]
     segmenter: Component
     image_size: Size
+    batch: int
     pad_value: tuple[float, ...]
     foreground: int
     background: int | None
@@ -164,17 +168,18 @@ def _check_tensors(reader: Reader, segmenter: Component) -> None:
     # Any number of boxes and coefficients, but equal in all outputs.
     boxes = next((s[1] for n, s in segmenter.outputs.items() if n == BOXES and len(s) > 1), 0)
     parts = next((s[1] for n, s in segmenter.outputs.items() if n == PROTOTYPES and len(s) > 1), 0)
+    batch = axis_of(reader.manifest)
     outputs = {
-        BOXES: (1, boxes, 4),
-        masks["score"]: (1, boxes),
-        COEFFICIENTS: (1, boxes, parts),
-        PROTOTYPES: (1, parts, *low),
+        BOXES: (batch, boxes, 4),
+        masks["score"]: (batch, boxes),
+        COEFFICIENTS: (batch, boxes, parts),
+        PROTOTYPES: (batch, parts, *low),
     }
     for what, actual, expected in (
-        ("inputs of the segmenter", segmenter.inputs, {ENCODER_INPUT: (1, 3, *image)}),
+        ("inputs of the segmenter", segmenter.inputs, {ENCODER_INPUT: (batch, 3, *image)}),
         ("outputs of the segmenter", segmenter.outputs, outputs),
     ):
-        dynamic = any(isinstance(v, str) for s in expected.values() for v in s)
+        dynamic = any(isinstance(v, str) for s in expected.values() for v in s[1:])
         if dict(actual) != expected or dynamic:
             reader.problems.append(f"{what} are `{short(shapes_of(actual))}`")
     reader.plain(masks["score"], segmenter.file, *segmenter.beside)
@@ -191,6 +196,7 @@ def _filled(manifest: Mapping[str, Any], segmenter: Component) -> InstanceContra
         options=manifest["target"]["options"],
         segmenter=segmenter,
         image_size=from_document(pre["image_size"]),
+        batch=filled_slots(manifest),
         pad_value=tuple(float(v) for v in pre["pad"]["value"]),
         foreground=int(prompts["labels"]["foreground"]),
         background=prompts["labels"]["background"],

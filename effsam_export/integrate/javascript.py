@@ -51,7 +51,7 @@ def instance_files(contract: InstanceContract) -> dict[str, str]:
         "LOW_RES_HEIGHT": _literal(height),
         "LOW_RES_WIDTH": _literal(width),
     }
-    return _filled("instances.mjs", ("instances",), values, contract)
+    return _filled("instances.mjs", ("instances", render.images_tag(contract)), values, contract)
 
 
 def _check_size(*components: Component) -> None:

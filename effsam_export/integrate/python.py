@@ -41,7 +41,9 @@ def instance_files(contract: InstanceContract) -> dict[str, str]:
         UsageError: As `files`.
     """
     values = {**_instance_values(contract), **_runtime(contract)}
-    return _filled("instances.py", ("instances", contract.backend), values)
+    return _filled(
+        "instances.py", ("instances", contract.backend, render.images_tag(contract)), values
+    )
 
 
 def _filled(segmenter: str, tags: tuple[str, ...], values: dict[str, str]) -> dict[str, str]:

@@ -65,7 +65,13 @@ def tags_of(contract: Contract) -> tuple[str, ...]:
     """Return the tags of a contract of an encoder and a decoder."""
     family = "squash" if contract.pad_value is None else "pad"
     mask = ("mask",) if contract.takes_mask else ()
-    return ("pair", family, contract.padding, contract.upscale, contract.backend, *mask)
+    kinds = (family, contract.padding, contract.upscale, contract.backend)
+    return ("pair", *kinds, *mask, images_tag(contract))
+
+
+def images_tag(contract: Contract | InstanceContract) -> str:
+    """Return the tag for the number of images in a call."""
+    return "one-image" if contract.batch == 1 else "batch"
 
 
 def notice(contract: Contract | InstanceContract) -> str:
@@ -98,6 +104,7 @@ def common(contract: Contract) -> dict[str, str]:
         "SCORE": contract.score,
     }
     numbers = {
+        "BATCH": contract.batch,
         "IMAGE_HEIGHT": image[0],
         "IMAGE_WIDTH": image[1],
         "PROMPT_HEIGHT": prompt[0],
@@ -131,6 +138,7 @@ def common_instances(contract: InstanceContract) -> dict[str, str]:
     }
     height, width = sides(contract.image_size)
     numbers = {
+        "BATCH": contract.batch,
         "IMAGE_HEIGHT": height,
         "IMAGE_WIDTH": width,
         "STRIDE": contract.stride,

@@ -79,7 +79,7 @@ def files(contract: Contract) -> dict[str, str]:
         "COMPUTE_UNITS_NAME": quoted(units),
         "IOS": quoted(ios),
         "MACOS": quoted(macos),
-        "EMBEDDINGS_SHAPE": _list(contract.encoder.outputs[names.EMBEDDINGS]),
+        "EMBEDDINGS_SHAPE": _list(contract.decoder.inputs[names.EMBEDDINGS]),
         "PAD_VALUE": _list(contract.pad_value or ()),
         "PADDING_POINT": repr(contract.padding_point),
         "BACKGROUND": _optional(contract.background),

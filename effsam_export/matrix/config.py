@@ -29,6 +29,7 @@ OPTIONAL = {
     "calibration": str,
     "checkpoints": dict,
     "image_size": dict,
+    "batch": dict,
     "options": dict,
     "leave_out": list,
     "requires": dict,
@@ -49,6 +50,7 @@ class Cell:
         target: Name of a shipped target, or path of a target file.
         options: Target options as text, which replace those of the target.
         image_size: Size of the model's input as text; empty for that of the checkpoint.
+        batch: Number of images in one call of the encoder as text; empty for one.
     """
 
     model: str
@@ -56,6 +58,7 @@ class Cell:
     precision: str
     options: Mapping[str, str]
     image_size: str = ""
+    batch: str = ""
 
     @property
     def profile(self) -> TargetProfile:
@@ -66,7 +69,8 @@ class Cell:
     def name(self) -> str:
         """Name of the cell, and of its bundle's folder."""
         size = f"-{self.image_size}" if self.image_size else ""
-        return f"{self.model}{size}-{Path(self.target).stem}-{self.precision}"
+        batch = f"-b{self.batch}" if self.batch else ""
+        return f"{self.model}{size}{batch}-{Path(self.target).stem}-{self.precision}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +132,9 @@ def load(path: Path) -> Build:
         if fault and fault != IS_A_DIRECTORY
     ]
     problems += [
-        f"image_size of `{shown(m)}`, which is not built"
-        for m in table.get("image_size", {})
+        f"{key} of `{shown(m)}`, which is not built"
+        for key in input_sizes.TABLES
+        for m in table.get(key, {})
         if m not in names
     ]
     known = {Path(t).stem for t in targets}
@@ -170,12 +175,17 @@ def _cells(
             chosen.append((target, texts, precisions(target, table.get("precisions"), texts)))
         except EffsamError as error:
             problems.append(_sentence(error))
-    sizes = {n: input_sizes.of_model(table, n) for n in names if n in known}
-    problems += [p for n in sizes for p in input_sizes.problems(n, sizes[n])]
+    sizes, batches = (
+        {n: input_sizes.of_model(table, key, n) for n in names if n in known}
+        for key in input_sizes.TABLES
+    )
+    problems += [p for n in sizes for p in input_sizes.problems(n, sizes[n], batches[n])]
     cells: dict[str, Cell] = {}
     # With an unknown name the number of cells has no bound.
     for model in () if problems else names:
-        for (target, texts, available), size in product(chosen, sizes[model]):
+        for (target, texts, available), size, batch in product(
+            chosen, sizes[model], batches[model]
+        ):
             for precision in available:
                 cell = Cell(
                     model=model,
@@ -183,9 +193,12 @@ def _cells(
                     precision=precision,
                     options=texts,
                     image_size=size,
+                    batch=batch,
                 )
                 if any(_is_left_out(cell, entry) for entry in table.get("leave_out", [])):
                     continue
+                if batch and (problem := input_sizes.target_problem(batch, cell.profile)):
+                    problems.append(f"`{cell.name}`: {problem}")
                 if cell.name in cells:
                     problems.append(f"`{cell.name}` occurs twice")
                 cells[cell.name] = cell
@@ -229,8 +242,7 @@ def table_problems(table: Mapping[str, Any]) -> list[str]:
             "`checkpoints` needs a path for each name, or a table of "
             f"{', '.join(WEIGHTS)} with `file`"
         )
-    if not input_sizes.is_table(table.get("image_size", {})):
-        problems.append("`image_size` needs a size, or a list of sizes, for each name")
+    problems += input_sizes.table_problems(table)
     return problems + _option_problems(table.get("options", {})) + _leave_out_problems(table)
 
 

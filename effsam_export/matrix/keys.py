@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from effsam_export import backends
 from effsam_export._version import __version__
 from effsam_export.pipeline.stage_cache import digest as digest
+from effsam_export.spec import batches
 from effsam_export.spec.sizes import text_of
 from effsam_export.util import installed
 
@@ -146,6 +147,7 @@ def _always(request: ExportRequest, there: Environment) -> dict[str, str]:
         "model": request.model.name,
         "model.options": _json(dict(request.model.options)),
         "model.image_size": text_of(request.model.preprocess.image_size),
+        "model.batch": batches.text_of(request.model.batch),
         "weights": request.weights.sha256,
         "weights.key": request.weights.key or "",
         "weights.base": "" if request.weights.base is None else request.weights.base.sha256,

@@ -158,6 +158,7 @@ def plan(
             lora_sha256="" if weights.lora is None else weights.lora.sha256,
             lora_alpha=None if weights.lora is None else weights.lora.alpha,
             image_size=cell.image_size,
+            batch=cell.batch,
         )
         request = worker.export_request(cell, job, Path(worker.BUNDLE))
         parts = keys.parts(request, (environment or this_machine)(cell))

@@ -62,6 +62,7 @@ class Job:
         parity: Path of the file with evaluation images and prompts; None for the shipped ones.
         calibration: Name of a recipe, or path of a recipe file or of a folder of images.
         image_size: Size of the model's input as text; empty for that of the checkpoint.
+        batch: Number of images in one call of the encoder as text; empty for one.
         threads: CPU threads.
         needs_mb: Expected memory in MB of 1e6 bytes: the peak of the last build, or a default.
         stages: Folder of stages that cells share; None shares nothing.
@@ -87,6 +88,7 @@ class Job:
     lora_sha256: str = ""
     lora_alpha: float | None = None
     image_size: str = ""
+    batch: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +126,14 @@ def export_request(cell: Cell, job: Job, output: Path) -> ExportRequest:
     """
     from effsam_export import models
     from effsam_export.config import calibration, int8_recipe
-    from effsam_export.models import image_sizes
+    from effsam_export.models import batching, image_sizes
     from effsam_export.pipeline.request import ExportRequest, Int8Request
     from effsam_export.spec.stages import Checkpoint, LoraFile
 
     model, size = models.get(cell.model), image_sizes.parsed(job.image_size)
     if size is not None:
         model = image_sizes.resized(model, size)
-
+    model = batching.in_written_batch(model, job.batch or "1")
     quantizing = None
     if cell.precision == "int8":
         quantizing = Int8Request(

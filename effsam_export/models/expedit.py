@@ -217,7 +217,7 @@ class ExpeditEncoder(ImageEncoderViT):
             x = block(x)
         windows = to_windows(x, WINDOW)
         centres = self.clustering(windows)
-        x = from_windows(centres.reshape(len(centres), side, side, -1), *grid)
+        x = from_windows(centres.reshape(centres.shape[0], side, side, -1), *grid)
         for block in self.blocks[self.rule.location :]:
             x = block(x)
         processed = to_windows(x, side).flatten(1, 2)

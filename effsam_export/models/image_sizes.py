@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.errors import UsageError, shown
+from effsam_export.models.batching import with_batch
 from effsam_export.spec.sizes import from_document, of_sides, sides, text_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def in_written_size(model: ModelSpec, text: str) -> ModelSpec:
 
 
 def resized(model: ModelSpec, size: Size) -> ModelSpec:
-    """Return the model with another size of input.
+    """Return the model with another size of input, and the same batch.
 
     The position tables of a checkpoint are resized when they are loaded, even where the size is
     the model's own.
@@ -58,7 +59,7 @@ def resized(model: ModelSpec, size: Size) -> ModelSpec:
     if fault is not None:
         raise UsageError(fault[0], hint=fault[1])
     assert model.sizes is not None
-    return model.sizes.at(model, size)
+    return with_batch(model.sizes.at(model, size), model.batch)
 
 
 def size_fault(model: ModelSpec, size: Size) -> tuple[str, str] | None:

@@ -44,4 +44,5 @@ SAM_LIGHTENING = ModelSpec(
     masks=SAM_MASKS,
     components=(SAM_ENCODER, SAM_DECODER),
     build=build,
+    one_image="its attention compares the windows of all images in a call",
 )

@@ -7,11 +7,14 @@ are compared.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from effsam_export.imaging.decode import read_image
 from effsam_export.imaging.images import check_prompt
+from effsam_export.parity import slots
+from effsam_export.parity.cached import cached_reference
 from effsam_export.parity.comparison import ExpectedImage
 from effsam_export.parity.gates import check_gates
 from effsam_export.parity.instances import InstancesImage
@@ -21,9 +24,7 @@ from effsam_export.parity.results import ParityReport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from effsam_export.imaging.pixels import Decoded
     from effsam_export.parity.comparison import ImageMeasurement, PromptMeasurement, Sides
     from effsam_export.parity.evaluation_set import EvaluationSet
     from effsam_export.parity.results import CaseResult, ComparisonResult, Picture
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.targets import Gates, Precision
     from effsam_export.util.progress import OnProgress
 
-    OpenImage = Callable[[ModelSpec, Sides, str, NDArray[np.uint8]], ImageMeasurement]
+    OpenImage = Callable[[ModelSpec, Sides, str, tuple[slots.Call, ...]], ImageMeasurement]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +76,30 @@ def check(
         PromptError: A prompt does not fit its image, or the model does not support it.
     """
     open_image: OpenImage = InstancesImage if model.finds_instances else PromptedImage
+    if model.batch != 1:
+        model = _with_cached_images(model)
+
+    @lru_cache(maxsize=2)
+    def decoded_at(number: int) -> Decoded:
+        row = evaluation.images[number]
+        return read_image(row.path, row.value_range)
+
     total, done = sum(len(row.cases) for row in evaluation.images), 0
     comparisons: list[ComparisonResult] = []
     cases: list[CaseResult] = []
     pictures: list[Picture] = []
     expected: list[ExpectedImage] = []
     notes: list[str] = []
-    for row in evaluation.images:
-        decoded, name = read_image(row.path, row.value_range), row.path.stem
+    for number, row in enumerate(evaluation.images):
+        decoded, name = decoded_at(number), row.path.stem
         image = decoded.pixels
         notes += [f"image `{row.path.name}` {note}" for note in decoded.notes]
         for case in row.cases:
             check_prompt(case.prompt, (image.shape[0], image.shape[1]), model.prompts)
-        opened = open_image(model, sides, name, image)
+        calls = slots.calls(
+            model.batch, number, len(evaluation.images), lambda i: decoded_at(i).pixels
+        )
+        opened = open_image(model, sides, name, calls)
         comparisons += opened.comparisons
         cases += opened.cases
         measured: list[PromptMeasurement] = []
@@ -115,3 +127,9 @@ def check(
         simulator=sides.simulator,
     )
     return ParityResult(report=report, pictures=tuple(pictures), expected=tuple(expected))
+
+
+def _with_cached_images(model: ModelSpec) -> ModelSpec:
+    """Return the model that computes PyTorch's outputs of an image once for all of its slots."""
+    first, *others = model.components
+    return replace(model, components=(cached_reference(first), *others))

@@ -136,28 +136,30 @@ def compare(
     )
 
 
-def compare_both_points(
-    spec: ComponentSpec, sides: Sides, case: str, feeds: Feeds, reference: Feeds
-) -> tuple[Feeds, tuple[ComparisonResult, ...]]:
-    """Run one component's graphs on one input and compare PyTorch -> ONNX and ONNX -> artefact.
+def run_graphs(spec: ComponentSpec, sides: Sides, feeds: Feeds) -> tuple[Feeds, Feeds]:
+    """Run the graphs of an exported component on one input.
+
+    Returns:
+        The outputs of the traced graph and of the artefact.
+    """
+    source, artifact = sides.sources[spec.name], sides.artifacts[spec.name]
+    traced = source.run(feeds)
+    return traced, traced if artifact is source else artifact.run(feeds)
+
+
+def compare_graphs(
+    spec: ComponentSpec, case: str, reference: Feeds, traced: Feeds, lowered: Feeds
+) -> tuple[ComparisonResult, ...]:
+    """Compare PyTorch -> ONNX and ONNX -> artefact.
 
     Args:
         spec: The component.
-        sides: The opened graphs.
         case: `image` or `image/prompt`.
-        feeds: Graph inputs by name.
-        reference: PyTorch's outputs for the same input.
-
-    Returns:
-        The artefact's outputs and the two comparisons; both empty if the component was not
-        exported.
+        reference: PyTorch's outputs.
+        traced: Those of the traced graph for the same input.
+        lowered: Those of the artefact.
     """
-    if spec.name not in sides.artifacts:
-        return {}, ()
-    source, artifact = sides.sources[spec.name], sides.artifacts[spec.name]
-    traced = source.run(feeds)
-    lowered = traced if artifact is source else artifact.run(feeds)
-    return lowered, (
+    return (
         compare("onnx", spec, case, reference, traced),
         compare("artifact", spec, case, traced, lowered),
     )

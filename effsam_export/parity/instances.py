@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effsam_export.imaging import instances, letterbox
-from effsam_export.parity.comparison import Expected, PromptMeasurement, compare_both_points
+from effsam_export.parity.comparison import Expected, PromptMeasurement
 from effsam_export.parity.metrics import boundary_iou, mask_iou
 from effsam_export.parity.results import CaseResult, Picture
-from effsam_export.spec.prompts import Sample
+from effsam_export.parity.slots import encode
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from effsam_export.config.parity import ParityCase
     from effsam_export.imaging.instances import Instances
     from effsam_export.parity.comparison import Sides
+    from effsam_export.parity.slots import Call
     from effsam_export.spec.model import ModelSpec
 
 EVERYTHING = "everything"
@@ -31,19 +30,18 @@ class InstancesImage:
         model: Specification of the model.
         sides: The PyTorch model and the opened graphs.
         name: Name of the image.
-        image: RGB uint8 HxWx3.
+        calls: The image, RGB uint8 HxWx3, in the calls of the graph.
     """
 
-    def __init__(self, model: ModelSpec, sides: Sides, name: str, image: NDArray[np.uint8]) -> None:
+    def __init__(self, model: ModelSpec, sides: Sides, name: str, calls: tuple[Call, ...]) -> None:
+        image = calls[0].images[calls[0].own]
         self._name, self._image = name, image
-        spec, sample = model.component("segmenter"), Sample(image=image)
         size = (image.shape[0], image.shape[1])
         box = letterbox.fit(size, model.preprocess.image_size, square=True)
-        feeds = spec.feeds(model.preprocess, sample)
-        reference = spec.reference(sides.module, sample)
-        outputs, self.comparisons = compare_both_points(spec, sides, name, feeds, reference)
-        self._expected = instances.detect(reference, box)
-        self._actual = instances.detect(outputs, box)
+        encoded = encode(model, model.component("segmenter"), sides, name, calls)
+        self.comparisons = encoded.comparisons
+        self._expected = instances.detect(encoded.reference, box)
+        self._actual = instances.detect(encoded.outputs, box)
         self.cases = (compare_all(f"{name}/{EVERYTHING}", self._expected, self._actual),)
 
     def measure(self, case: ParityCase) -> PromptMeasurement:

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effsam_export.imaging.images import frame_of, prompt_to_model, stability, upscale_masks
-from effsam_export.parity.comparison import Expected, PromptMeasurement, compare_both_points
+from effsam_export.parity.comparison import (
+    Expected,
+    PromptMeasurement,
+    compare_graphs,
+    run_graphs,
+)
 from effsam_export.parity.metrics import boundary_iou, mask_iou
 from effsam_export.parity.results import CaseResult, Picture
+from effsam_export.parity.slots import encode
 from effsam_export.spec.prompts import Prompt, Sample
 
 if TYPE_CHECKING:
@@ -18,6 +24,8 @@ if TYPE_CHECKING:
 
     from effsam_export.config.parity import ParityCase
     from effsam_export.parity.comparison import Sides
+    from effsam_export.parity.results import ComparisonResult
+    from effsam_export.parity.slots import Call
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.tensors import Feeds, Float32
 
@@ -32,21 +40,19 @@ class PromptedImage:
         model: Specification of the model.
         sides: The PyTorch model and the opened graphs.
         name: Name of the image.
-        image: RGB uint8 HxWx3.
+        calls: The image, RGB uint8 HxWx3, in the calls of the encoder.
     """
 
     cases: tuple[CaseResult, ...] = ()
 
-    def __init__(self, model: ModelSpec, sides: Sides, name: str, image: NDArray[np.uint8]) -> None:
+    def __init__(self, model: ModelSpec, sides: Sides, name: str, calls: tuple[Call, ...]) -> None:
+        image = calls[0].images[calls[0].own]
         self._model, self._sides, self._name, self._image = model, sides, name, image
         self._frame = frame_of((image.shape[0], image.shape[1]), model.preprocess)
         self._logits: dict[str, Float32] = {}
-        spec = model.component("encoder")
-        sample = Sample(image=image)
-        reference = spec.reference(sides.module, sample)
-        feeds = spec.feeds(model.preprocess, sample)
-        self._encoded, self.comparisons = compare_both_points(spec, sides, name, feeds, reference)
-        self._sample = sample.encoded(reference)
+        encoded = encode(model, model.component("encoder"), sides, name, calls)
+        self._encoded, self.comparisons = encoded.outputs, encoded.comparisons
+        self._sample = Sample(image=image).encoded(encoded.reference)
 
     def measure(self, case: ParityCase) -> PromptMeasurement:
         """Compare the decoder's outputs and the end-to-end masks for one prompt."""
@@ -58,7 +64,10 @@ class PromptedImage:
         sample = replace(self._sample, prompt=prompt_to_model(prompt, frame))
         reference = spec.reference(sides.module, sample)
         feeds = spec.feeds(model.preprocess, sample)
-        _, comparisons = compare_both_points(spec, sides, name, feeds, reference)
+        comparisons: tuple[ComparisonResult, ...] = ()
+        if spec.name in sides.artifacts:
+            ran = run_graphs(spec, sides, feeds)
+            comparisons = compare_graphs(spec, name, reference, *ran)
         reference = model.masks.of(reference)
         self._logits[case.name] = reference["low_res_masks"][0, _best_mask(model, reference)]
         logits = upscale_masks(reference["low_res_masks"][0], frame, model.masks)

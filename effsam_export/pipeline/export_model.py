@@ -11,13 +11,12 @@ from effsam_export import models
 from effsam_export.bundle.read import read
 from effsam_export.config import calibration, int8_recipe
 from effsam_export.config.targets import load_target
-from effsam_export.models import image_sizes
+from effsam_export.models import batching, image_sizes
 from effsam_export.pipeline import image_size as sizing
 from effsam_export.pipeline import run
 from effsam_export.pipeline.int8 import unmeasured
-from effsam_export.pipeline.plan import resolve
+from effsam_export.pipeline.plan import bundle_name, resolve
 from effsam_export.pipeline.request import ExportRequest, Int8Request
-from effsam_export.spec.sizes import text_of
 from effsam_export.util.progress import StageEvent, ignore_event
 from effsam_export.weights import consent, fetch
 from effsam_export.weights.acquire import acquire
@@ -61,6 +60,7 @@ def export_model(
     lora: str | Path | None = None,
     lora_alpha: float | None = None,
     image_size: int | str | None = None,
+    batch: int | str = 1,
     model_options: Mapping[str, float] | None = None,
     target_options: Mapping[str, str] | None = None,
     force: bool = False,
@@ -74,7 +74,7 @@ def export_model(
         model: A name from `effsam list`.
         target: A name from `effsam targets`, or a TOML file.
         precision: fp32, fp16 or int8; None for the target's first.
-        output: Directory of the bundle; by default MODEL-TARGET-PRECISION.
+        output: Directory of the bundle; by default `plan.bundle_name`.
         checkpoint: Your own weight file or its folder; None for the official one, which is
             downloaded if it is not in the cache.
         checkpoint_key: Which weights of a file with several.
@@ -83,6 +83,7 @@ def export_model(
         lora_alpha: Its alpha, where its file has none.
         image_size: Size of the model's input in pixels, as 512 or "1024x768" (height, width); None
             for the size that the checkpoint shows, or that of the official weights.
+        batch: Number of images that one call of the encoder takes, or "dynamic".
         model_options: As `--set`.
         target_options: As `--option`.
         force: Replace a bundle at `output`.
@@ -102,6 +103,7 @@ def export_model(
     spec = models.configured(models.get(model), model_options or {})
     if image_size is not None:
         spec = image_sizes.in_written_size(spec, str(image_size))
+    spec = batching.in_written_batch(spec, str(batch))
     profile = load_target(target, precision, target_options or {})
     own = own_checkpoint(
         spec.weights,
@@ -111,8 +113,7 @@ def export_model(
         _path(lora),
         lora_alpha,
     )
-    name = spec.name if image_size is None else f"{spec.name}-{text_of(spec.preprocess.image_size)}"
-    path = Path(output or f"{name}-{profile.name}-{profile.precision}")
+    path = Path(output or bundle_name(spec, profile, sized=image_size is not None))
     int8 = None
     if profile.precision == "int8":
         int8 = Int8Request(

@@ -10,7 +10,9 @@ from effsam_export import backends, layouts
 from effsam_export.bundle import staging
 from effsam_export.config.parity import load_parity_images
 from effsam_export.errors import UsageError
-from effsam_export.models import fixed
+from effsam_export.models import batching, fixed
+from effsam_export.spec import batches
+from effsam_export.spec.sizes import text_of
 from effsam_export.util.files import require_output
 
 if TYPE_CHECKING:
@@ -90,8 +92,8 @@ def checks(request: ExportRequest) -> tuple[Callable[[], object], ...]:
     Raises:
         ToolchainMissing: A package is not installed.
         OutputError: The output directory exists already, or cannot be written.
-        UsageError: The target's layout cannot have the model, the model has no such component, the
-            parity file has faults, or one of its images does not exist.
+        UsageError: The target cannot have the model in its layout or with its batch, the model has
+            no such component, the parity file has faults, or one of its images does not exist.
     """
     target = request.target
     quantizer = () if target.precision != "int8" else (target.backend,)
@@ -139,6 +141,9 @@ def _laid_out(request: ExportRequest) -> ModelSpec:
 
 
 def _fixed(request: ExportRequest) -> ModelSpec:
+    fault = batching.target_fault(request.model.batch, request.target)
+    if fault is not None:
+        raise UsageError(fault[0], hint=fault[1])
     return fixed.for_options(_laid_out(request), request.target.options)
 
 
@@ -164,3 +169,18 @@ def chosen_components(model: ModelSpec, names: tuple[str, ...]) -> tuple[Compone
             hint=f"it has {', '.join(sorted(known))}",
         )
     return tuple(c for c in model.components if not names or c.name in names)
+
+
+def bundle_name(model: ModelSpec, target: TargetProfile, *, sized: bool) -> str:
+    """Return the default name of a bundle: MODEL-TARGET-PRECISION.
+
+    A size of input and a batch follow the model, as in `mobile-sam-512-b4-onnx-fp32`.
+
+    Args:
+        model: The model to export.
+        target: The target of the export.
+        sized: The user asks for the model's size of input.
+    """
+    size = f"-{text_of(model.preprocess.image_size)}" if sized else ""
+    batch = "" if model.batch == 1 else f"-b{batches.text_of(model.batch)}"
+    return f"{model.name}{size}{batch}-{target.name}-{target.precision}"

@@ -12,8 +12,10 @@ from effsam_export.bundle.manifest import model_entry
 from effsam_export.bundle.runtime import RANGES
 from effsam_export.bundle.write import LICENSES
 from effsam_export.errors import EffsamError
+from effsam_export.models.batching import with_batch
 from effsam_export.pipeline.manifest_values import ABSENT, Difference, differences
 from effsam_export.pipeline.verify_graphs import tensor_failures
+from effsam_export.spec.batches import ANY
 from effsam_export.spec.sizes import of_sides, sides
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from effsam_export.bundle.read import Bundle
     from effsam_export.pipeline.verify_graphs import Graphs
+    from effsam_export.spec.batches import Batch
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.sizes import Size
     from effsam_export.spec.tensors import ReportedTensor
@@ -34,6 +37,7 @@ TEXTS = (
 )
 """Texts that describe the model. Another version of this package may word them otherwise."""
 SIZES = {
+    "preprocess.batch",
     "preprocess.image_size",
     "preprocess.resize.longest_side",
     "prompts.coordinates.size",
@@ -51,10 +55,12 @@ class GraphSizes:
     Attributes:
         image: Of the image input.
         masks: Of the mask logits, or of the prototypes of a model that detects instances.
+        batch: Number of images in the image input.
     """
 
     image: Size | None
     masks: Size | None
+    batch: Batch | None = None
 
 
 def registered_model(bundle: Bundle) -> tuple[ModelSpec | None, list[str]]:
@@ -106,16 +112,17 @@ def contract_failures(
 
 
 def graph_sizes(graphs: Mapping[str, Graphs]) -> GraphSizes:
-    """Return the sizes of the image and of the masks in the shapes of the graphs."""
-    image = masks = None
+    """Return the sizes of the image and of the masks, and the batch, in the graphs' shapes."""
+    image = masks = batch = None
     for found in graphs.values():
         for signature in (found.artifact, found.source):
             for tensor in () if signature is None else (*signature.inputs, *signature.outputs):
                 if tensor.name == "image":
                     image = image or size_of(tensor)
+                    batch = batch or batch_of(tensor)
                 elif tensor.name in ("low_res_masks", "prototypes"):
                     masks = masks or size_of(tensor)
-    return GraphSizes(image=image, masks=masks)
+    return GraphSizes(image=image, masks=masks, batch=batch)
 
 
 def size_of(tensor: ReportedTensor) -> Size | None:
@@ -127,8 +134,19 @@ def size_of(tensor: ReportedTensor) -> Size | None:
     return None if height is None or width is None else of_sides(height, width)
 
 
+def batch_of(tensor: ReportedTensor) -> Batch | None:
+    """Return the number of images of N x C x height x width; a picture is one image."""
+    axes = tensor.shape or ()
+    if len(axes) == 4:
+        return ANY if axes[0] is None else axes[0]
+    return 1 if len(axes) == 3 else None
+
+
 def with_sizes(model: ModelSpec, sizes: GraphSizes) -> ModelSpec:
-    """Return the model in the sizes of the graphs; the frame of prompts scales with the masks."""
+    """Return the model in the sizes and the batch of the graphs.
+
+    The frame of prompts scales with the masks.
+    """
     rule, masks = model.preprocess, model.masks
     if sizes.masks is not None:
         low = sizes.masks
@@ -137,7 +155,7 @@ def with_sizes(model: ModelSpec, sizes: GraphSizes) -> ModelSpec:
     image = sizes.image or scaled(rule.image_size, low, masks.low_res_size)
     prompt = scaled(rule.prompt_size, low, masks.low_res_size)
     return replace(
-        model,
+        with_batch(model, sizes.batch or model.batch),
         preprocess=replace(rule, image_size=image, prompt_size=prompt),
         masks=replace(masks, low_res_size=low),
     )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from effsam_export.quantize import equalize, rounding
+from effsam_export.spec.slots import in_one_slot
 
 if TYPE_CHECKING:
     from effsam_export.spec.int8 import Quantization
@@ -34,10 +35,9 @@ def prepare_component(
     """
     recipe = quantization.recipe
     prepared = deepcopy(component.wrap(module)).eval()
-    samples = [
-        tuple(torch.from_numpy(feeds[s.name]) for s in component.inputs)
-        for feeds in quantization.feeds()
-    ]
+    # The module takes any number of images, and all slots hold the same one.
+    singles = (in_one_slot(component, feeds) for feeds in quantization.feeds())
+    samples = [tuple(torch.from_numpy(one[s.name]) for s in component.inputs) for one in singles]
     if recipe.equalize:
         equalize.apply(prepared, recipe.equalize, samples)
     if recipe.rounding == "coordinate-descent":

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from effsam_export.spec.batches import IMAGE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
+    from effsam_export.spec.batches import Batch
     from effsam_export.spec.prompts import MaskSet, Preprocess, PromptSupport, Sample
     from effsam_export.spec.sizes import Size
     from effsam_export.spec.tensors import Feeds, TensorSpec
@@ -26,7 +29,8 @@ class ComponentSpec:
         inputs, outputs: Names, shapes and dtypes, as in the exported graph.
         wrap: Takes the loaded model; returns the module to export, which reuses its sub-modules.
         example: Returns tracing inputs by name, as torch tensors. Parity never uses these inputs.
-        feeds: Takes a sample; returns the graph's inputs by the rules in the manifest, in numpy.
+        feeds: Takes a sample; returns the graph's inputs for this one image by the rules in the
+            manifest, in numpy.
         reference: Takes the loaded model and a sample; returns outputs by name, computed by the
             authors' own code path. It shares no code with `wrap` or `feeds`.
         fixed: Takes this component and a number of prompt slots; returns the component with fixed
@@ -41,6 +45,12 @@ class ComponentSpec:
     feeds: Callable[[Preprocess, Sample], Feeds]
     reference: Callable[[nn.Module, Sample], Feeds]
     fixed: Callable[[ComponentSpec, int], ComponentSpec] | None = None
+
+    @property
+    def batch(self) -> Batch:
+        """Number of images that a call takes; 1 for a decoder, and in the layout of an app."""
+        shapes = [t.shape for t in self.inputs if t.name == IMAGE and len(t.shape) == 4]
+        return shapes[0][0] if shapes else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +166,7 @@ class ModelSpec:
         fit: Takes a state dict; returns it with its position tables in the size of the
             model's input. None: the tables of a file must have that size.
         sizes: The sizes of input that can be chosen; None for a model of one size.
+        one_image: Why a call can take only one image, as a sentence; empty if it can take several.
         refused: SHA-256 of a known wrong checkpoint -> the reason, as a sentence.
         options: Model options (`--set`), which change the graph, with their values.
         with_options: Returns the model with other option values; raises UsageError for bad ones.
@@ -177,6 +188,7 @@ class ModelSpec:
     build_like: Callable[[Mapping[str, Tensor]], nn.Module] | None = None
     fit: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
     sizes: ImageSizes | None = None
+    one_image: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, float] = field(default_factory=dict)
     with_options: Callable[[Mapping[str, float]], ModelSpec] | None = None
@@ -186,6 +198,11 @@ class ModelSpec:
     def finds_instances(self) -> bool:
         """Whether the model segments all instances first, and a prompt then selects among them."""
         return self.components[0].name == "segmenter"
+
+    @property
+    def batch(self) -> Batch:
+        """Number of images that a call of the first graph takes."""
+        return self.components[0].batch
 
     def component(self, name: str) -> ComponentSpec:
         """Return the component called `name`, which must exist."""

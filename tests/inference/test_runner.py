@@ -13,6 +13,8 @@ from effsam_export.errors import PromptError
 from effsam_export.imaging.images import Frame, pad, resize
 from effsam_export.inference import runner
 from effsam_export.inference.runner import Embedded
+from effsam_export.models.batching import with_batch
+from effsam_export.spec.batches import ANY
 from effsam_export.spec.prompts import Point, Prompt, Sample
 
 if TYPE_CHECKING:
@@ -72,6 +74,21 @@ def test_embed_feeds_the_resized_and_padded_image() -> None:
     np.testing.assert_array_equal(
         feeds["image"], pad(resize(image, FRAME.resized), MODEL.preprocess)
     )
+
+
+def test_embed_fills_every_slot_and_reads_the_first() -> None:
+    model = with_batch(MODEL, 3)
+    image = np.random.default_rng(0).integers(0, 256, (60, 120, 3), dtype=np.uint8)
+    embeddings = np.arange(3, dtype=np.float32)[:, None, None, None] * np.ones((3, 256, 64, 64))
+    encoder = Recorder(image_embeddings=embeddings)
+    found = runner.embed(model, encoder, image)
+    wanted = pad(resize(image, FRAME.resized), MODEL.preprocess)
+    np.testing.assert_array_equal(encoder.fed[0]["image"], np.concatenate([wanted] * 3))
+    assert found.sample.embeddings is not None
+    np.testing.assert_array_equal(found.sample.embeddings, embeddings[:1])
+    one = Recorder(image_embeddings=embeddings[1:2])
+    assert runner.embed(with_batch(MODEL, ANY), one, image).frame == FRAME
+    np.testing.assert_array_equal(one.fed[0]["image"], wanted)
 
 
 # ------------------------------------------------------------------ what the decoder is fed

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from effsam_export import integrate
 from effsam_export.integrate.contract import contract_of
 from effsam_export.models import fixed
+from effsam_export.models.batching import with_batch
 from tests.integrate import swift_tree
 from tests.integrate.tools import KINDS, OWN_FRAME, SQUASHED, changed, manifest_for
 
@@ -21,6 +22,7 @@ FIXED: dict[str, ModelSpec] = {
     "fixed-fill": KINDS["fixed-fill"],
     "own-frame": fixed.with_slots(OWN_FRAME, 6),
     "squash": fixed.with_slots(SQUASHED, 6),
+    "batch": with_batch(KINDS["slots"], 3),
     "rectangle": fixed.with_slots(KINDS["rectangle"], 6),
 }
 OPTIONS = {"slots": 6, "deployment_target": "iOS17", "compute_units": "ALL"}

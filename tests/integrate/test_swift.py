@@ -111,6 +111,7 @@ def stated(contract: Contract) -> dict[str, Any]:
         "encoder": ("encoderPackage", "encoder.mlpackage"),
         **({"pad_value": ("padValue", list(contract.pad_value or ()))} if pad else {}),
         **({"empty": ("emptyLabel", contract.empty)} if slots else {}),
+        **({"batch": ("batch", contract.batch)} if contract.batch > 1 else {}),
         "foreground": ("foreground", contract.foreground),
         "background": ("background", contract.background),
         "box_top_left": ("boxTopLeft", contract.box_top_left),
@@ -134,6 +135,7 @@ def test_the_constants_are_the_contracts(kind: str) -> None:
     by_field = stated(contract)
     left_out = {"empty"} if contract.padding != "slots" else set()
     left_out |= {"pad_value"} if contract.pad_value is None else set()
+    left_out |= {"batch"} if contract.batch == 1 else set()
     sizes = {
         "image_size": ("imageHeight", "imageWidth"),
         "prompt_size": ("promptHeight", "promptWidth"),
@@ -148,7 +150,7 @@ def test_the_constants_are_the_contracts(kind: str) -> None:
             for name, side in zip(names, sides(getattr(contract, field)), strict=True)
         },
         "decoderPackage": "decoder.mlpackage",
-        "embeddingsShape": list(contract.encoder.outputs[EMBEDDINGS]),
+        "embeddingsShape": list(contract.decoder.inputs[EMBEDDINGS]),
         "fingerprint": contract.fingerprint,
         "computeUnits": "ALL",
     }

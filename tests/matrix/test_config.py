@@ -229,6 +229,40 @@ def test_the_repositorys_own_file() -> None:
     assert len(build.cells) == 6 * 3 - 1
 
 
+BATCHED = 'models = ["mobile-sam", "edge-sam"]\ntargets = ["onnx", "coreml"]\n[batch]\n'
+
+
+def test_batches(tmp_path: Path) -> None:
+    build = config.load(write(tmp_path, BATCHED + "mobile-sam = [1, 4]"))
+    assert [(c.name, c.batch) for c in build.cells] == [
+        ("mobile-sam-b1-onnx-fp32", "1"),
+        ("mobile-sam-b4-onnx-fp32", "4"),
+        ("mobile-sam-b1-coreml-fp16", "1"),
+        ("mobile-sam-b4-coreml-fp16", "4"),
+        ("edge-sam-onnx-fp32", ""),
+        ("edge-sam-coreml-fp16", ""),
+    ]
+    only = 'mobile-sam = "dynamic"\n[[leave_out]]\nmodel = "mobile-sam"\ntarget = "coreml"'
+    assert names(tmp_path, BATCHED + only)[0] == "mobile-sam-bdynamic-onnx-fp32"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("mobile-sam = 0", "a batch has to be 1 to 64 images, not 0"),
+        ('mobile-sam = "many"', "batch of `mobile-sam` is `many`, not a number of images"),
+        ("sam-vit-b = 4", "batch of `sam-vit-b`, which is not built"),
+        ("mobile-sam = true", "`batch` needs a number of images or `dynamic`"),
+        (
+            'mobile-sam = "dynamic"',
+            "`mobile-sam-bdynamic-coreml-fp16`: target `coreml` takes fixed shapes only",
+        ),
+    ],
+)
+def test_batches_that_are_wrong(tmp_path: Path, line: str, message: str) -> None:
+    assert message in fault(tmp_path, BATCHED + line)
+
+
 SIZED = 'models = ["mobile-sam", "edge-sam"]\ntargets = ["onnx"]\n[image_size]\n'
 
 

@@ -1,4 +1,4 @@
-"""The size of input that the checkpoint of a build's cell shows."""
+"""The size of input that the checkpoint of a build's cell shows, and the cell's batch."""
 
 from __future__ import annotations
 
@@ -109,3 +109,19 @@ def test_a_plan_does_not_import_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_batch_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker keeps it when it finds that the checkpoint shows another size."""
+    write_checkpoint(tmp_path / "mine.pt", 192)
+    (cell,) = planned(tmp_path, "[batch]\ntiny-vit = 2\n")
+    assert (cell.cell.name, cell.parts["model.batch"]) == ("tiny-vit-b2-onnx-fp32", "2")
+    requests: list[ExportRequest] = []
+
+    def export(request: ExportRequest, on_event: OnEvent) -> NoReturn:
+        requests.append(request)
+        raise CheckFailed("not exported")
+
+    monkeypatch.setattr(pipeline, "export", export)
+    worker.export_cell(cell.job, tmp_path)
+    assert requests[0].model.components[0].inputs[0].shape == (2, 3, 192, 192)

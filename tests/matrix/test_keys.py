@@ -12,7 +12,7 @@ from effsam_export import models
 from effsam_export.config import calibration, int8_recipe
 from effsam_export.config import targets as profiles
 from effsam_export.matrix import keys
-from effsam_export.models import image_sizes
+from effsam_export.models import batching, image_sizes
 from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.spec.stages import Checkpoint, LoraFile
 from effsam_export.util import installed
@@ -60,6 +60,12 @@ def test_another_image_size() -> None:
     assert changed(one, other) == ["model.image_size"]
     stages = [keys.stage_parts(r, threads=1) for r in (one, other)]
     assert keys.digest(stages[0]) != keys.digest(stages[1])
+
+
+def test_another_batch() -> None:
+    one = request()
+    other = replace(one, model=batching.with_batch(one.model, 4))
+    assert changed(one, other) == ["model.batch"]
 
 
 def test_one_weight() -> None:

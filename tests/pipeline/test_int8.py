@@ -112,6 +112,25 @@ def test_the_same_images_and_seed_give_the_same_bytes(
         assert sha256_of(exported.bundle / name) == sha256_of(again / name)
 
 
+def test_a_batch_has_the_numbers_of_one_image(
+    exported: Exported, tmp_path: Path, small_checkpoint: Checkpoint
+) -> None:
+    """Weights, scales and zero points; only the shapes of tensors are others."""
+    import onnx
+
+    bundle = export(tmp_path, small_checkpoint, "two", "--batch", "2")
+    found, wanted = (
+        {
+            t.name: onnx.numpy_helper.to_array(t).tolist()
+            for t in onnx.load(path / "encoder.onnx").graph.initializer
+            if t.data_type != onnx.TensorProto.INT64
+        }
+        for path in (bundle, exported.bundle)
+    )
+    assert len(wanted) > 4
+    assert found == wanted
+
+
 def test_weights_are_rounded_before_they_are_quantized(
     exported: Exported, tmp_path: Path, small_checkpoint: Checkpoint
 ) -> None:

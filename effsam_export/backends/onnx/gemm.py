@@ -10,12 +10,15 @@ the quantizer inserts all three pairs. Observed with ONNX Runtime 1.32.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.convenience import replace_nodes_and_values
 from onnx_ir.passes.common import ShapeInferencePass
+
+from effsam_export.spec.batches import ANY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -31,7 +34,8 @@ def apply(
     """Return the graph with these layers as Gemm, and the ranges with those of the Gemms' inputs.
 
     A layer is rewritten only if it is a MatMul by a constant matrix, if only the addition of a bias
-    reads its product, and if all sizes of its result are known.
+    reads its product, and if all sizes of its result are known but one that follows from the number
+    of images.
 
     Args:
         model: Not changed.
@@ -64,15 +68,26 @@ def apply(
 
 
 def _sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of node outputs whose sizes are all known."""
+    """Return the shapes of node outputs, with -1 for the size that follows from a dynamic batch.
+
+    Those with another unknown size are left out.
+    """
     # On a copy, so that the inferred shapes are not written to the file.
     inferred = ShapeInferencePass(data_prop=False)(ir.from_proto(model)).model
-    return {
-        str(v.name): tuple(v.shape.numpy())
-        for node in inferred.graph
-        for v in node.outputs
-        if v.shape is not None and v.shape.is_static()
-    }
+    found = {}
+    for node in inferred.graph:
+        for v in node.outputs:
+            sizes = [_size(dim) for dim in v.shape or ()]
+            if v.shape is not None and None not in sizes and sizes.count(-1) <= 1:
+                found[str(v.name)] = tuple(size for size in sizes if size is not None)
+    return found
+
+
+def _size(dim: int | ir.SymbolicDim) -> int | None:
+    """Return a size; -1 if it follows from the number of images (`4*images`), else None."""
+    if isinstance(dim, int):
+        return dim
+    return -1 if re.search(rf"\b{ANY}\b", dim.value or "") else None
 
 
 def _biased(product: ir.Node) -> tuple[ir.Node, ir.Value] | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.errors import UsageError
+from effsam_export.spec.batches import ANY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,14 +15,22 @@ if TYPE_CHECKING:
 
     Options = Mapping[str, str | int | float | bool]
 
-DEFAULTS = {"max_prompts": 64, "opt_prompts": 1, "max_points": 16, "opt_points": 2}
+DEFAULTS = {
+    "max_images": 8,
+    "opt_images": 1,
+    "max_prompts": 64,
+    "opt_prompts": 1,
+    "max_points": 16,
+    "opt_points": 2,
+}
 """Target options that set the ranges. `points` counts clicks, box corners and padding.
 
-64 prompts are one call of automatic mask generation; 2 points are a click and its padding.
+`images` is the dimension of a dynamic batch (`spec.batches.ANY`). 64 prompts are one call of
+automatic mask generation; 2 points are a click and its padding.
 """
 LIMIT = 1024
 """Maximum size of a dynamic dimension in a traced graph (`trace.MAX_DYNAMIC`)."""
-DIMENSIONS = ("prompts", "points")
+DIMENSIONS = (ANY, "prompts", "points")
 
 
 @dataclass(frozen=True, kw_only=True)

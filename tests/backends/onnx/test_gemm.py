@@ -81,6 +81,16 @@ def test_a_layer_becomes_a_gemm(bias_first: bool) -> None:
     assert model.SerializeToString() == before
 
 
+@pytest.mark.parametrize("symbol", ["images", "25*images"])
+def test_a_size_may_follow_from_the_number_of_images(symbol: str) -> None:
+    model = network()
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_param = symbol
+    found = rewritten(model)
+    assert "Gemm" in {n.op_type for n in found.graph.node}
+    np.testing.assert_allclose(answer(found), answer(model), rtol=1e-6, atol=1e-6)
+
+
 def test_a_sum_that_is_an_output_keeps_its_name() -> None:
     model = network()
     del model.graph.node[-1]
@@ -141,6 +151,12 @@ def _sizes_unknown(model: onnx.ModelProto) -> None:
         value.type.tensor_type.shape.dim[1].dim_param = "rows"
 
 
+def _two_sizes_unknown(model: onnx.ModelProto) -> None:
+    for value in (model.graph.input[0], model.graph.output[0]):
+        for dim, symbol in ((0, "images"), (1, "images + 1")):
+            value.type.tensor_type.shape.dim[dim].dim_param = symbol
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -151,6 +167,7 @@ def _sizes_unknown(model: onnx.ModelProto) -> None:
         _a_matrix_is_added,
         _a_matrix_for_each_image,
         _sizes_unknown,
+        _two_sizes_unknown,
     ],
     ids=lambda f: f.__name__[1:],
 )

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from effsam_export import backends
+from effsam_export import backends, models
 from effsam_export.backends.tensorrt import shape_ranges
 from effsam_export.backends.tensorrt.shape_ranges import Range, document, ranges, set_profile, sizes
 from effsam_export.config import targets as profiles
 from effsam_export.errors import UsageError
+from effsam_export.models.batching import with_batch
 from effsam_export.models.efficient_sam import components as efficient_sam
 from effsam_export.models.sam.components import SAM_DECODER, SAM_ENCODER
+from effsam_export.spec.batches import ANY
 from effsam_export.spec.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -30,12 +32,22 @@ def covers(found: Range, shape: tuple[int, ...]) -> bool:
 
 
 def test_defaults() -> None:
-    assert sizes({}) == {"prompts": (1, 1, 64), "points": (1, 2, 16)}
+    assert sizes({}) == {"images": (1, 1, 8), "prompts": (1, 1, 64), "points": (1, 2, 16)}
 
 
 def test_options_set_the_ranges() -> None:
     options = {"max_prompts": 8, "opt_prompts": 4, "max_points": 5, "opt_points": 3}
-    assert sizes(options) == {"prompts": (1, 4, 8), "points": (1, 3, 5)}
+    found = sizes({**options, "max_images": 4, "opt_images": 2})
+    assert found == {"images": (1, 2, 4), "prompts": (1, 4, 8), "points": (1, 3, 5)}
+
+
+def test_a_dynamic_batch() -> None:
+    spec = with_batch(models.get("mobile-sam"), ANY).components[0]
+    found = ranges(spec, {"max_images": 16})["image"]
+    assert (found.minimum[0], found.opt[0], found.maximum[0]) == (1, 1, 16)
+    assert found.minimum[1:] == found.maximum[1:] == (3, 1024, 1024)
+    with pytest.raises(UsageError, match="`opt_images` is 9, must be 1 to `max_images`, 8"):
+        ranges(spec, {"opt_images": 9})
 
 
 @pytest.mark.parametrize(

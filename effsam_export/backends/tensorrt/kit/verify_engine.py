@@ -38,8 +38,11 @@ def check(manifest: dict[str, Any], golden: Path, encoder: Any, decoder: Any) ->
     document = json.loads(golden.read_text("utf-8"))
     image = golden_masks.load_image(golden.parent / document["image"])
     size = image.shape[:2]
-    feeds = {"image": golden_masks.preprocess(image, manifest["preprocess"])}
-    embeddings = encoder.run(feeds)["image_embeddings"].astype(np.float32)
+    pixels = golden_masks.preprocess(image, manifest["preprocess"])
+    batch = manifest["preprocess"].get("batch", 1)
+    # An engine for several images gets the image in every slot.
+    feeds = {"image": np.repeat(pixels, 1 if batch == "dynamic" else batch, axis=0)}
+    embeddings = encoder.run(feeds)["image_embeddings"][:1].astype(np.float32)
     results = []
     for case in document["cases"]:
         mask = case["mask_input"] and np.load(golden.parent / case["mask_input"])

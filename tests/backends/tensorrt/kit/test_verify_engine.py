@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
@@ -50,6 +51,30 @@ def test_golden_vectors_agree_with_effsam_verify(bundle: Path) -> None:
     wanted = verify.verify(bundle, level="golden").golden
     assert found == [(r.case, r.mask_iou, r.score_error) for r in wanted]
     assert len(found) == 3
+
+
+@pytest.mark.parametrize("batch", [3, "dynamic"])
+def test_engines_for_several_images(bundle: Path, batch: int | str) -> None:
+    """The golden image is in every slot, and the answer is that of the first."""
+    manifest = read(bundle / "manifest.json")
+    encoder, decoder = (
+        OnnxSession(bundle / c["files"][0], "CPUExecutionProvider") for c in manifest["components"]
+    )
+
+    class Slots:
+        """An encoder for several images, of which only the first has an embedding."""
+
+        def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
+            image = feeds["image"]
+            assert len(image) == (batch if isinstance(batch, int) else 1)
+            assert (image == image[:1]).all()
+            found = encoder.run({"image": image[:1]})["image_embeddings"]
+            return {"image_embeddings": np.concatenate([found, *[0 * found] * (len(image) - 1)])}
+
+    golden = bundle / "golden" / "golden.json"
+    wanted = verify_engine.check(manifest, golden, encoder, decoder)
+    manifest["preprocess"]["batch"] = batch
+    assert verify_engine.check(manifest, golden, Slots(), decoder) == wanted
 
 
 def test_passed(device: Path, capsys: pytest.CaptureFixture[str]) -> None:
