@@ -27,6 +27,7 @@ from effsam_export.cli.options import (
     NumSamples,
     ParityFile,
     Quiet,
+    Verbose,
     int8_request,
     to_model_options,
 )
@@ -125,6 +126,7 @@ def bisect(
     accept_license: AcceptLicense = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Find the fewest layers to exclude from INT8 or FP16.
@@ -144,7 +146,7 @@ def bisect(
     from effsam_export.util.owned import temporary_directory
     from effsam_export.weights.own_file import own_checkpoint
 
-    terminal = console.Console(quiet=quiet)
+    terminal = console.Console(quiet=quiet, verbose=verbose)
     start = to_start(source, target, precision, model_options)
     if start.sha256 and image_size is not None:
         raise UsageError(

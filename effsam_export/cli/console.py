@@ -9,9 +9,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.cli import tables
+from effsam_export.cli import details, tables
 from effsam_export.cli.streams import can_show, printable, write_data, write_message
-from effsam_export.errors import one_line
+from effsam_export.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,9 +30,16 @@ class Console:
 
     Args:
         quiet: Print errors only.
+        verbose: Print the details that the library logs, too.
+
+    Raises:
+        UsageError: Both are asked for.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        if quiet and verbose:
+            raise UsageError("--quiet and --verbose contradict each other", hint="leave one out")
+        details.show(self.detail if verbose else None)
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
@@ -42,6 +49,11 @@ class Console:
         """Print the lines of a message. A line break within one becomes an escape sequence."""
         if not self._quiet:
             write_message("\n".join(map(one_line, lines)))
+
+    def detail(self, line: str) -> None:
+        """Print a line of `--verbose`, above the progress bar."""
+        self._close_bar()
+        write_message(f"  | {one_line(line)}")
 
     def on_event(self, event: StageEvent) -> None:
         """Show a stage: a progress bar while it runs, one line when it ends."""

@@ -35,6 +35,7 @@ from effsam_export.cli.options import (
     Quiet,
     TargetName,
     TargetOptions,
+    Verbose,
     chosen_precision,
     int8_request,
     to_model_options,
@@ -87,6 +88,7 @@ def export(
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Export a model for a target and check its masks.
@@ -103,7 +105,7 @@ def export(
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.weights.own_file import own_checkpoint
 
-    terminal = console.Console(quiet=quiet)
+    terminal = console.Console(quiet=quiet, verbose=verbose)
     spec = models.configured(models.get(model), to_model_options(model_options))
     spec = batching.in_written_batch(with_size(spec, image_size), batch)
     profile = profiles.load_target(

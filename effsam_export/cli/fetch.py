@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from effsam_export.cli import console
-from effsam_export.cli.options import AcceptLicense, CacheDir, Json, ModelName, Quiet
+from effsam_export.cli.options import AcceptLicense, CacheDir, Json, ModelName, Quiet, Verbose
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,7 @@ def fetch(
     accept_license: AcceptLicense = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Download a model's official checkpoint and print its path."""
@@ -27,7 +28,7 @@ def fetch(
 
     spec = models.get(model)
     consent(spec, accept_license, cache_dir)
-    checkpoint = acquire(spec, None, cache_dir, console.Console(quiet=quiet))
+    checkpoint = acquire(spec, None, cache_dir, console.Console(quiet=quiet, verbose=verbose))
     if json:
         console.document(
             {"model": model, "path": str(checkpoint.path), "sha256": checkpoint.sha256}

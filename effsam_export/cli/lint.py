@@ -28,6 +28,7 @@ from effsam_export.cli.options import (
     Quiet,
     TargetName,
     TargetOptions,
+    Verbose,
     chosen_precision,
     to_model_options,
     to_target_options,
@@ -67,6 +68,7 @@ def lint(
     target_options: TargetOptions = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Check a model for what a target does not support.
@@ -77,7 +79,7 @@ def lint(
     from effsam_export.config import targets as profiles
     from effsam_export.weights.own_file import own_checkpoint
 
-    terminal = console.Console(quiet=quiet)
+    terminal = console.Console(quiet=quiet, verbose=verbose)
     spec = models.configured(models.get(model), to_model_options(model_options))
     spec = with_size(spec, image_size)
     profile = profiles.load_target(

@@ -39,6 +39,12 @@ def _cache_folder(path: Optional[Path]) -> Optional[Path]:  # noqa: UP045
 # Typer reads these annotations at run time, and Python 3.10 needs `Optional` there.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and data only.")]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Print details too: settings, sources, the output of converters."
+    ),
+]
 CacheDir = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

@@ -42,8 +42,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
     if width is None or _total(widths) <= width:
         return "\n".join(_joined(row, widths) for row in lines)
     narrow = [max(_longest_word(row[i]) for row in lines) for i in range(len(header))]
-    # A single value may be longer than the terminal, as a path is.
-    if _total(narrow) <= width or len(header) <= 2:
+    if len(header) == 2:
+        # A single value may be longer than the terminal, as an address is. The others are wrapped.
+        narrow[1] = min(narrow[1], max(width - narrow[0] - len(GAP), 1))
+    if _total(narrow) <= width or len(header) == 2:
         _narrow_down(widths, narrow, lines, width)
         return "\n".join(line for row in lines for line in _wrapped(row, widths))
     if _total(narrow[:-1]) <= width:

@@ -17,6 +17,7 @@ from effsam_export.cli.options import (
     LoraAdapter,
     ParityFile,
     Quiet,
+    Verbose,
 )
 from effsam_export.errors import CheckFailed, UsageError
 
@@ -55,6 +56,7 @@ def verify(
     key: KeyFile = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Check a bundle: files, contract, golden vectors, and parity with PyTorch.
@@ -68,7 +70,7 @@ def verify(
 
     if level not in (None, "golden", "full"):
         raise UsageError(f"unknown level `{level}`", hint="use `golden` or `full`")
-    terminal = console.Console(quiet=quiet)
+    terminal = console.Console(quiet=quiet, verbose=verbose)
     try:
         with archive.opened(bundle) as path:
             result = library.verify(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import TargetProfile
     from effsam_export.util.progress import OnEvent
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,7 @@ def lint(request: LintRequest, on_event: OnEvent = ignore_event) -> LintReport:
     model = fixed.for_options(laid_out, target.options)
     chosen = _chosen(request, model)
     names = rules_for(target)
+    LOG.debug("rules: %s", ", ".join(names))
     why_not = _why_not(request, names)
     images: tuple[ParityImage, ...] = ()
     if not why_not and any(RULES[n].measured for n in names):
@@ -96,7 +100,10 @@ def lint(request: LintRequest, on_event: OnEvent = ignore_event) -> LintReport:
                 ranges=ranges.get(component.name, {}),
                 fp32_nodes=fp32_program_nodes(program, recipe),
             )
-            findings += apply(names, subject)
+            for name in names:
+                hits = list(apply((name,), subject))
+                LOG.debug("%s, %s: %d findings", component.name, name, len(hits))
+                findings += hits
         running.detail = f"{len(names)} rules, {len(findings)} findings"
     return LintReport(
         model=model.name,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from effsam_export import backends
 from effsam_export.models import fixed
-from effsam_export.pipeline import int8
+from effsam_export.pipeline import details, int8
 from effsam_export.pipeline import lower as lowering
 from effsam_export.spec.stages import Graph
 from effsam_export.util.files import megabytes
@@ -70,6 +70,7 @@ def export_component(
     with stage(f"trace {spec.name}", space.on_event) as running:
         graph, cached = traced(plan, module, job)
         running.detail = cache_detail(cached, megabytes(graph.files))
+        details.log_graph(graph)
     lowered_graph = graph
     if quantization is not None and quantization.recipe.prepares_weights:
         from effsam_export.quantize import prepare
@@ -93,6 +94,7 @@ def export_component(
         log = space.scratch / f"lower-{spec.name}.log"
         artifact, cached = lowering.lower(lowered_graph, target, space.work, log, plan.stage_cache)
         running.detail = cache_detail(cached, megabytes(artifact.files))
+        details.log_artifact(artifact)
     return Exported(graph=graph, artifact=artifact)
 
 

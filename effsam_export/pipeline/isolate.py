@@ -6,12 +6,14 @@ The two processes exchange pickle files in a temporary folder.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import pickle
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 OTHER_SIDE = "import sys; from effsam_export.pipeline.isolate import main; main(*sys.argv[1:])"
 """Not `-m`: pickled classes would belong to `__main__` and could not be loaded here."""
 
+LOG = logging.getLogger(__name__)
+POLL_S = 0.2
+"""Time between two looks at the log, for `--verbose`."""
 PR_SET_PDEATHSIG = 1
 """`linux/prctl.h`."""
 TAIL = 3
@@ -116,7 +121,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path, log: Path) -> Arti
                 },
             )
             try:
-                code = process.wait()
+                code = followed(process, log)
             finally:
                 if process.poll() is None:
                     process.kill()
@@ -133,6 +138,24 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path, log: Path) -> Arti
         first, *lines = outcome.message.split(NEXT_LINE)
         raise kind(first, lines=lines, hint=outcome.hint)
     return outcome.artifact
+
+
+def followed(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Return the exit code of a converter, and log its output as it comes."""
+    if not LOG.isEnabledFor(logging.DEBUG):
+        return process.wait()
+    with log.open(encoding="utf-8", errors="replace") as file:
+        begun = ""
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_S)
+            *lines, begun = (begun + file.read()).split("\n")
+            for line in lines:
+                LOG.debug("%s", line)
+            if process.returncode is not None:
+                if begun:
+                    LOG.debug("%s", begun)
+                return process.returncode
 
 
 def ending_of(code: int) -> str:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.errors import CheckFailed
-from effsam_export.pipeline import evidence, int8, int8_comparison, named_files, workspace
+from effsam_export.pipeline import details, evidence, int8, int8_comparison, named_files, workspace
 from effsam_export.pipeline.component import export_component
 from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.prove import prove
@@ -75,6 +75,7 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
     from effsam_export.pipeline import report
     from effsam_export.weights import checkpoint
 
+    details.log_plan(plan)
     with stage("load", on_event) as running:
         loaded = checkpoint.load_with_facts(plan.model, plan.weights)
         module = loaded.module
@@ -83,6 +84,7 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
         running.detail = f"sha256 {plan.weights.sha256[:12]}"
         for note in loaded.facts.notes:
             running.note(note)
+        details.log_weights(loaded.facts)
     with workspace.opened(plan.output, on_event, force=plan.force) as space:
         calibration = int8.load_calibration(plan, space)
         exported = export_components(plan, module, calibration, space)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.util.progress import OnEvent, OnProgress
 
+LOG = logging.getLogger(__name__)
 Level = Literal["golden", "full"]
 Verdict = Literal["passed", "gates unproved", "failed"]
 
@@ -99,12 +101,15 @@ def verify(
         if key is not None and (fault := signature.problem(path, key)):
             failures.append(fault)
         running.detail = f"{len(bundle.manifest['files'])} files"
+        for entry in bundle.manifest["files"]:
+            LOG.debug("%s: %d bytes, sha256 %s", entry["path"], entry["size"], entry["sha256"])
         running.failed = bool(failures)
     if failures:
         # Files whose hashes differ from the manifest are not opened.
         return Verification(
             golden=(), report=None, not_run="the files are broken", failures=tuple(failures)
         )
+    LOG.debug("runtime of the bundle: %s", bundle.manifest.get("runtime"))
     with stage("contract", on_event) as running:
         contract = verify_contract.check(bundle, target_file)
         failures += contract.failures

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 Result = TypeVar("Result")
+LOG = logging.getLogger(__name__)
 
 LOCK_POLL_S = 0.2
 UNPINNED = "unpinned"
@@ -62,6 +64,7 @@ def cached(weights: WeightFile, *, cache_dir: Path) -> Checkpoint | None:
         return None
     if sha256_of(path) != expected.sha256:
         return None
+    LOG.debug("checkpoint in the cache: %s", path)
     return Checkpoint(path=path, sha256=expected.sha256, official=weights.sha256 is not None)
 
 
@@ -141,9 +144,11 @@ def first_source(
     """
     reasons = []
     for source in weights.sources:
+        LOG.debug("trying %s", title(source))
         try:
             return attempt(source)
-        except DownloadError as error:  # noqa: PERF203 - a handful of sources, seconds each
+        except DownloadError as error:
+            LOG.debug("failed: %s", error.message)
             reasons.append(f"{title(source)}: {error.message}")
     ending = ":" if reasons else ", because none is published"
     raise DownloadError(

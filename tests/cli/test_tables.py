@@ -102,8 +102,12 @@ def test_every_width_keeps_the_words(width: int) -> None:
 
 
 def test_a_long_word_in_the_last_column_stays_whole() -> None:
-    text = tables.table(("what", "value"), [["path", "x" * 100]], 40)
-    assert text.splitlines()[1:] == [f"path  {'x' * 100}"]
+    rows = [["path", "x" * 100], ["text", "words that take more than one line of the terminal"]]
+    assert tables.table(("what", "value"), rows, 40).splitlines()[1:] == [
+        f"path  {'x' * 100}",
+        "text  words that take more than one line",
+        "      of the terminal",
+    ]
 
 
 def test_rows_become_blocks_where_no_column_can_be_narrow_enough() -> None:
