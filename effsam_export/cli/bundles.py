@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from effsam_export.cli import console
+from effsam_export.cli import console, tables
 from effsam_export.cli.options import BundleOrFile, BundlePath, Json, KeyFile
 from effsam_export.errors import CheckFailed
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from effsam_export.bundle.read import Bundle
 
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file or directory.")]
+INDENT = " " * 10
+"""Of what follows the first word of a line of `effsam inspect`."""
 MAX_WIDTH = 60
 """Maximum length of a value in a table, in characters; `--json` prints all of it."""
 
@@ -234,6 +237,8 @@ def _describe(bundle: Bundle) -> str:
         )
     else:
         lines.append("parity    of tensors only (one component)")
+    width = tables.width_of(sys.stdout)
+    lines = [tables.fill(line, width, INDENT) for line in lines]
     lines.append("")
     rows = []
     for component in m["components"]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from effsam_export.cli import console
+from effsam_export.cli import console, tables
 from effsam_export.cli.options import CacheDir, Json
 
 if TYPE_CHECKING:
@@ -108,12 +109,14 @@ def doctor(json: Json = False, cache_dir: CacheDir = None) -> None:
         console.document(content)
         return
     memory = f"{facts.memory_gb:.0f} GB" if facts.memory_gb else "unknown"
-    lines = [
+    head = [
         f"effsam-export {facts.version}, Python {facts.python}, {facts.system}",
         f"cores {facts.cores} ({' '.join(facts.cpu_flags) or 'flags unknown'}), memory {memory}, "
         f"{facts.disk_free_gb:.0f} GB free for the cache",
         f"GPU {'; '.join(facts.gpus) or 'none found by `nvidia-smi`'}",
         f"cache {facts.cache_dir}",
+    ]
+    lines = [
         "",
         console.table(
             ("package", "version"), [[n, v or "not installed"] for n, v in facts.packages.items()]
@@ -128,4 +131,6 @@ def doctor(json: Json = False, cache_dir: CacheDir = None) -> None:
             ],
         ),
     ]
-    console.data("\n".join(lines))
+    width = tables.width_of(sys.stdout)
+    head = [tables.fill(line, width, "    ") for line in head]
+    console.data("\n".join([*head, *lines]))
