@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from effsam_export.util.machine import peak_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -35,7 +37,6 @@ WHOLE = "effsam-export"
 """The whole `pipeline.export` to ONNX FP32: with the parity check and the bundle."""
 
 MODEL = "mobile-sam"
-STATUS = Path("/proc/self/status")
 RESULT_PREFIX = "result: "
 
 
@@ -79,18 +80,6 @@ def run_all(checkpoint: Path, output: Path, kinds: tuple[str, ...]) -> list[Expo
 def files_of(directory: Path, component: str) -> list[Path]:
     """The files of one component in an export's directory."""
     return sorted(directory.glob(f"{component}.*"))
-
-
-def peak_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    # Linux carries `ru_maxrss` of the parent over a fork and exec; VmHWM starts anew.
-    if STATUS.is_file():
-        lines = STATUS.read_text("utf-8").splitlines()
-        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM:"))
-    import resource  # not on Windows
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main(argv: list[str] | None = None) -> None:

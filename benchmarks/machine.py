@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from effsam_export.util.machine import cpu_name, usable_cores
+
 CPUINFO = Path("/proc/cpuinfo")
 TOLD_FLAGS = (
     *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni"),
@@ -24,7 +26,7 @@ def describe() -> dict[str, Any]:
     fields = {key.strip(): value.strip() for key, _, value in pairs}
     flags = set((fields.get("flags") or fields.get("Features", "")).split())
     return {
-        "cpu": fields.get("model name") or platform.processor() or platform.machine(),
+        "cpu": cpu_name(),
         "cores": usable_cores(),
         "flags": [f for f in TOLD_FLAGS if f in flags],
         "system": platform.platform(),
@@ -32,13 +34,6 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
     }
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def version(package: str) -> str | None:

@@ -61,7 +61,12 @@ class Difference:
 
 
 def differences(first: Bundle, second: Bundle) -> list[Difference]:
-    """Return all differences, sorted by part; files are compared by the hashes in the manifests."""
+    """Return all differences, sorted by part; files are compared by the hashes in the manifests.
+
+    A report that both manifests name in `nondeterministic_files` is not compared: it holds the
+    latencies of its export, and `parity` is compared by itself.
+    """
+    timed = _timed_reports(first.manifest) & _timed_reports(second.manifest)
     before, after = (
         flat({**bundle.manifest, "manifest_version": bundle.manifest_version})
         for bundle in (first, second)
@@ -69,10 +74,20 @@ def differences(first: Bundle, second: Bundle) -> list[Difference]:
     found = [
         Difference(part=part_of(what), what=what, before=before.get(what), after=after.get(what))
         for what in dict.fromkeys([*before, *after])
-        if before.get(what) != after.get(what)
+        if before.get(what) != after.get(what) and what not in timed
     ]
     order = list(dict.fromkeys(PARTS.values()))
     return sorted(found, key=lambda d: (order.index(d.part), d.what))
+
+
+def _timed_reports(manifest: Mapping[str, Any]) -> set[str]:
+    """Return the dotted paths of the reports with latencies."""
+    named = {entry["file"] for entry in manifest.get("nondeterministic_files", ())}
+    return {
+        f"files.{entry['path']}"
+        for entry in manifest["files"]
+        if entry["role"] == "report" and entry["path"] in named
+    }
 
 
 def needed_changes(first: Bundle, second: Bundle) -> tuple[str, ...]:

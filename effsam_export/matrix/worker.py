@@ -284,7 +284,7 @@ def peak_mb() -> float:
 
 def main(job_file: str, outcome_file: str, parent: str) -> None:
     """Entry point of the child process: read a job, run it, and write its outcome."""
-    from effsam_export.pipeline.isolate import end_with_parent
+    from effsam_export.util.child import end_with_parent
 
     end_with_parent(int(parent))
     path = Path(outcome_file)

@@ -90,12 +90,12 @@ class CachedSession:
     """
 
     def __init__(self, session: Session, cache: OutputCache | None = None) -> None:
-        self._session = session
+        self.session = session
         self._cache: OutputCache = MemoryCache() if cache is None else cache
 
     def run(self, feeds: Feeds) -> Feeds:
         key = key_of(sorted(feeds.items()))
         if (outputs := self._cache.get(key)) is None:
-            outputs = self._session.run(feeds)
+            outputs = self.session.run(feeds)
             self._cache.put(key, outputs)
         return outputs

@@ -5,12 +5,10 @@ The two processes exchange pickle files in a temporary folder.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from effsam_export import backends
 from effsam_export.backends import messages
 from effsam_export.errors import NEXT_LINE, CheckFailed, EffsamError, UsageError
+from effsam_export.util.child import end_with_parent
 
 if TYPE_CHECKING:
     from effsam_export.spec.stages import Artifact, Graph
@@ -32,8 +31,6 @@ OTHER_SIDE = "import sys; from effsam_export.pipeline.isolate import main; main(
 LOG = logging.getLogger(__name__)
 POLL_S = 0.2
 """Time between two looks at the log, for `--verbose`."""
-PR_SET_PDEATHSIG = 1
-"""`linux/prctl.h`."""
 TAIL = 3
 """Number of lines at the end of the log that an error shows."""
 
@@ -186,35 +183,6 @@ def work(job: Job) -> Outcome:
         return Outcome(artifact=backend.lower(job.graph, job.target, job.out_dir))
     except EffsamError as error:
         return Outcome(message=error.message, hint=error.hint, exit_code=error.exit_code)
-
-
-def end_with_parent(parent: int | None = None) -> None:
-    """End this process when the thread that started it ends; Linux only.
-
-    Otherwise the converter of a killed build would keep running and hold its memory.
-
-    Args:
-        parent: Process id of the parent. If it died before this call, this process ends now.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if parent is not None and _is_gone(parent):
-            sys.exit(1)
-
-
-def _is_gone(parent: int) -> bool:
-    """Return whether the process that started this one died."""
-    now = os.getppid()
-    if now == parent:
-        return False
-    try:
-        os.kill(parent, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    # It may be a zombie; or the interpreter was started by a script of the parent.
-    return now == 1
 
 
 def main(job: str, result: str, parent: str) -> None:

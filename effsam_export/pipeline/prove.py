@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from effsam_export import backends
 from effsam_export.backends.onnx.backend import open_source
+from effsam_export.backends.onnx.session import CPU
 from effsam_export.util.files import sha256_of
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from effsam_export.backends import Session
     from effsam_export.bundle.manifest import Exported
     from effsam_export.parity.check import ParityResult
+    from effsam_export.parity.comparison import Sides
     from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.pipeline.stage_cache import StageCache
     from effsam_export.spec.model import ModelSpec
@@ -27,13 +29,17 @@ def prove(
     plan: ExportPlan, module: nn.Module, exported: list[Exported], on_progress: OnProgress
 ) -> ParityResult:
     """Compare the artefacts with the authors' PyTorch code on the evaluation images."""
-    from effsam_export.parity.check import check
+    return compare(plan, open_sides(plan, module, exported), on_progress)
+
+
+def open_sides(plan: ExportPlan, module: nn.Module, exported: list[Exported]) -> Sides:
+    """Open the traced graphs and the artefacts of an export."""
     from effsam_export.parity.comparison import Sides
 
     target = plan.target
     backend = backends.load(target.backend)
     sources = {e.artifact.component: open_cached(plan.stage_cache, e.graph) for e in exported}
-    sides = Sides(
+    return Sides(
         module=module,
         sources=sources,
         # An artefact with the bytes of the traced graph is not opened and run a second time.
@@ -45,6 +51,13 @@ def prove(
         },
         simulator=backend.simulator(target.options),
     )
+
+
+def compare(plan: ExportPlan, sides: Sides, on_progress: OnProgress) -> ParityResult:
+    """Compare opened artefacts with PyTorch on the evaluation images."""
+    from effsam_export.parity.check import check
+
+    target = plan.target
     return check(
         with_cached_reference(plan.model, plan.stage_cache, target.layout),
         sides,
@@ -85,8 +98,10 @@ def open_cached(stage_cache: StageCache | None, graph: Graph) -> Session:
 
 
 def is_traced_graph(exported: Exported) -> bool:
-    """Return whether an artefact is its traced graph, byte for byte, in the same runtime."""
-    first = exported.artifact.files[0]
-    return exported.artifact.backend == "onnx" and filecmp.cmp(
-        exported.graph.path, first, shallow=False
-    )
+    """Return whether an artefact is its traced graph, byte for byte, in the same runtime.
+
+    A traced graph runs in ONNX Runtime on the CPU.
+    """
+    artifact = exported.artifact
+    on_cpu = artifact.backend == "onnx" and artifact.options.get("provider", CPU) == CPU
+    return on_cpu and filecmp.cmp(exported.graph.path, artifact.files[0], shallow=False)

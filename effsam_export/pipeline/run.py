@@ -9,7 +9,7 @@ from effsam_export.errors import CheckFailed
 from effsam_export.pipeline import details, evidence, int8, int8_comparison, named_files, workspace
 from effsam_export.pipeline.component import export_component
 from effsam_export.pipeline.plan import resolve
-from effsam_export.pipeline.prove import prove
+from effsam_export.pipeline.prove import compare, open_sides
 from effsam_export.util.progress import ignore_event, stage
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
             the bundle is then kept as `<output>.finished`.
     """
     from effsam_export.bundle import write
-    from effsam_export.pipeline import report
+    from effsam_export.pipeline import report, report_facts
     from effsam_export.weights import checkpoint
 
     details.log_plan(plan)
@@ -94,12 +94,16 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
         exported = combined(exported, plan.target, space.work)
         exported = named_files.in_layout(exported, plan.target, space.work)
         with stage("parity", on_event) as running:
-            parity = prove(plan, module, exported, running.on_progress)
+            sides = open_sides(plan, module, exported)
+            parity = compare(plan, sides, running.on_progress)
+            versions = write.versions(exported)
+            weights = loaded.facts.weights_sha256
+            facts = report_facts.collect(plan, weights, exported, sides, comparisons, versions)
             for note in parity.report.notes:
                 running.note(note)
             running.detail = summary(parity.report)
             running.failed = not parity.report.passed
-        html = report.render(parity.report, parity.pictures, comparisons)
+        html = report.render(parity.report, parity.pictures, comparisons, facts=facts)
         if not parity.report.passed:
             raise ParityFailed(parity.report, keep_evidence(plan.output, parity, html))
         with stage("bundle", on_event) as running:
@@ -112,9 +116,9 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
                 exported=exported,
                 parity=parity,
                 html=html,
-                versions=write.versions(exported),
+                versions=versions,
                 calibration=calibration,
-                timed=any(c.time_share is not None for c in comparisons),
+                timed=facts.timed,
             )
             running.detail = f"{len(manifest['files']) + 1} files"
     return parity.report

@@ -1,4 +1,4 @@
-"""Latency of several functions, called in turn in one run: median and minimum."""
+"""Latency of one function, or of several that are called in turn: median and minimum."""
 
 from __future__ import annotations
 
@@ -60,6 +60,35 @@ def interleave(
             calls[name]()
             taken[name].append(clock() - start)
     return {name: summarise(seconds) for name, seconds in taken.items()}
+
+
+def repeat(
+    call: Callable[[], object],
+    rounds: int,
+    budget_s: float,
+    *,
+    settle_s: float = SETTLE_S,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Latency:
+    """Measure one function alone, within a budget of time, and return its latency.
+
+    Args:
+        call: The function.
+        rounds: Largest number of measured calls, after one that warms up.
+        budget_s: Time for the measured calls, in seconds. If the call that warms up takes as long,
+            it is the only one, and is measured.
+        settle_s: Rest before the first call, in seconds.
+        clock: A monotonic clock, in seconds.
+    """
+    time.sleep(settle_s)
+    taken: list[float] = []
+    for _ in range(rounds + 1):
+        start = clock()
+        call()
+        taken.append(clock() - start)
+        if sum(taken[1:]) + taken[-1] > budget_s:
+            break
+    return summarise(taken[1:] or taken)
 
 
 def summarise(seconds: Sequence[float]) -> Latency:

@@ -191,11 +191,6 @@ def test_machine_is_described() -> None:
     assert json.loads(json.dumps(about)) == about
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no `resource` module")
-def test_peak_memory_is_of_this_process() -> None:
-    assert 10**6 < exports.peak_bytes() < 10**12
-
-
 # ------------------------------------------------------------------ start-up
 
 
@@ -260,7 +255,8 @@ def test_files_that_differ_are_told_apart_by_what_the_manifest_names(
     for entry in manifest["files"]:
         if entry["path"] in ("report.html", "parity.json"):
             entry["sha256"] = "0" * 64
-    manifest["nondeterministic_files"] = [{"file": "report.html", "reason": "times"}]
+    del manifest["nondeterministic_files"]
     path.write_text(json.dumps(manifest), "utf-8")
-    assert equal_builds.differing(other, exported_tiny) == (["report.html"], ["parity.json"])
-    assert equal_builds.differing(exported_tiny, other) == ([], ["parity.json", "report.html"])
+    # The report of the first names itself, because it holds latencies.
+    assert equal_builds.differing(exported_tiny, other) == (["report.html"], ["parity.json"])
+    assert equal_builds.differing(other, exported_tiny) == ([], ["parity.json", "report.html"])

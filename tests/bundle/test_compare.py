@@ -36,6 +36,17 @@ def test_equal_bundles_do_not_differ(one: Path, other: Path) -> None:
     assert found(one, other) == []
 
 
+def test_reports_with_latencies_are_not_compared(one: Path, other: Path) -> None:
+    (other / "report.html").write_text("12 ms")
+    manifest = fake.manifest_of(other)
+    fake.save(other, manifest)
+    assert found(one, other) == []
+    # One of them holds none.
+    del manifest["nondeterministic_files"]
+    fake.save(other, manifest)
+    assert "files.report.html" in [d.what for d in found(one, other)]
+
+
 def test_other_weights(one: Path, other: Path) -> None:
     (other / "encoder.onnx").write_bytes(b"other weights\n")
     manifest = fake.manifest_of(other)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import re
 import subprocess
@@ -12,10 +10,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
-import pytest
-from PIL import Image
 
-from effsam_export.imaging import overlay
 from effsam_export.parity.results import (
     CaseResult,
     ComparisonResult,
@@ -24,7 +19,8 @@ from effsam_export.parity.results import (
     TensorDiff,
 )
 from effsam_export.pipeline.int8_comparison import Int8Comparison, Variant
-from effsam_export.pipeline.report import PANEL_HEIGHT, PANEL_WIDTH, render
+from effsam_export.pipeline.report import render, summary
+from effsam_export.pipeline.report_facts import ComponentFacts, ReportFacts
 from effsam_export.spec.targets import Gates
 
 HOSTILE = "<script>alert('x')</script>\"&`\udcff"
@@ -106,6 +102,31 @@ PASSED = ParityReport(
 )
 
 
+FACTS = ReportFacts(
+    weights="mobile_sam.pt",
+    sha256="6d" * 32,
+    weights_sha256="a1" * 32,
+    official=True,
+    licence="Apache-2.0",
+    licence_notice="a model card says MIT",
+    tools={"torch": "2.13.0", "effsam-export": "0.1"},
+    machine="A CPU, 2 cores",
+    components=(
+        ComponentFacts(
+            component="encoder",
+            precision="fp16",
+            files=("encoder.xml", "encoder.bin"),
+            bytes=12_345_678,
+            seconds=0.4126,
+        ),
+        ComponentFacts(
+            component="decoder", precision="fp16", files=("d.xml",), bytes=10**7, seconds=0.0084
+        ),
+    ),
+    bytes=22_345_678,
+)
+
+
 def picture(height: int = 80, width: int = 120, case: str = "truck/point") -> Picture:
     rng = np.random.default_rng(0)
     reference = np.zeros((height, width), dtype=np.bool_)
@@ -120,11 +141,6 @@ def picture(height: int = 80, width: int = 120, case: str = "truck/point") -> Pi
         reference=reference,
         actual=found,
     )
-
-
-def images(html: str) -> list[Image.Image]:
-    found = re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', html)
-    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in found]
 
 
 def test_the_int8_comparison_is_shown() -> None:
@@ -196,10 +212,71 @@ def test_the_worst_mask_is_shown_with_its_score_and_stability() -> None:
     )
 
 
+def test_the_first_lines_give_the_verdict_and_its_main_figure() -> None:
+    page = Page(render(PASSED, [picture()], facts=FACTS))
+    start = page.texts.index("✓ PASSED")
+    assert page.texts[start + 1] == (
+        "The exported model gives PyTorch's masks within every gate on 1 prompt: the lowest mask "
+        "IoU is 0.995230, and its gate 0.99."
+    )
+    assert page.texts[start + 2 : start + 8] == [
+        *("Precision", "fp16", "Size", "22.3 MB", "Latency", "encoder 413 ms, decoder 8.4 ms")
+    ]
+
+
+def test_the_summary_of_other_checks() -> None:
+    failed = replace(PASSED, failures=("mask 0 is off", "so is 3"), cases=(CASE, CASE))
+    assert summary(failed) == (
+        "The exported model does not give PyTorch's masks: 2 checks failed, on 2 prompts: the "
+        "lowest mask IoU is 0.995230, and its gate 0.99."
+    )
+    assert summary(replace(PASSED, cases=())) == (
+        "The exported model gives PyTorch's tensors within every gate on 3 comparisons: the lowest "
+        "cosine similarity is 0.9995000, and its gate 0.999."
+    )
+    assert summary(replace(PASSED, comparisons=(), cases=())).startswith("Nothing was measured")
+
+
+def test_weights_licence_tools_and_machine_are_shown() -> None:
+    text = Page(render(PASSED, [], facts=FACTS)).text
+    assert "Weights | mobile_sam.pt, the authors' file" in text
+    assert f"File's SHA-256 | {'6d' * 32} | Weights' SHA-256 | {'a1' * 32}" in text
+    assert "Licence | Apache-2.0: a model card says MIT" in text
+    assert "Tools | effsam-export 0.1, torch 2.13.0 | Machine | A CPU, 2 cores" in text
+    assert "encoder | fp16 | encoder.xml encoder.bin | 12.35 | 412.6" in text
+    assert "decoder | fp16 | d.xml | 10.00 | 8.4" in text
+    own = replace(FACTS, official=False, licence_notice="")
+    assert "mobile_sam.pt, not the authors' file" in Page(render(PASSED, [], facts=own)).text
+    assert "SHA-256" not in Page(render(PASSED, [])).text
+
+
+def test_without_the_runtime_there_is_no_latency() -> None:
+    components = tuple(replace(c, seconds=None) for c in FACTS.components)
+    untimed = replace(FACTS, components=components)
+    assert (FACTS.timed, untimed.timed) == (True, False)
+    text = Page(render(replace(PASSED, simulator="a simulator"), [], facts=untimed)).text
+    assert "Latency | not measured: the target's runtime does not run here" in text
+    assert "decoder | fp16 | d.xml | 10.00 | -" in text
+
+
+def test_a_prompt_without_a_differing_pixel_is_closed() -> None:
+    one = picture(case="differs")
+    equal = replace(one, case="equal", actual=one.reference)
+    html = render(PASSED, [one, equal])
+    opened = dict(re.findall(r'<details class="picture"( open)?><summary><h3>(\w+)', html))
+    assert opened == {" open": "differs", "": "equal"}
+    assert "equal | no pixel differs" in Page(html).text
+    assert "differs | 1 missed, 0 added, of 9,600 pixels" in Page(html).text
+
+
 def test_a_simulator_is_named() -> None:
     text = Page(render(replace(PASSED, simulator="a <simulator>"), [])).text
+    assert "✓ PASSED, SIMULATED" in text
     assert "Simulated | by a <simulator>: the target's own runtime does not run" in text
+    assert "SIMULATED" not in Page(render(PASSED, [])).text
     assert "Simulated" not in Page(render(PASSED, [])).text
+    failed = replace(PASSED, simulator="a simulator", failures=("mask 0 is off",))
+    assert "✗ FAILED" in Page(render(failed, [])).text
 
 
 def test_prompts_that_were_left_out_are_listed() -> None:
@@ -251,8 +328,9 @@ def test_hostile_names_are_only_text() -> None:
         cases=(replace(CASE, case=HOSTILE),),
         failures=(HOSTILE,),
     )
+    facts = replace(FACTS, weights=HOSTILE, tools={HOSTILE: HOSTILE}, licence=HOSTILE)
     for title in (None, HOSTILE):
-        html = render(report, [picture(case=HOSTILE)], title=title)
+        html = render(report, [picture(case=HOSTILE)], facts=facts, title=title)
         page = Page(html)
         assert "script" not in page.tags
         assert page.text.count("<script>alert('x')</script>\"&`?") >= 8
@@ -287,47 +365,3 @@ def test_loads_nothing() -> None:
     assert "url(" not in html
     assert "http:" not in html
     assert "https:" not in html
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "shown"),
-    [
-        (80, 120, (120, 80)),
-        (800, 1200, (360, 240)),
-        (1200, 800, (320, 480)),
-        (3, 1400, (360, 1)),
-        # Shown in full size, noise takes more than one byte a pixel.
-        (300, 350, (350, 300)),
-        (1, 1, (1, 1)),
-    ],
-)
-def test_three_small_panels(height: int, width: int, shown: tuple[int, int]) -> None:
-    panels = images(render(PASSED, [picture(height, width)]))
-    assert [panel.size for panel in panels] == [shown] * 3
-    assert [panel.format for panel in panels] == ["JPEG", "JPEG", "PNG"]
-    assert shown[0] <= PANEL_WIDTH
-    assert shown[1] <= PANEL_HEIGHT
-
-
-def test_panels_show_prompts_and_disagreement() -> None:
-    html = render(PASSED, [picture(800, 1200)])
-    text = Page(html).text
-    assert "Disagreement: 1 missed, 0 added, of 960,000 pixels" in text
-    assert "missed: reference only" in text
-    prompted, answered, apart = (np.asarray(p.convert("RGB")).astype(int) for p in images(html))
-    assert np.abs(prompted[80, 120] - overlay.GREEN).max() < 40
-    assert np.abs(answered[80, 120] - overlay.GREEN).max() > 40
-    coloured = (apart != apart[:, :, :1]).any(axis=2)
-    assert np.count_nonzero(coloured) == 1
-    assert tuple(apart[60, 90]) == overlay.ONLY_REFERENCE
-    assert f"rgb{overlay.ONLY_REFERENCE}" in html
-
-
-def test_equal_masks_are_said_to_be_equal() -> None:
-    one = picture()
-    text = Page(render(PASSED, [replace(one, actual=one.reference)])).text
-    assert "The artefact's mask, IoU 1.000000" in text
-    numbered = Page(render(PASSED, [replace(one, mask=3)])).text
-    assert "Prompts and the reference's mask 3" in numbered
-    assert "The artefact's mask 3, IoU 0." in numbered
-    assert "no pixel differs" in text
