@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
-
+from docs.from_code import bench
+from docs.from_code.keys import Keys, of, under
 from docs.from_code.run_documents import run_documents
 from docs.from_code.text import cell, code, table
 from effsam_export.bisect.evaluations import Evaluation
@@ -16,11 +15,6 @@ from effsam_export.cli.diagnose import Diagnosis, TargetState
 from effsam_export.lint.findings import Finding
 from effsam_export.parity.results import CaseResult
 from effsam_export.spec.targets import Gates
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-Keys = dict[str, str]
 
 CASE: Keys = {
     "case": "image and prompt",
@@ -130,23 +124,6 @@ CHECKPOINT: Keys = {
     "sha256": "its hash, or null where none is published",
     "size": "bytes, or null",
 }
-
-
-def under(prefix: str, keys: Mapping[str, str]) -> Keys:
-    """Keys below another one."""
-    return {f"{prefix}{key}": meaning for key, meaning in keys.items()}
-
-
-def of(record: type[Any], meanings: Keys, prefix: str = "") -> Keys:
-    """Keys of a dataclass with their meanings.
-
-    Raises:
-        ValueError: A field has no meaning here, or a meaning has no field.
-    """
-    names = [f.name for f in fields(record)]
-    if sorted(names) != sorted(meanings):
-        raise ValueError(f"{record.__name__} has {sorted(names)}, documented {sorted(meanings)}")
-    return {f"{prefix}{name}": meanings[name] for name in names}
 
 
 def parity() -> Keys:
@@ -306,6 +283,7 @@ def documents() -> dict[str, Keys]:
         "verify --level golden": golden,
         "verify": {**golden, **parity()},
         **run_documents(),
+        "bench": bench.document(),
         "inspect": {"manifest": "the manifest"},
         "diff": {
             "contract": "whether the calling rules differ",

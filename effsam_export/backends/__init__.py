@@ -54,8 +54,13 @@ class Backend(Protocol):
         """
         ...
 
-    def open_session(self, artifact: Artifact) -> ArtifactSession:
+    def open_session(self, artifact: Artifact, threads: int | None = None) -> ArtifactSession:
         """Load an artefact with the options of its target.
+
+        Args:
+            artifact: The artefact.
+            threads: Threads of a CPU runtime, in place of those of the target or of the runtime's
+                own choice. Core ML and GPUs ignore it.
 
         Raises:
             CheckFailed: The runtime cannot load it, or would run it on another device or execution

@@ -235,8 +235,13 @@ def check_component(bundle: Bundle, component: str) -> None:
         )
 
 
-def open_session(bundle: Bundle, component: str) -> ArtifactSession:
+def open_session(bundle: Bundle, component: str, threads: int | None = None) -> ArtifactSession:
     """Check the files of one component, and open it in the runtime of the bundle's backend.
+
+    Args:
+        bundle: The bundle.
+        component: Name of the component.
+        threads: Threads of a CPU runtime; None for those of the target, or the runtime's own.
 
     Raises:
         BundleError: The bundle does not hold the component, its files are not those of the
@@ -249,4 +254,4 @@ def open_session(bundle: Bundle, component: str) -> ArtifactSession:
     spec = next((c for c in model.components if c.name == component), None)
     if spec is None:
         raise BundleError(f"`{model.name}` has no {component}, which bundle `{bundle.path}` holds")
-    return session.opened(bundle.artifact(component), spec)
+    return session.opened(bundle.artifact(component), spec, threads)

@@ -52,8 +52,13 @@ class CheckedSession:
         return self._session.signature()
 
 
-def opened(artifact: Artifact, spec: ComponentSpec) -> CheckedSession:
+def opened(artifact: Artifact, spec: ComponentSpec, threads: int | None = None) -> CheckedSession:
     """Open an artefact in the runtime of its backend.
+
+    Args:
+        artifact: The artefact.
+        spec: Its component.
+        threads: As in `backends.Backend.open_session`.
 
     Raises:
         BundleError: The runtime cannot open it.
@@ -62,7 +67,7 @@ def opened(artifact: Artifact, spec: ComponentSpec) -> CheckedSession:
     backend = backends.load(artifact.backend)
     what = f"`{artifact.files[0].name}`"
     with one_error(f"{what} cannot be opened for backend `{artifact.backend}`"):
-        return CheckedSession(backend.open_session(artifact), spec, what)
+        return CheckedSession(backend.open_session(artifact, threads), spec, what)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ COMMANDS = {
     "cache": ("cache", "cache"),
     "bisect": ("bisect", "bisect"),
     "run": ("run", "run"),
+    "bench": ("bench", "bench"),
     "verify": ("verify", "verify"),
     "inspect": ("bundles", "inspect"),
     "diff": ("bundles", "diff"),

@@ -17,7 +17,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "See what is there": ("list", "targets", "info", "doctor"),
     "Export": ("fetch", "lint", "export", "bisect"),
     "Export many": ("build", "worker", "cache"),
-    "Use and check a bundle": ("run", "verify", "inspect", "diff"),
+    "Use and check a bundle": ("run", "bench", "verify", "inspect", "diff"),
     "Pass a bundle on": ("pack", "unpack", "sign", "attest", "code", "merge-layout"),
 }
 EXAMPLES: dict[str, str] = {
@@ -33,6 +33,7 @@ EXAMPLES: dict[str, str] = {
     "worker": "effsam worker --scheduler tcp://10.0.0.5:8786",
     "cache": "effsam cache --remove-unused 30",
     "run": "effsam run mobile-sam-onnx-fp32 image.jpg --point 280,140 -o overlay.png",
+    "bench": "effsam bench mobile-sam-onnx-fp32 mobile-sam-openvino-fp32 --html bench.html",
     "verify": "effsam verify mobile-sam-onnx-fp32 --level golden",
     "inspect": "effsam inspect mobile-sam-onnx-fp32",
     "diff": "effsam diff mobile-sam-onnx-fp32 mobile-sam-onnx-fp16",

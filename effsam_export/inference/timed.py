@@ -48,10 +48,15 @@ def centre_prompt(image: NDArray[np.uint8]) -> Prompt:
 
 def random_embedding(model: ModelSpec, image: NDArray[np.uint8]) -> Embedded:
     """Return an embedding for a decoder without its encoder; times do not depend on its values."""
-    spec = model.component("decoder")
-    shape = next(t.shape for t in spec.inputs if t.name == "image_embeddings")
-    values = np.random.default_rng(0).standard_normal([int(n) for n in shape])
+    encoded = {tensor.name for tensor in model.component("encoder").outputs}
+    numbers = np.random.default_rng(0)
+    outputs = {
+        tensor.name: numbers.standard_normal([int(n) for n in tensor.shape]).astype(np.float32)
+        # The decoder's own shapes: an encoder may take several images in a call.
+        for tensor in model.component("decoder").inputs
+        if tensor.name in encoded
+    }
     return Embedded(
         frame=frame_of((image.shape[0], image.shape[1]), model.preprocess),
-        sample=Sample(image=image, embeddings=values.astype(np.float32)),
+        sample=Sample(image=image).encoded(outputs),
     )

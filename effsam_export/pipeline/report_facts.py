@@ -16,6 +16,7 @@ from effsam_export.inference import runner
 from effsam_export.inference.timed import centre_prompt, random_embedding
 from effsam_export.parity.cached import CachedSession
 from effsam_export.spec.prompts import Sample
+from effsam_export.spec.slots import in_every_slot
 from effsam_export.util import machine, timing
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ def measure(plan: ExportPlan, sessions: Mapping[str, Session]) -> dict[str, floa
             embedded = random_embedding(model, image)
             feeds = runner.decoder_feeds(model, embedded, centre_prompt(image))
         else:
-            feeds = model.component(name).feeds(model.preprocess, Sample(image=image))
+            spec = model.component(name)
+            feeds = in_every_slot(spec, spec.feeds(model.preprocess, Sample(image=image)))
         # A cached session would not run again.
         plain = session.session if isinstance(session, CachedSession) else session
         call = partial(plain.run, feeds)

@@ -100,6 +100,9 @@ def path_arguments(random: Random) -> list[str]:
             ["run", "folder", path, other, "--prompts", path],
             ["run", "folder", "x.png", "--prompts", path, "--format", other],
             ["run", "folder", "x.png", *point, "--embedding", path, "--save-embedding", other],
+            ["bench", path, other],
+            ["bench", "folder", "--image", path],
+            ["bench", path, "--html", other],
             ["cache", "--cache-dir", path],
             ["cache", "--cache-dir", path, "--json"],
             ["cache", "--cache-dir", path, "--remove-unused", "1"],
@@ -135,6 +138,8 @@ def number_arguments(random: Random) -> list[str]:
             ["run", "folder", "x.png", "--everything", "--crop-overlap-ratio", number],
             ["run", "folder", "x.png", "--everything", "--min-mask-region-area", number],
             ["run", "folder", "x.png", "--normalized", "--box", f"0,0,{number},{other}"],
+            ["bench", "folder", "--threads", number, "--repeats", other],
+            ["bench", "folder", "--warm-up", number],
             ["run", "folder", "x.png", "--point", "1,1", "--range", f"{number},{other}"],
             [*plan, "--int8", "--num-samples", number],
             [

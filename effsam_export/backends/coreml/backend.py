@@ -150,8 +150,9 @@ def _functions(graph: Graph) -> dict[str, Path]:
     return programs
 
 
-def open_session(artifact: Artifact) -> CoremlSession:
+def open_session(artifact: Artifact, threads: int | None = None) -> CoremlSession:
     """Open a package: in Core ML on macOS, in the evaluator of ML programs elsewhere."""
+    del threads
     chosen = parse_options(artifact.options)
     return coreml_session.open_package(
         coreml_package.package_of(artifact.files),

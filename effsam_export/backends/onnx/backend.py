@@ -91,14 +91,18 @@ def count_ops(path: Path) -> dict[str, int]:
     return dict(sorted(Counter(n.op_type for n in nodes).items()))
 
 
-def open_session(artifact: Artifact) -> OnnxSession:
+def open_session(artifact: Artifact, threads: int | None = None) -> OnnxSession:
     """Open an artefact with the execution provider of its target, without a fallback.
+
+    Args:
+        artifact: The artefact.
+        threads: Threads of an operator on the CPU; None for one per physical core.
 
     Raises:
         CheckFailed: ONNX Runtime cannot load it, or would run it on another provider.
     """
     provider = str(artifact.options.get("provider", CPU))
-    return OnnxSession(artifact.files[0], provider)
+    return OnnxSession(artifact.files[0], provider, threads)
 
 
 def simulator(options: Options) -> str:

@@ -31,18 +31,21 @@ class OnnxSession:
     Args:
         model: Path or bytes of the file.
         provider: Execution provider, as ONNX Runtime names it.
+        threads: Threads of an operator on the CPU; None for one per physical core.
 
     Raises:
         CheckFailed: ONNX Runtime cannot load the file, or would run it on another provider.
     """
 
-    def __init__(self, model: Path | bytes, provider: str) -> None:
+    def __init__(self, model: Path | bytes, provider: str, threads: int | None = None) -> None:
         self._name = f"`{model.name}`" if isinstance(model, Path) else "the graph"
         check_available(provider)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # The arena never frees its memory: 12 GB after one run of SlimSAM-77.
         options.enable_cpu_mem_arena = False
+        if threads is not None:
+            options.intra_op_num_threads = threads
         if not cpu.int8_flags():
             # Without VNNI, the sum of two products of UINT8 and INT8 may overflow 16 bits. This
             # option uses UINT8 weights, which do not overflow.

@@ -81,8 +81,12 @@ def count_ops(path: Path) -> dict[str, int]:
     return {k: n for k, n in sorted(kinds.items()) if k not in ("Constant", "Parameter", "Result")}
 
 
-def open_session(artifact: Artifact) -> OpenvinoSession:
+def open_session(artifact: Artifact, threads: int | None = None) -> OpenvinoSession:
     """Compile an artefact for the device and inference precision of its target.
+
+    Args:
+        artifact: The artefact.
+        threads: Threads of the device `CPU`; None for OpenVINO's own number.
 
     Raises:
         CheckFailed: OpenVINO cannot compile it for the device, or compiled it for another.
@@ -91,6 +95,7 @@ def open_session(artifact: Artifact) -> OpenvinoSession:
         artifact.files[0],
         str(artifact.options.get("device", "CPU")),
         str(artifact.options.get("inference_precision", "f32")),
+        threads,
     )
 
 

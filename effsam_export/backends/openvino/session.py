@@ -28,17 +28,21 @@ class OpenvinoSession:
         path: The `.xml` of an IR, or an ONNX file.
         device: Device as OpenVINO names it.
         inference_precision: Floating-point type of the arithmetic, as `f32`.
+        threads: Threads of the device `CPU`; None for OpenVINO's own number.
 
     Raises:
         CheckFailed: OpenVINO cannot compile the graph for the device, or compiled it for another.
     """
 
-    def __init__(self, path: Path, device: str, inference_precision: str) -> None:
+    def __init__(
+        self, path: Path, device: str, inference_precision: str, threads: int | None = None
+    ) -> None:
         self._name = path.name
+        settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": inference_precision}
+        if threads is not None and device == "CPU":
+            settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._model: Any = openvino.Core().compile_model(
-                str(path), device, {"INFERENCE_PRECISION_HINT": inference_precision}
-            )
+            self._model: Any = openvino.Core().compile_model(str(path), device, settings)
         except Exception as error:
             if is_out_of_memory(error):
                 raise

@@ -144,11 +144,12 @@ class EngineSession:
         return trt_reported.signature(self._engine)
 
 
-def open_session(artifact: Artifact) -> ArtifactSession:
+def open_session(artifact: Artifact, threads: int | None = None) -> ArtifactSession:
     """Open the artefact's engine, or its simulator without TensorRT.
 
     Without an engine one is built, and not written: a bundle has no files but the listed ones.
     """
+    del threads
     typed = artifact.files[0]
     if not usable():
         return trt_typed.open_simulator(typed)

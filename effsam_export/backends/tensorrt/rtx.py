@@ -193,8 +193,9 @@ class EngineSession:
         return trt_reported.signature(self._engine)
 
 
-def open_session(artifact: Artifact) -> ArtifactSession:
+def open_session(artifact: Artifact, threads: int | None = None) -> ArtifactSession:
     """Open the engine for this machine's GPU, or its simulator on the same typed ONNX."""
+    del threads
     if simulator(artifact.options):
         return trt_typed.open_simulator(artifact.files[0])
     capability = trt_engine.capability()

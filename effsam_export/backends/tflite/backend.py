@@ -216,15 +216,19 @@ def combine(
     return tuple(replace(a, files=(path,)) for a in artifacts)
 
 
-def open_session(artifact: Artifact) -> ArtifactSession:
-    """Load the signature of a component with the number of threads of its target.
+def open_session(artifact: Artifact, threads: int | None = None) -> ArtifactSession:
+    """Load the signature of a component.
+
+    Args:
+        artifact: The artefact.
+        threads: Number of threads; None for that of the target.
 
     Raises:
         CheckFailed: The file cannot be read, lacks the component, or is for an unknown delegate.
     """
     check_delegate(artifact.options)
     kind = Fp16Session if artifact.options.get("delegate") == "gpu" else InterpreterSession
-    threads = int(artifact.options.get("num_threads", 1))
+    threads = threads or int(artifact.options.get("num_threads", 1))
     return kind(artifact.files[0], artifact.component, threads)
 
 

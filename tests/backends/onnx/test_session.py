@@ -38,6 +38,22 @@ def test_the_cpu_is_given(graph: Path) -> None:
     assert found["y"].tolist() == [[2.0] * 3] * 2
 
 
+def test_number_of_threads_reaches_the_runtime(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    options = onnxruntime.SessionOptions
+
+    def recorded() -> onnxruntime.SessionOptions:
+        asked.append(options())
+        return asked[-1]
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", recorded)
+    OnnxSession(graph, CPU)
+    OnnxSession(graph, CPU, 3)
+    assert [o.intra_op_num_threads for o in asked] == [0, 3]
+
+
 def test_signature(graph: Path) -> None:
     found = OnnxSession(graph, CPU).signature()
     assert found.inputs == (ReportedTensor(name="x", shape=(None, 3), dtype="float32"),)

@@ -59,6 +59,13 @@ def test_a_damaged_file(tmp_path: Path, content: bytes) -> None:
         OpenvinoSession(tmp_path / "toy.xml", "CPU", "f32")
 
 
+def test_number_of_threads_reaches_the_runtime(graph: Path) -> None:
+    from effsam_export.backends.openvino.session import OpenvinoSession
+
+    session = OpenvinoSession(graph, "CPU", "f32", 1)
+    assert session._model.get_property("INFERENCE_NUM_THREADS") == 1
+
+
 def test_other_inputs(graph: Path) -> None:
     from effsam_export.backends.openvino.session import OpenvinoSession
 

@@ -177,7 +177,8 @@ def test_number_of_threads_reaches_the_runtime(
     artifact = lowered["tflite"]
     tflite.open_session(replace(artifact, options={"num_threads": 3}))
     tflite.open_session(replace(artifact, options={}))
-    assert asked == [(artifact.files[0], "decoder", 3), (artifact.files[0], "decoder", 1)]
+    tflite.open_session(replace(artifact, options={"num_threads": 3}), threads=2)
+    assert asked == [(artifact.files[0], "decoder", n) for n in (3, 1, 2)]
 
 
 @pytest.mark.parametrize("name", TARGETS)

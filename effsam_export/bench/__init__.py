@@ -1,0 +1,1 @@
+"""Latency, memory and size of bundles, measured side by side on this machine; no torch."""
