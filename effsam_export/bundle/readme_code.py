@@ -62,7 +62,7 @@ def _python(manifest: dict[str, Any]) -> list[str]:
             lines += ["", f"x, y = {EXAMPLE[0]:g}, {EXAMPLE[1]:g}  # step 4"]
             if first is component:
                 lines += [_zeros("image_embeddings", component), ""]
-        feeds = _feeds(component, manifest["prompts"])
+        feeds = _feeds(component, manifest)
         outputs = [t["name"] for t in component["outputs"]]
         if name != "decoder":
             lines += ["", f"{_zeros('image', component)}  # in its place: steps 1 to 3"]
@@ -102,13 +102,16 @@ def _opened(backend: str, options: dict[str, Any], components: list[dict[str, An
     return found
 
 
-def _feeds(component: dict[str, Any], prompts: dict[str, Any]) -> list[str]:
+def _feeds(component: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
     """Return `"name": value` for each input of a component, for one foreground point."""
-    return [f'    "{t["name"]}": {_value(t, prompts)},' for t in component["inputs"]]
+    return [f'    "{t["name"]}": {_value(t, manifest)},' for t in component["inputs"]]
 
 
-def _value(tensor: dict[str, Any], prompts: dict[str, Any]) -> str:
+def _value(tensor: dict[str, Any], manifest: dict[str, Any]) -> str:
+    prompts = manifest["prompts"]
     name = str(tensor["name"])
+    if name == "image_embeddings" and isinstance(manifest["preprocess"].get("batch"), int):
+        return f"{name}[:1]"  # of the first of several images
     if name in ("image", "image_embeddings"):
         return name
     if name in ("point_coords", "point_labels"):

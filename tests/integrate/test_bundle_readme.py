@@ -115,6 +115,24 @@ def test_the_sentence_on_padding(
     assert sentence in readme_text(manifest)
 
 
+@pytest.mark.parametrize(
+    ("batch", "axis", "images", "fed"),
+    [
+        (4, 4, "(4, 3, 256, 256)", "image_embeddings[:1]"),
+        ("dynamic", "images", "(1, 3, 256, 256)", "image_embeddings"),
+    ],
+)
+def test_an_encoder_of_several_images(
+    exported_onnx: Path, batch: object, axis: object, images: str, fed: str
+) -> None:
+    manifest = manifest_of(exported_onnx)
+    manifest["preprocess"]["batch"] = batch
+    manifest["components"][0]["inputs"][0]["shape"][0] = axis
+    page = readme_text(manifest)
+    assert f"image = np.zeros({images}, dtype=np.float32)" in page
+    assert f'"image_embeddings": {fed},' in page
+
+
 def test_a_core_ml_bundle_says_what_was_not_compiled(exported_onnx: Path) -> None:
     manifest = manifest_of(exported_onnx)
     manifest["target"]["backend"] = "coreml"
