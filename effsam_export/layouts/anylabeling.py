@@ -42,8 +42,8 @@ USE = (
     "AnyLabeling and X-AnyLabeling: *Load Custom Model*, then choose `config.yaml` here.",
     "Keep `coreml` out of the folder's path: AnyLabeling takes such a model for another kind.",
     "",
-    "rembg: copy `encoder.onnx` and `decoder.onnx` to `~/.u2net/NAME.encoder.onnx` and "
-    "`~/.u2net/NAME.decoder.onnx`, and pass `sam_model=NAME` to the session `sam`.",
+    "rembg: copy `encoder.onnx` and `decoder.onnx` to `~/.u2net/sam_vit_b_01ec64.encoder.onnx` and "
+    "`~/.u2net/sam_vit_b_01ec64.decoder.onnx`, the model of the session `sam`.",
     "",
     "The web demo of segment-anything takes `decoder.onnx` as its model.",
 )
