@@ -57,6 +57,7 @@ OTHERS = (
     *("instances.hpp", "prompts.hpp", "building.hpp"),
     *("instances.cpp", "prompts.cpp", "letterbox.cpp"),
     *("instances.mjs", "pixels.mjs", "prompts.mjs", "bilinear.mjs"),
+    *("slots.cpp", "slots.mjs"),
     *("index.html", "app.mjs", "worker.mjs", "sw.js", "serve.mjs"),
 )
 """Templates that are another form or a part of a file above, or files of the web page."""
