@@ -77,8 +77,11 @@ def _link_handler() -> None:
     """Handle a signal that means nothing here, to link the functions that handle signals.
 
     A library may later give signals a stack of 8 KB. The linker, which looks for a function at its
-    first call, would save the registers on it, and those of a CPU with AMX do not fit.
+    first call, would save the registers on it, and those of a CPU with AMX do not fit. Where
+    libraries are loaded already, it is too late: the signal itself could crash the process.
     """
+    if "numpy" in sys.modules:
+        return
     number = getattr(signal, "SIGURG", None)  # not on Windows
     if number is not None and signal.getsignal(number) == signal.SIG_DFL:
         signal.signal(number, lambda *_: None)
