@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def built(model: ModelSpec, compiler: Compiler, folder: Path) -> Path:
-    """A model's contract, on a graph that gives what it is told to."""
+    """A model's contract, on a graph whose outputs the test sets."""
     generate(manifest_for(model, "openvino"), "cpp", folder)
     shutil.copy(CODE / "given.cpp", folder / "effsam_graph.cpp")
     shutil.copy(CODE / "answers.cpp", folder)
