@@ -48,7 +48,7 @@ prompts = [
 EXPORTS: list[tuple[str, Size, tuple[str, ...]]] = [
     # Target, size, packages it needs.
     ("onnx", 512, ("onnxruntime",)),
-    ("onnx", (512, 384), ("onnxruntime",)),
+    ("onnx", (1024, 768), ("onnxruntime",)),
     ("openvino", 512, ("openvino",)),
 ]
 SAME_MASK = 0.999
