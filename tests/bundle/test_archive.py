@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LINK = 0o120777 << 16
 SHA256 = {
     3: "a19e070d1cb0bfaa9cc0209f794885c88810684e1357826e08986bcfcf640c04",
-    4: "c243a9b4d4347213b3ef35bddb3f4ef914b089053f7733e42f804d8178d6440f",
+    4: "bcb42d6a7f8f2ba55a7069f4641c342ae96271d77d33040d56a54e2de7d3b734",
 }
 """Of the archive, by version of the manifest."""
 

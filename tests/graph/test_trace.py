@@ -218,6 +218,7 @@ def test_a_single_token(module: nn.Module, session: Session) -> None:
         assert compare(found[spec.name], wanted.numpy())[0] <= MAX_ERROR
 
 
+@pytest.mark.slow
 def test_decoder_traced_again_gives_equal_bytes(
     own_traces: None, module: nn.Module, decoder: Graph, onnx_target: TargetProfile, tmp_path: Path
 ) -> None:

@@ -132,6 +132,7 @@ def lasting(bundle: Path) -> dict[str, Any]:
     return {**manifest, "files": [e for e in manifest["files"] if e["role"] != "report"]}
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_made_up_for(place: Path, farm: Farm) -> None:
     first = farm.worker()
 
@@ -172,6 +173,7 @@ def test_the_only_worker_is_lost_and_nothing_waits_for_ever(place: Path, farm: F
     assert list((place / "cache" / "build" / "work").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_cut_ends_the_build_and_loses_nothing(place: Path, farm: Farm) -> None:
     worker = farm.worker()
     scheduler = farm.processes[0]

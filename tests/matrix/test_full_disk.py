@@ -102,6 +102,7 @@ def test_a_full_cache_fails_its_cells_and_is_gone_on_with(untraced: Path, size: 
     assert [f for f in left if "/build/work/" in f] == []
 
 
+@pytest.mark.slow
 def test_a_full_output_fails_its_cells_and_converts_nothing_again(place: Path) -> None:
     found = full_then_grown(place, "8m", cache=False)
     assert found["first.code"] == 1

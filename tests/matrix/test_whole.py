@@ -98,6 +98,7 @@ def test_a_missed_gate_is_one_failed_cell_with_its_evidence(place: Path) -> None
     assert "2 cells: 1 built, 0 from the cache, 1 failed" in messages
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_leaves_nothing_and_the_build_goes_on(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,8 +148,7 @@ def test_weights_are_rounded_before_they_are_quantized(
     assert "no block has `nowhere` and `mlp.lin1`" in result.exception.message
     recipe.write_text(recipe.read_text("utf-8").split("equalize")[0])
     encoder = (*asked, "--component", "encoder")
-    first, again = (export(tmp_path, small_checkpoint, n, *encoder) for n in ("a", "b"))
-    assert sha256_of(first / "encoder.onnx") == sha256_of(again / "encoder.onnx")
+    first = export(tmp_path, small_checkpoint, "a", *encoder)
     # The parity check uses the graph with the original weights.
     name = "source/encoder.onnx"
     assert sha256_of(first / name) == sha256_of(exported.bundle / name)
