@@ -38,6 +38,7 @@ test-weights: install
 # Every model end to end, and the largest ones against the authors' figures: hours on two cores.
 # One worker: two of the largest models do not fit into memory together.
 test-slow: install
+	$(BIN)/effsam fetch mobile-sam
 	$(PYTEST) -m "slow"
 
 # Generated inputs for each reader of files: 20,000 for each, a quarter of an hour.

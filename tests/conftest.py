@@ -69,8 +69,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         weights, slow = (item.get_closest_marker(m) is not None for m in ("weights", "slow"))
         if weights and slow:
             raise pytest.UsageError(f"{item.nodeid} is marked both `weights` and `slow`")
-        if "official" in fixtures and not weights:
-            raise pytest.UsageError(f"{item.nodeid} uses `official` and is not marked `weights`")
+        if "official" in fixtures and not (weights or slow):
+            message = f"{item.nodeid} uses `official` and is marked neither `weights` nor `slow`"
+            raise pytest.UsageError(message)
         if fixtures & COMPILERS:
             item.add_marker(pytest.mark.compiler)
         if item.get_closest_marker("shared") and not outputs_exist:
@@ -211,7 +212,7 @@ def bundle(exported_tiny: Path, tmp_path: Path, tiny: None) -> Path:
 
 @pytest.fixture(scope="session")
 def official() -> Checkpoint:
-    """The official MobileSAM checkpoint; `make test-weights` fetches it first."""
+    """The official MobileSAM checkpoint; `make test-weights` and `test-slow` fetch it first."""
     spec = models.get("mobile-sam")
     assert spec.weights is not None
     found = fetch.cached(spec.weights, cache_dir=fetch.default_cache_dir())

@@ -63,6 +63,7 @@ def fp32(prepared: matrix.Prepared) -> Fp32:
     return cell, dict(prepared.graphs)
 
 
+@pytest.mark.slow
 def test_a_cell_is_what_an_export_would_find(fp32: Fp32) -> None:
     cell, _ = fp32
     assert (cell.state, cell.simulator, cell.reason) == ("verified", "", "")
@@ -73,6 +74,7 @@ def test_a_cell_is_what_an_export_would_find(fp32: Fp32) -> None:
     assert not cell.official
 
 
+@pytest.mark.slow
 def test_a_missed_gate_is_a_failed_cell_with_the_reason(prepared: matrix.Prepared) -> None:
     strict = Gates(mask_iou=1.0, score_error=0.0, cosine=1.1)
     cell = matrix.make(prepared, replace(profiles.load_target("onnx", "fp32"), gates=strict))
@@ -81,6 +83,7 @@ def test_a_missed_gate_is_a_failed_cell_with_the_reason(prepared: matrix.Prepare
     assert cell.min_iou == 1.0
 
 
+@pytest.mark.slow
 def test_int8_quantizes_the_encoder_and_says_how_near_it_comes(
     prepared: matrix.Prepared, fp32: Fp32
 ) -> None:
@@ -94,6 +97,7 @@ def test_int8_quantizes_the_encoder_and_says_how_near_it_comes(
     assert cell.bytes < 0.7 * fp32[0].bytes
 
 
+@pytest.mark.slow
 def test_a_component_is_traced_once_for_each_kind_of_shape(
     prepared: matrix.Prepared, fp32: Fp32, tmp_path: Path
 ) -> None:

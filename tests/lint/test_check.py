@@ -306,7 +306,7 @@ def test_usage_errors(tiny: None, args: tuple[str, ...], message: str) -> None:
     assert result.exception.exit_code == 2
 
 
-@pytest.mark.weights
+@pytest.mark.slow
 def test_mobile_sam_is_clean_in_fp16(official: Checkpoint) -> None:
     from effsam_export.models.mobile_sam import MOBILE_SAM
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.stages import Checkpoint
 
-pytestmark = [pytest.mark.backend, pytest.mark.shared, pytest.mark.weights]
+pytestmark = [pytest.mark.backend, pytest.mark.shared]
 
 PARITY = """
 [[images]]
@@ -45,11 +45,11 @@ prompts = [
   {{ name = "refine", points = [[400, 267, 1]], mask_from = "centre" }},
 ]
 """
-EXPORTS: list[tuple[str, Size, tuple[str, ...]]] = [
-    # Target, size, packages it needs.
-    ("onnx", 512, ("onnxruntime",)),
-    ("onnx", (1024, 768), ("onnxruntime",)),
-    ("openvino", 512, ("openvino",)),
+EXPORTS: list[tuple[str, Size, str, pytest.MarkDecorator]] = [
+    # Target, size, the package it needs, the tier.
+    ("onnx", 512, "onnxruntime", pytest.mark.weights),
+    ("onnx", (1024, 768), "onnxruntime", pytest.mark.slow),
+    ("openvino", 512, "openvino", pytest.mark.weights),
 ]
 SAME_MASK = 0.999
 """IoU with the mask of the PyTorch modules at this size, in FP32."""
@@ -59,19 +59,19 @@ measured at 512. Prompts or masks in another frame give nearly nothing."""
 
 
 @pytest.mark.parametrize(
-    ("target", "size", "packages"), EXPORTS, ids=[f"{t}-{text_of(s)}" for t, s, _ in EXPORTS]
+    ("target", "size", "package"),
+    [pytest.param(t, s, p, marks=tier, id=f"{t}-{text_of(s)}") for t, s, p, tier in EXPORTS],
 )
 def test_mobile_sam(
     target: str,
     size: Size,
-    packages: tuple[str, ...],
+    package: str,
     official: Checkpoint,
     shared: Path,
     tmp_path: Path,
     stage_root: Path,
 ) -> None:
-    for package in packages:
-        pytest.importorskip(package)
+    pytest.importorskip(package)
     photo = shared / "images" / "groceries.jpg"
     (tmp_path / "parity.toml").write_text(PARITY.format(image=photo.as_posix()), "utf-8")
     request = ExportRequest(

@@ -145,7 +145,10 @@ def test_ci_runs_each_tier() -> None:
     ("marks", "fault"),
     [
         ("@pytest.mark.weights\n@pytest.mark.slow\n", "is marked both `weights` and `slow`"),
-        ("@pytest.mark.usefixtures('official')\n", "uses `official` and is not marked `weights`"),
+        (
+            "@pytest.mark.usefixtures('official')\n",
+            "uses `official` and is marked neither `weights` nor `slow`",
+        ),
     ],
 )
 def test_a_test_in_two_tiers_is_refused(tmp_path: Path, marks: str, fault: str) -> None:

@@ -236,10 +236,10 @@ def test_a_program_without_the_module_is_an_error(program: ExportedProgram) -> N
 @pytest.mark.backend
 def test_the_exporters_own_metadata_is_understood(tmp_path: Path) -> None:
     from effsam_export.graph import trace
-    from tests.tiny import TINY_SAM
+    from tests.small import SMALL_SAM
 
-    decoder = TINY_SAM.component("decoder")
-    program = trace.trace(TINY_SAM.build(), decoder)
+    decoder = SMALL_SAM.component("decoder")
+    program = trace.trace(SMALL_SAM.build(), decoder)
     exported = onnx.load(trace.to_onnx(program, decoder, 18, tmp_path).path)
     chosen = fp32_nodes(exported, (keep("mask_decoder.output_upscaling.1"),))
 

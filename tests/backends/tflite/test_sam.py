@@ -127,10 +127,13 @@ def test_values_in_empty_slots_change_nothing(small_bundle: read.Bundle) -> None
     assert np.abs(session.run(given)["low_res_masks"] - first["low_res_masks"]).max() > 1e-2
 
 
-@pytest.mark.weights
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("android-cpu", "fp32"), ("android-cpu", "fp16"), ("android-gpu", "fp16")],
+    [
+        pytest.param("android-cpu", "fp32", marks=pytest.mark.weights),
+        pytest.param("android-cpu", "fp16", marks=pytest.mark.slow),
+        pytest.param("android-gpu", "fp16", marks=pytest.mark.slow),
+    ],
 )
 def test_official_mobile_sam(
     official: Checkpoint, name: str, precision: Precision, tmp_path: Path, stage_root: Path
