@@ -43,18 +43,16 @@ def run(command: Sequence[object]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("schema", "file"),
-    [
-        ("vendor.github-workflows", WORKFLOW),
-        ("vendor.github-workflows", CI),
-        ("vendor.github-actions", ACTION),
-    ],
+    ("schema", "files"),
+    [("vendor.github-workflows", (WORKFLOW, CI)), ("vendor.github-actions", (ACTION,))],
 )
-def test_github_takes_the_file(schema: str, file: Path, tmp_path: Path) -> None:
+def test_github_takes_the_files(schema: str, files: tuple[Path, ...], tmp_path: Path) -> None:
     check = [SCRIPTS / "check-jsonschema", "--builtin-schema", schema]
-    done = run([*check, file])
+    done = run([*check, *files])
     assert done.returncode == 0, done.stdout + done.stderr
-    (wrong := tmp_path / file.name).write_text(file.read_text("utf-8").replace("runs", "rnus"))
+    (wrong := tmp_path / files[0].name).write_text(
+        files[0].read_text("utf-8").replace("runs", "rnus")
+    )
     assert run([*check, wrong]).returncode == 1
 
 
