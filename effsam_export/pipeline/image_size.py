@@ -67,7 +67,7 @@ def note_on(model: ModelSpec, sized: ModelSpec, checkpoint: Checkpoint) -> str |
     # No tensor of a convolutional model depends on the size.
     if not checkpoint.official and model.sizes is not None and model.sizes.of_state is None:
         return (
-            f"no tensor of `{name}` shows the size of its images: {size} pixels is taken; "
-            "--image-size N takes another"
+            f"a checkpoint of {model.name} does not show the size of its images: {size} pixels is "
+            "taken; --image-size N takes another"
         )
     return None

@@ -176,7 +176,7 @@ def test_a_checkpoint_that_shows_no_size(
 ) -> None:
     path = small_checkpoint.path
     command = ("export", "small-sam", "-t", "onnx", "--checkpoint", path)
-    said = f"no tensor of `{path.name}` shows the size of its images: 256 pixels is taken"
+    said = "a checkpoint of small-sam does not show the size of its images: 256 pixels is taken"
     assert said in effsam(*command)[2]
     assert said not in effsam(*command, "--image-size", "128")[2]
     assert [p.model.preprocess.image_size for p in planned] == [256, 128]
