@@ -27,12 +27,15 @@ FITTING = "int(side * min(image_size[0] / height, image_size[1] / width) + 0.5)"
 BOXED_ROUNDING = "round(side * longest_side / max(height, width))"
 BOXED_FITTING = "round(side * min(image_size[0] / height, image_size[1] / width))"
 NO_ANTIALIASING = "bilinear, half-pixel centres, no antialiasing, on float32"
+LINEAR = "bilinear, half-pixel centres, no antialiasing (OpenCV's INTER_LINEAR)"
 FLOORED = "int(round(side * longest_side / max(height, width), 2))"
 FROM_CORNER = (
     "bilinear, no antialiasing, rounded to whole numbers: pixel (x, y) has the value at "
     "(x / scale, y / scale), as OpenCV's warpAffine with INTER_LINEAR"
 )
 LETTERBOX_GREY = 114
+PADDING_INSIDE = ("longest-side-linear", "whole")
+"""Families whose decoder takes one prompt a call, and adds the padding point inside the graph."""
 
 
 def tensors(
@@ -82,7 +85,7 @@ def preprocess(model: ModelSpec) -> dict[str, Any]:
         "orientation": "apply the EXIF rotation first",
         "colour": "RGB",
         "range": [0, 255],
-        "layout": "HWC" if p.family == "corner" else "NCHW",
+        "layout": "HWC" if p.family in ("corner", "whole") else "NCHW",
         "image_size": document(p.image_size),
         **({} if model.batch == 1 else {"batch": batches.document(model.batch)}),
         "resize": _resize(p),
@@ -116,6 +119,18 @@ def _resize(p: Preprocess) -> dict[str, Any]:
                 "rounding": FLOORED,
                 "filter": "bilinear, as the platform has it: canvas in browsers, libvips in node",
             }
+        case "longest-side-linear":
+            return {
+                "longest_side": p.image_size,
+                "rounding": ROUNDING,
+                "filter": LINEAR,
+            }
+        case "whole":
+            return {
+                "longest_side": None,
+                "rounding": "the graph takes the image in its own size, and resizes it",
+                "filter": "none outside the graph",
+            }
         case "corner":
             return {
                 "longest_side": None,
@@ -127,7 +142,7 @@ def _resize(p: Preprocess) -> dict[str, Any]:
             return {
                 "longest_side": p.image_size if square else None,
                 "rounding": BOXED_ROUNDING if square else BOXED_FITTING,
-                "filter": "bilinear, half-pixel centres, no antialiasing (OpenCV's INTER_LINEAR)",
+                "filter": LINEAR,
             }
 
 
@@ -135,7 +150,7 @@ def _pad(p: Preprocess) -> dict[str, Any] | None:
     match p.family:
         case "longest-side-pad":
             return {"sides": ["bottom", "right"], "value": list(p.pixel_mean)}
-        case "squash":
+        case "squash" | "longest-side-linear" | "whole":
             return None
         case "corner" | "longest-side-floor":
             return {"sides": ["bottom", "right"], "value": [0.0, 0.0, 0.0]}
@@ -146,7 +161,7 @@ def _pad(p: Preprocess) -> dict[str, Any] | None:
 
 def prompts(model: ModelSpec) -> dict[str, Any]:
     """Return the rules for points, boxes and masks."""
-    one_prompt = model.preprocess.family == "corner"
+    one_prompt = model.preprocess.family in ("corner", *PADDING_INSIDE)
     return {
         "coordinates": {
             "order": "xy",
@@ -178,13 +193,13 @@ def prompts(model: ModelSpec) -> dict[str, Any]:
 def _frame(model: ModelSpec) -> str:
     p = model.preprocess
     match p.family:
-        case "longest-side-pad" if p.prompt_size != p.image_size:
+        case "longest-side-pad" | "whole" if p.prompt_size != p.image_size:
             return (
                 f"the photograph resized to a longest side of {p.prompt_size}, not of "
                 f"{p.image_size}: x * new_width / width, y * new_height / height, new sides "
                 f"rounded as int(side * {p.prompt_size} / max(height, width) + 0.5)"
             )
-        case "longest-side-pad" | "longest-side-floor":
+        case "longest-side-pad" | "longest-side-floor" | "longest-side-linear" | "whole":
             return "resized image: x * resized_width / width, y * resized_height / height"
         case "corner":
             return "scaled image: x * scale, y * scale"
@@ -195,7 +210,7 @@ def _frame(model: ModelSpec) -> str:
 
 
 def _padding(model: ModelSpec) -> dict[str, Any] | None:
-    if model.finds_instances or model.preprocess.family == "longest-side-floor":
+    if model.finds_instances or model.preprocess.family in ("longest-side-floor", *PADDING_INSIDE):
         return None
     if model.preprocess.family == "corner":
         return {
@@ -311,6 +326,8 @@ def _upscale(model: ModelSpec) -> list[str]:
             "bicubic (a = -0.75, half-pixel centres, no antialiasing) straight to the original "
             "height and width"
         ]
+    if model.masks.upscale == "none":
+        return ["ask for `masks` of the original height and width with orig_im_size"]
     height, width = sides(model.preprocess.prompt_size)
     if model.masks.upscale == "corner":
         return [

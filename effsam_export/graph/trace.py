@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_DYNAMIC = 1024
 """Upper bound of a dynamic dimension (prompts in a batch, points in a prompt)."""
+MAX_PIXELS = 65_535
+"""Upper bound of the dimensions `height` and `width` of an image that the graph resizes or pads."""
 
 
 def trace(module: nn.Module, component: ComponentSpec) -> ExportedProgram:
@@ -33,7 +35,9 @@ def trace(module: nn.Module, component: ComponentSpec) -> ExportedProgram:
     wrapped = component.wrap(module).eval()
     example = component.example()
     dims = {
-        size: torch.export.Dim(size, min=1, max=MAX_DYNAMIC)
+        size: torch.export.Dim(
+            size, min=1, max=MAX_PIXELS if size in ("height", "width") else MAX_DYNAMIC
+        )
         for spec in component.inputs
         for size in spec.shape
         if isinstance(size, str)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from effsam_export.errors import PromptError, joined
 from effsam_export.imaging import corner
-from effsam_export.imaging.letterbox import fit, letterbox
+from effsam_export.imaging.letterbox import fit, letterbox, resize_linear
 from effsam_export.spec.prompts import MaskSet, Point, Preprocess, Prompt, PromptSupport
 from effsam_export.spec.sizes import sides
 
@@ -72,7 +72,7 @@ def _sizes(
     size: tuple[int, int], preprocess: Preprocess
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     match preprocess.family:
-        case "longest-side-pad":
+        case "longest-side-pad" | "longest-side-linear" | "whole":
             return _fitted(size, preprocess.image_size), _fitted(size, preprocess.prompt_size)
         case "longest-side-floor":
             return _floored(size, preprocess.image_size), _floored(size, preprocess.prompt_size)
@@ -114,7 +114,10 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def encoder_image(image: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
-    """Convert an image uint8 HxWx3 RGB to the graph's `image` float32 1x3xHxW, RGB, 0 to 255."""
+    """Convert an image uint8 HxWx3 RGB to float32 1x3xhxw, RGB: the pixels of the graph's input.
+
+    They are 0 to 255, but for `longest-side-floor`, which is normalised.
+    """
     size = (image.shape[0], image.shape[1])
     match preprocess.family:
         case "longest-side-pad":
@@ -124,12 +127,21 @@ def encoder_image(image: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
         case "corner":
             scaled = corner.fitted(image, preprocess.image_size)
             return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+        case "longest-side-linear":
+            return _planes(resize_linear(image, frame_of(size, preprocess).resized))
+        case "whole":
+            return _planes(image)
         case "squash":
             planes = image.transpose(2, 0, 1).astype(np.float32)
             return resize_bilinear(planes, sides(preprocess.image_size))[None]
         case "letterbox":
             boxed, _ = letterbox(image, preprocess.image_size, square=True)
-            return np.ascontiguousarray(boxed.transpose(2, 0, 1)[None], dtype=np.float32)
+            return _planes(boxed)
+
+
+def _planes(image: NDArray[np.uint8]) -> Float32:
+    """Return pixels HxWx3 as float32 1x3xHxW."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1)[None], dtype=np.float32)
 
 
 def pad(resized: NDArray[np.uint8], preprocess: Preprocess) -> Float32:
@@ -224,6 +236,8 @@ def prompt_to_model(prompt: Prompt, frame: Frame) -> Prompt:
 
 def upscale_masks(low_res: Float32, frame: Frame, masks: MaskSet) -> Float32:
     """Resize the decoder's logits to KxHxW at original size, by the model's rule."""
+    if masks.upscale == "none":
+        return low_res
     if masks.upscale == "bicubic":
         return resize_bicubic(low_res, frame.original)
     if masks.upscale == "corner":

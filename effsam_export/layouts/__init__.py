@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PACKAGE = "effsam_export.layouts"
 LAYOUTS: dict[LayoutName, str] = {
     "anylabeling": f"{PACKAGE}.anylabeling",
+    "x-anylabeling": f"{PACKAGE}.x_anylabeling",
     "transformers-js": f"{PACKAGE}.transformers_js",
 }
 

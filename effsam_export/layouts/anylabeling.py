@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from effsam_export.layouts import sam_like
+from effsam_export.layouts import sam_like, x_types
 from effsam_export.models.sam.components import EMBEDDINGS, as_sam
 from effsam_export.spec.model import ComponentSpec, KeepFp32
 from effsam_export.spec.prompts import Point
@@ -96,7 +96,11 @@ UPSCALE_IN_FP32 = KeepFp32(
 
 def fault(model: ModelSpec) -> tuple[str, str] | None:
     """Return why the apps cannot have a model, and a hint; None if they can."""
-    return sam_like.fault_of(model, APP)
+    found = sam_like.fault_of(model, APP)
+    other_size = model.sizes is not None and model.sizes.own != SIDE
+    if found is not None and other_size and model.name in x_types.TYPES:
+        return found[0], "give --target x-anylabeling if the app is X-AnyLabeling"
+    return found
 
 
 def applied(model: ModelSpec) -> ModelSpec:
@@ -224,18 +228,30 @@ def decoder_reference(
         module: The loaded model.
         sample: With a prompt in pixels of the apps' image.
     """
-    import numpy as np
-    import torch
-
     prompt = sample.prompt
     assert prompt is not None
     outputs = reference(module, replace(sample, prompt=_padded(prompt)))
+    return selected_mask(outputs, score, prompt, FRAME)
+
+
+def selected_mask(outputs: Feeds, score: str, prompt: Prompt, size: tuple[int, int]) -> Feeds:
+    """Return the mask that segment-anything's `select_masks` selects, in (height, width).
+
+    Args:
+        outputs: `low_res_masks` and scores of all masks of a prompt.
+        score: Name of the scores.
+        prompt: The prompt without its padding point, which is counted for every prompt.
+        size: The value of `orig_im_size`.
+    """
+    import numpy as np
+    import torch
+
     points = len(prompt.points) + 1 + (0 if prompt.box is None else 2)
     scores = outputs[score] + (points - 2.5) * np.asarray([1000, 0, 0, 0], dtype=np.float32)
     best = int(np.argmax(scores[0]))
     low_res = outputs["low_res_masks"][:, best : best + 1]
     with torch.inference_mode():
-        full = _postprocessed(torch.from_numpy(np.ascontiguousarray(low_res)), FRAME)
+        full = _postprocessed(torch.from_numpy(np.ascontiguousarray(low_res)), size)
     return {
         "masks": full.numpy(),
         SCORE: outputs[score][:, best : best + 1],

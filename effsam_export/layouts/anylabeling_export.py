@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from effsam_export.layouts.decoders import inner_decoder, stability
+from effsam_export.layouts.decoders_export import inner_decoder, stability
 from effsam_export.layouts.sam_like import SIDE
 from effsam_export.models.sam.export import ExportDecoder, ExportEncoder
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from effsam_export.layouts.decoders import inner_decoder, stability
+from effsam_export.layouts.decoders_export import inner_decoder, stability, with_padding
 from effsam_export.models.sam.export import ExportDecoder, ExportEncoder
 from effsam_export.models.sam.slots import CLOSED, EMPTY, two_way
 from effsam_export.models.sam.transformer import TwoWayTransformer
 
 NO_POINT = -10
 """The library's label of a point that is to be ignored."""
-CORNER, PADDING = 2, -1
 
 
 class VisionEncoder(nn.Module):
@@ -56,10 +55,7 @@ class PromptDecoder(ExportDecoder):
     ) -> tuple[Tensor, Tensor]:
         labels = input_labels[0].to(input_points.dtype)  # prompts x points
         labels = torch.where(labels == NO_POINT, torch.full_like(labels, EMPTY), labels)
-        boxes = (labels == CORNER).to(labels.dtype).amax(1, keepdim=True)
-        labels = torch.cat([labels, PADDING + (EMPTY - PADDING) * boxes], dim=1)
-        points = input_points[0]
-        points = torch.cat([points, torch.zeros_like(points[:, :1])], dim=1)
+        points, labels = with_padding(input_points[0], labels)
         sparse = self.embed_points(points, labels)
         decoder = self.mask_decoder
         tokens = torch.cat([decoder.output_tokens(sparse.shape[0]), sparse], dim=1)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from effsam_export.pipeline.workspace import Workspace
     from effsam_export.spec.int8 import Quantization
     from effsam_export.spec.model import ComponentSpec
+    from effsam_export.spec.targets import TargetProfile
 
 PROGRAM = "program.pt2"
 
@@ -117,7 +118,7 @@ def traced(plan: ExportPlan, module: nn.Module, job: TraceJob) -> tuple[Graph, b
         if reads_program or plan.stage_cache is not None:
             trace.save(program, folder / PROGRAM)
 
-    parts = {**lowering.contract_of(spec), "opset": str(target.opset), **job.changes}
+    parts = trace_parts(spec, target, job.changes)
     folder, cached = stage_result(plan, "trace", parts, make, job.scratch / f"trace-{spec.name}")
     graph = Graph(
         component=spec,
@@ -135,6 +136,17 @@ def traced(plan: ExportPlan, module: nn.Module, job: TraceJob) -> tuple[Graph, b
             about=about(plan),
         )
     return graph, cached
+
+
+def trace_parts(
+    spec: ComponentSpec, target: TargetProfile, changes: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what a trace depends on besides the model and its weights.
+
+    The layout is a part of it: two of them may give the same tensors other meanings.
+    """
+    layout = {} if target.layout is None else {"layout": target.layout}
+    return {**lowering.contract_of(spec), "opset": str(target.opset), **layout, **changes}
 
 
 def stage_result(

@@ -43,6 +43,12 @@ class Preprocess:
         `longest-side-floor` (Transformers.js): as `longest-side-pad`, but the sides are rounded to
             two digits and then down; normalised outside the graph, then padded with zeros. Source:
             transformers.js, `image_processors_utils.js`.
+        `longest-side-linear` (X-AnyLabeling for EdgeSAM): as `longest-side-pad`, but resized in
+            OpenCV's fixed point without antialiasing, and padded inside the graph. Source:
+            X-AnyLabeling, `services/auto_labeling/__base__/sam.py`, `EdgeSAMONNX`.
+        `whole` (X-AnyLabeling for EfficientViT-SAM): RGB in its own size. The graph resizes and
+            pads it as `longest-side-pad`. Source: X-AnyLabeling,
+            `services/auto_labeling/efficientvit_sam.py`.
         `letterbox` (FastSAM): RGB, resized to fit `image_size`, centred, filled with grey 114.
             Source: ultralytics as FastSAM uses it.
 
@@ -54,7 +60,15 @@ class Preprocess:
             standard deviation, but for `longest-side-floor`.
     """
 
-    family: Literal["longest-side-pad", "squash", "corner", "longest-side-floor", "letterbox"]
+    family: Literal[
+        "longest-side-pad",
+        "squash",
+        "corner",
+        "longest-side-floor",
+        "longest-side-linear",
+        "whole",
+        "letterbox",
+    ]
     image_size: Size
     prompt_size: Size
     pixel_mean: tuple[float, float, float]
@@ -136,7 +150,8 @@ class MaskSet:
         score: Name of the output tensor that ranks the masks.
         upscale: `frame-bilinear`: bilinear to the prompt frame, padding cut off, bilinear to the
             original size. `bicubic`: directly to the original size. `corner`: bilinear to the
-            original size, undoing the preprocessing `corner`.
+            original size, undoing the preprocessing `corner`. `none`: the graph gives them at
+            original size.
         read: Takes a decoder's outputs; returns them as SAM names and shapes them, where an app's
             layout does otherwise: `low_res_masks` BxKxHxW and `score` BxK.
     """
@@ -146,7 +161,7 @@ class MaskSet:
     threshold: float
     low_res_size: Size
     score: str = "iou_predictions"
-    upscale: Literal["frame-bilinear", "bicubic", "corner"] = "frame-bilinear"
+    upscale: Literal["frame-bilinear", "bicubic", "corner", "none"] = "frame-bilinear"
     read: Callable[[Feeds], Feeds] | None = None
 
     def of(self, outputs: Feeds) -> Feeds:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Precision = Literal["fp32", "fp16", "int8"]
-LayoutName = Literal["anylabeling", "transformers-js"]
+LayoutName = Literal["anylabeling", "x-anylabeling", "transformers-js"]
 """Names of the layouts in the table of `effsam_export.layouts`."""
 
 

@@ -2,13 +2,15 @@
 
 Nothing here is shared with `effsam_export`: a mistake there must not be made here too.
 Sources: AnyLabeling 0.4.43, `sam_onnx.py` (X-AnyLabeling and rembg 2.0.86 have the same code);
-transformers.js 5ed4c5c0, `image_processing_sam.js` and `image_processors_utils.js`.
+X-AnyLabeling 87da3399, `__base__/sam.py` and `efficientvit_sam.py`; transformers.js 5ed4c5c0,
+`image_processing_sam.js` and `image_processors_utils.js`.
 """
 
 from __future__ import annotations
 
 import math
 from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +29,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the weights of Xenova/sam-vit-base, in its `preprocessor_config.json`."""
 
 
+@cache
 def open_graph(path: Path) -> Any:  # noqa: ANN401 - an object without types
     """An ONNX file in ONNX Runtime."""
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -61,11 +64,7 @@ def anylabeling(folder: Path, image: NDArray[np.uint8], marks: list[Mark]) -> ND
     fed = np.clip(np.rint(warp_affine(image, scale, FED)), 0, 255).astype(np.uint8)
     name = encoder.get_inputs()[0].name
     embedding = encoder.run(None, {name: fed.astype(np.float32)})[0]
-    points: list[tuple[float, ...]] = []
-    labels: list[int] = []
-    for kind, data, label in marks:
-        points += [data] if kind == "point" else [data[:2], data[2:]]
-        labels += [label] if kind == "point" else [2, 3]
+    points, labels = in_order(marks)
     points, labels = [*points, (0.0, 0.0)], [*labels, -1]
     masks, _, _ = decoder.run(
         None,
@@ -81,6 +80,76 @@ def anylabeling(folder: Path, image: NDArray[np.uint8], marks: list[Mark]) -> ND
     assert masks.shape == (1, 1, *FED)
     logits = warp_affine(masks[0, 0][..., None], 1 / scale, original)[..., 0]
     shown: NDArray[np.bool_] = logits > 0
+    return shown
+
+
+def in_order(marks: list[Mark]) -> tuple[list[tuple[float, ...]], list[int]]:
+    """Points and labels of marks, in their order."""
+    points: list[tuple[float, ...]] = []
+    labels: list[int] = []
+    for kind, data, label in marks:
+        points += [data] if kind == "point" else [data[:2], data[2:]]
+        labels += [label] if kind == "point" else [2, 3]
+    return points, labels
+
+
+def fitted(original: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) scaled to a longest side of 1024, as in X-AnyLabeling's own types."""
+    scale = 1024 / max(original)
+    return int(original[0] * scale + 0.5), int(original[1] * scale + 0.5)
+
+
+def edge_sam(folder: Path, image: NDArray[np.uint8], marks: list[Mark]) -> NDArray[np.bool_]:
+    """The mask that X-AnyLabeling draws for its type `edge_sam`."""
+    encoder = open_graph(folder / "encoder.onnx")
+    decoder = open_graph(folder / "decoder.onnx")
+    original = image.shape[0], image.shape[1]
+    size = fitted(original)
+    # OpenCV's `resize` of bytes, but for its fixed point.
+    resized = np.rint(interpolated(image.transpose(2, 0, 1).astype(np.float64), size))
+    name = encoder.get_inputs()[0].name
+    embedding = encoder.run(None, {name: resized.astype(np.uint8)[None]})[0]
+    points, labels = in_order(marks)
+    coords = np.asarray([points]) * [size[1] / original[1], size[0] / original[0]]
+    _, masks = decoder.run(
+        None,
+        {
+            "image_embeddings": embedding,
+            "point_coords": coords.astype(np.float32),
+            "point_labels": np.asarray([labels], dtype=np.float32),
+        },
+    )
+    stable = (masks[0] > 1).sum((1, 2)) / (masks[0] > -1).sum((1, 2))
+    best = masks[0, np.argmax(stable)]
+    inner = interpolated(best, (1024, 1024))[: size[0], : size[1]]
+    shown: NDArray[np.bool_] = interpolated(inner, original) > 0
+    return shown
+
+
+def efficientvit_sam(
+    folder: Path, image: NDArray[np.uint8], marks: list[Mark]
+) -> NDArray[np.bool_]:
+    """The mask that X-AnyLabeling draws for its type `efficientvit_sam`."""
+    encoder = open_graph(folder / "encoder.onnx")
+    decoder = open_graph(folder / "decoder.onnx")
+    original = image.shape[0], image.shape[1]
+    size = fitted(original)
+    embedding = encoder.run(None, {encoder.get_inputs()[0].name: image})[0]
+    assert embedding.shape == (1, 256, 64, 64)
+    points, labels = in_order(marks)
+    coords = np.asarray([points]) * [size[1] / original[1], size[0] / original[0]]
+    masks, _, _ = decoder.run(
+        None,
+        {
+            "image_embeddings": embedding,
+            "point_coords": coords.astype(np.float32),
+            "point_labels": np.asarray([labels], dtype=np.float32),
+            "mask_input": np.zeros((1, 1, 256, 256), dtype=np.float32),
+            "has_mask_input": np.zeros(1, dtype=np.float32),
+            "orig_im_size": np.asarray(original, dtype=np.float32),
+        },
+    )
+    shown: NDArray[np.bool_] = masks[0][0] > 0
     return shown
 
 

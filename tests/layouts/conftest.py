@@ -9,18 +9,21 @@ import pytest
 from PIL import Image
 
 from effsam_export import models
+from effsam_export.config import calibration, int8_recipe
 from effsam_export.config.targets import load_target
+from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.weights import own_file
+from tests.layouts import shallow as shallow_models
 from tests.layouts.shallow import SHALLOW_SAM, write_checkpoint
 from tests.stages import export
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from effsam_export.spec.stages import Checkpoint
+    from effsam_export.spec.model import ModelSpec
+    from tests.layouts.marks import LayoutBundle
 
 PARITY = """
 [[images]]
@@ -32,17 +35,15 @@ prompts = [
 """
 
 
+INT8 = Int8Request(calibration=calibration.load(num_samples=4), plan=int8_recipe.load("default"))
+
+
 @pytest.fixture
 def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the shallow model into the table of models."""
-    monkeypatch.setitem(models.MODELS, SHALLOW_SAM.name, ("tests.layouts.shallow", "SHALLOW_SAM"))
-
-
-@pytest.fixture(scope="session")
-def shallow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """Weights of the shallow model."""
-    path = write_checkpoint(tmp_path_factory.mktemp("weights") / "shallow.pt")
-    return own_file.checkpoint_from_file(path, None)
+    """Put the shallow models into the table of models."""
+    for name in ("SHALLOW_SAM", "SHALLOW_EDGE", "SHALLOW_EFFICIENTVIT"):
+        model = getattr(shallow_models, name)
+        monkeypatch.setitem(models.MODELS, model.name, (shallow_models.__name__, name))
 
 
 @pytest.fixture(scope="session")
@@ -55,27 +56,24 @@ def picture() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="session")
 def layout_bundle(
-    tmp_path_factory: pytest.TempPathFactory,
-    shallow_checkpoint: Checkpoint,
-    picture: NDArray[np.uint8],
-    stage_root: Path,
-) -> Callable[[str, str], Path]:
-    """A function that returns the bundle of a target and a precision, exported at its first use."""
-    from effsam_export.pipeline.request import ExportRequest
-
+    tmp_path_factory: pytest.TempPathFactory, picture: NDArray[np.uint8], stage_root: Path
+) -> LayoutBundle:
+    """A function that returns a bundle, exported at its first use."""
     folder = tmp_path_factory.mktemp("layouts")
     Image.fromarray(picture).save(folder / "photo.png")
     (folder / "parity.toml").write_text(PARITY, "utf-8")
 
-    def bundle(target: str, precision: str) -> Path:
-        output = folder / f"{target}-{precision}"
+    def bundle(target: str, precision: str, model: ModelSpec = SHALLOW_SAM) -> Path:
+        output = folder / f"{model.name}-{target}-{precision}"
         if not output.exists():
+            weights = write_checkpoint(folder / f"{model.name}.pt", model)
             request = ExportRequest(
-                model=SHALLOW_SAM,
+                model=model,
                 target=load_target(target, precision),
-                checkpoint=shallow_checkpoint,
+                checkpoint=own_file.checkpoint_from_file(weights, None),
                 output=output,
                 parity_file=folder / "parity.toml",
+                int8=None if precision != "int8" else INT8,
             )
             export(request, stage_root)
         return output

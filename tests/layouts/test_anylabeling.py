@@ -11,7 +11,6 @@ import torch
 import yaml
 from torch.nn.functional import interpolate
 
-import effsam_export
 from effsam_export.errors import UsageError
 from effsam_export.imaging import corner
 from effsam_export.integrate.write import code_for
@@ -20,6 +19,7 @@ from effsam_export.layouts.anylabeling_export import ToOriginal, selected
 from effsam_export.parity.metrics import mask_iou
 from effsam_export.pipeline.verify import verify
 from tests.layouts import apps
+from tests.layouts.marks import MARKS, best_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,35 +27,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tests.layouts.apps import Mark
-
-MARKS: dict[str, list[Mark]] = {
-    "point": [("point", (60, 40), 1)],
-    "points": [("point", (60, 40), 1), ("point", (20, 20), 0)],
-    "box": [("rectangle", (30, 12, 90, 70), 0)],
-    "both": [("rectangle", (30, 12, 90, 70), 0), ("point", (60, 40), 1)],
-}
-
 
 @pytest.fixture
 def folder(layout_bundle: Callable[[str, str], Path], shallow: None) -> Path:
     return layout_bundle("anylabeling", "fp32")
-
-
-def ours(folder: Path, image: NDArray[np.uint8], marks: list[Mark]) -> NDArray[np.bool_]:
-    """The mask of `effsam run` for an app's marks."""
-    points = [(data, label) for kind, data, label in marks if kind == "point"]
-    boxes = [data for kind, data, _ in marks if kind == "rectangle"]
-    with effsam_export.load(folder) as predictor:
-        predictor.set_image(image)
-        masks, _, _ = predictor.predict(
-            point_coords=np.asarray([p for p, _ in points]) if points else None,
-            point_labels=np.asarray([label for _, label in points]) if points else None,
-            box=np.asarray(boxes[0]) if boxes else None,
-        )
-    assert masks.shape == (1, *image.shape[:2])
-    shown: NDArray[np.bool_] = masks[0]
-    return shown
 
 
 @pytest.mark.backend
@@ -65,7 +40,7 @@ def test_the_app_shows_the_mask_of_effsam_run(
 ) -> None:
     shown = apps.anylabeling(folder, picture, MARKS[name])
     assert 0 < shown.sum() < shown.size
-    assert mask_iou(shown, ours(folder, picture, MARKS[name])) >= 0.999
+    assert mask_iou(shown, best_mask(folder, picture, MARKS[name])) >= 0.999
 
 
 @pytest.mark.backend

@@ -20,13 +20,15 @@ from tests.layouts.shallow import SHALLOW_SAM
 if TYPE_CHECKING:
     from pathlib import Path
 
-NAMES = tuple(layouts.LAYOUTS)
+NAMES = ("anylabeling", "transformers-js")
+"""Layouts for every model like SAM; `test_x_anylabeling.py` has the other one."""
 SAM_LIKE = ("mobile-sam", "edge-sam", "repvit-sam", "slim-sam-77", "sam-vit-b", "sam-lightening")
 
 
 def test_the_table_has_the_names_of_the_targets() -> None:
-    assert get_args(LayoutName) == NAMES
-    assert {load_target(name).layout for name in NAMES} == set(NAMES)
+    names = tuple(layouts.LAYOUTS)
+    assert get_args(LayoutName) == names
+    assert {load_target(name).layout for name in names} == set(names)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,7 +52,10 @@ def test_other_sizes(name: str) -> None:
     assert "has 512x768" in caught.value.message
     assert caught.value.hint == "give --image-size 1024"
     with pytest.raises(UsageError) as caught:
-        layouts.in_layout(models.get("efficientvit-sam-l0"), name)
+        layouts.in_layout(resized(models.get("efficientvit-sam-xl0"), 512), name)
+    assert caught.value.hint == "give --image-size 1024"
+    with pytest.raises(UsageError) as caught:
+        layouts.in_layout(models.get("efficientvit-sam-l0"), "transformers-js")
     assert caught.value.hint == "export it for target onnx"
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from effsam_export.models.sam.export import ExportDecoder, WithStability
+from effsam_export.models.sam.slots import EMPTY
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+CORNER, PADDING = 2, -1
+"""Labels of the first corner of a box, and of SAM's padding point."""
 
 
 def inner_decoder(decoder: nn.Module) -> tuple[ExportDecoder, float | None]:
@@ -16,6 +22,21 @@ def inner_decoder(decoder: nn.Module) -> tuple[ExportDecoder, float | None]:
         return decoder.decoder, decoder.offset
     assert isinstance(decoder, ExportDecoder)
     return decoder, None
+
+
+def with_padding(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Add one point to each prompt: SAM's padding point, or an empty slot to a prompt with a box.
+
+    Args:
+        points: PxNx2.
+        labels: PxN, in the type of the points.
+
+    Returns:
+        Points Px(N+1)x2 and labels Px(N+1), for a decoder with empty slots.
+    """
+    boxes = (labels == CORNER).to(labels.dtype).amax(1, keepdim=True)
+    labels = torch.cat([labels, PADDING + (EMPTY - PADDING) * boxes], dim=1)
+    return torch.cat([points, torch.zeros_like(points[:, :1])], dim=1), labels
 
 
 def stability(masks: Tensor, offset: float) -> Tensor:
