@@ -9,7 +9,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY effsam_export effsam_export
 COPY targets targets
 COPY calibration calibration
-RUN pip install --no-cache-dir --constraint constraints.txt ".[torch,onnx,openvino,coreml,tflite,tensorrt-rtx,tensorrt,int8,sign,cluster]"
+RUN pip install --no-cache-dir --constraint constraints.txt ".[torch,onnx,openvino,coreml,tflite,tensorrt-rtx,tensorrt,int8,sign,eval,cluster]"
 
 USER 1000
 WORKDIR /work

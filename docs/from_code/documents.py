@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from docs.from_code import bench
+from docs.from_code import bench, evaluate
 from docs.from_code.keys import Keys, of, under
 from docs.from_code.run_documents import run_documents
 from docs.from_code.text import cell, code, table
@@ -163,8 +163,8 @@ def documents() -> dict[str, Keys]:
         "passed": "everything that was checked holds",
         "verdict": "passed, failed, or gates unproved: nothing failed, but only the bundle itself "
         "states its gates",
-        "unproved.NAME": "why nothing proved what the bundle says of its gates, checkpoint or "
-        "texts; a name is there only if it applies",
+        "unproved.NAME": "why nothing proved what the bundle says: `gates`, `checkpoint`, `texts` "
+        "or `evaluated`; a name is there only if it applies",
         "failures": "sentences, one for each failure",
         "golden[].case": "image and prompt of a golden vector",
         "golden[].mask_iou": "IoU with the expected mask",
@@ -284,6 +284,7 @@ def documents() -> dict[str, Keys]:
         "verify": {**golden, **parity()},
         **run_documents(),
         "bench": bench.document(),
+        "eval": evaluate.document(),
         "inspect": {"manifest": "the manifest"},
         "diff": {
             "contract": "whether the calling rules differ",

@@ -180,8 +180,12 @@ def origin_problems(document: Mapping[str, Any], bundle: read.Bundle, sha256: st
         sha256: Hash of its manifest.
     """
     problems = []
-    # An attestation changes the manifest, but nothing that a device runs.
-    earlier = {a["manifest_sha256"] for a in bundle.manifest.get("attestations", [])}
+    # An attestation or an evaluation changes the manifest, but nothing that a device runs.
+    earlier = {
+        entry["manifest_sha256"]
+        for key in ("attestations", "evaluated")
+        for entry in bundle.manifest.get(key, [])
+    }
     if document["manifest_sha256"] not in {sha256, *earlier}:
         problems.append(
             f"it is for the manifest {document['manifest_sha256'][:12]}, "

@@ -35,6 +35,7 @@ PARTS: dict[str, Part] = {
     "simulator": "parity",
     "golden": "parity",
     "attestations": "parity",
+    "evaluated": "parity",
     "tools": "tools",
     "files": "files",
     "nondeterministic_files": "files",

@@ -82,6 +82,13 @@ class Bundle:
         """Names of its components."""
         return tuple(c["name"] for c in self.manifest["components"])
 
+    @property
+    def checkpoint_key(self) -> str | None:
+        """Which weights of its checkpoint's file it was exported from; None if not recorded."""
+        entry = self.manifest["checkpoint"]
+        parts = (str(entry.get("key", "")), str(entry.get("prefix", "")).rstrip("."))
+        return ".".join(part for part in parts if part) if "key" in entry else None
+
     def artifact(self, component: str) -> Artifact:
         """Return the artefact of a component.
 

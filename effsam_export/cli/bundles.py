@@ -237,6 +237,13 @@ def _describe(bundle: Bundle) -> str:
         )
     else:
         lines.append("parity    of tensors only (one component)")
+    lines += [
+        f"mIoU      {r['miou']:.4f} with {r['prompt']} on {e['annotations']['objects']} objects of "
+        f"{e['annotations']['file']}"
+        for e in m.get("evaluated", [])
+        for r in e["results"]
+        if r["size"] == "all"
+    ]
     width = tables.width_of(sys.stdout)
     lines = [tables.fill(line, width, INDENT) for line in lines]
     lines.append("")

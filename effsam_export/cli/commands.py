@@ -31,6 +31,7 @@ COMMANDS = {
     "bisect": ("bisect", "bisect"),
     "run": ("run", "run"),
     "bench": ("bench", "bench"),
+    "eval": ("eval", "evaluate"),
     "verify": ("verify", "verify"),
     "inspect": ("bundles", "inspect"),
     "diff": ("bundles", "diff"),

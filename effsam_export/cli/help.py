@@ -17,7 +17,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "See what is there": ("list", "targets", "info", "doctor"),
     "Export": ("fetch", "lint", "export", "bisect"),
     "Export many": ("build", "worker", "cache"),
-    "Use and check a bundle": ("run", "bench", "verify", "inspect", "diff"),
+    "Use and check a bundle": ("run", "bench", "eval", "verify", "inspect", "diff"),
     "Pass a bundle on": ("pack", "unpack", "sign", "attest", "code", "merge-layout"),
 }
 EXAMPLES: dict[str, str] = {
@@ -34,6 +34,7 @@ EXAMPLES: dict[str, str] = {
     "cache": "effsam cache --remove-unused 30",
     "run": "effsam run mobile-sam-onnx-fp32 image.jpg --point 280,140 -o overlay.png",
     "bench": "effsam bench mobile-sam-onnx-fp32 mobile-sam-openvino-fp32 --html bench.html",
+    "eval": "effsam eval mobile-sam-onnx-fp32 --reference mobile_sam.pt --html eval.html",
     "verify": "effsam verify mobile-sam-onnx-fp32 --level golden",
     "inspect": "effsam inspect mobile-sam-onnx-fp32",
     "diff": "effsam diff mobile-sam-onnx-fp32 mobile-sam-onnx-fp16",

@@ -149,8 +149,7 @@ def _weights(
     # A model that does not exist is one of the failures that `verify` names.
     model, _ = registered_model(bundle)
     weights = None if model is None else model.weights
-    parts = (str(entry.get("key", "")), str(entry.get("prefix", "")).rstrip("."))
-    key = ".".join(part for part in parts if part) if "key" in entry else None
+    key = bundle.checkpoint_key
     alpha = entry.get("lora", {}).get("alpha") if lora else None
     own = own_checkpoint(weights, checkpoint, key if checkpoint else None, base, lora, alpha)
     if own is not None or weights is None:

@@ -40,8 +40,8 @@ class Verification:
         not_run: Why the comparisons were not run, or None.
         placement: Where Core ML runs the operations on this Mac, a sentence for each function.
         failures: Sentences; the bundle passed if there are none and something was checked.
-        unproved: `gates`, `checkpoint` or `texts` -> why nothing here proves what the bundle says
-            of them.
+        unproved: `gates`, `checkpoint`, `texts` or `evaluated` -> why nothing here proves what the
+            bundle says of them.
     """
 
     golden: tuple[GoldenResult, ...]
@@ -177,6 +177,8 @@ def unproved(
     if not verify_rules.texts_are_comparable(bundle):
         version = bundle.manifest["tools"].get("effsam-export", "unknown")
         found["texts"] = f"another effsam-export wrote them, version {version}"
+    if "evaluated" in bundle.manifest:
+        found["evaluated"] = "`effsam eval` measures it again"
     return found
 
 

@@ -27,6 +27,13 @@ PROMPTS = (
     b'{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 2, "name": "cup"}], '
     b'"annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4], "category_id": 2}]}',
 )
+ANNOTATIONS = (
+    b'{"images": [{"id": 1, "file_name": "chelsea.jpg", "width": 451, "height": 300}], '
+    b'"annotations": [{"id": 1, "image_id": 1, "iscrowd": 1, "area": 2.5, "bbox": [0, 0, 1, 2], '
+    b'"segmentation": {"size": [300, 451], "counts": [0, 2, 135298]}}, {"id": "b", "image_id": 1, '
+    b'"segmentation": {"size": [300, 451], "counts": "02RTT4"}}]}'
+)
+"""Run lengths as a list, and compressed ones of the same mask."""
 SEEDS = 40
 """Generated inputs to begin from."""
 
@@ -113,6 +120,13 @@ def embedding(path: Path) -> None:
         embeddings.load(path, pixels, models.get("mobile-sam"), "encoder")
 
 
+def annotated(path: Path) -> None:
+    """Annotations of the images that ship."""
+    from effsam_export.evaluate import coco, dataset
+
+    coco.load(path, dataset.shipped()[1])
+
+
 READERS: dict[str, tuple[Callable[[Path], None], str]] = {
     # Name -> the reader, and the suffix of its files.
     "checkpoint": (checkpoint, ".pt"),
@@ -123,6 +137,7 @@ READERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "masks": (masks, ".npz"),
     "prompts": (prompts, ".txt"),
     "embedding": (embedding, ".npz"),
+    "annotations": (annotated, ".json"),
 }
 
 
@@ -159,6 +174,9 @@ def seeds(name: str) -> Iterator[bytes]:
         yield (REPOSITORY / "effsam.toml").read_bytes()
     elif name == "prompts":
         yield from PROMPTS
+    elif name == "annotations":
+        yield (REPOSITORY / "calibration" / "annotations" / "instances.json").read_bytes()
+        yield ANNOTATIONS
     elif name == "embedding":
         yield from _embeddings()
     else:

@@ -45,7 +45,7 @@ def test_light_commands_need_neither_torch_nor_numpy(arguments: list[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "command", ["export", "run", "bench", "verify", "fetch", "inspect", "doctor", "code"]
+    "command", ["export", "run", "bench", "eval", "verify", "fetch", "inspect", "doctor", "code"]
 )
 def test_the_help_of_each_command_is_light(command: str) -> None:
     output, loaded = run_without(HEAVY, command, "--help")

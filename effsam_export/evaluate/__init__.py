@@ -1,0 +1,1 @@
+"""Mask IoU of bundles with annotated images, beside the PyTorch reference."""
