@@ -71,9 +71,9 @@ class Cell:
         bytes: Size of the files an app ships.
         lower_s: Wall time of all conversions, each in its own process.
         parity_s: Wall time of running the artefacts on all prompts.
-        min_iou, mean_iou: End-to-end mask IoU with PyTorch, of the masks a user gets.
+        min_iou, mean_iou: End-to-end mask IoU with PyTorch, of the masks that decide.
         min_best_iou, mean_best_iou: IoU of the artefact's best-scoring mask with PyTorch's.
-        ranking_changes: Prompts for which another mask of the set has the best score.
+        ranking_changes: Prompts for which another mask of the set has the best score; no ties.
         score_error: Largest difference of a score.
         finite: No output of an artefact is NaN or infinite.
         reason: Why it failed: the first missed gate, or the error.
@@ -264,20 +264,20 @@ def parity_report(
 
 def with_report(cell: Cell, report: ParityReport) -> Cell:
     """Return a cell with the figures of its parity report."""
-    ious = [c.min_iou for c in report.cases]
+    assert report.min_iou is not None
     chosen = [c.best_iou for c in report.cases]
     artefact = [t for s in report.comparisons if s.point == "artifact" for t in s.tensors]
     return replace(
         cell,
         state=report.state if report.passed else "failed",
         simulator=report.simulator,
-        prompts=len(ious),
-        min_iou=min(ious),
-        mean_iou=float(np.mean(ious)),
+        prompts=len(report.cases),
+        min_iou=report.min_iou,
+        mean_iou=report.mean_iou,
         min_best_iou=min(chosen),
         mean_best_iou=float(np.mean(chosen)),
-        ranking_changes=sum(c.best != c.artifact_best for c in report.cases),
-        score_error=max(c.score_error for c in report.cases),
+        ranking_changes=sum(d.ranking_counts for d in report.decisions),
+        score_error=report.score_error,
         finite=all(t.finite for t in artefact),
         reason="" if report.passed else report.failures[0],
     )

@@ -13,7 +13,7 @@ from effsam_export.bundle.compare import Difference
 from effsam_export.cli.console import SCHEMA_VERSION
 from effsam_export.cli.diagnose import Diagnosis, TargetState
 from effsam_export.lint.findings import Finding
-from effsam_export.parity.results import CaseResult
+from effsam_export.parity.cases import CaseResult
 from effsam_export.spec.targets import Gates
 
 CASE: Keys = {
@@ -28,6 +28,8 @@ CASE: Keys = {
     "user_masks": "indices of the masks a user gets",
     "scores": "PyTorch's scores",
     "stability": "stability of PyTorch's masks, 0 to 1",
+    "score_errors": "difference of the score of each mask",
+    "finite": "whether the artefact's outputs are free of NaN and infinity",
 }
 GATES: Keys = {
     "mask_iou": "minimum mask IoU of every prompt",
@@ -86,6 +88,7 @@ ATTESTATION: Keys = {
     "min_iou": "minimum mask IoU",
     "score_error": "largest score error",
     "manifest_sha256": "manifest that the device had",
+    "not_compared": "number of masks that PyTorch is not confident of",
 }
 DIFFERENCE: Keys = {
     "part": "`contract`, `weights`, `tools` or `files`, as the table names them",
@@ -109,7 +112,7 @@ CHOICE: Keys = {
 EVALUATION: Keys = {
     "mean_iou": "mean mask IoU",
     "min_iou": "minimum mask IoU",
-    "ranking_changes": "prompts with another best-scoring mask",
+    "ranking_changes": "prompts with another best-scoring mask, without ties",
     "failed_gates": "number of other gates missed",
 }
 MODEL: Keys = {
@@ -136,9 +139,13 @@ def parity() -> Keys:
         "simulator": "what ran in place of the runtime; empty if the runtime ran",
         "gates": "the gates that applied",
         **of(Gates, GATES, "gates."),
+        "decided_by": "which masks decided, as a sentence; empty for one component",
+        "confident_masks": "number of masks that PyTorch is confident of",
         "cases": "a list, one entry a prompt",
         **of(CaseResult, CASE, "cases[]."),
         "cases[].min_iou": "minimum IoU of the masks a user gets",
+        "cases[].deciding_masks": "indices of the masks that had to meet the gates",
+        "cases[].ranking": "`same`, `tie` or `changed`: what became of the best-scoring mask",
         "left_out": "prompts that the model does not support",
         "notes": "how images were read that are not plain 8-bit ones",
     }
@@ -167,8 +174,9 @@ def documents() -> dict[str, Keys]:
         "or `evaluated`; a name is there only if it applies",
         "failures": "sentences, one for each failure",
         "golden[].case": "image and prompt of a golden vector",
-        "golden[].mask_iou": "IoU with the expected mask",
-        "golden[].score_error": "difference of the score",
+        "golden[].mask_iou": "minimum IoU of the compared masks, or null without any",
+        "golden[].score_error": "largest difference of their scores, or null",
+        "golden[].not_compared": "number of masks that PyTorch is not confident of",
         "comparisons_not_run": "why there was no comparison with PyTorch, or null",
         "placement": "where Core ML placed the operators, in words",
     }

@@ -22,8 +22,8 @@ class Evaluation:
     """The result of one parity check, over all prompts.
 
     Attributes:
-        mean_iou, min_iou: Mask IoU with PyTorch, of the masks a user gets.
-        ranking_changes: Prompts for which another mask of the set has the best score.
+        mean_iou, min_iou: Mask IoU with PyTorch, of the masks that decide the gates.
+        ranking_changes: Prompts for which another mask of the set has the best score; no ties.
         failed_gates: Failures of the other gates: tensors, scores, rankings and NaN.
     """
 

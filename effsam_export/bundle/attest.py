@@ -51,8 +51,9 @@ class Attestation:
     Attributes:
         device, runtime, version, language: As the device reported them.
         signed: Whether the result was signed with the given key.
-        min_iou, score_error: Minimum mask IoU of the masks a user gets, and maximum score error.
+        min_iou, score_error: Minimum IoU and maximum score error of the compared masks.
         manifest_sha256: Hash of the manifest on the device.
+        not_compared: Number of masks that were not compared: PyTorch is not confident of them.
     """
 
     device: str
@@ -63,6 +64,7 @@ class Attestation:
     min_iou: float
     score_error: float
     manifest_sha256: str
+    not_compared: int = 0
 
 
 def attest(path: Path, result: Path, key: Path | None = None) -> Attestation:
@@ -112,6 +114,7 @@ def attest(path: Path, result: Path, key: Path | None = None) -> Attestation:
         min_iou=min_iou,
         score_error=score_error,
         manifest_sha256=document["manifest_sha256"],
+        not_compared=sum(c.not_compared for c in vectors.cases),
     )
     add(bundle, attestation, content)
     return attestation
@@ -245,7 +248,9 @@ def compare(cases: list[dict[str, Any]], vectors: Golden) -> tuple[list[str], fl
 
 
 def compare_case(answer: Mapping[str, Any], case: GoldenCase) -> tuple[float, float]:
-    """Return the minimum IoU of the masks a user gets, and the maximum score error, of a prompt.
+    """Return the minimum IoU and the maximum score error of the compared masks of a prompt.
+
+    Without any they are 1 and 0.
 
     Raises:
         ValueError: The number or the size of the masks differs.
@@ -259,8 +264,8 @@ def compare_case(answer: Mapping[str, Any], case: GoldenCase) -> tuple[float, fl
     height, width = expected.shape[1:]
     for mask in given:
         rle.check(mask, (height, width))
-    iou = min(mask_iou(expected[i], rle.decode(given[i])) for i in case.answers)
-    return iou, float(np.abs(scores - case.scores).max())
+    ious = [mask_iou(expected[i], rle.decode(given[i])) for i in case.compared]
+    return min(ious, default=1.0), case.score_error(scores)
 
 
 def signature_problem(content: bytes, result: Path, key: Path) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from effsam_export import backends
 from effsam_export.bundle import paths
 from effsam_export.errors import shown
+from effsam_export.parity.confidence import MIN_MASKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +52,9 @@ def problems(manifest: dict[str, Any]) -> list[str]:
     parity = manifest["parity"]
     if parity["cases"] and None in parity.values():
         found.append(f"parity has {parity['cases']} prompts and lacks their figures")
+    confident = parity.get("confident_masks", 0)
+    if parity.get("decided_by") == "confident masks" and confident < MIN_MASKS:
+        found.append(f"{confident} confident masks decided, and {MIN_MASKS} are needed")
     if any(CONTROL.search(text) for text in texts(manifest)):
         found.append("a text holds control characters")
     return found

@@ -35,6 +35,21 @@ LABELS = (0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
+class GoldenMarks:
+    """Which masks of a prompt are compared, where PyTorch is not confident of all.
+
+    Attributes:
+        compared: Indices of the compared masks, among those a user gets.
+        best_may_change: Whether another mask may have the best score.
+        stability: N values from 0 to 1; empty for a model that detects instances.
+    """
+
+    compared: tuple[int, ...]
+    best_may_change: bool
+    stability: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class GoldenCase:
     """One prompt with the output of PyTorch.
 
@@ -42,6 +57,8 @@ class GoldenCase:
         answers: Indices of the masks a user gets.
         encoded: N checked run-length encoded masks, in the order of the graph's output.
         scores: N predicted scores.
+        marks: What the file says of the comparison; None if all `answers` and all scores are
+            compared, as in every bundle of earlier versions.
     """
 
     name: str
@@ -49,6 +66,24 @@ class GoldenCase:
     answers: tuple[int, ...]
     encoded: tuple[Mapping[str, Any], ...]
     scores: Float32
+    marks: GoldenMarks | None = None
+
+    @property
+    def compared(self) -> tuple[int, ...]:
+        """Indices of the masks whose IoU is compared."""
+        return self.answers if self.marks is None else self.marks.compared
+
+    @property
+    def not_compared(self) -> int:
+        """Number of uncompared masks of those a user gets: PyTorch is not confident of them."""
+        return len(self.answers) - len(self.compared)
+
+    def score_error(self, scores: NDArray[Any]) -> float:
+        """Return the largest error of the compared scores; NaN if any of N scores is not finite."""
+        errors = np.abs(scores - self.scores)
+        if not np.isfinite(errors).all():
+            return math.nan
+        return float((errors if self.marks is None else errors[list(self.compared)]).max(initial=0))
 
     @property
     def masks(self) -> NDArray[np.bool_]:
@@ -96,6 +131,8 @@ def read_golden(bundle: Bundle) -> Golden | None:
         found = tuple(_case(c, file, size) for c in cases)
         if len({c.name for c in found}) != len(found):
             raise ValueError("two prompts have one name")
+        if not any(c.compared for c in found):
+            raise ValueError("no mask of any prompt is compared")
         for case in found:
             _check_prompt(case, size, bundle.manifest)
         return Golden(image=image, cases=found, mask_iou=mask_iou, score_error=score_error)
@@ -166,7 +203,26 @@ def _case(case: Mapping[str, Any], file: Path, size: tuple[int, int]) -> GoldenC
         answers=tuple(answers),
         encoded=tuple(encoded),
         scores=arrays.to_float32(np.asarray(scores)),
+        marks=_marks(case, name, tuple(answers)) if "compared" in case else None,
     )
+
+
+def _marks(case: Mapping[str, Any], name: str, answers: tuple[int, ...]) -> GoldenMarks:
+    """Return which masks of a prompt are compared.
+
+    Raises:
+        ValueError, KeyError, TypeError: The entry is not valid.
+    """
+    compared, may_change = case["compared"], case["best_may_change"]
+    is_part = all(type(i) is int and i in answers for i in compared)
+    if not is_part or len(set(compared)) != len(compared):
+        raise ValueError(f"prompt `{name}` compares the masks {shown(compared)}")
+    if not isinstance(may_change, bool):
+        raise ValueError(f"`{shown(may_change)}` is neither true nor false")
+    stability = tuple(_number(value) for value in case["stability"])
+    if len(stability) not in (0, len(case["masks"])) or any(not 0 <= v <= 1 for v in stability):
+        raise ValueError(f"prompt `{name}` has the stability {shown(case['stability'])}")
+    return GoldenMarks(compared=tuple(compared), best_may_change=may_change, stability=stability)
 
 
 def _box(values: Sequence[float]) -> tuple[float, float, float, float]:

@@ -253,10 +253,12 @@ def _component(exported: Exported, directory: Path) -> dict[str, Any]:
 
 def _parity_summary(report: ParityReport) -> dict[str, Any]:
     """Return the summary of a parity check; figures are None if nothing ran end to end."""
-    cases = report.cases
+    decided_by = "all masks" if report.all_masks_decide else "confident masks"
     return {
-        "min_mask_iou": min((c.min_iou for c in cases), default=None),
-        "mean_mask_iou": sum(c.min_iou for c in cases) / len(cases) if cases else None,
-        "max_score_error": max((c.score_error for c in cases), default=None),
-        "cases": len(cases),
+        "min_mask_iou": report.min_iou,
+        "mean_mask_iou": report.mean_iou,
+        "max_score_error": report.score_error,
+        "cases": len(report.cases),
+        "confident_masks": report.confident_masks,
+        "decided_by": decided_by,
     }

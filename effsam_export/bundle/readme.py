@@ -58,10 +58,13 @@ def readme_text(manifest: dict[str, Any]) -> str:
         "",
     ]
     if parity["cases"]:
+        of = ""
+        if parity.get("decided_by") == "confident masks":
+            of = f" of {parity['confident_masks']} confident masks"
         lines.append(
             f"Against PyTorch on {parity['cases']} prompts: min mask IoU "
-            f"{parity['min_mask_iou']:.4f}, maximum score error {parity['max_score_error']:.1e} "
-            "(`parity.json`, `report.html`)."
+            f"{parity['min_mask_iou']:.4f}{of}, maximum score error "
+            f"{parity['max_score_error']:.1e} (`parity.json`, `report.html`)."
         )
         lines.append("`golden/golden.json` holds prompts and expected masks for your own tests.")
     else:

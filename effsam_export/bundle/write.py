@@ -11,15 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
 from effsam_export import layouts
-from effsam_export.bundle import bom
+from effsam_export.bundle import bom, golden_write
 from effsam_export.bundle.bom import BOM
 from effsam_export.bundle.manifest import MANIFEST, Exported, compose, validate
 from effsam_export.bundle.readme import readme_text
-from effsam_export.imaging import rle
 from effsam_export.util.files import sha256_of
 
 if TYPE_CHECKING:
@@ -27,12 +23,10 @@ if TYPE_CHECKING:
 
     from effsam_export.calibration.samples import Calibration
     from effsam_export.parity.check import ParityResult
-    from effsam_export.parity.comparison import ExpectedImage
     from effsam_export.parity.results import ParityReport
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import TargetProfile
-    from effsam_export.spec.tensors import Float32
 
 LICENSES = Path(__file__).resolve().parent.parent / "licenses"
 ROLES = {
@@ -92,7 +86,8 @@ def write(
     golden = None
     if parity.report.cases:
         golden = "golden/golden.json"
-        _write_golden(directory / "golden", model, target, parity.expected[0])
+        vectors = golden_write.document(directory / "golden", model, target, parity)
+        write_json(directory / golden, vectors)
     manifest = compose(
         model=model,
         target=target,
@@ -149,7 +144,18 @@ def json_text(document: Any) -> str:  # noqa: ANN401 - any JSON
 
 def parity_document(report: ParityReport) -> dict[str, Any]:
     """Return a report as a JSON document; NaN and infinity become the strings "nan" and "inf"."""
-    document: dict[str, Any] = _plain({**asdict(report), "passed": report.passed})
+    decisions = [
+        {"case": d.case.case, "masks": list(d.masks), "ranking": d.ranking}
+        for d in report.decisions
+    ]
+    document: dict[str, Any] = _plain(
+        {
+            **asdict(report),
+            "passed": report.passed,
+            "decided_by": report.decided_by,
+            "decisions": decisions,
+        }
+    )
     return document
 
 
@@ -161,52 +167,6 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
-
-
-def _write_golden(
-    directory: Path, model: ModelSpec, target: TargetProfile, expected: ExpectedImage
-) -> None:
-    """Write image, prompts, masks and scores; PNG, because every decoder gives its exact pixels."""
-    directory.mkdir()
-    Image.fromarray(expected.image).save(directory / "image.png", optimize=True)
-    cases = []
-    for case in expected.cases:
-        prompt, mask_file = case.prompt, None
-        if prompt.mask_input is not None:
-            mask_file = f"{case.name}.mask_input.npy"
-            np.save(directory / mask_file, prompt.mask_input)
-        answers = user_mask_indices(model, case.scores)
-        cases.append(
-            {
-                "name": case.name,
-                "points": [[p.x, p.y, p.label] for p in prompt.points],
-                "box": None if prompt.box is None else list(prompt.box),
-                "mask_input": mask_file,
-                "answers": answers,
-                "masks": [rle.encode(m) for m in case.masks],
-                "scores": [float(s) for s in case.scores],
-            }
-        )
-    write_json(
-        directory / "golden.json",
-        {
-            "image": "image.png",
-            "frame": "original image pixels, x y",
-            "masks": "per case, one uncompressed COCO RLE per mask of the decoder, in graph order",
-            "tolerances": {
-                "mask_iou": target.gates.mask_iou,
-                "score_error": target.gates.score_error,
-            },
-            "cases": cases,
-        },
-    )
-
-
-def user_mask_indices(model: ModelSpec, scores: Float32) -> list[int]:
-    """Return the indices of the masks a user gets: the single mask, and the best-scoring other."""
-    if model.finds_instances:
-        return [0]
-    return [*model.masks.single, max(model.masks.multimask, key=lambda i: float(scores[i]))]
 
 
 def _share_source(directory: Path, component: dict[str, Any]) -> None:

@@ -196,6 +196,11 @@ def attest(
         f"verified on {entry.device}, {entry.runtime} {entry.version}: "
         f"min mask IoU {entry.min_iou:.4f}, score error {entry.score_error:.1e}; {signed}"
     )
+    if entry.not_compared:
+        console.data(
+            f"masks that were not compared, because PyTorch is not confident of them: "
+            f"{entry.not_compared}"
+        )
 
 
 def _short(value: object) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from effsam_export.errors import EffsamError
+    from effsam_export.parity.cases import Decision
     from effsam_export.parity.results import ParityReport
     from effsam_export.util.progress import StageEvent
 
@@ -261,21 +262,11 @@ def parity_table(report: ParityReport, stream: TextIO | None = None) -> str:
     """
     parts = []
     if report.cases:
-        rows = [
-            [
-                c.case,
-                f"{c.min_iou:.4f}",
-                str(c.worst),
-                f"{min(c.boundary_iou[i] for i in c.user_masks):.4f}",
-                f"{c.score_error:.1e}",
-                "same"
-                if c.best == c.artifact_best
-                else f"{c.best} -> {c.artifact_best}: {c.best_iou:.4f}, gap {c.score_gap:.1e}",
-            ]
-            for c in report.cases
-        ]
-        header = ("end to end", "mask IoU", "of mask", "boundary IoU", "score error", "best mask")
-        parts.append(table(header, rows, stream))
+        beside = not report.all_masks_decide
+        header = ["end to end", "mask IoU", "of mask", "boundary IoU", "score error", "best mask"]
+        header += ["do not decide"] if beside else []
+        rows = [_case_row(d, beside=beside) for d in report.decisions]
+        parts += [table(header, rows, stream), report.decided_by]
     rows = []
     for key in dict.fromkeys((s.component, s.point) for s in report.comparisons):
         results = [s for s in report.comparisons if (s.component, s.point) == key]
@@ -290,6 +281,25 @@ def parity_table(report: ParityReport, stream: TextIO | None = None) -> str:
                     f"{min(t.sqnr_db for t in tensors):.0f} dB",
                 ]
             )
-    names = ("comparison", "tensor", "max-abs", "cosine", "SQNR")
-    parts.append(table(names, rows, stream))
+    header = ["comparison", "tensor", "max-abs", "cosine", "SQNR"]
+    parts.append(table(header, rows, stream))
     return "\n\n".join(parts)
+
+
+def _case_row(decision: Decision, *, beside: bool) -> list[str]:
+    """Return one row of end-to-end results; `beside`: with the IoU of masks that do not decide."""
+    case, worst = decision.case, decision.worst
+    figures = ["-"] * 4
+    if worst is not None:
+        boundary = f"{min(case.boundary_iou[i] for i in decision.masks):.4f}"
+        error = f"{decision.score_error:.1e}"
+        figures = [f"{case.mask_iou[worst]:.4f}", str(worst), boundary, error]
+    ranking = "same"
+    if decision.ranking != "same":
+        ranking = "tie, " if decision.ranking == "tie" else ""
+        ranking += f"{case.best} -> {case.artifact_best}: {case.best_iou:.4f}"
+        ranking += f", gap {case.score_gap:.1e}"
+    row = [case.case, *figures, ranking]
+    if beside:
+        row.append(", ".join(f"{i}: {case.mask_iou[i]:.4f}" for i in decision.beside) or "-")
+    return row

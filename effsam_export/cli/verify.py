@@ -93,7 +93,12 @@ def verify(
                 "unproved": dict(result.unproved),
                 "failures": list(result.failures),
                 "golden": [
-                    {"case": g.case, "mask_iou": g.mask_iou, "score_error": g.score_error}
+                    {
+                        "case": g.case,
+                        "mask_iou": g.mask_iou,
+                        "score_error": g.score_error,
+                        "not_compared": g.not_compared,
+                    }
                     for g in result.golden
                 ],
                 "comparisons_not_run": result.not_run,
@@ -104,7 +109,14 @@ def verify(
     elif result.report is not None:
         console.data(console.parity_table(result.report))
     elif result.golden:
-        rows = [[g.case, f"{g.mask_iou:.4f}", f"{g.score_error:.1e}"] for g in result.golden]
+        rows = [
+            [
+                g.case,
+                "not compared" if g.mask_iou is None else f"{g.mask_iou:.4f}",
+                "not compared" if g.score_error is None else f"{g.score_error:.1e}",
+            ]
+            for g in result.golden
+        ]
         console.data(console.table(("golden vector", "mask IoU", "score error"), rows))
     for line in (*_not_proved(result), *result.placement):
         terminal.message(line)

@@ -247,23 +247,21 @@ def export_cell(job: Job, folder: Path) -> Outcome:
     except ToolchainMissing as error:
         return Outcome(state="toolchain missing", message=error.message, hint=error.hint)
     except pipeline.ParityFailed as error:
-        ious = [c.min_iou for c in error.report.cases]
         return Outcome(
             state="failed",
             message=error.report.failures[0],
             hint=error.hint,
-            min_iou=min(ious, default=None),
-            mean_iou=sum(ious) / len(ious) if ious else None,
+            min_iou=error.report.min_iou,
+            mean_iou=error.report.mean_iou,
         )
     except CheckFailed as error:
         return Outcome(state="failed", message=error.message, hint=error.hint)
     except EffsamError as error:
         return Outcome(state="refused", message=error.message, hint=error.hint)
-    ious = [c.min_iou for c in report.cases]
     return Outcome(
         state="simulated" if report.simulator else "verified",
-        min_iou=min(ious, default=None),
-        mean_iou=sum(ious) / len(ious) if ious else None,
+        min_iou=report.min_iou,
+        mean_iou=report.mean_iou,
     )
 
 

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from effsam_export.imaging.pixels import Decoded
+    from effsam_export.parity.cases import CaseResult
     from effsam_export.parity.comparison import ImageMeasurement, PromptMeasurement, Sides
     from effsam_export.parity.evaluation_set import EvaluationSet
-    from effsam_export.parity.results import CaseResult, ComparisonResult, Picture
+    from effsam_export.parity.results import ComparisonResult, Picture
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.targets import Gates, Precision
     from effsam_export.util.progress import OnProgress
@@ -68,7 +69,7 @@ def check(
         evaluation: Images and prompts.
         target: Name of the target, for the report.
         precision: Precision of the export, for the report.
-        gates: Limits that every measurement has to meet.
+        gates: Limits that the confident masks have to meet, or all if there are too few.
         on_progress: Called with (prompts done, prompts in all).
 
     Raises:
@@ -121,7 +122,7 @@ def check(
         gates=gates,
         comparisons=tuple(comparisons),
         cases=tuple(cases),
-        failures=check_gates(gates, comparisons, cases, model.masks.score),
+        failures=check_gates(gates, comparisons, cases, model.masks.score, precision),
         left_out=evaluation.left_out,
         notes=tuple(notes),
         simulator=sides.simulator,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from effsam_export.backends import Session
     from effsam_export.config.parity import ParityCase
-    from effsam_export.parity.results import CaseResult, ComparisonPoint, Picture
+    from effsam_export.parity.cases import CaseResult
+    from effsam_export.parity.results import ComparisonPoint, Picture
     from effsam_export.spec.model import ComponentSpec
     from effsam_export.spec.prompts import Prompt
     from effsam_export.spec.tensors import Feeds, Float32

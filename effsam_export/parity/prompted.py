@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effsam_export.imaging.images import frame_of, prompt_to_model, stability, upscale_masks
+from effsam_export.parity.cases import CaseResult
 from effsam_export.parity.comparison import (
     Expected,
     PromptMeasurement,
@@ -15,7 +16,7 @@ from effsam_export.parity.comparison import (
     run_graphs,
 )
 from effsam_export.parity.metrics import boundary_iou, mask_iou
-from effsam_export.parity.results import CaseResult, Picture
+from effsam_export.parity.results import Picture
 from effsam_export.parity.slots import encode
 from effsam_export.spec.prompts import Prompt, Sample
 
@@ -110,11 +111,12 @@ def _case_result(
     best, artifact_best = _best_index(model, scores), _best_mask(model, outputs)
     others = [float(scores[i]) for i in model.masks.multimask if i != best]
     pairs = list(zip(expected.masks, actual, strict=True))
+    errors = np.abs(scores - outputs[model.masks.score][0])
     return CaseResult(
         case=case,
         mask_iou=tuple(mask_iou(a, b) for a, b in pairs),
         boundary_iou=tuple(boundary_iou(a, b) for a, b in pairs),
-        score_error=float(np.abs(scores - outputs[model.masks.score][0]).max()),
+        score_error=float(errors.max()),
         best=best,
         artifact_best=artifact_best,
         score_gap=float(scores[best]) - max(others, default=float("-inf")),
@@ -122,6 +124,8 @@ def _case_result(
         user_masks=(*model.masks.single, best),
         scores=tuple(float(score) for score in scores),
         stability=expected.stability,
+        score_errors=tuple(float(error) for error in errors),
+        finite=all(bool(np.isfinite(value).all()) for value in outputs.values()),
     )
 
 

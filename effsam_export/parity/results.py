@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from effsam_export.parity.cases import all_masks_decide, decisions
+from effsam_export.parity.confidence import MIN_MASKS
+from effsam_export.spec.prompts import EMBEDDINGS
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from effsam_export.parity.cases import CaseResult, Decision
     from effsam_export.spec.targets import Gates, Precision
 
 ComparisonPoint = Literal["onnx", "artifact"]
@@ -56,49 +62,6 @@ class ComparisonResult:
     tensors: tuple[TensorDiff, ...]
     problems: tuple[str, ...] = ()
     """Missing, extra or misshapen tensors. Any of them fails the check."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseResult:
-    """One prompt end to end: the artefact's masks at original image size against PyTorch's.
-
-    Attributes:
-        case: `image/prompt`.
-        mask_iou: IoU per mask of the decoder's output, in graph order.
-        boundary_iou: Boundary IoU (Cheng et al., CVPR 2021, arXiv 2103.16562) per mask.
-        score_error: Largest absolute difference of a predicted IoU or instance score.
-        best: Index of PyTorch's best-scoring mask in the multimask set.
-        artifact_best: Index of the artefact's best-scoring mask.
-        score_gap: PyTorch's best score minus its second best.
-        best_iou: IoU of the two best-scoring masks, which may have different indices: a set often
-            has masks that are nearly equal.
-        user_masks: Indices of the masks a user gets: the single mask and PyTorch's best.
-        scores: PyTorch's score of each mask; empty for a model that detects instances.
-        stability: Area of each mask at a raised mask threshold divided by its area at a lowered
-            one, 0 to 1. A mask with a low value changes with rounding. Empty for instances.
-    """
-
-    case: str
-    mask_iou: tuple[float, ...]
-    boundary_iou: tuple[float, ...]
-    score_error: float
-    best: int
-    artifact_best: int
-    score_gap: float
-    best_iou: float
-    user_masks: tuple[int, ...]
-    scores: tuple[float, ...] = ()
-    stability: tuple[float, ...] = ()
-
-    @property
-    def min_iou(self) -> float:
-        """Minimum IoU of the masks a user gets."""
-        return self.mask_iou[self.worst]
-
-    @property
-    def worst(self) -> int:
-        """Index of the mask with the minimum IoU, of those a user gets."""
-        return min(self.user_masks, key=lambda i: self.mask_iou[i])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,3 +113,65 @@ class ParityReport:
     def passed(self) -> bool:
         """True if something was measured and nothing failed."""
         return bool(self.comparisons) and not self.failures
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What decides of each prompt, in the order of `cases`."""
+        return decisions(self.cases, self.gates, self.precision)
+
+    @property
+    def all_masks_decide(self) -> bool:
+        """True where PyTorch is confident of too few masks."""
+        return all_masks_decide(self.cases)
+
+    @property
+    def confident_masks(self) -> int:
+        """Number of confident masks, of those a user gets."""
+        return sum(len(c.confident) for c in self.cases)
+
+    @property
+    def ious(self) -> tuple[float, ...]:
+        """Minimum IoU of the deciding masks of each prompt that has any."""
+        return tuple(d.min_iou for d in self.decisions if d.min_iou is not None)
+
+    @property
+    def min_iou(self) -> float | None:
+        """Minimum IoU of the deciding masks; None if nothing ran end to end."""
+        return _with_nan(min, self.ious)
+
+    @property
+    def mean_iou(self) -> float | None:
+        """Mean of `ious`; None if nothing ran end to end."""
+        return sum(self.ious) / len(self.ious) if self.ious else None
+
+    @property
+    def score_error(self) -> float | None:
+        """Largest score error that decides; None if nothing ran end to end."""
+        return _with_nan(max, tuple(d.score_error for d in self.decisions))
+
+    @property
+    def decided_by(self) -> str:
+        """Which masks decide, as a sentence; empty if nothing ran end to end."""
+        if not self.cases:
+            return ""
+        found, total = self.confident_masks, sum(len(c.user_masks) for c in self.cases)
+        if self.all_masks_decide:
+            names = {t.name for c in self.comparisons for t in c.tensors}
+            also = " and the embedding's SQNR" if EMBEDDINGS in names else ""
+            return (
+                f"PyTorch is confident of {found} of {total} masks, fewer than {MIN_MASKS}, so "
+                f"all masks{also} decide."
+            )
+        if found == total:
+            return f"PyTorch is confident of all {total} masks, and they decide."
+        return (
+            f"PyTorch is confident of {found} of {total} masks, and these decide. The others are "
+            "shown beside them."
+        )
+
+
+def _with_nan(
+    chosen: Callable[[tuple[float, ...]], float], values: tuple[float, ...]
+) -> float | None:
+    """Return the minimum or maximum; NaN if a value is NaN, None if there is none."""
+    return next((v for v in values if math.isnan(v)), chosen(values)) if values else None

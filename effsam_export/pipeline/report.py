@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 
 from effsam_export.pages import page
 from effsam_export.pages.page import Cell, cells
+from effsam_export.parity.gates import sqnr_of
 from effsam_export.pipeline import report_pictures
 from effsam_export.pipeline.report_numbers import cosine, iou, number, worst
+from effsam_export.spec.prompts import EMBEDDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from effsam_export.pages.page import Row
-    from effsam_export.parity.results import CaseResult, ParityReport, Picture, TensorDiff
+    from effsam_export.parity.cases import Decision
+    from effsam_export.parity.results import ParityReport, Picture, TensorDiff
     from effsam_export.pipeline.int8_comparison import Int8Comparison
     from effsam_export.pipeline.report_facts import ReportFacts
 
@@ -63,7 +66,9 @@ def render(
             "int8_rows": _int8_rows(int8_comparisons),
             "int8_sentences": ["; ".join(c.sentences()) for c in int8_comparisons],
             "gate_rows": _gate_rows(report),
-            "case_rows": [_case_row(report, case) for case in report.cases],
+            "decided_by": report.decided_by,
+            "case_rows": [_case_row(report, decision) for decision in report.decisions],
+            "is_beside_shown": not report.all_masks_decide,
             "tensor_rows": _tensor_rows(report),
             "swatches": report_pictures.SWATCHES,
             "pictures": [report_pictures.view(p) for p in pictures],
@@ -75,9 +80,11 @@ def summary(report: ParityReport) -> str:
     """Return the verdict with its main figure, as one sentence."""
     if not report.comparisons:
         return "Nothing was measured, so nothing is known of the exported model."
-    if report.cases:
+    if report.min_iou is not None:
         count = "1 prompt" if len(report.cases) == 1 else f"{len(report.cases)} prompts"
-        lowest = worst(min, [case.min_iou for case in report.cases])
+        if not report.all_masks_decide:
+            count += f" and {report.confident_masks} confident masks"
+        lowest = report.min_iou
         what = "masks"
         figure = (
             f"{count}: the lowest mask IoU is {iou(lowest)}, and its gate {report.gates.mask_iou}"
@@ -157,43 +164,67 @@ def _share(seconds: float | None, other: float | None) -> str:
 def _gate_rows(report: ParityReport) -> list[Row]:
     gates = report.gates
     rows: list[Row] = []
-    ious = [case.min_iou for case in report.cases]
-    if report.cases:
-        lowest = _at_least(gates.mask_iou, worst(min, ious), iou)
+    if (lowest_iou := report.min_iou) is not None:
+        lowest = _at_least(gates.mask_iou, lowest_iou, iou)
         rows.append(("Mask IoU", (Cell(text=f"≥ {gates.mask_iou}"), lowest)))
         if gates.mean_iou:
-            mean = _at_least(gates.mean_iou, fmean(ious), iou)
+            mean = _at_least(gates.mean_iou, fmean(report.ious), iou)
             rows.append(("Mean of mask IoU", (Cell(text=f"≥ {gates.mean_iou}"), mean)))
-        error = _at_most(gates.score_error, worst(max, [c.score_error for c in report.cases]))
+        error = _at_most(gates.score_error, worst(max, [d.score_error for d in report.decisions]))
         rows.append(("Score error", (Cell(text=f"≤ {gates.score_error}"), error)))
-    cosines = [tensor.cosine for comparison in report.comparisons for tensor in comparison.tensors]
-    if cosines:
+    tensors = [tensor for comparison in report.comparisons for tensor in comparison.tensors]
+    if cosines := [tensor.cosine for tensor in tensors]:
         least = _at_least(gates.cosine, worst(min, cosines), cosine)
         rows.append(("Cosine of any tensor", (Cell(text=f"≥ {gates.cosine}"), least)))
+    sqnrs = [tensor.sqnr_db for tensor in tensors if tensor.name == EMBEDDINGS]
+    if sqnrs and report.all_masks_decide:
+        limit = sqnr_of(gates.cosine)
+        least = _at_least(limit, worst(min, sqnrs), _decibels)
+        rows.append(("SQNR of the embedding, dB", (Cell(text=f"≥ {_decibels(limit)}"), least)))
     return rows
 
 
-def _case_row(report: ParityReport, case: CaseResult) -> Row:
+def _case_row(report: ParityReport, decision: Decision) -> Row:
+    case, gates = decision.case, report.gates
+    found: tuple[Cell, ...] = cells(*["-"] * 6)
+    if (mask := decision.worst) is not None:
+        found = (
+            _at_least(gates.mask_iou, case.mask_iou[mask], iou),
+            *cells(
+                str(mask),
+                f"{case.scores[mask]:.2f}" if case.scores else "-",
+                f"{case.stability[mask]:.2f}" if case.stability else "-",
+                iou(min(case.boundary_iou[i] for i in decision.masks)),
+            ),
+            _at_most(gates.score_error, decision.score_error),
+        )
     row = (
-        _at_least(report.gates.mask_iou, case.min_iou, iou),
-        *cells(
-            str(case.worst),
-            f"{case.scores[case.worst]:.2f}" if case.scores else "-",
-            f"{case.stability[case.worst]:.2f}" if case.stability else "-",
-            iou(min(case.boundary_iou[i] for i in case.user_masks)),
-        ),
-        _at_most(report.gates.score_error, case.score_error),
-        Cell(text=_ranking(case)),
+        *found,
+        Cell(text=_ranking(decision)),
+        *([] if report.all_masks_decide else cells(_beside(decision))),
     )
     return case.case, row
 
 
-def _ranking(case: CaseResult) -> str:
-    if case.artifact_best == case.best:
+def _beside(decision: Decision) -> str:
+    """Return the masks of a prompt that do not decide, with PyTorch's score and stability."""
+    case = decision.case
+    found = []
+    for mask in decision.beside:
+        quality = f"score {case.scores[mask]:.2f}" if case.scores else ""
+        quality += f", stability {case.stability[mask]:.2f}" if case.stability else ""
+        found.append(f"mask {mask}: {iou(case.mask_iou[mask])} ({quality})")
+    return "; ".join(found) or "-"
+
+
+def _ranking(decision: Decision) -> str:
+    case = decision.case
+    if decision.ranking == "same":
         return "✓"
-    # Not marked as missed: within the gate on scores another mask may score best.
+    # Not marked as missed: a tie does not count, nor does a best mask that does not decide.
+    mark = "✗" if decision.ranking_counts else "tie:" if decision.ranking == "tie" else "beside:"
     return (
-        f"✗ mask {case.artifact_best}, not {case.best}; gap {number(case.score_gap)}, "
+        f"{mark} mask {case.artifact_best}, not {case.best}; gap {number(case.score_gap)}, "
         f"IoU of the two {iou(case.best_iou)}"
     )
 
@@ -217,6 +248,10 @@ def _tensor_rows(report: ParityReport) -> list[Row]:
         )
         for (component, point, name), diffs in tensors.items()
     ]
+
+
+def _decibels(value: float) -> str:
+    return number(value, ".1f")
 
 
 def _at_least(gate: float, value: float, shown: Callable[[float], str]) -> Cell:

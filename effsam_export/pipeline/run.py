@@ -159,10 +159,9 @@ def keep_evidence(output: Path, parity: ParityResult, html: str) -> Path:
 
 def summary(report: ParityReport) -> str:
     """Return the result of a parity check in a few words."""
-    if report.cases:
-        minimum = min(c.min_iou for c in report.cases)
+    if report.min_iou is not None:
         left = f", {len(report.left_out)} not for this model" if report.left_out else ""
-        return f"{len(report.cases)} prompts{left}, min mask IoU {minimum:.4f}"
+        return f"{len(report.cases)} prompts{left}, min mask IoU {report.min_iou:.4f}"
     return f"{len(report.comparisons)} comparisons"
 
 
@@ -175,7 +174,17 @@ def figures(report: ParityReport) -> dict[str, Any]:
         "state": report.state,
         "simulator": report.simulator,
         "gates": asdict(report.gates),
-        "cases": [{**asdict(c), "min_iou": c.min_iou} for c in report.cases],
+        "decided_by": report.decided_by,
+        "confident_masks": report.confident_masks,
+        "cases": [
+            {
+                **asdict(d.case),
+                "min_iou": d.case.min_iou,
+                "deciding_masks": list(d.masks),
+                "ranking": d.ranking,
+            }
+            for d in report.decisions
+        ],
         "left_out": list(report.left_out),
         "notes": list(report.notes),
     }

@@ -120,9 +120,7 @@ def verify(
         with stage("golden vectors", on_event) as running:
             results, missed = run_golden(contract.model, contract, contract.vectors)
             failures += missed
-            running.detail = f"{len(results)} prompts" + (
-                f", min mask IoU {min(r.mask_iou for r in results):.4f}" if results else ""
-            )
+            running.detail = golden_summary(results)
             running.failed = bool(missed)
     not_run = "only the golden vectors were requested" if level == "golden" else None
     if not_run is None:
@@ -163,6 +161,18 @@ def run_golden(
     except EffsamError as error:
         return (), [error.message]
     return results, verify_golden.result_failures(results, contract.gates)
+
+
+def golden_summary(results: tuple[GoldenResult, ...]) -> str:
+    """Return the results of the golden prompts in a few words."""
+    ious = [r.mask_iou for r in results if r.mask_iou is not None]
+    left_out = sum(r.not_compared for r in results)
+    parts = [
+        f"{len(results)} prompts",
+        *([f"min mask IoU {min(ious):.4f}"] if ious else []),
+        *([f"{left_out} masks not compared: PyTorch is not confident of them"] if left_out else []),
+    ]
+    return ", ".join(parts)
 
 
 def unproved(

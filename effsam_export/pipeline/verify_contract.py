@@ -65,7 +65,10 @@ def check(bundle: Bundle, target_file: str | None) -> Contract:
     failures += held.failures
     if model is not None:
         unfit = misfits(bundle, model, graphs)
-        faults = [] if vectors is None else verify_golden.vector_failures(model, vectors)
+        faults = []
+        if vectors is not None:
+            precision = bundle.manifest["precision"]["requested"]
+            faults = verify_golden.vector_failures(model, vectors, precision)
         failures += [*unfit, *faults]
         if unfit or faults or sessions.keys() != {c.name for c in model.components}:
             vectors = None

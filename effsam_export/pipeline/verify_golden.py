@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,28 +13,37 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from effsam_export.backends import Session
-    from effsam_export.bundle.golden import Golden
+    from effsam_export.bundle.golden import Golden, GoldenCase
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.targets import Gates
+    from effsam_export.spec.tensors import Float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenResult:
-    """The outputs for one golden prompt: minimum mask IoU and maximum score error."""
+    """The outputs for one golden prompt.
+
+    Attributes:
+        mask_iou, score_error: Minimum IoU and maximum score error of the compared masks; None if
+            no mask of the prompt is compared.
+        not_compared: Number of masks that are not, because PyTorch is not confident of them.
+    """
 
     case: str
-    mask_iou: float
-    score_error: float
+    mask_iou: float | None
+    score_error: float | None
+    not_compared: int = 0
 
 
-def vector_failures(model: ModelSpec, vectors: Golden) -> list[str]:
+def vector_failures(model: ModelSpec, vectors: Golden, precision: str) -> list[str]:
     """Return a sentence for each golden vector that no export of the model can have written.
 
     Args:
         model: The registered model with the bundle's options.
         vectors: The golden vectors.
+        precision: Precision of the bundle.
     """
-    from effsam_export.bundle.write import user_mask_indices
+    from effsam_export.bundle.golden_write import comparison_marks, user_mask_indices
     from effsam_export.imaging.images import check_prompt
 
     failures = []
@@ -48,6 +58,20 @@ def vector_failures(model: ModelSpec, vectors: Golden) -> list[str]:
             failures.append(
                 f"{where}: `answers` is {list(case.answers)}, want {wanted}, which the scores give"
             )
+        elif (marks := case.marks) is not None:
+            right = comparison_marks(model, case.scores, marks.stability, precision)
+            found = {
+                "compared": list(marks.compared),
+                "best_may_change": marks.best_may_change,
+            }
+            failures += [
+                f"{where}: `{key}` is {found[key]}, want {right[key]}, which the scores and the "
+                "stability give"
+                for key in found
+                if found[key] != right[key]
+            ]
+            if not (marks.stability or model.finds_instances):
+                failures.append(f"{where}: `stability` is empty, want {count} values")
         try:
             check_prompt(case.prompt, size, model.prompts)
         except PromptError as error:
@@ -85,22 +109,15 @@ def run(
         outputs = model.masks.of(
             sessions["decoder"].run(runner.decoder_feeds(model, embedded, case.prompt))
         )
-        scores = outputs[model.masks.score][0]
+        scores, low_res = outputs[model.masks.score][0], outputs["low_res_masks"][0]
         if scores.shape != case.scores.shape:
             raise CheckFailed(
                 f"golden {case.name}: {case.scores.size} scores, the graph gives {scores.size}"
             )
-        masks = (
-            upscale_masks(outputs["low_res_masks"][0], embedded.frame, model.masks)
-            > model.masks.threshold
-        )
-        results.append(
-            GoldenResult(
-                case=case.name,
-                mask_iou=min(mask_iou(case.masks[i], masks[i]) for i in case.answers),
-                score_error=float(np.abs(scores - case.scores).max()),
-            )
-        )
+        masks = upscale_masks(low_res, embedded.frame, model.masks) > model.masks.threshold
+        ious = [mask_iou(case.masks[i], masks[i]) for i in case.compared]
+        finite = bool(np.isfinite(low_res).all())
+        results.append(_result(case, ious if finite else [math.nan], scores))
     return tuple(results)
 
 
@@ -115,23 +132,29 @@ def _run_instances(
     results = []
     for case in vectors.cases:
         selected = runner.select_instance(model, detections, case.prompt)
-        results.append(
-            GoldenResult(
-                case=case.name,
-                mask_iou=mask_iou(case.masks[0], selected.masks[0]),
-                score_error=abs(float(selected.scores[0] - case.scores[0])),
-            )
-        )
+        ious = [mask_iou(case.masks[i], selected.masks[i]) for i in case.compared]
+        results.append(_result(case, ious, selected.scores))
     return tuple(results)
+
+
+def _result(case: GoldenCase, ious: list[float], scores: Float32) -> GoldenResult:
+    """Return the result of a prompt; NaN is in it even if no mask is compared."""
+    error = case.score_error(scores)
+    return GoldenResult(
+        case=case.name,
+        mask_iou=min(ious, default=None),
+        score_error=error if case.compared or math.isnan(error) else None,
+        not_compared=case.not_compared,
+    )
 
 
 def result_failures(results: tuple[GoldenResult, ...], gates: Gates) -> list[str]:
     """Return a sentence for each result that misses the gates, NaN included."""
     failures = []
     for r in results:
-        if not r.mask_iou >= gates.mask_iou:
+        if r.mask_iou is not None and not r.mask_iou >= gates.mask_iou:
             failures.append(f"golden {r.case}: mask IoU {r.mask_iou:.6f}, want {gates.mask_iou:g}")
-        if not r.score_error <= gates.score_error:
+        if r.score_error is not None and not r.score_error <= gates.score_error:
             failures.append(
                 f"golden {r.case}: score off by {r.score_error:.2e}, "
                 f"want at most {gates.score_error:g}"

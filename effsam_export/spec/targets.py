@@ -17,14 +17,15 @@ LayoutName = Literal["anylabeling", "x-anylabeling", "transformers-js"]
 class Gates:
     """Parity gates: the limits that an export in one precision must meet.
 
-    All but `mean_iou` apply to every parity case.
+    All but `mean_iou` apply to every parity case. Those of masks and scores apply to the masks that
+    decide (`parity.cases`).
 
     Attributes:
         mask_iou: Minimum IoU of the end-to-end mask with PyTorch's, at original image size.
         score_error: Maximum absolute difference of a predicted IoU, end to end.
         cosine: Minimum cosine similarity of an output tensor, in the comparisons of PyTorch with
             ONNX and of ONNX with the artefact.
-        mean_iou: Minimum of the mean mask IoU over all cases.
+        mean_iou: Minimum of the mean mask IoU over all cases with a mask that decides.
     """
 
     mask_iou: float

@@ -70,6 +70,20 @@ def prompts(random: Random, document: dict[str, Any]) -> bytes:
     return hostile_json.text_of(changed)
 
 
+def marks(random: Random, document: dict[str, Any]) -> bytes:
+    """Lists of compared masks and stabilities of other types, numbers or sizes."""
+    changed = deepcopy(document)
+    number = random.choice(NUMBERS)
+    for case in changed["cases"]:
+        found = {"compared": [0], "best_may_change": False, "stability": [0.5, 0.9, 0.9, 0.9]}
+        key = random.choice(list(found))
+        found[key] = random.choice((number, [number], [number] * 4, [], "abcd", {}, [0] * 10_000))
+        if random.random() < 0.2:
+            del found[random.choice(list(found))]
+        case.update(found)
+    return hostile_json.text_of(changed)
+
+
 def files(random: Random, document: dict[str, Any]) -> bytes:
     """Names of files that lie elsewhere, are links, or are none."""
     changed = deepcopy(document)
@@ -87,5 +101,6 @@ KINDS: dict[str, hostile_json.Kind] = {
     **hostile_json.KINDS,
     "masks": masks,
     "prompts": prompts,
+    "marks": marks,
     "files": files,
 }

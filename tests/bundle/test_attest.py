@@ -282,3 +282,83 @@ def test_the_command_prints_the_attestation(bundle: Path, result: dict[str, Any]
     assert "not signed, see --key" in done.stdout
     shown = CliRunner().invoke(cli.app, ["inspect", str(bundle)])
     assert "Some Phone 9, onnxruntime 1.23: min mask IoU 1.0000, not signed" in shown.stdout
+
+
+# ------------------------------------------------------------------ masks that are not compared
+
+
+def mark(bundle: Path, result: dict[str, Any], **marks: object) -> None:
+    """Let a golden prompt compare mask 1 only, as if PyTorch were not confident of mask 0."""
+    file = bundle / "golden" / "golden.json"
+    golden = json.loads(file.read_text("utf-8"))
+    found = {"compared": [1], "best_may_change": False, "stability": [0.2, 0.9, 0.9, 0.9]}
+    golden["cases"][0].update(found | marks)
+    file.write_text(json.dumps(golden), "utf-8")
+    fake.save(bundle, fake.manifest_of(bundle))
+    result["manifest_sha256"] = sha256_of(bundle / "manifest.json")
+
+
+def test_masks_that_pytorch_is_unsure_of_are_not_compared(
+    bundle: Path, result: dict[str, Any]
+) -> None:
+    mark(bundle, result)
+    changed = deepcopy(result)
+    changed["cases"][0]["masks"][0] = changed["cases"][0]["masks"][3]
+    changed["cases"][0]["scores"] = [0.9, 0.9, 0.1, 0.1]
+    done = CliRunner().invoke(cli.app, ["attest", str(bundle), str(sent(bundle, changed))])
+    assert "min mask IoU 1.0000, score error 2.4e-08" in done.stdout
+    assert "not compared, because PyTorch is not confident of them: 1" in done.stdout
+    # The mask that is compared still decides.
+    result["manifest_sha256"] = sha256_of(bundle / "manifest.json")
+    flipped(result)
+    with pytest.raises(CheckFailed, match=r"mask IoU 0\.666667, want 0\.95"):
+        library.attest(bundle, sent(bundle, result))
+
+
+def test_a_score_that_is_no_number_is_refused_in_any_mask(
+    bundle: Path, result: dict[str, Any]
+) -> None:
+    mark(bundle, result)
+    result["cases"][0]["scores"] = [None, 0.9, 0.7, 0.6]
+    with pytest.raises(CheckFailed, match="prompt `point`: score error nan"):
+        library.attest(bundle, sent(bundle, result))
+
+
+def test_a_prompt_without_a_compared_mask(bundle: Path, result: dict[str, Any]) -> None:
+    mark(bundle, result, compared=[], best_may_change=True)
+    result["cases"][0]["masks"] = result["cases"][1]["masks"]
+    found = library.attest(bundle, sent(bundle, result))
+    assert (found.min_iou, found.not_compared) == (1.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("marks", "fault"),
+    [
+        ({"compared": [2]}, "prompt `point` compares the masks [2]"),
+        ({"compared": [1, 1]}, "compares the masks [1, 1]"),
+        ({"compared": [True]}, "compares the masks [True]"),
+        ({"compared": 1}, "cannot be read"),
+        ({"best_may_change": 1}, "`1` is neither true nor false"),
+        ({"stability": [0.5]}, "has the stability [0.5]"),
+        ({"stability": [0.5, 0.5, 0.5, 1.5]}, "has the stability"),
+        ({"stability": None}, "cannot be read"),
+    ],
+)
+def test_marks_that_are_not_valid(
+    bundle: Path, result: dict[str, Any], marks: dict[str, Any], fault: str
+) -> None:
+    mark(bundle, result, **marks)
+    with pytest.raises(BundleError) as error:
+        library.attest(bundle, sent(bundle, result))
+    assert fault in error.value.message
+
+
+def test_at_least_one_mask_is_compared(bundle: Path, result: dict[str, Any]) -> None:
+    mark(bundle, result, compared=[])
+    file = bundle / "golden" / "golden.json"
+    golden = json.loads(file.read_text("utf-8"))
+    golden["cases"] = golden["cases"][:1]
+    file.write_text(json.dumps(golden), "utf-8")
+    fake.save(bundle, fake.manifest_of(bundle))
+    with pytest.raises(BundleError, match="no mask of any prompt is compared"):
+        library.attest(bundle, sent(bundle, result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from dataclasses import replace
 
@@ -112,3 +113,26 @@ def test_parity_table_shows_the_worst_of_each_tensor() -> None:
     assert "cat/nose    0.9980    2        0.9900" in text
     assert "2 -> 3: 0.9980, gap 5.0e-02" in text
     assert "decoder, ONNX to artefact  low_res_masks  5.0e-01  1.0000000  90 dB" in text
+
+
+def test_parity_table_shows_masks_that_do_not_decide_beside() -> None:
+    sure = replace(CASE, scores=(0.9,) * 4, stability=(0.9,) * 4, score_errors=(0.002,) * 4)
+    unsure = replace(sure, case="cat/eye", artifact_best=3, stability=(0.9, 0.9, 0.2, 0.9))
+    tie = replace(sure, case="cat/ear", artifact_best=3, score_gap=0.0002)
+    report = ParityReport(
+        model="m",
+        target="t",
+        precision="fp32",
+        gates=GATES,
+        comparisons=(COMPARISON,),
+        cases=(sure, unsure, tie),
+        failures=(),
+    )
+    lines = console.parity_table(report).splitlines()
+    cells = [re.split(r"  +", line) for line in lines[:4]]
+    assert cells[0][-2:] == ["best mask", "do not decide"]
+    assert cells[1][-3:] == ["2.0e-03", "same", "-"]
+    assert cells[2][:3] == ["cat/eye", "0.9990", "0"]
+    assert cells[2][-2:] == ["2 -> 3: 0.9980, gap 5.0e-02", "2: 0.9980"]
+    assert cells[3][-2:] == ["tie, 2 -> 3: 0.9980, gap 2.0e-04", "-"]
+    assert "PyTorch is confident of 5 of 6 masks, and these decide." in lines[5]

@@ -61,6 +61,36 @@ def _wrong_choice(golden: dict[str, Any]) -> None:
     golden["cases"][0]["answers"] = [single, best % 3 + 1]
 
 
+def _a_compared_mask(golden: dict[str, Any]) -> None:
+    _wrong_mask(golden)
+    case = golden["cases"][0]
+    case.update(compared=case["answers"][:1], best_may_change=True)
+
+
+def _a_choice_that_may_not_change(golden: dict[str, Any]) -> None:
+    _wrong_choice(golden)
+    golden["cases"][0].update(compared=[], best_may_change=False)
+
+
+def _left_out(golden: dict[str, Any]) -> None:
+    first, second, third = golden["cases"]
+    _wrong_mask(golden)
+    first["scores"][first["answers"][0]] += 0.5
+    first.update(compared=first["answers"][1:], best_may_change=False)
+    single, best = second["answers"]
+    second["scores"][best] += 0.5
+    second.update(answers=[single, best % 3 + 1], compared=[single], best_may_change=True)
+    third["masks"] = third["masks"][::-1]
+    third["scores"] = [score + 0.5 for score in third["scores"]]
+    third.update(compared=[], best_may_change=True)
+
+
+def _left_out_instance(golden: dict[str, Any]) -> None:
+    first, second, *_ = golden["cases"]
+    first.update(compared=[], best_may_change=True, masks=second["masks"])
+    first["scores"][0] += 0.5
+
+
 def _moved_point(golden: dict[str, Any]) -> None:
     golden["cases"][0]["points"][0][0] -= 40
 
@@ -127,6 +157,8 @@ WAYS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a score that is no number": (_golden(_no_number), "FAILED"),
     "the size of a mask": (_golden(_another_size), "FAILED"),
     "the choice": (_golden(_wrong_choice), "chosen"),
+    "a compared mask": (_golden(_a_compared_mask), "mask IoU"),
+    "a choice that may not change": (_golden(_a_choice_that_may_not_change), "chosen"),
     "a point": (_golden(_moved_point), "point: "),
     "a point off the image": (_golden(_off_the_image), "outside the image"),
     "no answers": (_golden(_no_answers), "FAILED"),
@@ -141,6 +173,20 @@ WAYS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no manifest": (_no_manifest, "manifest.json"),
     "half a manifest": (_half_a_manifest, "FAILED"),
 }
+
+
+leave_out = _golden(_left_out)
+"""Break only masks, scores and a choice that a golden prompt does not compare: no failure."""
+leave_out_instance = _golden(_left_out_instance)
+"""The same for a bundle that finds instances."""
+
+
+def check_left_out(said: str) -> None:
+    """Check what a self-test prints after `leave_out`."""
+    lines = said.splitlines()
+    counts = [line.rpartition("; ")[2] for line in lines[:-1]]
+    assert counts == [f"{n} of 2 masks not compared" for n in (1, 1, 2)], said
+    assert lines[-1] == "PASSED", said
 
 
 # ------------------------------------------------------------------ a bundle that finds instances

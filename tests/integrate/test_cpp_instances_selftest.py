@@ -160,6 +160,13 @@ def test_a_manifest_of_another_contract(
     check_failed(openvino, bundle, lambda b: broken.change_field(b, path, value), said)
 
 
+def test_an_instance_that_is_not_compared(openvino: Built, bundle: Path) -> None:
+    broken.leave_out_instance(bundle)
+    done = called(openvino.selftest, bundle)
+    assert done.returncode == 0, done.stdout
+    assert "; 1 of 1 masks not compared" in done.stdout.splitlines()[0]
+
+
 @pytest.mark.parametrize("way", [w for w in broken.INSTANCE_WAYS if w not in FEW])
 def test_a_broken_bundle(openvino: Built, bundle: Path, way: str) -> None:
     check_failed(openvino, bundle, *broken.INSTANCE_WAYS[way])

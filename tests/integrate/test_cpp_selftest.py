@@ -209,6 +209,11 @@ def test_a_manifest_of_another_contract(
     assert done.stdout.endswith("FAILED\n")
 
 
+def test_masks_that_are_not_compared(selftest: Path, openvino_bundle: Path) -> None:
+    broken.leave_out(openvino_bundle)
+    broken.check_left_out(called(selftest, openvino_bundle).stdout)
+
+
 @pytest.mark.parametrize("way", [w for w in broken.WAYS if w not in FEW])
 def test_a_broken_bundle(selftest: Path, openvino_bundle: Path, way: str) -> None:
     apply, said = broken.WAYS[way]

@@ -146,6 +146,15 @@ def test_a_manifest_of_another_contract(
     assert said.endswith("FAILED\n")
 
 
+def test_an_instance_that_is_not_compared(
+    instance_code: Path, instance_bundle: Path, ask: Ask
+) -> None:
+    broken.leave_out_instance(instance_bundle)
+    status, said = ask(instance_code, instance_bundle)
+    assert status == 0, said
+    assert "; 1 of 1 masks not compared" in said.splitlines()[0]
+
+
 @pytest.mark.parametrize("way", broken.INSTANCE_WAYS)
 def test_a_broken_bundle(
     instance_code: Path,

@@ -231,6 +231,7 @@ def answers(
         ask(path, partial(broken.change_field, path=path, value=value), code)
     for way, (apply, _) in broken.WAYS.items():
         ask(way, apply, code)
+    ask("left out", broken.leave_out, code)
     ask("nothing", lambda _: None, code)
     return selftests(node, questions, work)
 
@@ -247,6 +248,12 @@ def test_failures_leave_nothing_behind(answers: dict[str, Answer]) -> None:
     """The bundle as it is, after all that fail in the same process."""
     assert answers["nothing"].status == 0, answers["nothing"].said
     assert answers["nothing"].said.endswith("\nPASSED")
+
+
+@pytest.mark.backend
+def test_masks_that_are_not_compared(answers: dict[str, Answer]) -> None:
+    assert answers["left out"].status == 0
+    broken.check_left_out(answers["left out"].said)
 
 
 @pytest.mark.backend

@@ -184,6 +184,11 @@ def test_a_manifest_of_another_contract(
     assert done.stdout.endswith("FAILED\n")
 
 
+def test_masks_that_are_not_compared(selftest: SelfTest, tflite_bundle: Path) -> None:
+    broken.leave_out(tflite_bundle)
+    broken.check_left_out(selftest(tflite_bundle).stdout)
+
+
 @pytest.mark.parametrize("way", broken.WAYS)
 def test_a_broken_bundle(selftest: SelfTest, tflite_bundle: Path, way: str) -> None:
     apply, said = broken.WAYS[way]

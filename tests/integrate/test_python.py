@@ -164,6 +164,11 @@ def test_a_manifest_of_another_contract(
     assert done.stdout.endswith("FAILED\n")
 
 
+def test_masks_that_are_not_compared(code: Path, bundle: Path) -> None:
+    broken.leave_out(bundle)
+    broken.check_left_out(selftest(code, bundle).stdout)
+
+
 @pytest.mark.parametrize("way", broken.WAYS)
 def test_a_broken_bundle(code: Path, bundle: Path, tmp_path: Path, way: str) -> None:
     apply, said = broken.WAYS[way]

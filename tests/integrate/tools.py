@@ -191,7 +191,7 @@ def become(bundle: Path, model: ModelSpec) -> None:
     The graphs stay: what they make of such inputs means nothing, and is the same for everybody.
     """
     from effsam_export.bundle import golden, read
-    from effsam_export.bundle.write import user_mask_indices
+    from effsam_export.bundle.golden_write import user_mask_indices
     from effsam_export.imaging.images import upscale_masks
     from effsam_export.inference import runner
 

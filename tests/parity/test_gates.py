@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from effsam_export.parity.cases import CaseResult
 from effsam_export.parity.gates import check_gates
-from effsam_export.parity.results import CaseResult, ComparisonResult, ParityReport, TensorDiff
+from effsam_export.parity.results import ComparisonResult, ParityReport, TensorDiff
 from effsam_export.spec.targets import Gates
 
 GATES = Gates(mask_iou=0.99, score_error=0.01, cosine=0.999)

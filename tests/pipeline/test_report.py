@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 
+from effsam_export.parity.cases import CaseResult
 from effsam_export.parity.results import (
-    CaseResult,
     ComparisonResult,
     ParityReport,
     Picture,
@@ -188,7 +188,9 @@ def test_comparison_points_show_the_worst_of_all_cases() -> None:
 
 
 def test_a_check_that_failed_says_why() -> None:
-    case = replace(CASE, mask_iou=(0.9899999,) * 4, score_error=0.25, artifact_best=1)
+    case = replace(
+        CASE, mask_iou=(0.9899999,) * 4, score_error=0.25, artifact_best=1, score_gap=0.03
+    )
     page = Page(
         render(replace(PASSED, cases=(case,), failures=("mask 0 is off", "so is 3")), [picture()])
     )
@@ -197,7 +199,9 @@ def test_a_check_that_failed_says_why() -> None:
     # Not rounded up to the gate that it missed.
     assert "✗ 0.989999" in page.text
     assert "✗ 0.25" in page.text
-    assert "✗ mask 1, not 3; gap 0.02, IoU of the two 0.995230" in page.text
+    assert "✗ mask 1, not 3; gap 0.03, IoU of the two 0.995230" in page.text
+    tie = Page(render(replace(PASSED, cases=(replace(case, score_gap=0.02),)), [])).text
+    assert "tie: mask 1, not 3; gap 0.02, IoU of the two 0.995230" in tie
 
 
 def test_the_worst_mask_is_shown_with_its_score_and_stability() -> None:
