@@ -31,8 +31,7 @@ def code_section(manifest: dict[str, Any]) -> list[str]:
         languages = tuple(name for name in languages if name in OF_INSTANCES)
     if manifest["target"]["options"].get("delegate") == "gpu":
         languages = ()  # The generated code runs on the CPU.
-    takes_float = all(t["dtype"] == "float32" for c in manifest["components"] for t in c["inputs"])
-    if languages and takes_float and _is_whole(manifest):
+    if languages and _is_whole(manifest):
         lines += [
             f"`effsam code . --language {'|'.join(languages)}` writes all of the above as source "
             "code, with a self-test. The bare runtime:"

@@ -54,6 +54,7 @@ class Contract:
     """The calling rules of an encoder and a decoder.
 
     Attributes:
+        picture: Whether the encoder takes an RGB image of bytes (Core ML's `image_input`).
         batch: Number of images that the code passes to the encoder: the same one in every slot.
         pad_value: Padding colour by channel; None without padding.
         background, empty: Labels; None if the model has none.
@@ -71,6 +72,7 @@ class Contract:
     decoder: Component
     family: str
     image_size: Size
+    picture: bool
     batch: int
     pad_value: tuple[float, ...] | None
     prompt_size: Size
@@ -278,7 +280,9 @@ def _check_masks(reader: Reader) -> None:
 def component_of(reader: Reader, entry: Mapping[str, Any]) -> Component:
     name = entry["name"]
     for tensor in [*entry["inputs"], *entry["outputs"]]:
-        reader.known(f"the type of {name} tensor {tensor['name']}", tensor["dtype"], "float32")
+        picture = tensor["name"] == ENCODER_INPUT and takes_picture(reader.manifest)
+        dtype = "uint8" if picture else "float32"
+        reader.known(f"the type of {name} tensor {tensor['name']}", tensor["dtype"], dtype)
     shapes = [{t["name"]: tuple(t["shape"]) for t in entry[k]} for k in ("inputs", "outputs")]
     file, *beside = entry["files"]
     return Component(file=file, beside=tuple(beside), inputs=shapes[0], outputs=shapes[1])
@@ -299,8 +303,12 @@ def _check_tensors(reader: Reader, encoder: Component, decoder: Component) -> No
     if any(isinstance(s, str) for s in one):
         reader.problems.append(f"{EMBEDDINGS} has no fixed shape")
     with_mask = {MASK: (many, 1, *low), HAS_MASK: (many,)} if supports["mask"] else {}
+    tensor: tuple[int | str, ...] = (batch, 3, *image)
+    if takes_picture(reader.manifest):
+        reader.known("the number of pictures in a call", batch, 1)
+        tensor = (*image, 3)
     for what, actual, expected in (
-        ("inputs of the encoder", encoder.inputs, {ENCODER_INPUT: (batch, 3, *image)}),
+        ("inputs of the encoder", encoder.inputs, {ENCODER_INPUT: tensor}),
         ("outputs of the encoder", encoder.outputs, {EMBEDDINGS: (batch, *one)}),
         (
             "inputs of the decoder",
@@ -340,6 +348,7 @@ def _filled(manifest: Mapping[str, Any], encoder: Component, decoder: Component)
         decoder=decoder,
         family=pre["family"],
         image_size=from_document(pre["image_size"]),
+        picture=takes_picture(manifest),
         batch=filled_slots(manifest),
         pad_value=None if pre["pad"] is None else tuple(float(v) for v in pre["pad"]["value"]),
         prompt_size=from_document(prompts["coordinates"]["size"]),
@@ -363,6 +372,12 @@ def _filled(manifest: Mapping[str, Any], encoder: Component, decoder: Component)
         low_res_size=from_document(masks["low_res_size"]),
         upscale="bicubic" if masks["resize"] == rules.BICUBIC else "frame-bilinear",
     )
+
+
+def takes_picture(manifest: Mapping[str, Any]) -> bool:
+    """Return whether Core ML's option `image_input` made the encoder's input an image."""
+    target = manifest["target"]
+    return target["backend"] == "coreml" and target["options"].get("image_input") is True
 
 
 def axis_of(manifest: Mapping[str, Any]) -> int | str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import UsageError
 from effsam_export.integrate import render
 from effsam_export.integrate.contract import num_threads
+from effsam_export.integrate.kotlin_memory import peak_memory
 
 if TYPE_CHECKING:
     from effsam_export.integrate.contract import Contract
@@ -19,10 +21,14 @@ SOURCES = (
     "Segmenter.kt",
     "Resizing.kt",
     "LiteRtGraph.kt",
+    "AndroidImages.kt",
     "SelfTest.kt",
     "SelfTestFiles.kt",
 )
 GRADLE = "build.gradle.kts"
+EXAMPLE = (3000, 4000)
+"""(height, width) of the photograph whose peak memory the code states."""
+MB = 1_000_000
 
 
 def files(contract: Contract) -> dict[str, str]:
@@ -38,8 +44,13 @@ def files(contract: Contract) -> dict[str, str]:
             hint="export it for `tflite` or `android-cpu`",
         )
     tags = render.tags_of(contract)
+    peak = peak_memory(contract, EXAMPLE)
     values = {
         **render.common(contract),
+        "PHOTOGRAPH": f"{EXAMPLE[1]} x {EXAMPLE[0]}",
+        "READ_MB": _megabytes(peak.read),
+        "EMBED_MB": _megabytes(peak.embed),
+        "PREDICT_MB": _megabytes(peak.predict),
         "NOTICE": render.commented(render.notice(contract), "//"),
         "NUM_THREADS": repr(num_threads(contract.options)),
         "RUNTIME": render.quoted(f"com.google.ai.edge.litert:litert:{RUNTIME}"),
@@ -55,6 +66,11 @@ def files(contract: Contract) -> dict[str, str]:
         "MULTIMASK": ", ".join(map(repr, contract.multimask)),
     }
     return {name: render.fill(name, tags, values) for name in (*SOURCES, GRADLE)}
+
+
+def _megabytes(size: int) -> str:
+    """Return bytes in MB, rounded up."""
+    return str(math.ceil(size / MB))
 
 
 def _literal(value: int | bool | None) -> str:

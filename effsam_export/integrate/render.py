@@ -65,7 +65,8 @@ def tags_of(contract: Contract) -> tuple[str, ...]:
     """Return the tags of a contract of an encoder and a decoder."""
     family = "squash" if contract.pad_value is None else "pad"
     mask = ("mask",) if contract.takes_mask else ()
-    kinds = (family, contract.padding, contract.upscale, contract.backend)
+    image = "picture" if contract.picture else "tensor"
+    kinds = (family, contract.padding, contract.upscale, contract.backend, image)
     return ("pair", *kinds, *mask, images_tag(contract))
 
 

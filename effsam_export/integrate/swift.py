@@ -23,15 +23,14 @@ NAMES = (
     "Package.swift",
     "Segmenter.swift",
     "Resizing.swift",
+    "Images.swift",
     "CoreMLGraph.swift",
     "SelfTest.swift",
     "SelfTestFiles.swift",
     "main.swift",
 )
-STATE = (
-    "State: checked by a Swift parser, never compiled and never run. Run the self-test on\n"
-    "the device before you rely on it."
-)
+STATE = "Never compiled, never run: a parser checked the grammar. Run the self-test on the device."
+"""First line of each file."""
 PACKAGE = "/Manifest.json"
 """First file of a package in a manifest; Core ML opens the folder around it."""
 SYSTEMS = {
@@ -70,9 +69,8 @@ def files(contract: Contract) -> dict[str, str]:
     tags = render.tags_of(contract)
     values = {
         **render.common(contract),
-        "NOTICE": "\n//\n".join(
-            render.commented(text, "//") for text in (render.notice(contract), STATE)
-        ),
+        "STATE": render.commented(STATE, "//"),
+        "NOTICE": render.commented(render.notice(contract), "//"),
         "ENCODER_PACKAGE": quoted(_package(contract.encoder)),
         "DECODER_PACKAGE": quoted(_package(contract.decoder)),
         "COMPUTE_UNITS": UNITS[units],

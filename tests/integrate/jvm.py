@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from tests.integrate.tools import generate, run
 
@@ -22,6 +24,7 @@ QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 """A compiler that runs once is done before the JVM's best machine code pays off."""
 SOURCES = Path(__file__).parent / "kotlin"
 STUBS = sorted(SOURCES.rglob("*.java"))
+DRIVERS = ("Driver.kt", "PythonGraph.kt", "Run.kt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +49,35 @@ class Kotlin:
         assert done.returncode == 0, done.stderr
         return output
 
-    def command(self, main: str, *classes: Path) -> list[str]:
+    def compile_stubs(self, output: Path) -> Path:
+        """Add the stubs as class files, which Kotlin's compiler only reads."""
+        javac = shutil.which("javac")
+        if javac is None:
+            pytest.skip("javac is not installed")
+        options = ["--release", "8", "-Xlint:-options", "-d", str(output)]
+        done = run([javac, *options, *map(str, STUBS)], output)
+        assert done.returncode == 0, done.stderr
+        return output
+
+    def command(self, main: str, *classes: Path, options: Sequence[str] = ()) -> list[str]:
         """What starts a compiled `main`."""
         path = os.pathsep.join(map(str, [*classes, self.library]))
-        return [self.java, "-Xshare:auto", "-cp", path, main]
+        return [self.java, "-Xshare:auto", *options, "-cp", path, main]
 
 
 def package_of(kind: str) -> str:
     return f"effsam.{kind.replace('-', '_')}"
 
 
-def packaged(manifest: dict[str, Any], folder: Path, package: str) -> list[Path]:
-    """Generated files in a package of their own, so that one compiler takes several contracts."""
+def packaged(
+    manifest: dict[str, Any], folder: Path, package: str, more: Sequence[str] = DRIVERS
+) -> list[Path]:
+    """Generated files in a package of their own, so that one compiler takes several contracts.
+
+    `more` are files of `kotlin/` that call them.
+    """
     generate(manifest, "kotlin", folder)
-    for name in ("Driver.kt", "PythonGraph.kt", "Run.kt"):
+    for name in more:
         (folder / name).write_text((SOURCES / name).read_text("utf-8"), "utf-8")
     for file in folder.glob("*.kt"):
         text = file.read_text("utf-8")

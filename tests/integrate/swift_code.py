@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import integrate
+from effsam_export.bundle.contract import tensors
 from effsam_export.integrate.contract import contract_of
 from effsam_export.models import fixed
 from effsam_export.models.batching import with_batch
@@ -24,13 +25,22 @@ FIXED: dict[str, ModelSpec] = {
     "squash": fixed.with_slots(SQUASHED, 6),
     "batch": with_batch(KINDS["slots"], 3),
     "rectangle": fixed.with_slots(KINDS["rectangle"], 6),
+    "picture": KINDS["slots"],
 }
-OPTIONS = {"slots": 6, "deployment_target": "iOS17", "compute_units": "ALL"}
+OPTIONS: dict[str, str | int | bool] = {
+    "slots": 6,
+    "deployment_target": "iOS17",
+    "compute_units": "ALL",
+}
 
 
 def manifest_of_kind(kind: str = "slots") -> dict[str, Any]:
     manifest = manifest_for(FIXED[kind], "coreml")
-    return changed(manifest, "target.options", OPTIONS)
+    if kind != "picture":
+        return changed(manifest, "target.options", OPTIONS)
+    options: dict[str, str | int | bool] = {**OPTIONS, "image_input": True}
+    image = tensors(FIXED[kind].component("encoder"), options)["inputs"]
+    return changed(changed(manifest, "target.options", options), "components.0.inputs", image)
 
 
 def files_for(manifest: dict[str, Any]) -> dict[str, str]:

@@ -26,8 +26,15 @@ if TYPE_CHECKING:
 PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_swift.language()))
 APPLE = """
 Array Bool Character Data Double Float Int NSData Set String UInt32 UInt8 URL
-abs exit max min print stride sysctlbyname zip
+UnsafeRawBufferPointer
+abs defer exit max min print stride sysctlbyname withExtendedLifetime zip
 MLDictionaryFeatureProvider MLFeatureValue MLModel MLModelConfiguration MLMultiArray Package
+CGBitmapInfo CGColorSpace CGColorSpaceCreateDeviceGray CGContext CGDataProvider CGImage CGRect
+CGImagePropertyOrientation CGImageSourceCopyPropertiesAtIndex CGImageSourceCreateImageAtIndex
+CGImageSourceCreateWithData CGImageSourceCreateWithURL
+CVPixelBufferCreate CVPixelBufferGetBaseAddress CVPixelBufferGetBytesPerRow
+CVPixelBufferGetHeight CVPixelBufferGetPixelFormatType CVPixelBufferGetWidth
+CVPixelBufferLockBaseAddress CVPixelBufferUnlockBaseAddress VTCreateCGImageFromCVPixelBuffer
 """
 """What the files call without declaring it, but for methods."""
 CLOSURES = frozenset({"log", "scalar"})

@@ -142,3 +142,6 @@ def test_a_core_ml_bundle_says_what_was_not_compiled(exported_onnx: Path) -> Non
     assert "// Not compiled" in page
     assert 'fileURLWithPath: "encoder.mlpackage"' in page
     assert "`effsam code . --language swift`" in page
+    manifest["target"]["options"]["image_input"] = True
+    manifest["components"][0]["inputs"][0].update(dtype="uint8", shape=[256, 256, 3])
+    assert "`effsam code . --language swift`" in readme_text(manifest)

@@ -184,5 +184,9 @@ def test_an_invalid_image_is_refused(driver: Driver) -> None:
 def test_pixels_of_a_bitmap(driver: Driver) -> None:
     image = pixels((4, 3)).astype(np.uint32)
     argb = 0xFF << 24 | image[..., 0] << 16 | image[..., 1] << 8 | image[..., 2]
-    found = driver.ask("imageOf", (4, 3), argb.astype(np.uint32).tobytes())["rgb"]
+    data = argb.astype(np.uint32).tobytes()
+    found = driver.ask("imageOf", (4, 3), data, 1)["rgb"]
     assert np.array_equal(found.reshape(4, 3, 3), image)
+    turned = driver.ask("imageOf", (4, 3), data, 6)
+    assert turned["size"].tolist() == [3, 4]
+    assert np.array_equal(turned["rgb"].reshape(3, 4, 3), np.rot90(image, -1))

@@ -90,15 +90,8 @@ def classes(
 
 
 @pytest.fixture(scope="module")
-def run_classes(classes: Path) -> Path:
-    """With the stubs as class files, which Kotlin's compiler only reads."""
-    javac = shutil.which("javac")
-    if javac is None:
-        pytest.skip("javac is not installed")
-    options = ["--release", "8", "-Xlint:-options", "-d", str(classes)]
-    done = run([javac, *options, *map(str, STUBS)], classes)
-    assert done.returncode == 0, done.stderr
-    return classes
+def run_classes(kotlin: Kotlin, classes: Path) -> Path:
+    return kotlin.compile_stubs(classes)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.compiler
 
-UNSTATED = {"title", "fingerprint", "backend", "options", "family", "padding", "upscale", "decoder"}
+UNSTATED = {
+    *("title", "fingerprint", "backend", "options", "family", "padding", "upscale", "decoder"),
+    "picture",
+}
 """Fields of a contract that no constant is the value of: texts, and what chooses the code."""
 
 
@@ -60,7 +64,7 @@ def test_a_damaged_file_is_noticed(name: str) -> None:
         text[:last] + text[last + 1 :],
         text[:opening] + text[opening + 1 :],
         f"{text}\nfunc ()\n",
-        text[: len(text) - len(text) // 3],
+        text[: text.rindex(")")],
     ):
         assert swift_tree.faults(swift_tree.parse(damaged))
 
@@ -81,6 +85,7 @@ def test_calls_are_those_of_what_is_declared(kind: str) -> None:
         ("SelfTest.swift", "compare(decoded", "compared(decoded", "there is no `compared`"),
         ("CoreMLGraph.swift", "try CoreMLGraph.tensor", "CoreMLGraph.tensor", "`tensor` throws"),
         ("Resizing.swift", "lines: width, old", "old", "`resampled` does not take"),
+        ("Images.swift", "Turn(size, orientation)", "Turn(size)", "`Turn` does not take"),
     ],
 )
 def test_a_wrong_call_is_noticed(name: str, right: str, wrong: str, said: str) -> None:
@@ -91,16 +96,59 @@ def test_a_wrong_call_is_noticed(name: str, right: str, wrong: str, said: str) -
     assert any(said in mistake and mistake.startswith(name) for mistake in found), found
 
 
-def test_every_file_states_that_it_was_never_compiled() -> None:
-    for name, text in files_for(manifest_of_kind()).items():
-        head = text[:2000]
-        assert render.MARK in head, name
-        assert "checked by a Swift parser, never compiled and never run" in head, name
+def test_every_file_says_first_that_it_was_never_compiled(kind: str) -> None:
+    files = files_for(manifest_of_kind(kind))
+    for name, text in files.items():
+        assert render.MARK in text[:2000], name
+        # The package manager wants its own line first.
+        first = text.splitlines()[1 if name == "Package.swift" else 0]
+        assert first.startswith("// Never compiled, never run: "), name
         assert max(map(len, text.splitlines())) <= 100, name
-    assert files_for(manifest_of_kind())["Package.swift"].startswith("// swift-tools-version:5.9\n")
+    assert files["Package.swift"].startswith("// swift-tools-version:5.9\n")
+
+
+def test_every_file_is_in_the_package() -> None:
+    files = files_for(manifest_of_kind())
+    sources = {
+        swift_tree.literal(n)
+        for n in swift_tree.walk(swift_tree.parse(files["Package.swift"]))
+        if n.type == "line_string_literal" and swift_tree.text_of(n).endswith('.swift"')
+    }
+    assert sources == set(files) - {"Package.swift"}
+
+
+# ------------------------------------------------------------------ images
+
+
+def test_only_a_picture_becomes_a_pixel_buffer(kind: str) -> None:
+    """The array of a graph with an image input would be refused by Core ML, and vice versa."""
+    files = files_for(manifest_of_kind(kind))
+    root = swift_tree.parse(files["CoreMLGraph.swift"])
+    made = [
+        swift_tree.text_of(n)
+        for n in swift_tree.walk(root)
+        if n.type == "call_expression" and swift_tree.text_of(n).startswith("MLFeatureValue(")
+    ]
+    arrays = ["MLFeatureValue(multiArray: MLMultiArray(array))"]
+    pictures = ["MLFeatureValue(pixelBuffer: try CoreMLGraph.picture(image))"]
+    assert sorted(made) == (arrays + pictures if kind == "picture" else arrays)
+    assert ("import CoreVideo" in files["CoreMLGraph.swift"]) == (kind == "picture")
+
+
+def test_orientations_are_those_of_kotlin() -> None:
+    """Kotlin's are run in `test_kotlin.py`; these are the same numbers."""
+    numbers = r"\b(\d, \d, \d, \d)\b"
+    swift_lists = re.findall(rf"\[{numbers}\].contains\(tag\)", template("Images.swift"))
+    kotlin_lists = re.findall(rf"orientation in setOf\({numbers}\)", template("Resizing.kt"))
+    assert swift_lists == kotlin_lists
+    assert len(swift_lists) == 2
 
 
 # ------------------------------------------------------------------ the values
+
+
+def template(name: str) -> str:
+    return (render.TEMPLATES / f"{name}.tmpl").read_text("utf-8")
 
 
 def stated(contract: Contract) -> dict[str, Any]:
@@ -223,12 +271,29 @@ def test_the_options_are_those_of_the_backend() -> None:
         ("components.0.files", ["encoder.onnx"], "not a Core ML package: `encoder.onnx`"),
         ("components.1.files.1", "weights.bin", "not a Core ML package: `decoder.mlpackage/Man"),
         ("components.1.files.0", "Manifest.json", "not a Core ML package: `Manifest.json`"),
-        ("components.0.inputs.0.dtype", "uint8", "tensor image is `uint8`"),  # `image_input`
+        # Of a bundle with `image_input`, but without that option, and the option alone.
+        ("components.0.inputs.0.dtype", "uint8", "tensor image is `uint8`"),
+        ("target.options.image_input", True, "tensor image is `float32`"),
     ],
 )
 def test_a_bundle_that_is_refused(path: str, value: Any, said: str) -> None:  # noqa: ANN401
     with pytest.raises(UsageError, match=said):
         files_for(changed(manifest_of_kind(), path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("components.0.inputs.0.shape", [3, 1024, 1024], "inputs of the encoder are"),
+        ("components.0.inputs.0.dtype", "float32", "tensor image is `float32`"),
+        ("components.1.inputs.0.dtype", "uint8", "tensor image_embeddings is `uint8`"),
+        ("preprocess.batch", 2, "the number of pictures in a call is `2`"),
+        ("target.backend", "tflite", "tensor image is `uint8`"),
+    ],
+)
+def test_a_picture_that_is_refused(path: str, value: Any, said: str) -> None:  # noqa: ANN401
+    with pytest.raises(UsageError, match=said):
+        files_for(changed(manifest_of_kind("picture"), path, value))
 
 
 def test_shapes_that_change() -> None:
@@ -278,8 +343,13 @@ def test_the_fingerprint_is_of_the_same_parts() -> None:
 
 
 @pytest.mark.backend
+@pytest.mark.parametrize("options", [{}, {"image_input": "true"}], ids=str)
 def test_a_real_bundle(
-    small_checkpoint: Checkpoint, parity_file: Path, tmp_path: Path, stage_root: Path
+    small_checkpoint: Checkpoint,
+    parity_file: Path,
+    tmp_path: Path,
+    stage_root: Path,
+    options: dict[str, str],
 ) -> None:
     pytest.importorskip("coremltools")
     from effsam_export.config import targets as profiles
@@ -288,7 +358,7 @@ def test_a_real_bundle(
     bundle = tmp_path / "bundle"
     request = ExportRequest(
         model=SMALL_SAM,
-        target=profiles.load_target("coreml", "fp16"),
+        target=profiles.load_target("coreml", "fp16", options),
         checkpoint=small_checkpoint,
         output=bundle,
         parity_file=parity_file,
@@ -297,6 +367,7 @@ def test_a_real_bundle(
     manifest = manifest_of(bundle)
     files = files_for(manifest)
     found = values(files)
+    assert ("pixelBuffer" in files["CoreMLGraph.swift"]) == bool(options)
     assert found["Segmenter.swift: room"] == 8
     for name in ("encoderPackage", "decoderPackage"):
         assert (bundle / found[f"Segmenter.swift: {name}"] / "Manifest.json").is_file()

@@ -6,12 +6,12 @@ import java.io.File
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
-private fun given(): ByteBuffer =
+fun given(): ByteBuffer =
     ByteBuffer.wrap(File("in.bin").readBytes()).order(ByteOrder.LITTLE_ENDIAN)
 
 private fun floats(): FloatArray = given().let { b -> FloatArray(b.capacity() / 4) { b.getFloat() } }
 
-private fun ints(): IntArray = given().let { b -> IntArray(b.capacity() / 4) { b.getInt() } }
+fun ints(): IntArray = given().let { b -> IntArray(b.capacity() / 4) { b.getInt() } }
 
 /** A box or "-", then "mask" or "-", then points. */
 private fun promptOf(words: List<String>): Prompt {
@@ -24,13 +24,17 @@ private fun promptOf(words: List<String>): Prompt {
     return Prompt(points, box, if (words[corners] == "mask") floats() else null)
 }
 
+/** Height and width of an image, and its bytes. */
+fun shown(image: Image): Map<String, FloatArray> = mapOf(
+    "size" to floatArrayOf(image.size.height.toFloat(), image.size.width.toFloat()),
+    "rgb" to FloatArray(image.rgb.size) { (image.rgb[it].toInt() and 255).toFloat() },
+)
+
 private fun answer(words: List<String>): Map<String, FloatArray> {
     val size = Size(words[1].toInt(), words[2].toInt())
     return when (words[0]) {
         "preprocess" -> mapOf("image" to preprocess(Image(size, given().array())))
-        "imageOf" -> imageOf(size, ints()).rgb.map { (it.toInt() and 255).toFloat() }.let {
-            mapOf("rgb" to it.toFloatArray())
-        }
+        "imageOf" -> shown(imageOf(size, ints(), words[3].toInt()))
         "upscale" -> mapOf("logits" to upscale(floats(), size))
         "choose" -> choose(floats(), words[3] == "single").map { it.toFloat() }.let {
             mapOf("indices" to it.toFloatArray())
@@ -39,7 +43,9 @@ private fun answer(words: List<String>): Map<String, FloatArray> {
     }
 }
 
-fun main() {
+fun main() = serve(::answer)
+
+fun serve(answer: (List<String>) -> Map<String, FloatArray>) {
     while (true) {
         val line = readlnOrNull() ?: return
         try {

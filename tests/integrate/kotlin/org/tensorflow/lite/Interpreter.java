@@ -1,8 +1,12 @@
 package org.tensorflow.lite;
 
 import java.io.File;
+import java.io.IOException;
+import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
+import java.nio.MappedByteBuffer;
+import java.nio.file.Files;
 import java.util.HashMap;
 import java.util.Map;
 
@@ -32,6 +36,22 @@ public final class Interpreter implements InterpreterApi {
       throw new IllegalArgumentException("numThreads should be >= -1");
     }
     file = modelFile;
+  }
+
+  public Interpreter(ByteBuffer byteBuffer, Options options) {
+    boolean direct = byteBuffer.isDirect() && byteBuffer.order() == ByteOrder.nativeOrder();
+    if (!(byteBuffer instanceof MappedByteBuffer) && !direct) {
+      throw new IllegalArgumentException("neither mapped nor direct in native order");
+    }
+    byte[] content = new byte[byteBuffer.remaining()];
+    byteBuffer.get(content);
+    try {
+      file = File.createTempFile("mapped", ".tflite");
+      Files.write(file.toPath(), content);
+    } catch (IOException error) {
+      throw new IllegalStateException(error);
+    }
+    file.deleteOnExit();
   }
 
   private FakeGraph signature(String key) {
