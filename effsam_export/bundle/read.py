@@ -32,6 +32,8 @@ SIGNATURE = f"{MANIFEST}.sig"
 """File of the signature, in a signed bundle."""
 MAX_SIGNATURE_BYTES = 4096
 COPY_AGAIN = "copy it again from where it was exported"
+PYTHON_CACHE = "__pycache__"
+"""Folder that Python makes beside code that it runs, such as the code in a packed bundle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +185,17 @@ def integrity(bundle: Bundle) -> tuple[str, ...]:
         if p.is_symlink() or not p.is_dir()
     }
     extra = there - {*listed} - needed - {MANIFEST, SIGNATURE}
-    problems += [f"`{shown(p)}` is not in the manifest" for p in sorted(extra)]
+    problems += dict.fromkeys(map(_unlisted, sorted(extra)))
     return tuple(problems)
+
+
+def _unlisted(path: str) -> str:
+    """Return a sentence about a file that the manifest does not list, or about its folder."""
+    *folders, _ = path.split("/")
+    if PYTHON_CACHE not in folders:
+        return f"`{shown(path)}` is not in the manifest"
+    folder = "/".join(folders[: folders.index(PYTHON_CACHE) + 1])
+    return f"`{shown(folder)}` is not in the manifest: Python caches code there, delete the folder"
 
 
 def file_problem(bundle: Bundle, entry: Mapping[str, Any]) -> str | None:

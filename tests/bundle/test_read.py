@@ -101,6 +101,20 @@ def test_a_folder_that_is_a_link(bundle: Path) -> None:
     assert "`golden` is a link" in read.integrity(read.read(bundle))
 
 
+def test_what_python_leaves_beside_code_is_one_folder(bundle: Path) -> None:
+    """It is code that runs, so it is no part of an intact bundle; the message says where from."""
+    cache = bundle / "code" / "python" / "__pycache__"
+    cache.mkdir(parents=True)
+    for name in ("segmenter.cpython-311.pyc", "images.cpython-311.pyc"):
+        (cache / name).write_bytes(b"compiled")
+    (bundle / "code" / "more.txt").write_text("more")
+    assert read.integrity(read.read(bundle)) == (
+        "`code/more.txt` is not in the manifest",
+        "`code/python/__pycache__` is not in the manifest: Python caches code there, delete the "
+        "folder",
+    )
+
+
 @pytest.mark.parametrize("name", ["encoder.onnx.data", "encoder.engine", "encoder.x/deep/y"])
 def test_a_file_beside_a_graph_that_is_not_listed(bundle: Path, name: str) -> None:
     (bundle / name).parent.mkdir(parents=True, exist_ok=True)
