@@ -39,6 +39,18 @@ def test_h_is_help(page: Help, command: tuple[str, ...]) -> None:
     assert "-h, --help" in page(*command, "-h")
 
 
+def test_a_bare_command_shows_the_help(
+    page: Help, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As usage errors it goes to stderr, with their exit code: a script named no command."""
+    wanted = page("--help")
+    monkeypatch.setattr(sys, "argv", ["effsam"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr() == ("", wanted)
+
+
 def test_upper_case_v_is_the_version(page: Help) -> None:
     assert page("-V") == page("--version") == f"effsam {__version__}\n"
 
