@@ -328,9 +328,13 @@ def documents() -> dict[str, Keys]:
         },
         "build --plan": {
             **under("cells[].", cells),
-            "cells[].digest": "hash of everything the cell depends on",
+            "cells[].digest": "hash of everything the cell depends on; null if the hash of its "
+            "weights is not known before their download",
             "cells[].cached": "it is in the cache",
             "cells[].reasons": "why it is not in the cache",
+            "downloads[].model": "model whose official checkpoint the build would download",
+            "downloads[].file": "its file",
+            "downloads[].bytes": "its size, or null",
             **under("matrix.include[].", cells),
         },
         "cache": {

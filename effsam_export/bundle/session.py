@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from effsam_export import backends
 from effsam_export.backends.messages import explain
 from effsam_export.errors import BundleError, EffsamError, joined, shown
+from effsam_export.util import installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from effsam_export.spec.model import ComponentSpec
     from effsam_export.spec.stages import Artifact
     from effsam_export.spec.tensors import Feeds, Signature
+
+
+LOG = logging.getLogger(__name__)
 
 
 class CheckedSession:
@@ -66,8 +71,22 @@ def opened(artifact: Artifact, spec: ComponentSpec, threads: int | None = None) 
     """
     backend = backends.load(artifact.backend)
     what = f"`{artifact.files[0].name}`"
+    _log(artifact, threads)
     with one_error(f"{what} cannot be opened for backend `{artifact.backend}`"):
         return CheckedSession(backend.open_session(artifact, threads), spec, what)
+
+
+def _log(artifact: Artifact, threads: int | None) -> None:
+    """Log what is opened, and in which runtime."""
+    if LOG.isEnabledFor(logging.DEBUG):
+        packages = backends.BACKENDS[artifact.backend].packages
+        versions = ", ".join(f"{name} {installed.version_of(name)}" for name in packages)
+        options = ", ".join(f"{name} {value}" for name, value in artifact.options.items())
+        LOG.debug("%s: %s", artifact.component, ", ".join(map(str, artifact.files)))
+        LOG.debug("%s: backend %s, %s", artifact.component, artifact.backend, versions)
+        LOG.debug("%s: options %s", artifact.component, options or "none")
+        if threads is not None:
+            LOG.debug("%s: %d threads", artifact.component, threads)
 
 
 @contextmanager

@@ -9,15 +9,18 @@ import typer
 
 from effsam_export.cli import console
 from effsam_export.cli.fetch import acquire, consent
-from effsam_export.cli.options import AcceptLicense, CacheDir, Json, Quiet
+from effsam_export.cli.options import AcceptLicense, CacheDir, Json, Quiet, Verbose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from effsam_export.matrix.config import Build
     from effsam_export.matrix.run import Event, PlannedCell
+    from effsam_export.spec.model import WeightFile
+    from effsam_export.spec.stages import Checkpoint
 
 MB_PER_GB = 1000.0
-"""MB per GB, in decimal units."""
+BYTES_PER_MB = 1e6
 TlsCaFile = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--tls-ca-file", help="Certificate of the authority of the cluster, PEM."),
@@ -57,7 +60,10 @@ def build(
         typer.Option("--only", help="Build only this cell; repeatable."),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Print what would be built and why. Build nothing.")
+        bool,
+        typer.Option(
+            "--plan", help="Print what would be built and why. Build and download nothing."
+        ),
     ] = False,
     junit: Annotated[
         Optional[Path],  # noqa: UP045
@@ -82,6 +88,7 @@ def build(
     accept_license: AcceptLicense = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Export all models and targets of a build file.
@@ -90,7 +97,7 @@ def build(
     A failed cell does not stop the others. The exit code is 0 if all bundles were written.
     Otherwise it is 1 if a check failed, else 2 for wrong input, else 3 for a missing package.
     """
-    from effsam_export import backends, models
+    from effsam_export import backends
     from effsam_export.matrix import config, summary, worker
     from effsam_export.matrix import run as running
     from effsam_export.matrix.cluster import Cluster, connect
@@ -98,9 +105,8 @@ def build(
     from effsam_export.matrix.tls import TlsFiles
     from effsam_export.util.files import require_output, write_whole
     from effsam_export.weights.fetch import default_cache_dir
-    from effsam_export.weights.own_file import own_checkpoint
 
-    terminal = console.Console(quiet=quiet)
+    terminal = console.Console(quiet=quiet, verbose=verbose)
     matrix = config.select_cells(config.load(file), only)
     directory = output or matrix.output
     require_output(directory / max((c.name for c in matrix.cells), key=len), directory=True)
@@ -109,22 +115,13 @@ def build(
             require_output(report)
     if scheduler is None:
         backends.require_tracing()
-    names = list(dict.fromkeys(c.model for c in matrix.cells))
-    for name in names:
-        consent(models.get(name), accept_license, cache_dir)
-    checkpoints = {}
-    for name in names:
-        spec, given = models.get(name), matrix.checkpoints.get(name)
-        own = None
-        if given is not None:
-            own = own_checkpoint(
-                spec.weights, given.file, given.key, given.base, given.lora, given.lora_alpha
-            )
-        checkpoints[name] = acquire(spec, own, cache_dir, terminal)
+    checkpoints, downloads = checkpoints_of(
+        matrix, cache_dir, terminal, accept_license=accept_license, plan=plan
+    )
     limits = running.Limits(jobs=jobs)
     if memory is not None:
         limits = running.Limits(jobs=jobs, memory_mb=memory * MB_PER_GB)
-    store = Store((cache_dir or default_cache_dir()) / "build")
+    store = Store((cache_dir or default_cache_dir()) / "build", read_only=plan)
     execute, environment, stop = worker.run, running.this_machine, worker.stop
     if scheduler is not None:
         tls = TlsFiles(ca_file=tls_ca_file, cert=tls_cert, key=tls_key)
@@ -135,11 +132,16 @@ def build(
     planned = running.plan(matrix, checkpoints, store, limits, environment)
     if plan:
         if json:
-            console.document(summary.plan_document(planned))
+            console.document(summary.plan_document(planned, downloads))
         else:
             console.data(plan_table(planned))
+        for model, weights in downloads.items():
+            size = "" if weights.size is None else f", {weights.size / BYTES_PER_MB:.1f} MB"
+            terminal.message(f"note: the build downloads {weights.file_name} of {model}{size}")
         return
-    with console.Board([p.cell.name for p in planned], quiet=quiet) as board:
+    names = [p.cell.name for p in planned]
+    # Details would tear a live table apart.
+    with console.Board(names, quiet=quiet, live=not verbose) as board:
 
         def on_event(event: Event) -> None:
             if event.result is None:
@@ -207,6 +209,7 @@ def serve(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Run exports for builds on other machines, until stopped.
 
@@ -221,7 +224,7 @@ def serve(
     from effsam_export.matrix.run import free_memory_mb
     from effsam_export.matrix.tls import TlsFiles
 
-    terminal = console.Console(quiet=quiet)
+    terminal = console.Console(quiet=quiet, verbose=verbose)
     backends.require_tracing()
     here = keys.this_environment(tuple(label or ()))
     usable = [name for name in backends.BACKENDS if here.lacks(name, "fp32") is None]
@@ -235,6 +238,52 @@ def serve(
         dashboard_port=dashboard_port,
         tls=TlsFiles(ca_file=tls_ca_file, cert=tls_cert, key=tls_key),
     )
+
+
+def checkpoints_of(
+    build: Build,
+    cache_dir: Path | None,
+    terminal: console.Console,
+    *,
+    accept_license: bool,
+    plan: bool,
+) -> tuple[dict[str, Checkpoint], dict[str, WeightFile]]:
+    """Return the checkpoint of each model, and what a planned build would download.
+
+    Args:
+        build: The build file.
+        cache_dir: The cache; None for the user's.
+        terminal: Shows downloads and notes.
+        accept_license: Accept licences that restrict use.
+        plan: Write and download nothing; a checkpoint that is not here is the expected one.
+
+    Raises:
+        EffsamError: Consent is missing, or a checkpoint cannot be had.
+    """
+    from effsam_export import models
+    from effsam_export.weights.acquire import expected
+    from effsam_export.weights.fetch import default_cache_dir
+    from effsam_export.weights.own_file import own_checkpoint
+
+    specs = {name: models.get(name) for name in dict.fromkeys(c.model for c in build.cells)}
+    for spec in specs.values():
+        consent(spec, accept_license, cache_dir, store=not plan)
+    checkpoints: dict[str, Checkpoint] = {}
+    downloads: dict[str, WeightFile] = {}
+    for name, spec in specs.items():
+        given = build.checkpoints.get(name)
+        own = None
+        if given is not None:
+            own = own_checkpoint(
+                spec.weights, given.file, given.key, given.base, given.lora, given.lora_alpha
+            )
+        if own is not None or not plan:
+            checkpoints[name] = acquire(spec, own, cache_dir, terminal)
+            continue
+        checkpoints[name], missing = expected(spec, cache_dir=cache_dir or default_cache_dir())
+        if missing and spec.weights is not None:
+            downloads[name] = spec.weights
+    return checkpoints, downloads
 
 
 def detail(event: Event) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from effsam_export.cli.completion import languages
 from effsam_export.cli.console import Console, data, document
-from effsam_export.cli.options import BundleOrFile, Json, Quiet
+from effsam_export.cli.options import BundleOrFile, Json, Quiet, Verbose
 
 
 def code(
@@ -41,6 +41,7 @@ def code(
     force: Annotated[bool, typer.Option("--force", help="Overwrite generated files.")] = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Write source code that runs a bundle in an app.
 
@@ -69,7 +70,7 @@ def code(
     )
     if not target.is_dir():
         require_output(target, directory=True)
-    terminal = Console(quiet=quiet)
+    terminal = Console(quiet=quiet, verbose=verbose)
     with ExitStack() as stack:
         paths = [stack.enter_context(archive.opened(p)) for p in (bundle, second) if p is not None]
         if app:

@@ -130,17 +130,19 @@ class Board:
     Args:
         names: Names of all cells.
         quiet: Print nothing.
+        live: Whether there may be a live table; other lines would disturb it.
     """
 
-    def __init__(self, names: Sequence[str], *, quiet: bool = False) -> None:
+    def __init__(self, names: Sequence[str], *, quiet: bool = False, live: bool = True) -> None:
         self._quiet = quiet
+        self._may_live = live
         self._width = max(map(len, names), default=0)
         self._began: dict[str, float] = {}
         self._done, self._total = 0, len(names)
         self._live: Any = None
 
     def __enter__(self) -> Board:
-        if not self._quiet and sys.stderr.isatty():
+        if self._may_live and not self._quiet and sys.stderr.isatty():
             from rich.console import Console as RichConsole
             from rich.live import Live
 

@@ -37,8 +37,10 @@ def fetch(
         console.data(str(checkpoint.path))
 
 
-def consent(spec: ModelSpec, accepted: bool, cache_dir: Path | None) -> None:
+def consent(spec: ModelSpec, accepted: bool, cache_dir: Path | None, *, store: bool = True) -> None:
     """Check that the user has accepted the model's licence, if it requires consent.
+
+    A new consent is stored in the cache, if `store` is true.
 
     Raises:
         UsageError: Consent is missing.
@@ -48,7 +50,8 @@ def consent(spec: ModelSpec, accepted: bool, cache_dir: Path | None) -> None:
         from effsam_export.weights import fetch as weights
 
         directory = cache_dir or weights.default_cache_dir()
-        licences.require(spec, accepted=accepted, cache_dir=directory)
+        check = licences.require if store else licences.check
+        check(spec, accepted=accepted, cache_dir=directory)
 
 
 def acquire(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from effsam_export.cli import console
-from effsam_export.cli.options import BundleOrFile, Json, Quiet
+from effsam_export.cli.options import BundleOrFile, Json, Quiet, Verbose
 from effsam_export.cli.run_options import (
     Boxes,
     BoxNms,
@@ -79,6 +79,7 @@ def run(
     print_format: Format = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Segment images with a bundle. Coordinates are pixels of the original image."""
     from effsam_export.bundle import archive, read
@@ -89,6 +90,7 @@ def run(
     from effsam_export.inference.plan import Request, plan
     from effsam_export.inference.run_records import RunSettings
 
+    terminal = console.Console(quiet=quiet, verbose=verbose)
     problems = Problems()
     grid_options = {
         "--grid": grid,
@@ -161,10 +163,12 @@ def run(
             note = f"`{opened.model.name}` finds all instances at once: {' and '.join(unused)} "
             note += f"{'is' if len(unused) == 1 else 'are'} not used"
             planned = replace(planned, notes=(*planned.notes, note))
-        _run(opened, planned, request, chosen, quiet=quiet)
+        _run(opened, planned, request, chosen, terminal)
 
 
-def _run(bundle: Bundle, planned: Plan, request: Request, chosen: str, *, quiet: bool) -> None:
+def _run(
+    bundle: Bundle, planned: Plan, request: Request, chosen: str, terminal: console.Console
+) -> None:
     """Segment the images, write the outputs, and print the masks.
 
     Raises:
@@ -175,7 +179,6 @@ def _run(bundle: Bundle, planned: Plan, request: Request, chosen: str, *, quiet:
     from effsam_export.inference.coco import CocoDocument
     from effsam_export.inference.run_images import segment_images
 
-    terminal = console.Console(quiet=quiet)
     coco = CocoDocument(planned.categories, f"masks of {title(bundle)}")
     printer = Printer(terminal, request.settings, chosen, coco)
     for note in planned.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from effsam_export.inference.run_records import ImageTask, RunSettings
     from effsam_export.spec.tensors import Feeds
     from effsam_export.util.progress import OnProgress
+
+
+LOG = logging.getLogger(__name__)
 
 
 def segment_images(
@@ -53,6 +57,9 @@ def segment_images(
             embedding = None
             try:
                 decoded = read_image(task.path, settings.value_range)
+                height, width = decoded.pixels.shape[:2]
+                count = len(task.prompts)
+                LOG.debug("%s: %d x %d pixels, %d prompts", task.path, width, height, count)
                 if task.embedding is not None:
                     embedding = embeddings.load(
                         task.embedding, decoded.pixels, bundle.model, settings.encoder_sha256

@@ -17,7 +17,7 @@ from effsam_export.errors import BundleError, UsageError, joined
 from effsam_export.integrate import javascript, render
 from effsam_export.integrate.contract import contract_of, finds_instances
 from effsam_export.integrate.fingerprint import fingerprint
-from effsam_export.integrate.write import check_free, refuse_layout
+from effsam_export.integrate.write import check_free, log_code, refuse_layout
 from effsam_export.util.files import write_whole
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def app_for(paths: Sequence[Path], output: Path, *, force: bool = False) -> tupl
     backends = backends_of(paths)
     contract = contract_of(backends[0].manifest)
     texts = texts_of(contract, backends)
+    log_code(backends[0].manifest, texts)
     models = {f"{MODELS}/{b.device}/{name}": b.path / name for b in backends for name in _copied(b)}
     check_free(output, texts, force=force)
     if output.is_dir() and any(output.iterdir()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from effsam_export import integrate, layouts
 from effsam_export.bundle import read, staging
 from effsam_export.errors import OutputError, UsageError
 from effsam_export.integrate.contract import contract_of, finds_instances
+from effsam_export.integrate.fingerprint import fingerprint
 from effsam_export.integrate.instances import instance_contract_of
 from effsam_export.integrate.render import MARK
 from effsam_export.util.files import write_whole
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+LOG = logging.getLogger(__name__)
 NEAR_THE_TOP = 2000
 """Characters at the start of a file in which the mark of a generated file must be."""
 
@@ -54,6 +57,7 @@ def code_for(path: Path, language: str, output: Path, *, force: bool = False) ->
             else "the bundle's README.md has the rules for code of your own",
         )
     files = write()
+    log_code(bundle.manifest, files)
     check_free(output, files, force=force)
     if output.is_dir() and any(output.iterdir()):
         for name, text in files.items():
@@ -75,6 +79,16 @@ def writer(language: str, manifest: Mapping[str, Any]) -> Callable[[], dict[str,
         with_instances = integrate.load_for_instances(language)
         return partial(with_instances.instance_files, instance_contract_of(manifest))
     return partial(integrate.load(language).files, contract_of(manifest))
+
+
+def log_code(manifest: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    """Log the contract that code is generated from, and its files."""
+    target = manifest["target"]
+    options = ", ".join(f"{name} {value}" for name, value in target["options"].items())
+    LOG.debug("contract: sha256 %s, backend %s", fingerprint(manifest), target["backend"])
+    LOG.debug("target options: %s", options or "none")
+    for name, text in files.items():
+        LOG.debug("%s: %d bytes", name, len(text.encode()))
 
 
 def refuse_layout(bundle: read.Bundle) -> None:

@@ -8,6 +8,7 @@ the environment of the worker.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from effsam_export.matrix.keys import Environment
     from effsam_export.matrix.worker import Job
 
+LOG = logging.getLogger(__name__)
 ATTEMPTS = 3
 """Attempts for a cell whose workers die."""
 POLL_S = 0.5
@@ -152,6 +154,7 @@ class Cluster:
         equal = {a: e for a, e in able.items() if _relevant(e, backend, cell.precision) == most}
         environment = next(iter(equal.values()))
         self._sites[cell.name] = Site(environment=environment, addresses=tuple(equal))
+        LOG.debug("%s: workers %s", cell.name, ", ".join(equal))
         return environment
 
     def execute(self, job: Job, folder: Path) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from effsam_export.weights.lora_config import FILE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+LOG = logging.getLogger(__name__)
 
 
 def by_hash(files: Mapping[str, bytes]) -> tuple[dict[str, str], dict[str, bytes]]:
@@ -123,7 +126,9 @@ def run_remotely(job: dict[str, Any], names: dict[str, str], files: dict[str, by
             here = replace(here, calibration=str(images))
         work = root / "work"
         work.mkdir()
+        LOG.debug("%s: received %d files, %d threads", sent.name, len(data), sent.threads)
         outcome = worker.run(here, work)
+        LOG.debug("%s: %s in %.1f s", sent.name, outcome.state, outcome.seconds)
         if outcome.passed:
             archive.pack(work / worker.BUNDLE, work / "bundle.zip")
             whole = (work / "bundle.zip").read_bytes()

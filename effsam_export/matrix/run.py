@@ -6,6 +6,7 @@ interrupted continues where it stopped.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     Execute = Callable[[Job, Path], Outcome]
 
+LOG = logging.getLogger(__name__)
 STOP_POLL_S = 0.2
 UNKNOWN_MB = 6000.0
 """Assumed memory of a cell that was never built; ViT-B takes 5 GB."""
@@ -165,6 +167,9 @@ def plan(
         # The worker finds the size of a checkpoint where the cell names none.
         parts["cell.image_size"] = cell.image_size or "of the checkpoint"
         digest = keys.digest(parts)
+        LOG.debug("%s: cache key %s, %d threads", cell.name, digest, threads)
+        for name, value in parts.items():
+            LOG.debug("%s: %s %s", cell.name, name, value)
         stored = store.find(digest)
         reasons: tuple[str, ...] = ()
         if stored is None:

@@ -54,13 +54,17 @@ class Store:
 
     Args:
         root: The folder; created if it does not exist.
+        read_only: Change nothing in the folder and do not create it, to plan a build.
 
     Raises:
         OutputError: The folder cannot be written.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.root = root
+        self._read_only = read_only
+        if read_only:
+            return
         try:
             for name in ("bundles", "cells", "work"):
                 (root / name).mkdir(parents=True, exist_ok=True)
@@ -93,18 +97,23 @@ class Store:
             yield
 
     def find(self, digest: str) -> tuple[Path, BuildRecord] | None:
-        """Return the bundle with a digest and its record, or None; a broken bundle is removed."""
+        """Return the bundle with a digest and its record, or None.
+
+        The bundle is marked as used, and a broken one is removed, unless the store is read-only.
+        """
         folder = self.root / "bundles" / digest
         if not (folder / BUILT).is_file():
             return None
         try:
             built = BuildRecord(**json.loads((folder / BUILT).read_text("utf-8")))
             if not read.integrity(read.read(folder / "bundle")):
-                mark(folder / BUILT)
+                if not self._read_only:
+                    mark(folder / BUILT)
                 return folder / "bundle", built
         except (BundleError, ValueError, TypeError):
             pass
-        shutil.rmtree(folder, ignore_errors=True)
+        if not self._read_only:
+            shutil.rmtree(folder, ignore_errors=True)
         return None
 
     def scratch(self, digest: str) -> Path:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
+from effsam_export.weights.acquire import UNKNOWN_HASH
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from effsam_export.matrix.run import PlannedCell, Result
+    from effsam_export.spec.model import WeightFile
 
 EXIT_CODES = {"failed": 1, "refused": 2, "toolchain missing": 3}
 """State of a cell without a bundle -> exit code, as of `effsam export`."""
@@ -55,15 +58,22 @@ def document(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def plan_document(planned: Sequence[PlannedCell]) -> dict[str, Any]:
-    """Return the plan as a JSON document; `matrix` is the job matrix of a CI system."""
+def plan_document(
+    planned: Sequence[PlannedCell], downloads: Mapping[str, WeightFile]
+) -> dict[str, Any]:
+    """Return the plan as a JSON document; `matrix` is the job matrix of a CI system.
+
+    Args:
+        planned: The cells.
+        downloads: Model -> its official checkpoint, which the build would download.
+    """
     cells = [
         {
             "name": p.cell.name,
             "model": p.cell.model,
             "target": p.cell.target,
             "precision": p.cell.precision,
-            "digest": p.digest,
+            "digest": None if p.parts["weights"] == UNKNOWN_HASH else p.digest,
             "cached": p.bundle is not None,
             "reasons": list(p.reasons),
         }
@@ -71,6 +81,10 @@ def plan_document(planned: Sequence[PlannedCell]) -> dict[str, Any]:
     ]
     return {
         "cells": cells,
+        "downloads": [
+            {"model": model, "file": weights.file_name, "bytes": weights.size}
+            for model, weights in downloads.items()
+        ],
         "matrix": {
             "include": [
                 {k: c[k] for k in ("name", "model", "target", "precision")}

@@ -6,6 +6,7 @@ The two processes exchange JSON files, so a job can also run on another machine.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
 
     from effsam_export.matrix.config import Cell
     from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.util.progress import StageEvent
 
 CHILD_CODE = "import sys; from effsam_export.matrix.worker import main; main(*sys.argv[1:])"
 State = Literal["verified", "simulated", "failed", "toolchain missing", "refused"]
+LOGGER = logging.getLogger(__name__)
+PACKAGE = logging.getLogger("effsam_export")
+"""Parent of all loggers of this package."""
 BUNDLE = "bundle"
 LOG = "log.txt"
+DETAILS = "details"
 GRACE_S = 3.0
 """Time in which a worker that was asked to stop removes its files and ends its converter."""
 
@@ -169,7 +175,7 @@ def run(job: Job, folder: Path) -> Outcome:
         job: The job.
         folder: Folder for the bundle, the log and the JSON files of the two processes.
     """
-    from effsam_export.pipeline.isolate import ending_of
+    from effsam_export.pipeline.isolate import ending_of, followed
 
     job_file, outcome_file = folder / "job.json", folder / "outcome.json"
     job_file.write_text(json.dumps(asdict(job)), "utf-8")
@@ -177,7 +183,11 @@ def run(job: Job, folder: Path) -> Outcome:
     began = time.perf_counter()
     with temporary_directory() as temporary, (folder / LOG).open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", CHILD_CODE, str(job_file), str(outcome_file), str(os.getpid())],
+            [
+                *(sys.executable, "-c", CHILD_CODE),
+                *(str(job_file), str(outcome_file), str(os.getpid())),
+                *([DETAILS] if LOGGER.isEnabledFor(logging.DEBUG) else []),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -193,7 +203,7 @@ def run(job: Job, folder: Path) -> Outcome:
         running = RunningProcess(process=process)
         RUNNING.add(running)
         try:
-            code = process.wait()
+            code = followed(process, folder / LOG, LOGGER, f"{job.name}: ")
         finally:
             RUNNING.remove(running)
             if process.poll() is None:
@@ -265,9 +275,11 @@ def export_cell(job: Job, folder: Path) -> Outcome:
     )
 
 
-def _log(event: object) -> None:
+def _log(event: StageEvent) -> None:
     """Write an event to standard output, which is the cell's log file."""
-    sys.stdout.write(f"{event}\n")
+    steps = "" if event.total is None else f" {event.done}/{event.total}"
+    detail = f": {event.detail}" if event.detail else ""
+    sys.stdout.write(f"{event.kind} {event.stage}{steps}, {event.seconds:.1f} s{detail}\n")
     sys.stdout.flush()
 
 
@@ -280,11 +292,17 @@ def peak_mb() -> float:
     return sum(resource.getrusage(who).ru_maxrss for who in both) * unit / 1e6
 
 
-def main(job_file: str, outcome_file: str, parent: str) -> None:
-    """Entry point of the child process: read a job, run it, and write its outcome."""
+def main(job_file: str, outcome_file: str, parent: str, *more: str) -> None:
+    """Entry point of the child process: read a job, run it, and write its outcome.
+
+    With `DETAILS` as the last argument, what the library logs is in the cell's log file too.
+    """
     from effsam_export.util.child import end_with_parent
 
     end_with_parent(int(parent))
+    if DETAILS in more:
+        PACKAGE.addHandler(logging.StreamHandler(sys.stdout))
+        PACKAGE.setLevel(logging.DEBUG)
     path = Path(outcome_file)
     try:
         with signals.raised():

@@ -137,9 +137,18 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path, log: Path) -> Arti
     return outcome.artifact
 
 
-def followed(process: subprocess.Popen[bytes], log: Path) -> int:
-    """Return the exit code of a converter, and log its output as it comes."""
-    if not LOG.isEnabledFor(logging.DEBUG):
+def followed(
+    process: subprocess.Popen[bytes], log: Path, logger: logging.Logger = LOG, prefix: str = ""
+) -> int:
+    """Return the exit code of a process, and log its output as it comes.
+
+    Args:
+        process: A converter, or a worker of a build.
+        log: The file to which it writes.
+        logger: Gets the lines at level DEBUG.
+        prefix: Text before each line.
+    """
+    if not logger.isEnabledFor(logging.DEBUG):
         return process.wait()
     with log.open(encoding="utf-8", errors="replace") as file:
         begun = ""
@@ -148,10 +157,10 @@ def followed(process: subprocess.Popen[bytes], log: Path) -> int:
                 process.wait(POLL_S)
             *lines, begun = (begun + file.read()).split("\n")
             for line in lines:
-                LOG.debug("%s", line)
+                logger.debug("%s%s", prefix, line)
             if process.returncode is not None:
                 if begun:
-                    LOG.debug("%s", begun)
+                    logger.debug("%s%s", prefix, begun)
                 return process.returncode
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import UsageError
+from effsam_export.spec.stages import Checkpoint
 from effsam_export.weights import fetch, lock
 
 if TYPE_CHECKING:
@@ -12,8 +13,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from effsam_export.spec.model import ModelSpec, WeightFile
-    from effsam_export.spec.stages import Checkpoint
     from effsam_export.weights.fetch import OnTransfer
+
+UNKNOWN_HASH = "unknown before the download"
+"""In place of the hash of a file whose authors publish none."""
 
 
 def acquire(
@@ -61,6 +64,29 @@ def acquire(
             f"download is recorded in {cache / lock.FILE_NAME}"
         )
     return checkpoint
+
+
+def expected(model: ModelSpec, *, cache_dir: Path) -> tuple[Checkpoint, bool]:
+    """Return the official checkpoint as `acquire` would, and whether it would download it first.
+
+    Nothing is written or downloaded, and no source is asked. A file that would be downloaded has
+    the path that it would get, and its pinned hash; without one, `UNKNOWN_HASH`.
+
+    Args:
+        model: The model.
+        cache_dir: The cache.
+
+    Raises:
+        UsageError: The model has no published weights.
+    """
+    weights = require_published(model)
+    cached = fetch.cached(weights, cache_dir=cache_dir)
+    if cached is not None:
+        return cached, False
+    known = lock.expected_hash(weights, cache_dir)
+    path = fetch.slot_of(weights, cache_dir) / weights.file_name
+    digest = UNKNOWN_HASH if known is None else known.sha256
+    return Checkpoint(path=path, sha256=digest, official=weights.sha256 is not None), True
 
 
 def require_published(model: ModelSpec) -> WeightFile:

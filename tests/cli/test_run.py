@@ -37,6 +37,20 @@ def test_several_boxes_are_numbered(command: Command, bundle: Path, photo: Path)
     assert document["times"].keys() == {"encode_ms", "decode_ms"}
 
 
+def test_details(command: Command, bundle: Path, photo: Path) -> None:
+    """`--verbose` shows the runtime and the image; data on stdout stays as it is."""
+    import onnxruntime
+
+    plain = command("run", bundle, photo, *BOXES)
+    done = command("run", bundle, photo, *BOXES, "--verbose")
+    assert done.out == plain.out
+    lines = [line for line in done.err.splitlines() if line.startswith("  | ")]
+    assert f"  | encoder: {bundle / 'encoder.onnx'}" in lines
+    assert f"  | decoder: backend onnx, onnxruntime {onnxruntime.__version__}" in lines
+    assert f"  | {photo}: 120 x 80 pixels, 3 prompts" in lines
+    assert "  | " not in plain.err
+
+
 def test_masks_of_the_document_are_those_of_the_file(
     command: Command, bundle: Path, photo: Path
 ) -> None:

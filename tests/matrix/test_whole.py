@@ -31,9 +31,13 @@ def test_a_matrix_is_built_once_and_then_comes_from_the_cache(untraced: Path) ->
     place = untraced
     report, table = place / "junit.xml", place / "summary.md"
     code, found, messages = build(
-        place, "--junit", str(report), "--markdown", str(table), "-j", "2"
+        place, "--junit", str(report), "--markdown", str(table), "-j", "2", "--verbose"
     )
     assert code == 0, messages
+    # What each worker logs comes with the name of its cell.
+    for name in ("small-sam-onnx-fp32", "small-sam-onnx-fp16"):
+        assert f"  | {name}: target onnx: " in messages
+        assert f"  | {name}: finished trace encoder, " in messages
     assert found["converted"] == 2
     cells = {c["name"]: c for c in found["cells"]}
     assert set(cells) == {"small-sam-onnx-fp32", "small-sam-onnx-fp16"}

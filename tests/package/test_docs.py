@@ -243,6 +243,7 @@ def test_python_blocks_run(page: str, code: str, exported: Path) -> None:
         ("info edge-sam", "info"),
         ("doctor", "doctor"),
         ("cache --remove-unused 1000 --cache-dir .", "cache"),
+        (f"build {REPOSITORY / 'effsam.toml'} --plan --cache-dir .", "build --plan"),
     ],
 )
 def test_documents_of_light_commands(command: str, name: str, tmp_path: Path) -> None:
@@ -274,7 +275,6 @@ def test_the_document_of_a_comparison(
         (f"verify {EXPORTED} --level golden", "verify --level golden"),
         ("info --checkpoint trained.pt", "info --checkpoint"),
         (f"diff {EXPORTED} {EXPORTED}", "diff"),
-        (f"build {REPOSITORY / 'effsam.toml'} --plan", "build --plan"),
     ],
 )
 def test_documents_of_heavy_commands(command: str, name: str, exported: Path) -> None:
