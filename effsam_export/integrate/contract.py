@@ -124,7 +124,7 @@ class Reader:
         """
         for side in sides(from_document(value)):
             self.side(what, side)
-        if square and not isinstance(value, int):
+        if square and isinstance(value, list):
             self.problems.append(f"{what} is `{short(value)}`, not a square")
 
     def plain(self, *names: str) -> None:

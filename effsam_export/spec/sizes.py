@@ -32,6 +32,6 @@ def document(size: Size) -> int | list[int]:
     return size if isinstance(size, int) else list(size)
 
 
-def from_document(value: int | list[int]) -> Size:
-    """Return the size of a JSON value of a manifest."""
-    return value if isinstance(value, int) else of_sides(value[0], value[1])
+def from_document(value: float | list[int]) -> Size:
+    """Return the size of a JSON value of a manifest, in which 512.0 is a whole number too."""
+    return int(value) if isinstance(value, int | float) else of_sides(int(value[0]), int(value[1]))
