@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
 
 WEIGHTS = {
     "edge-sam": "edge_sam",
+    "repvit-sam": "repvit",
+    "sam-vit-b": "vit_b",
+    "slim-sam-77": "slimsam_77_uniform",
     "efficientvit-sam-l0": "efficientvit_sam_l0",
 }
 """Model -> folder of the names and shapes of its deterministic weights."""
-SAM_LIKE = ("edge-sam",)
+SAM_LIKE = ("edge-sam", "repvit-sam", "sam-vit-b", "slim-sam-77")
 CASES = [
     *((name, target) for target in ("anylabeling", "transformers-js") for name in SAM_LIKE),
     ("edge-sam", "x-anylabeling"),
@@ -37,7 +41,8 @@ def test_parity(name: str, target: str, tmp_path: Path, shared: Path, stage_root
 
     from effsam_export.pipeline.request import ExportRequest
 
-    golden = golden_weights.load(WEIGHTS[name], shared / "golden")
+    manifest = (shared / "golden" / WEIGHTS[name] / "manifest.json").read_text("utf-8")
+    golden = golden_weights.Golden(manifest=json.loads(manifest), figures={})
     spec = models.get(name)
     path = tmp_path / "weights.pt"
     torch.save(golden_weights.load_weights(spec.build(), golden).state_dict(), path)

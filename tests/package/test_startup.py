@@ -15,7 +15,7 @@ from benchmarks.startup import measure
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROUNDS = 8
+ROUNDS = 15
 
 
 def test_light_commands_take_at_most_twice_the_import_of_typer() -> None:
