@@ -53,6 +53,7 @@ def evaluator(
 
 
 @pytest.mark.backend
+@pytest.mark.slow
 def test_a_decoders_ranges_follow_its_encoder(
     tmp_path: Path, small: None, small_checkpoint: Checkpoint, parity_file: Path
 ) -> None:

@@ -73,6 +73,7 @@ def check(effsam: Run, parity_file: Path, bundle: Path, photo: Path) -> None:
     assert done.stdout.endswith("PASSED\n"), done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_three_images(effsam: Run, parity_file: Path, photo: Path) -> None:
     bundle = export(effsam, parity_file, "-t", "onnx", "--batch", "3")
     assert bundle.name == "tiny-vit-b3-onnx-fp32"

@@ -143,6 +143,7 @@ def test_a_worker_that_is_killed_leaves_nothing_and_the_build_goes_on(
     assert (code, found["converted"]) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_is_gone_on_with(place: Path) -> None:
     startup = f"{place / 'startup'}{os.pathsep}{REPOSITORY}"
     command = [sys.executable, "-m", "effsam_export", "build", str(place / "effsam.toml")]
