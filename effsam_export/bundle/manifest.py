@@ -112,7 +112,7 @@ def validate(manifest: Any) -> None:  # noqa: ANN401 - any JSON a stranger may h
             hint="upgrade effsam-export" if version > MANIFEST_VERSION else "export it again",
         )
     # A document without a version is held against the current schema.
-    followed = version if version in READABLE_VERSIONS else MANIFEST_VERSION
+    followed = next((v for v in READABLE_VERSIONS if v == version), MANIFEST_VERSION)
     try:
         faults = list(jsonschema_rs.Draft202012Validator(schema(followed)).iter_errors(manifest))
     except ValueError as error:

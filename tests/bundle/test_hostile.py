@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from tests.bundle import fake, hostile_golden, hostile_manifests, hostile_zips
 from tests.imaging import hostile_arrays
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SAMPLE = 20
@@ -88,6 +89,34 @@ def test_manifests(bundle: Path, kind: str) -> None:
             check(error)
             refused += 1
     assert refused > SAMPLE // 4
+
+
+def whole_numbers(value: object, keys: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of each whole number of a document."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from whole_numbers(inner, (*keys, key))
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield keys
+
+
+def test_whole_numbers_with_a_fraction_of_zero(bundle: Path) -> None:
+    """A schema's integer may be written as 4.0; what does not take it as 4 refuses it."""
+    text = (bundle / "manifest.json").read_text("utf-8")
+    languages = sorted(integrate.LANGUAGES)
+    paths = list(whole_numbers(json.loads(text)))
+    assert ("manifest_version",) in paths
+    for number, path in enumerate(paths):
+        manifest = json.loads(text)
+        place = manifest
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = float(place[path[-1]])
+        (bundle / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+        try:
+            read_manifest(bundle, languages[number % len(languages)])
+        except EffsamError as error:
+            check(error)
 
 
 @pytest.mark.parametrize("kind", hostile_golden.KINDS)

@@ -219,7 +219,7 @@ def test_the_encoder_prepares_the_image_as_the_authors_do(
     )
     found = traced.module()(torch.from_numpy(image)).detach().numpy()
     want = encoder.reference(module, sample)["image_embeddings"]
-    np.testing.assert_allclose(found, want, atol=0.02)
+    np.testing.assert_allclose(found, want, atol=1e-4)
 
 
 def weighted(model: ModelSpec) -> nn.Module:
