@@ -100,6 +100,26 @@ def test_the_folder_is_a_custom_model(folder: Path, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.backend
+@pytest.mark.parametrize(("precision", "least"), [("fp16", 0.98), ("int8", 0.9)])
+@each
+def test_other_precisions(
+    layout_bundle: LayoutBundle,
+    shallow: None,
+    picture: NDArray[np.uint8],
+    kind: str,
+    precision: str,
+    least: float,
+) -> None:
+    """The app shows the mask of FP32, from files that are smaller."""
+    fp32, other = (layout_bundle(NAME, p, MODELS[kind]) for p in ("fp32", precision))
+    assert verify(other, level="golden").failures == ()
+    assert (other / "decoder.onnx").stat().st_size < (fp32 / "decoder.onnx").stat().st_size
+    shown = [SHOWN[kind](folder, picture, MARKS["point"]) for folder in (fp32, other)]
+    assert mask_iou(*shown) >= least
+
+
+@pytest.mark.slow
+@pytest.mark.backend
 def test_the_encoder_takes_images_of_any_size(layout_bundle: LayoutBundle, shallow: None) -> None:
     encoder = apps.open_graph(layout_bundle(NAME, "fp32", SHALLOW_EFFICIENTVIT) / "encoder.onnx")
     for size in ((1, 1), (1501, 2251), (700, 3)):
