@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.imaging import instances, letterbox
@@ -59,19 +59,22 @@ def checkpoint_of(
 
 
 def key_of(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return everything that the reference's masks depend on, for a JSON document."""
-    manifest = bundle.manifest
-    options = manifest["target"]["options"]
+    """Return everything that the reference's masks depend on, for a JSON document.
+
+    Bundles of one model have the same, for any target without a layout of its own.
+    """
+    model = bundle.model
+    masks = model.masks
     return {
         "reference": checkpoint.sha256,
         "key": checkpoint.key,
         "base": None if checkpoint.base is None else checkpoint.base.sha256,
         "lora": None if checkpoint.lora is None else checkpoint.lora.sha256,
         "alpha": None if checkpoint.lora is None else checkpoint.lora.alpha,
-        "model": {key: manifest["model"][key] for key in ("name", "options")},
-        **{part: manifest[part] for part in ("preprocess", "prompts", "masks")},
+        "model": [model.name, dict(model.options)],
+        "preprocess": asdict(model.preprocess),
+        "masks": [masks.multimask, masks.threshold, masks.low_res_size, masks.score, masks.upscale],
         "layout": bundle.layout,
-        "slots": options.get("slots"),
         "torch": installed.version_of("torch"),
     }
 

@@ -18,8 +18,9 @@ pytest.importorskip("pycocotools")
 from docs.from_code import documents
 from effsam_export import cli, models
 from effsam_export.bundle import archive
+from effsam_export.bundle.read import read
 from effsam_export.errors import BundleError, CheckFailed, PromptError, UsageError
-from effsam_export.evaluate import run
+from effsam_export.evaluate import reference, run
 from effsam_export.evaluate.prompts import parse_kinds
 from effsam_export.evaluate.run import Settings, evaluate
 from effsam_export.inference.predictor import Predictor
@@ -201,6 +202,20 @@ def test_pytorch_beside_a_bundle(
         evaluate([bundle], settings(folder, checkpoint=other))
     with pytest.raises(UsageError, match="--base and --lora belong to a reference"):
         evaluate([bundle], settings(folder, base=other))
+
+
+def test_bundles_of_one_model_share_the_reference(
+    bundle: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    opened = read(bundle)
+    manifest = json.loads(json.dumps(opened.manifest))
+    manifest["target"]["options"]["slots"] = 4
+    fixed = replace(opened, manifest=manifest)
+    assert fixed.model.components != opened.model.components
+    key = reference.key_of(opened, tiny_checkpoint)
+    assert reference.key_of(fixed, tiny_checkpoint) == key
+    assert reference.key_of(opened, replace(tiny_checkpoint, sha256="0" * 64)) != key
+    json.dumps(key)
 
 
 def test_a_model_that_finds_instances(
