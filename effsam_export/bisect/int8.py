@@ -21,14 +21,12 @@ from effsam_export.backends.onnx import quantize as onnx_qdq
 from effsam_export.backends.onnx.session import OnnxSession
 from effsam_export.bisect.evaluations import Evaluation
 from effsam_export.bisect.search import SEPARATOR
-from effsam_export.errors import CheckFailed
 from effsam_export.graph import onnx_file, passes, trace
 from effsam_export.parity.cached import CachedSession, cached_reference
 from effsam_export.parity.check import check
 from effsam_export.parity.comparison import Sides
-from effsam_export.pipeline import int8, isolate
-from effsam_export.pipeline import run as pipeline
-from effsam_export.pipeline.prove import prove
+from effsam_export.pipeline import int8
+from effsam_export.pipeline.int8_trial import trial
 from effsam_export.pipeline.workspace import Workspace
 from effsam_export.precision.select import onnx_scope
 from effsam_export.quantize import prepare
@@ -46,8 +44,8 @@ if TYPE_CHECKING:
     from effsam_export.backends.onnx.activation_ranges import Range
     from effsam_export.bisect.evaluations import Override
     from effsam_export.calibration.samples import Calibration
-    from effsam_export.parity.check import ParityResult
     from effsam_export.parity.evaluation_set import EvaluationSet
+    from effsam_export.parity.results import ParityReport
     from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.spec.int8 import Int8Recipe
     from effsam_export.spec.model import ComponentSpec, ModelSpec
@@ -222,20 +220,12 @@ class Int8Evaluator:
             int8=replace(request, plan=recipes),
         )
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="deployed-") as name:
-            folder = Path(name)
-            calibration = replace(self._calibration, folder=folder / "calibration")
-            calibration.folder.mkdir()
-            try:
-                space = Workspace(work=folder, scratch=folder, on_event=self._on_event)
-                exported = pipeline.export_components(plan, self._module, calibration, space)
-            except isolate.ConversionFailed:
-                # A crash says nothing about the masks.
-                raise
-            except CheckFailed:
-                return Evaluation(mean_iou=0.0, min_iou=0.0, ranking_changes=0, failed_gates=1)
-            with stage("evaluate", self._on_event) as running:
-                parity = prove(plan, self._module, exported, running.on_progress)
-        return evaluation_of(parity)
+            # A decoder's samples differ with its encoder.
+            calibration = replace(self._calibration, folder=Path(name))
+            report = trial(plan, self._module, calibration, Path(name), self._on_event)
+        if report is None:
+            return Evaluation(mean_iou=0.0, min_iou=0.0, ranking_changes=0, failed_gates=1)
+        return evaluation_of(report)
 
     def _quantized(
         self,
@@ -348,13 +338,14 @@ def evaluate_masks(
     """Run a parity check and return its figures for a search."""
     gates = without_mask_gates(target).gates
     return evaluation_of(
-        check(model, sides, evaluation, target=target.name, precision=target.precision, gates=gates)
+        check(
+            model, sides, evaluation, target=target.name, precision=target.precision, gates=gates
+        ).report
     )
 
 
-def evaluation_of(parity: ParityResult) -> Evaluation:
+def evaluation_of(report: ParityReport) -> Evaluation:
     """Return the figures of a parity check that was made without gates on mask IoU."""
-    report = parity.report
     assert report.min_iou is not None
     assert report.mean_iou is not None
     return Evaluation(

@@ -14,12 +14,23 @@ if TYPE_CHECKING:
     from effsam_export.spec.int8 import Int8Recipe
 
 
-def document(recipes: dict[str, Int8Recipe], calibration: Calibration) -> dict[str, Any]:
-    """Return the `int8` section: recipes by component, and all inputs of the calibration."""
+def document(
+    recipes: dict[str, Int8Recipe],
+    calibration: Calibration,
+    search: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the `int8` section: recipes by component, and all inputs of the calibration.
+
+    Args:
+        recipes: The recipe of each component.
+        calibration: Images and samples.
+        search: How a recipe was found; None if not by a search.
+    """
     images = calibration.images
     recipe = images.recipe
     return {
         "components": {name: _recipe(r) for name, r in recipes.items()},
+        **({} if search is None else {"search": dict(search)}),
         "calibration": {
             "recipe": recipe.name,
             "num_samples": recipe.num_samples,

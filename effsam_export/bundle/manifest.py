@@ -144,6 +144,7 @@ def compose(
     golden: str | None,
     directory: Path,
     calibration: Calibration | None = None,
+    int8_search: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the manifest of an export.
 
@@ -159,6 +160,7 @@ def compose(
         golden: Path of the golden vectors in the bundle; None if there are none.
         directory: Directory of the artefacts.
         calibration: The calibration of an INT8 export.
+        int8_search: How its recipe was found; None if not by a search.
     """
     recipes = {
         e.artifact.component: e.graph.quantization.recipe for e in exported if e.graph.quantization
@@ -207,7 +209,11 @@ def compose(
         "golden": golden,
         "tools": {"effsam-export": __version__, **versions},
         "files": files,
-        **({} if calibration is None else {"int8": int8.document(recipes, calibration)}),
+        **(
+            {}
+            if calibration is None
+            else {"int8": int8.document(recipes, calibration, int8_search)}
+        ),
     }
 
 

@@ -57,6 +57,7 @@ def write(
     html: str,
     versions: Mapping[str, str],
     calibration: Calibration | None = None,
+    int8_search: Mapping[str, Any] | None = None,
     timed: bool = False,
 ) -> dict[str, Any]:
     """Write all files of a bundle but the graphs, and return the manifest.
@@ -72,6 +73,7 @@ def write(
         html: The report page.
         versions: Package -> version of the tools of the export.
         calibration: The calibration of an INT8 export.
+        int8_search: How its recipe was found; None if not by a search.
         timed: Whether the report page holds latencies.
     """
     write_json(directory / "parity.json", parity_document(parity.report))
@@ -100,6 +102,7 @@ def write(
         golden=golden,
         directory=directory,
         calibration=calibration,
+        int8_search=int8_search,
     )
     for component in manifest["components"]:
         _share_source(directory, component)

@@ -44,12 +44,16 @@ class Calibration:
     ) -> Path:
         """Write the samples of a component and return their folder, with `0000.npz` and so on.
 
+        Samples that need no encoder are written once.
+
         Args:
             model: The model with the target's shapes.
             component: The component to quantize.
             encoder: For a decoder: opens the exported encoder, which computes its embeddings.
         """
         out = self.folder / component.name
+        if encoder is None and out.is_dir():
+            return out
         out.mkdir()
         source = self._with_prompts(model, encoder()) if encoder else self._without_prompts()
         for i, sample in enumerate(source):

@@ -10,6 +10,7 @@ from effsam_export.cli import console
 from effsam_export.matrix.run import free_memory_mb
 from effsam_export.models.export_costs import BASIS, cost_of
 from effsam_export.pipeline.forecast import WouldFail, forecast
+from effsam_export.pipeline.int8 import in_words, settled
 from effsam_export.spec import batches
 from effsam_export.spec.sizes import text_of
 
@@ -30,7 +31,6 @@ MB = 1_000_000
 def dry_run(
     request: ExportRequest,
     own: Checkpoint | None,
-    recipes: Mapping[str, str],
     *,
     sized: bool,
     accept_license: bool,
@@ -43,7 +43,6 @@ def dry_run(
     Args:
         request: Without its checkpoint.
         own: The user's checkpoint; None for the official one.
-        recipes: INT8 recipe of each component in words; empty for another precision.
         sized: The user asks for the model's size of input.
         accept_license: The user accepts a licence that restricts use.
         cache_dir: Folder of downloads; None for the user's.
@@ -55,7 +54,7 @@ def dry_run(
     """
     found = forecast(request, own, sized=sized, accept_license=accept_license, cache_dir=cache_dir)
     cost = cost_of(request.model.name, request.target.backend, request.target.precision)
-    plan = plan_of(request, found, recipes)
+    plan = plan_of(request, found, int8_words(request, found, own))
     if as_json:
         problems = [
             {"message": p.message, "hint": p.hint, "exit_code": p.exit_code} for p in found.problems
@@ -76,6 +75,16 @@ def dry_run(
         terminal.message(f"warning: {line}")
     if found.problems:
         raise found.problems[0] if len(found.problems) == 1 else WouldFail(found.problems)
+
+
+def int8_words(request: ExportRequest, found: Forecast, own: Checkpoint | None) -> dict[str, str]:
+    """Return how each component is quantized, in one line each; none for another precision."""
+    if request.int8 is None:
+        return {}
+    official = found.model.weights
+    sha256 = own.sha256 if own is not None else official.sha256 if official is not None else None
+    int8 = settled(request.int8, found.model, sha256)
+    return in_words(int8, request.component_names, request.target.backend)
 
 
 def plan_of(request: ExportRequest, found: Forecast, recipes: Mapping[str, str]) -> dict[str, Any]:

@@ -22,7 +22,9 @@ from effsam_export.cli.options import (
     Fp16,
     Fp32,
     Int8,
+    Int8Budget,
     Int8File,
+    Int8Optimize,
     Json,
     KeepFile,
     LoraAdapter,
@@ -41,11 +43,12 @@ from effsam_export.cli.options import (
     to_model_options,
     to_target_options,
     with_fp16_recipe,
+    with_search,
 )
 
 if TYPE_CHECKING:
     from effsam_export.parity.results import ParityReport
-    from effsam_export.pipeline.request import ExportRequest
+    from effsam_export.pipeline.plan import ExportPlan
 
 
 def export(
@@ -72,6 +75,8 @@ def export(
     calib: Calib = None,
     num_samples: NumSamples = None,
     int8_recipe: Int8File = None,
+    optimize: Int8Optimize = None,
+    budget: Int8Budget = None,
     keep_fp32: KeepFile = None,
     parity: ParityFile = None,
     accept_license: AcceptLicense = False,
@@ -115,6 +120,7 @@ def export(
     )
     spec = with_fp16_recipe(spec, profile.precision, keep_fp32)
     quantizing = int8_request(spec, profile, calib, num_samples, int8_recipe)
+    quantizing = with_search(quantizing, profile, int8_recipe, optimize, budget, cache_dir)
     own = own_checkpoint(spec.weights, checkpoint, checkpoint_key, base, lora, lora_alpha)
     directory = output or Path(bundle_name(spec, profile, sized=image_size is not None))
     components = () if component == "all" else (component,)
@@ -133,7 +139,6 @@ def export(
         show_plan(
             request,
             own,
-            recipes_in_words(request),
             sized=image_size is not None,
             accept_license=accept_license,
             cache_dir=cache_dir,
@@ -143,8 +148,6 @@ def export(
         return
     from effsam_export.pipeline.export_model import planned
 
-    for line in int8_lines(request):
-        terminal.message(line)
     try:
         plan = planned(
             request,
@@ -158,6 +161,8 @@ def export(
         )
     finally:
         terminal.close()
+    for line in int8_lines(plan):
+        terminal.message(line)
     what = f"{spec.name} {profile.name} {profile.precision}"
     try:
         report = pipeline.run(plan, terminal.on_event)
@@ -181,19 +186,12 @@ def _show_parity(report: ParityReport, terminal: console.Console) -> None:
     terminal.message("", *console.parity_table(report, sys.stderr).split("\n"), "")
 
 
-def int8_lines(request: ExportRequest) -> list[str]:
-    """Return the INT8 recipe of each component as text, and warnings."""
-    if request.int8 is None:
+def int8_lines(plan: ExportPlan) -> list[str]:
+    """Return how each component is quantized as text, and warnings."""
+    if plan.int8 is None:
         return []
-    lines = [f"int8 {name}: {what}" for name, what in recipes_in_words(request).items()]
-    return lines + [f"warning: {w}" for w in request.int8.calibration.warnings]
+    from effsam_export.pipeline.int8 import in_words
 
-
-def recipes_in_words(request: ExportRequest) -> dict[str, str]:
-    """Return the INT8 recipe of each component in one line; none for another precision."""
-    from effsam_export.config import int8_recipe as recipes
-
-    if request.int8 is None:
-        return {}
-    plan, backend = request.int8.plan, request.target.backend
-    return {n: recipes.describe(plan.recipe(n, backend)) for n in request.component_names}
+    found = in_words(plan.int8, [c.name for c in plan.components], plan.target.backend)
+    lines = [f"int8 {name}: {what}" for name, what in found.items()]
+    return lines + [f"warning: {w}" for w in plan.int8.calibration.warnings]

@@ -189,7 +189,25 @@ Int8File = Annotated[
     typer.Option(
         "--int8-recipe",
         help="TOML file: which layers to quantize and how; `effsam bisect` writes one "
-        "[default: the package's recipe for the model].",
+        "[default: a recipe that was measured on these weights, or a search].",
+    ),
+]
+Int8Optimize = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--optimize",
+        metavar="size|latency|accuracy",
+        help="What the search for an INT8 recipe prefers. If given, it searches even for weights "
+        "with a measured recipe [default: size].",
+    ),
+]
+Int8Budget = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--budget",
+        metavar="MINUTES",
+        help="Time of the search for an INT8 recipe; the best one so far is exported when it is "
+        "up [default: 10].",
     ),
 ]
 BatchSize = Annotated[
@@ -258,6 +276,46 @@ def int8_request(
         calibration=calibration.load(calib or calibration.DEFAULT, num_samples),
         plan=int8_recipe.load(model.name, recipe),
     )
+
+
+def with_search(
+    request: Int8Request | None,
+    target: TargetProfile,
+    recipe: Path | None,
+    optimize: str | None,
+    budget: float | None,
+    cache_dir: Path | None,
+) -> Int8Request | None:
+    """Return an INT8 request that searches a recipe, unless the user gives one.
+
+    Args:
+        request: The request; None for another precision.
+        target: The target of the export.
+        recipe: The user's recipe file.
+        optimize: As `--optimize`.
+        budget: As `--budget`.
+        cache_dir: Folder of downloads; None for the user's.
+
+    Raises:
+        UsageError: An option of the search is given without one, or is wrong.
+    """
+    from dataclasses import replace
+
+    from effsam_export.pipeline.int8 import search_of
+
+    given = {"--optimize": optimize, "--budget": budget}
+    used = " and ".join(name for name, value in given.items() if value is not None)
+    if request is None or recipe is not None:
+        if used and request is None:
+            message = f"{used}: for int8 only, the precision is {target.precision}"
+            raise UsageError(message, hint="add --int8")
+        if used:
+            raise UsageError(
+                f"{used}: --int8-recipe gives the recipe, and nothing is searched",
+                hint=f"leave out --int8-recipe, or {used}",
+            )
+        return request
+    return replace(request, search=search_of(optimize, budget, cache_dir))
 
 
 def with_fp16_recipe(spec: ModelSpec, precision: str, path: Path | None) -> ModelSpec:

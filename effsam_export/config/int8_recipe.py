@@ -59,6 +59,8 @@ OVERRIDE_KEYS = {
     "recursive": bool,
 }
 OPTIONAL = ("source", "recursive")
+MAX_NAMES = 6
+"""Modules that a description lists; of more it gives the number."""
 NEW_KEYS = {"exceptions": "overrides", "everything": "quantize_activation_products"}
 NEW_VALUES = {"w8": "weight_only", "float": "keep_float", "descent": "coordinate-descent"}
 
@@ -73,6 +75,7 @@ class Int8Plan:
         checkpoint: SHA-256 of the weights that were measured; empty where it is not known.
         image_size: Size of the model's input that was measured, as text; empty where it is not
             known.
+        search: How the recipes were found, as values for a manifest; None if not by a search.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Int8Plan:
     recipes: Mapping[tuple[str, str], Int8Recipe]
     checkpoint: str = ""
     image_size: str = ""
+    search: Mapping[str, Any] | None = None
 
     def recipe(self, component: str, backend: str) -> Int8Recipe:
         """Return the recipe of a component for a backend: FP16 where the file has none."""
@@ -126,7 +130,13 @@ def load(model: str, path: Path | None = None) -> Int8Plan:
     if problems:
         refuse("INT8 recipe", path, problems)
     texts = {key: str(table.get(key, "")) for key in MEASURED_KEYS}
-    return Int8Plan(name=path.stem, recipes=recipes, **texts)
+    return Int8Plan(
+        name=path.stem,
+        measured=texts["measured"],
+        recipes=recipes,
+        checkpoint=texts["checkpoint"],
+        image_size=texts["image_size"],
+    )
 
 
 def _recipe_faults(row: object, where: str) -> list[str]:
@@ -228,7 +238,9 @@ def describe(recipe: Int8Recipe) -> str:
     ):
         modules = [m for o in recipe.overrides if o.treatment == treatment for m in o.modules]
         if modules:
-            parts.append(f"{words} in {', '.join(modules)}")
+            many = len(modules) > MAX_NAMES
+            names = f"{len(modules)} layers" if many else ", ".join(modules)
+            parts.append(f"{words} in {names}")
     return "; ".join(parts)
 
 
@@ -246,11 +258,12 @@ def to_toml(
     import tomli_w
 
     evidence = {"measured": measured, "checkpoint": checkpoint, "image_size": image_size}
-    document = {name: {"default": _document(recipe)} for name, recipe in recipes.items()}
-    return tomli_w.dumps({**{k: v for k, v in evidence.items() if v}, **document})
+    tables = {name: {"default": document(recipe)} for name, recipe in recipes.items()}
+    return tomli_w.dumps({**{k: v for k, v in evidence.items() if v}, **tables})
 
 
-def _document(recipe: Int8Recipe) -> dict[str, Any]:
+def document(recipe: Int8Recipe) -> dict[str, Any]:
+    """Return a recipe as values for TOML or JSON, which `recipe_from` reads."""
     table: dict[str, Any] = {"scheme": recipe.scheme}
     if recipe.quantizes:
         table |= {"method": recipe.method, "rounding": recipe.rounding}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from effsam_export.bundle.manifest import Exported
+    from effsam_export.calibration.samples import Calibration
     from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.pipeline.workspace import Workspace
     from effsam_export.spec.int8 import Quantization
@@ -47,6 +48,17 @@ class TraceJob:
     out: Path
     scratch: Path
     changes: Mapping[str, str]
+
+
+def export_components(
+    plan: ExportPlan, module: nn.Module, calibration: Calibration | None, space: Workspace
+) -> list[Exported]:
+    """Trace and lower every component of the plan, the encoder first."""
+    exported: list[Exported] = []
+    for spec in plan.components:
+        quantization = int8.quantization(plan, spec, calibration, exported)
+        exported.append(export_component(plan, module, spec, quantization, space))
+    return exported
 
 
 def export_component(
@@ -105,21 +117,12 @@ def traced(plan: ExportPlan, module: nn.Module, job: TraceJob) -> tuple[Graph, b
     Returns:
         The rewritten graph in `job.out`, and whether its trace was in the cache.
     """
-    from effsam_export.graph import passes, trace
+    from effsam_export.graph import passes
 
     spec = job.spec
     target = int8.for_component(plan.target, job.quantization)
     reads_program = backends.BACKENDS[target.backend].reads == "program"
-
-    def make(folder: Path) -> None:
-        program = trace.trace(module, spec)
-        trace.to_onnx(program, spec, target.opset, folder)
-        # Another export that shares the trace may read the program.
-        if reads_program or plan.stage_cache is not None:
-            trace.save(program, folder / PROGRAM)
-
-    parts = trace_parts(spec, target, job.changes)
-    folder, cached = stage_result(plan, "trace", parts, make, job.scratch / f"trace-{spec.name}")
+    folder, cached = trace_folder(plan, module, job)
     graph = Graph(
         component=spec,
         path=folder / f"{spec.name}.onnx",
@@ -136,6 +139,29 @@ def traced(plan: ExportPlan, module: nn.Module, job: TraceJob) -> tuple[Graph, b
             about=about(plan),
         )
     return graph, cached
+
+
+def trace_folder(plan: ExportPlan, module: nn.Module, job: TraceJob) -> tuple[Path, bool]:
+    """Trace a component, and convert the program to ONNX with the exporter's metadata.
+
+    Returns:
+        The folder with `<component>.onnx`, and whether it came from the cache.
+    """
+    from effsam_export.graph import trace
+
+    spec = job.spec
+    target = int8.for_component(plan.target, job.quantization)
+    reads_program = backends.BACKENDS[target.backend].reads == "program"
+
+    def make(folder: Path) -> None:
+        program = trace.trace(module, spec)
+        trace.to_onnx(program, spec, target.opset, folder)
+        # Another export that shares the trace may read the program.
+        if reads_program or plan.stage_cache is not None:
+            trace.save(program, folder / PROGRAM)
+
+    parts = trace_parts(spec, target, job.changes)
+    return stage_result(plan, "trace", parts, make, job.scratch / f"trace-{spec.name}")
 
 
 def trace_parts(

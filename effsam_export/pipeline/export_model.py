@@ -11,10 +11,11 @@ from effsam_export import models
 from effsam_export.bundle.read import read
 from effsam_export.config import calibration, int8_recipe
 from effsam_export.config.targets import load_target
+from effsam_export.errors import UsageError
 from effsam_export.models import batching, image_sizes
 from effsam_export.pipeline import image_size as sizing
 from effsam_export.pipeline import run
-from effsam_export.pipeline.int8 import unmeasured
+from effsam_export.pipeline.int8 import search_of, settled, unmeasured
 from effsam_export.pipeline.plan import bundle_name, resolve
 from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.util.progress import StageEvent, ignore_event
@@ -63,6 +64,8 @@ def export_model(
     batch: int | str = 1,
     model_options: Mapping[str, float] | None = None,
     target_options: Mapping[str, str] | None = None,
+    optimize: str | None = None,
+    budget: float | None = None,
     force: bool = False,
     accept_license: bool = False,
     cache_dir: str | Path | None = None,
@@ -86,6 +89,9 @@ def export_model(
         batch: Number of images that one call of the encoder takes, or "dynamic".
         model_options: As `--set`.
         target_options: As `--option`.
+        optimize: What the search for an INT8 recipe prefers: size, latency or accuracy; None for
+            size, and for no search where a recipe was measured on these weights.
+        budget: Time of that search in minutes; None for ten.
         force: Replace a bundle at `output`.
         accept_license: Accept a licence that restricts use.
         cache_dir: Folder of downloads; None for the user's.
@@ -117,8 +123,12 @@ def export_model(
     int8 = None
     if profile.precision == "int8":
         int8 = Int8Request(
-            calibration=calibration.load(calibration.DEFAULT), plan=int8_recipe.load(spec.name)
+            calibration=calibration.load(calibration.DEFAULT),
+            plan=int8_recipe.load(spec.name),
+            search=search_of(optimize, budget, _path(cache_dir)),
         )
+    elif optimize is not None or budget is not None:
+        raise UsageError(f"`optimize` and `budget` are for int8, not for {profile.precision}")
     plan = planned(
         ExportRequest(model=spec, target=profile, output=path, force=force, int8=int8),
         own,
@@ -181,8 +191,11 @@ def planned(
             on_note(note)
         plan = resolve(replace(request, model=found))
     if plan.int8 is not None:
-        for sentence in unmeasured(plan.int8.plan, plan.model, weights):
-            on_warning(sentence)
+        plan = replace(plan, int8=settled(plan.int8, plan.model, weights.sha256))
+        assert plan.int8 is not None
+        if plan.int8.search is None:
+            for sentence in unmeasured(plan.int8.plan, plan.model, weights):
+                on_warning(sentence)
     return plan.with_checkpoint(weights)
 
 

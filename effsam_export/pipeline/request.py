@@ -11,17 +11,40 @@ if TYPE_CHECKING:
     from effsam_export.config.calibration import CalibrationRecipe
     from effsam_export.config.int8_recipe import Int8Plan
     from effsam_export.pipeline.stage_cache import StageCache
+    from effsam_export.spec.int8 import Optimize
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import TargetProfile
 
 
 @dataclass(frozen=True, kw_only=True)
+class Int8Search:
+    """A search for an INT8 recipe, which an export starts with.
+
+    Attributes:
+        optimize: What the search prefers among the recipes that meet its aim.
+        budget_s: Time of the search, in seconds.
+        folder: Folder that keeps searches for later exports; None to keep none.
+        always: Search even if the recipe was measured on these weights at this size.
+    """
+
+    optimize: Optimize = "size"
+    budget_s: float = 600.0
+    folder: Path | None = None
+    always: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Int8Request:
-    """The calibration images of an INT8 export, and the recipes by which it quantizes."""
+    """The calibration images of an INT8 export, and the recipes by which it quantizes.
+
+    Attributes:
+        search: The search that replaces the recipes; None to export by them.
+    """
 
     calibration: CalibrationRecipe
     plan: Int8Plan
+    search: Int8Search | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,16 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from effsam_export.errors import CheckFailed
-from effsam_export.pipeline import details, evidence, int8, int8_comparison, named_files, workspace
-from effsam_export.pipeline.component import export_component
+from effsam_export.pipeline import (
+    details,
+    evidence,
+    int8,
+    int8_comparison,
+    int8_search,
+    named_files,
+    workspace,
+)
+from effsam_export.pipeline.component import export_components
 from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.prove import compare, open_sides
 from effsam_export.util.progress import ignore_event, stage
@@ -15,15 +23,11 @@ from effsam_export.util.progress import ignore_event, stage
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
-
     from effsam_export.bundle.manifest import Exported
-    from effsam_export.calibration.samples import Calibration
     from effsam_export.parity.check import ParityResult
     from effsam_export.parity.results import ParityReport
     from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.pipeline.request import ExportRequest
-    from effsam_export.pipeline.workspace import Workspace
     from effsam_export.spec.targets import TargetProfile
     from effsam_export.util.progress import OnEvent
 
@@ -87,6 +91,9 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
         details.log_weights(loaded.facts)
     with workspace.opened(plan.output, on_event, force=plan.force) as space:
         calibration = int8.load_calibration(plan, space)
+        plan = int8_search.with_found_recipe(
+            plan, module, loaded.facts.weights_sha256, calibration, space
+        )
         exported = export_components(plan, module, calibration, space)
         comparisons = int8_comparison.measure(
             exported, plan.target, space, stage_cache=plan.stage_cache
@@ -118,21 +125,11 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
                 html=html,
                 versions=versions,
                 calibration=calibration,
+                int8_search=plan.int8.plan.search if plan.int8 else None,
                 timed=facts.timed,
             )
             running.detail = f"{len(manifest['files']) + 1} files"
     return parity.report
-
-
-def export_components(
-    plan: ExportPlan, module: nn.Module, calibration: Calibration | None, space: Workspace
-) -> list[Exported]:
-    """Trace and lower every component of the plan, the encoder first."""
-    exported: list[Exported] = []
-    for spec in plan.components:
-        quantization = int8.quantization(plan, spec, calibration, exported)
-        exported.append(export_component(plan, module, spec, quantization, space))
-    return exported
 
 
 def combined(exported: list[Exported], target: TargetProfile, work: Path) -> list[Exported]:

@@ -53,6 +53,20 @@ def treatments(model: onnx.ModelProto, recipe: Int8Recipe) -> dict[str, Treatmen
     return by_node
 
 
+def layer_paths(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the paths of the innermost modules of all nodes with a constant weight.
+
+    The graph must still have the exporter's metadata.
+    """
+    ranks = {i.name: len(i.dims) for i in model.graph.initializer}
+    return frozenset(
+        scope.modules[-1]
+        for node in model.graph.node
+        if has_treatment(node, ranks, quantize_activation_products=False)
+        and (scope := onnx_scope(node)) is not None
+    )
+
+
 def has_treatment(
     node: onnx.NodeProto, ranks: Mapping[str, int], *, quantize_activation_products: bool
 ) -> bool:

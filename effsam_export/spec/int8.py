@@ -26,10 +26,13 @@ Treatment = Literal["w8a8", "weight_only", "keep_float"]
 Scheme = Literal["w8a8", "weight_only", "fp16", "fp32"]
 Method = Literal["minmax", "percentile", "mse"]
 Rounding = Literal["nearest", "coordinate-descent"]
+Optimize = Literal["size", "latency", "accuracy"]
+"""What a search for a recipe prefers among the recipes that meet its aim."""
 TREATMENTS: tuple[Treatment, ...] = get_args(Treatment)
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 METHODS: tuple[Method, ...] = get_args(Method)
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
+OPTIMIZE: tuple[Optimize, ...] = get_args(Optimize)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from effsam_export import cli, models
 from effsam_export.bundle import int8
 from effsam_export.cli.bisect import from_bundle, to_start
-from effsam_export.config import fp16_recipe
+from effsam_export.config import fp16_recipe, int8_recipe
 from effsam_export.errors import CheckFailed, UsageError
 from effsam_export.spec.int8 import Int8Recipe, LayerOverride
 
@@ -144,7 +144,10 @@ def test_a_search_goes_on_from_a_bundle(
 ) -> None:
     bundle = tmp_path / "bundle"
     prompts = ["--parity", str(one_prompt(tmp_path, photo))]
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(int8_recipe.to_toml("", {"encoder": Int8Recipe(scheme="w8a8")}), "utf-8")
     how = ["-p", "int8", "--num-samples", "2", *prompts, "-o", str(bundle)]
+    how += ["--int8-recipe", str(recipe)]
     assert invoke(tmp_path, small_checkpoint, "export", "small-sam", *how)[0] == 0
     start = from_bundle(bundle)
     assert (start.spec.name, start.precision) == ("small-sam", "int8")

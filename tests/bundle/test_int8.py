@@ -59,6 +59,28 @@ def test_a_recipe_is_read_back_as_it_was() -> None:
     assert (override["treatment"], override["recursive"]) == ("weight_only", False)
 
 
+def test_a_search_is_an_open_document_with_required_keys() -> None:
+    search = {
+        "optimize": "size",
+        "component": "encoder",
+        "complete": True,
+        "gates_met": True,
+        "aim_met": False,
+        "steps": [{"predicted_db": 31.0}],
+        "layers": [],
+        "later": "key",
+    }
+    entry = int8.document({"encoder": RECIPE}, CALIBRATION, search)
+    assert faults(entry) == []
+    assert int8.document({"encoder": RECIPE}, CALIBRATION) == {
+        key: value for key, value in entry.items() if key != "search"
+    }
+    for key in ("optimize", "complete", "gates_met", "layers"):
+        less = {k: v for k, v in search.items() if k != key}
+        assert faults({**entry, "search": less})
+    assert faults({**entry, "search": {**search, "optimize": "speed"}})
+
+
 @pytest.mark.parametrize(
     "pair",
     [

@@ -146,6 +146,8 @@ def number_arguments(random: Random) -> list[str]:
             ["eval", "folder", "--limit", number, "--seed", other],
             ["run", "folder", "x.png", "--point", "1,1", "--range", f"{number},{other}"],
             [*plan, "--int8", "--num-samples", number],
+            [*plan, "--int8", "--budget", number],
+            [*plan, "--int8", "--optimize", other],
             [
                 *expedit,
                 "--set",

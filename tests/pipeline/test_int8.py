@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from effsam_export import cli, models
 from effsam_export.backends.receipt import check_int8
-from effsam_export.config import int8_recipe
-from effsam_export.errors import CheckFailed, EffsamError
+from effsam_export.config import calibration, int8_recipe
+from effsam_export.errors import CheckFailed, EffsamError, UnknownNameError, UsageError
 from effsam_export.models import image_sizes
-from effsam_export.pipeline.int8 import unmeasured
+from effsam_export.pipeline.int8 import search_of, settled, unmeasured
+from effsam_export.pipeline.request import Int8Request, Int8Search
 from effsam_export.spec.int8 import Int8Recipe
 from effsam_export.spec.stages import Checkpoint
 from effsam_export.util.files import sha256_of
@@ -35,6 +36,7 @@ simplify = false
 [gates]
 int8 = { mask_iou = 0.0, score_error = 1.0, cosine = 0.0 }
 """
+DEFAULT = REPOSITORY / "calibration" / "int8" / "default.toml"
 ONE_PROMPT = f"""
 [[images]]
 file = "{(REPOSITORY / "calibration" / "images" / "coffee.jpg").as_posix()}"
@@ -48,6 +50,8 @@ def arguments(folder: Path, checkpoint: Checkpoint, out: str, *more: str) -> lis
     (folder / "parity.toml").write_text(ONE_PROMPT, "utf-8")
     place = ["--checkpoint", str(checkpoint.path), "-o", str(folder / out)]
     place += ["--parity", str(folder / "parity.toml")]
+    searched = {"--int8-recipe", "--optimize", "--budget"} & set(more)
+    place += [] if searched else ["--int8-recipe", str(DEFAULT)]
     return ["export", "small-sam", "-t", str(target), "--num-samples", "4", *place, *more]
 
 
@@ -59,7 +63,7 @@ def export(folder: Path, checkpoint: Checkpoint, out: str, *more: str) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A bundle with the shipped recipe, and what the command printed besides."""
+    """A bundle with the default recipe, and what the command printed besides."""
 
     bundle: Path
     messages: str
@@ -217,7 +221,74 @@ def test_the_plan_shows_the_recipe(tmp_path: Path, small_checkpoint: Checkpoint)
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("flag", [("--calib", "default"), ("--num-samples", "9")])
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ((), "a search for size finds its recipe, 10 min at most"),
+        (("--optimize", "latency"), "a search for latency finds its recipe, 10 min at most"),
+        (("--budget", "2.5"), "a search for size finds its recipe, 2.5 min at most"),
+    ],
+)
+def test_the_plan_shows_that_a_recipe_is_searched(
+    tmp_path: Path, small_checkpoint: Checkpoint, more: tuple[str, ...], words: str
+) -> None:
+    asked = arguments(tmp_path, small_checkpoint, "a", "--dry-run", "--json", *more)
+    asked = [a for a in asked if a not in ("--int8-recipe", str(DEFAULT))]
+    plan = json.loads(CliRunner().invoke(cli.app, asked).stdout)["plan"]
+    assert plan["int8"] == {"encoder": words, "decoder": "stays in FP16"}
+
+
+@pytest.mark.parametrize(
+    ("given", "sha256", "size", "searched"),
+    [
+        (None, "official", 1024, False),
+        ("size", "official", 1024, True),
+        (None, "official", 512, True),
+        (None, "0" * 64, 1024, True),
+        (None, None, 1024, True),
+    ],
+)
+def test_a_measured_recipe_needs_no_search(
+    given: str | None, sha256: str | None, size: int, searched: bool
+) -> None:
+    model, plan = models.get("mobile-sam"), int8_recipe.load("mobile-sam")
+    request = Int8Request(
+        calibration=calibration.load(), plan=plan, search=search_of(given, None, Path("cache"))
+    )
+    sha256 = plan.checkpoint if sha256 == "official" else sha256
+    found = settled(request, image_sizes.resized(model, size), sha256)
+    assert (found.search is not None) == searched
+    # Files of other models are measured on no official weights.
+    other = replace(request, plan=int8_recipe.load("edge-sam"))
+    assert settled(other, models.get("edge-sam"), None).search is not None
+
+
+def test_the_values_of_a_search_are_checked() -> None:
+    found = search_of("accuracy", 0.5, Path("cache"))
+    assert found == Int8Search(
+        optimize="accuracy", budget_s=30, folder=Path("cache") / "int8", always=True
+    )
+    assert search_of(None, None, None).optimize == "size"
+    with pytest.raises(UnknownNameError, match="unknown value of --optimize `speed`"):
+        search_of("speed", None, None)
+    for minutes in (-1, float("nan"), float("inf"), 1e9):
+        with pytest.raises(UsageError, match="a search cannot take"):
+            search_of(None, minutes, None)
+
+
+def test_a_given_recipe_is_not_searched(tmp_path: Path, small_checkpoint: Checkpoint) -> None:
+    both = ("--int8-recipe", str(DEFAULT), "--optimize", "size", "--budget", "1")
+    result = CliRunner().invoke(cli.app, arguments(tmp_path, small_checkpoint, "a", *both))
+    assert isinstance(result.exception, UsageError)
+    assert result.exception.message == (
+        "--optimize and --budget: --int8-recipe gives the recipe, and nothing is searched"
+    )
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [("--calib", "default"), ("--num-samples", "9"), ("--optimize", "size"), ("--budget", "1")],
+)
 def test_options_of_int8_are_refused_elsewhere(flag: tuple[str, str]) -> None:
     result = CliRunner().invoke(cli.app, ["export", "small-sam", "-t", "onnx", *flag])
     assert isinstance(result.exception, EffsamError)
