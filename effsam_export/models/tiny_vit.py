@@ -131,12 +131,16 @@ class Attention(nn.Module):
         """Return the attention bias, heads x N x N, from the current weights."""
         return self.attention_biases[:, self.attention_bias_idxs]
 
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """Return the scores of queries and keys B x heads x N x C/heads, B x heads x N x N."""
+        return q @ k.transpose(-2, -1) * self.scale
+
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
         # Layout per head: query, key, value.
         qkv = self.qkv(self.norm(x)).view(b, n, self.num_heads, 3 * self.key_dim)
         q, k, v = qkv.permute(0, 2, 1, 3).split(self.key_dim, dim=3)  # B x heads x N x C/heads
-        weights = torch.softmax(q @ k.transpose(-2, -1) * self.scale + self.bias(), dim=-1)
+        weights = torch.softmax(self.scores(q, k) + self.bias(), dim=-1)
         out: Tensor = self.proj((weights @ v).transpose(1, 2).reshape(b, n, c))
         return out
 

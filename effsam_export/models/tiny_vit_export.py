@@ -46,6 +46,9 @@ class ExportBlock(TinyViTBlock):
 
     The result is equal within FP32 rounding. Accelerators that flush numbers below 6.1e-5 to zero
     have an eps (1e-5) of zero: 0 / 0 in padded windows would make the whole embedding NaN.
+
+    Maps become tokens by moving the channels to the end, and then joining rows and columns. The
+    other order leaves LiteRT a transposition on each side, and ONNX Runtime and OpenVINO a copy.
     """
 
     def __init__(self, block: TinyViTBlock, divisor: float) -> None:
@@ -60,9 +63,17 @@ class ExportBlock(TinyViTBlock):
         """Attend inside each window of a BxHxWxC map, on normalised tokens."""
         return super().windows(self.norm(x))
 
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.windows(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        rows = self.local_conv(x).permute(0, 2, 3, 1)
+        b, h, w, c = rows.shape
+        tokens = rows.reshape(b, h * w, c)
+        tokens = tokens + self.mlp(tokens)
+        return tokens.reshape(b, h, w, c).permute(0, 3, 1, 2)
+
 
 class ExportAttention(Attention):
-    """Attention on normalised tokens, with the norm's bias in that of `qkv`.
+    """Attention on normalised tokens, with the norm's bias and the scale of queries in `qkv`.
 
     Given: for each pair of positions, an INT64 index into the table of biases
     Result: INT32 indices, the smallest type that every toolchain accepts; this halves their size
@@ -71,9 +82,8 @@ class ExportAttention(Attention):
     def __init__(self, attention: Attention) -> None:
         nn.Module.__init__(self)
         self.num_heads, self.key_dim = attention.num_heads, attention.key_dim
-        self.scale = attention.scale
         self.add_module("norm", nn.Identity())
-        self.qkv = _qkv_with_norm_bias(attention)
+        self.qkv = _folded_qkv(attention)
         self.proj = attention.proj
         self.attention_biases = attention.attention_biases
         idxs = attention.attention_bias_idxs.int()
@@ -83,15 +93,22 @@ class ExportAttention(Attention):
         """Return the attention bias, heads x N x N."""
         return self.attention_biases[:, self.attention_bias_idxs.long()]
 
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """Return the scores of queries that `qkv` has scaled."""
+        return q @ k.transpose(-2, -1)
 
-def _qkv_with_norm_bias(attention: Attention) -> nn.Linear:
-    """Return `qkv` for the output of the norm without its bias."""
+
+def _folded_qkv(attention: Attention) -> nn.Linear:
+    """Return `qkv` for the output of the norm without its bias, with scaled queries."""
     qkv, norm = attention.qkv, attention.norm
     layer = nn.Linear(qkv.in_features, qkv.out_features)
     with torch.no_grad():
         bias = qkv.weight.double() @ norm.bias.double() + qkv.bias.double()
-    layer.weight = qkv.weight
-    layer.bias = nn.Parameter(bias.float(), requires_grad=False)
+        factors = torch.ones(attention.num_heads, 3, attention.key_dim, dtype=torch.float64)
+        factors[:, 0] = attention.scale
+        weight = qkv.weight.double() * factors.reshape(-1, 1)
+        layer.weight = nn.Parameter(weight.float(), requires_grad=False)
+        layer.bias = nn.Parameter((bias * factors.flatten()).float(), requires_grad=False)
     return layer
 
 

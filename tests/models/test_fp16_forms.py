@@ -207,7 +207,7 @@ def test_the_attention_keeps_its_own_norm_and_weights() -> None:
     twin = ExportAttention(attention)
 
     assert isinstance(attention.norm, nn.LayerNorm)
-    assert twin.qkv.weight is attention.qkv.weight
+    assert twin.proj is attention.proj
     assert all(torch.equal(before[k], v) for k, v in attention.state_dict().items())
 
 
