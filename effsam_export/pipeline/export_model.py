@@ -189,12 +189,14 @@ def planned(
         found = sizing.of_checkpoint(model, weights)
         if note := sizing.note_on(model, found, weights):
             on_note(note)
-        plan = resolve(replace(request, model=found))
+        model = found
+        plan = resolve(replace(request, model=model))
     if plan.int8 is not None:
-        plan = replace(plan, int8=settled(plan.int8, plan.model, weights.sha256))
+        # Not the model in an app's layout: its frame may have another size than the encoder.
+        plan = replace(plan, int8=settled(plan.int8, model, weights.sha256))
         assert plan.int8 is not None
         if plan.int8.search is None:
-            for sentence in unmeasured(plan.int8.plan, plan.model, weights):
+            for sentence in unmeasured(plan.int8.plan, model, weights):
                 on_warning(sentence)
     return plan.with_checkpoint(weights)
 

@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 from effsam_export import cli, models
 from effsam_export.backends.receipt import check_int8
 from effsam_export.config import calibration, int8_recipe
+from effsam_export.config.targets import load_target
 from effsam_export.errors import CheckFailed, EffsamError, UnknownNameError, UsageError
 from effsam_export.models import image_sizes
+from effsam_export.pipeline import export_model
 from effsam_export.pipeline.int8 import search_of, settled, unmeasured
-from effsam_export.pipeline.request import Int8Request, Int8Search
+from effsam_export.pipeline.request import ExportRequest, Int8Request, Int8Search
 from effsam_export.spec.int8 import Int8Recipe
 from effsam_export.spec.stages import Checkpoint
 from effsam_export.util.files import sha256_of
@@ -261,6 +263,38 @@ def test_a_measured_recipe_needs_no_search(
     # Files of other models are measured on no official weights.
     other = replace(request, plan=int8_recipe.load("edge-sam"))
     assert settled(other, models.get("edge-sam"), None).search is not None
+
+
+@pytest.mark.parametrize("target", ["onnx", "anylabeling", "transformers-js"])
+def test_an_apps_layout_has_the_measured_size(
+    target: str, tmp_path: Path, small_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frame of AnyLabeling is 684x1024, and its encoder that of 1024 pixels."""
+    plan = int8_recipe.load("mobile-sam")
+    official = replace(small_checkpoint, sha256=plan.checkpoint)
+    monkeypatch.setattr(export_model, "acquire", lambda *_, **__: official)
+    request = ExportRequest(
+        model=models.get("mobile-sam"),
+        target=load_target(target, "int8"),
+        output=tmp_path / "bundle",
+        int8=Int8Request(
+            calibration=calibration.load(), plan=plan, search=search_of(None, None, tmp_path)
+        ),
+    )
+    warnings: list[str] = []
+    found = export_model.planned(
+        request,
+        None,
+        sized=True,
+        accept_license=False,
+        cache_dir=tmp_path,
+        on_transfer=None,
+        on_note=warnings.append,
+        on_warning=warnings.append,
+    )
+    assert found.int8 is not None
+    assert found.int8.search is None
+    assert warnings == []
 
 
 def test_the_values_of_a_search_are_checked() -> None:
