@@ -133,7 +133,8 @@ class Attention(nn.Module):
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """Return the scores of queries and keys B x heads x N x C/heads, B x heads x N x N."""
-        return q @ k.transpose(-2, -1) * self.scale
+        scores: Tensor = q @ k.transpose(-2, -1) * self.scale
+        return scores
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape

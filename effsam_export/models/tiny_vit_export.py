@@ -69,7 +69,8 @@ class ExportBlock(TinyViTBlock):
         b, h, w, c = rows.shape
         tokens = rows.reshape(b, h * w, c)
         tokens = tokens + self.mlp(tokens)
-        return tokens.reshape(b, h, w, c).permute(0, 3, 1, 2)
+        out: Tensor = tokens.reshape(b, h, w, c).permute(0, 3, 1, 2)
+        return out
 
 
 class ExportAttention(Attention):
@@ -95,7 +96,8 @@ class ExportAttention(Attention):
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """Return the scores of queries that `qkv` has scaled."""
-        return q @ k.transpose(-2, -1)
+        scores: Tensor = q @ k.transpose(-2, -1)
+        return scores
 
 
 def _folded_qkv(attention: Attention) -> nn.Linear:
