@@ -128,7 +128,7 @@ def theirs(work: Work, sam: Sam, folder: Path) -> dict[str, tuple[Row, Callable[
             found[row.name] = (replace(row, problem=made), None)
             continue
         found[row.name] = (
-            replace(row, bytes=size_of(made)),
+            replace(row, bytes=plain.size_of(made)),
             first_output(plain.open_file(runtime, made), list(work.inputs)),
         )
     return found
@@ -189,12 +189,6 @@ def named_output(
 ) -> Callable[[], Array]:
     """Return a call that returns the first output of the contract."""
     return lambda: run(feeds)[component.outputs[0].name]
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file and of the weights beside it."""
-    beside = [path.with_suffix(".bin"), path.with_name(f"{path.name}.data")]
-    return sum(p.stat().st_size for p in (path, *beside) if p.is_file())
 
 
 def measure(work: Work, contenders: dict[str, tuple[Row, Any]], repeats: int) -> list[Row]:

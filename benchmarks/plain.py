@@ -90,7 +90,18 @@ def convert(runtime: str, module: nn.Module, inputs: Inputs, stem: Path) -> Path
             return converter(module.eval(), inputs, stem.with_name(f"{stem.name}{suffix}"))
     except Exception as error:
         # Whatever a converter raises is the finding.
-        return f"{type(error).__name__}: {error}".strip().splitlines()[0][:160]
+        return first_line(error)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error, with its type."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:160]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file and of the weights beside it."""
+    beside = [path.with_suffix(".bin"), path.with_name(f"{path.name}.data")]
+    return sum(p.stat().st_size for p in (path, *beside) if p.is_file())
 
 
 def open_file(runtime: str, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:

@@ -96,7 +96,7 @@ def measure(model: str, target: str, directory: Path, golden: Path) -> Row:
         [
             *(*effsam, "export", model, "--checkpoint", str(checkpoint), "--target", target),
             *("--output", str(bundle), "--accept-license", "--json", "--quiet"),
-            *("--cache-dir", str(directory / "cache")),
+            *("--no-cache", "--cache-dir", str(directory / "cache")),
         ],
         directory,
     )

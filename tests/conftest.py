@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from effsam_export.parity.results import ParityReport
+    from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.pipeline.request import ExportRequest
     from effsam_export.spec.stages import Checkpoint
     from effsam_export.spec.targets import TargetProfile
@@ -125,7 +127,7 @@ def shared_stages(monkeypatch: pytest.MonkeyPatch, stage_root: Path) -> None:
 
     For models as they stand in the table: a test that changes one under its name may not use it.
     """
-    from effsam_export.pipeline import run
+    from effsam_export.pipeline import cached_export, run
 
     unshared = run.export
 
@@ -134,7 +136,19 @@ def shared_stages(monkeypatch: pytest.MonkeyPatch, stage_root: Path) -> None:
             request = sharing(request, stage_root)
         return unshared(request, *on_event)
 
+    def with_cache(plan: ExportPlan, request: ExportRequest, folder: Path) -> ExportPlan:
+        return replace(plan, stage_cache=sharing(request, stage_root).stage_cache)
+
     monkeypatch.setattr(run, "export", with_stages)
+    # Those of the command line and of `effsam_export.export`.
+    monkeypatch.delenv("EFFSAM_NO_CACHE")
+    monkeypatch.setattr(cached_export, "with_cache", with_cache)
+
+
+@pytest.fixture(autouse=True)
+def no_user_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the exports of tests, also those in other processes, out of the user's stage cache."""
+    monkeypatch.setenv("EFFSAM_NO_CACHE", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,10 +29,10 @@ def sharing(request: ExportRequest, root: Path) -> ExportRequest:
     """The request with the cache at `root`, keyed as a build of many cells keys it."""
     import torch
 
-    from effsam_export.matrix import keys
+    from effsam_export.pipeline import stage_keys
     from effsam_export.pipeline.stage_cache import StageCache
 
-    parts = keys.stage_parts(request, torch.get_num_threads())
+    parts = stage_keys.stage_parts(request, torch.get_num_threads())
     return replace(request, stage_cache=StageCache(root=root, parts=parts))
 
 

@@ -20,13 +20,14 @@ def search_key(plan: ExportPlan) -> str:
     from effsam_export._version import __version__
     from effsam_export.config.calibration import hashes
     from effsam_export.matrix import keys
+    from effsam_export.pipeline import stage_keys
     from effsam_export.util import installed
 
     backend = plan.target.backend
     parts = [
         __version__,
         # Another version may round differently and so change a mask.
-        keys.code_hash(),
+        stage_keys.code_hash(),
         *(f"{t} {installed.version_of(t)}" for t in keys.tools_of(backend, plan.target.precision)),
         plan.dynamic_model.name,
         backend,

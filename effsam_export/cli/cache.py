@@ -1,4 +1,4 @@
-"""`effsam cache`: show what the cache holds, and clean that of `effsam build`."""
+"""`effsam cache`: show what the cache holds, and clean that of exports and builds."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ def cache(
             "--remove-unused",
             metavar="DAYS",
             min=0,
-            help="Remove entries that no build has used for DAYS days; 0 removes all.",
+            help="Remove entries that no export or build has used for DAYS days; 0 removes all.",
         ),
     ] = None,
     json: Json = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Show what the cache holds, or remove unused entries of builds.
+    """Show what the cache holds, or remove unused entries of exports and builds.
 
     Downloaded checkpoints and written bundles are not removed.
     """
     from effsam_export import models
     from effsam_export.matrix import cleaning
+    from effsam_export.pipeline.cache_results import CachedResult
     from effsam_export.weights.fetch import default_cache_dir
     from effsam_export.weights.stored import stored_files
 
@@ -42,7 +43,7 @@ def cache(
     files = stored_files(folder, {name: models.get(name).weights for name in models.names()})
     kinds = ("bundles", "stages", "outputs")
 
-    def total(of: list[cleaning.CachedResult], kind: str) -> dict[str, int]:
+    def total(of: list[CachedResult], kind: str) -> dict[str, int]:
         chosen = [k for k in of if k.kind == kind]
         return {"results": len(chosen), "bytes": sum(k.bytes for k in chosen)}
 

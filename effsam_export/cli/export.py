@@ -31,6 +31,7 @@ from effsam_export.cli.options import (
     LoraAlpha,
     ModelName,
     ModelOptions,
+    NoCache,
     NumSamples,
     ParityFile,
     PrecisionName,
@@ -94,6 +95,7 @@ def export(
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    no_cache: NoCache = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Export a model for a target and check its masks.
@@ -105,6 +107,7 @@ def export(
     from effsam_export.bundle.read import read
     from effsam_export.config import targets as profiles
     from effsam_export.models import batching
+    from effsam_export.pipeline import cached_export
     from effsam_export.pipeline import run as pipeline
     from effsam_export.pipeline.plan import bundle_name
     from effsam_export.pipeline.request import ExportRequest
@@ -155,6 +158,7 @@ def export(
             sized=image_size is not None,
             accept_license=accept_license,
             cache_dir=cache_dir,
+            cache=not no_cache,
             on_transfer=terminal.on_transfer,
             on_note=lambda note: terminal.message(f"note: {note}"),
             on_warning=lambda warning: terminal.message(f"warning: {warning}"),
@@ -165,7 +169,7 @@ def export(
         terminal.message(line)
     what = f"{spec.name} {profile.name} {profile.precision}"
     try:
-        report = pipeline.run(plan, terminal.on_event)
+        report = cached_export.run(plan, terminal.on_event)
     except pipeline.ParityFailed as failure:
         _show_parity(failure.report, terminal)
         terminal.result(passed=False, what=f"{what}, {console.state(failure.report)}")

@@ -51,7 +51,16 @@ CacheDir = Annotated[
         "--cache-dir",
         envvar="EFFSAM_CACHE_DIR",
         callback=_cache_folder,
-        help="Folder of downloaded checkpoints and of the build cache [default: the user's cache].",
+        help="Folder of downloaded checkpoints, and of the cache of exports and builds "
+        "[default: the user's cache].",
+    ),
+]
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache",
+        envvar="EFFSAM_NO_CACHE",
+        help="Neither take stages of earlier exports and builds from the cache nor add any.",
     ),
 ]
 CheckpointFile = Annotated[

@@ -11,24 +11,18 @@ import json
 import platform
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effsam_export import backends
 from effsam_export._version import __version__
 from effsam_export.pipeline.stage_cache import digest as digest
-from effsam_export.spec import batches
-from effsam_export.spec.sizes import text_of
+from effsam_export.pipeline.stage_keys import TRACING, code_hash, model_parts, tree_hash
 from effsam_export.util import installed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from effsam_export.pipeline.request import ExportRequest
-    from effsam_export.spec.stages import LoraFile
-
-TRACING = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "numpy", "pillow", "cyclonedx")
-"""Packages that take part in every export."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +92,11 @@ def parts(request: ExportRequest, environment: Environment | None = None) -> dic
     images = load_parity_images(request.parity_file)
     there = environment or this_environment()
     found = {
-        **_always(request, there),
+        "effsam-export": there.version,
+        "code": there.code_hash,
+        "machine": there.machine,
+        "python": there.python,
+        **model_parts(request),
         # Names are inputs because the manifest contains them.
         "weights.name": request.weights.path.name,
         "target": target.name,
@@ -125,41 +123,6 @@ def parts(request: ExportRequest, environment: Environment | None = None) -> dic
     return found | {f"tool.{name}": there.tools[name] for name in tools}
 
 
-def stage_parts(request: ExportRequest, threads: int) -> dict[str, str]:
-    """Return the inputs of a model's trace and of its outputs in PyTorch: all but the target.
-
-    Args:
-        request: The request.
-        threads: CPU threads, which change the last digits of sums.
-    """
-    there = this_environment()
-    tools = {f"tool.{name}": there.tools[name] for name in TRACING}
-    return {**_always(request, there), "threads": str(threads), **tools}
-
-
-def _always(request: ExportRequest, there: Environment) -> dict[str, str]:
-    """Return the inputs that bundles and stages share."""
-    return {
-        "effsam-export": there.version,
-        "code": there.code_hash,
-        "machine": there.machine,
-        "python": there.python,
-        "model": request.model.name,
-        "model.options": _json(dict(request.model.options)),
-        "model.image_size": text_of(request.model.preprocess.image_size),
-        "model.batch": batches.text_of(request.model.batch),
-        "weights": request.weights.sha256,
-        "weights.key": request.weights.key or "",
-        "weights.base": "" if request.weights.base is None else request.weights.base.sha256,
-        "weights.lora": _lora(request.weights.lora),
-    }
-
-
-def _lora(lora: LoraFile | None) -> str:
-    """Return an adapter's hash and alpha as text; empty for none."""
-    return "" if lora is None else f"{lora.sha256} {lora.alpha}"
-
-
 def reasons(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return a sentence for each input that changed; hashes by their first twelve digits."""
     found = []
@@ -175,30 +138,12 @@ def reasons(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 @cache
-def code_hash() -> str:
-    """Return a hash of this package's files, schemas and licences too, by path and content."""
-    # Targets and recipes are left out: those that a cell uses are inputs of their own.
-    return _tree(Path(__file__).resolve().parents[1], {"__pycache__", "_data"})
-
-
-@cache
 def data_hash() -> str:
     """Return a hash of the targets, recipes and images that come with this package."""
     from effsam_export.config.toml import data_dir
 
     folders = [data_dir(kind) for kind in ("calibration", "targets")]
-    return _digest([_tree(folder, {"__pycache__"}) for folder in folders])
-
-
-def _tree(root: Path, without: set[str]) -> str:
-    """Return a hash of a folder's files by path and content."""
-    total = hashlib.sha256()
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        if without & set(path.relative_to(root).parts):
-            continue
-        total.update(path.relative_to(root).as_posix().encode() + b"\0")
-        total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()
+    return _digest([tree_hash(folder, {"__pycache__"}) for folder in folders])
 
 
 def _digest(value: Any) -> str:  # noqa: ANN401 - frozen dataclasses of plain values

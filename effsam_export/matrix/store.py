@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from effsam_export.bundle import read, staging
 from effsam_export.bundle.manifest import MANIFEST
 from effsam_export.errors import BundleError, OutputError, joined
-from effsam_export.matrix.lock import CacheInUse, exclusive, shared
+from effsam_export.pipeline.cache_lock import CacheInUse, exclusive, shared
+from effsam_export.pipeline.cache_results import STAGES
 from effsam_export.pipeline.stage_cache import OUTPUTS, mark, remove_incomplete, unwritable
 from effsam_export.util.files import write_whole
 from effsam_export.util.owned import remove_abandoned
@@ -74,7 +75,7 @@ class Store:
     @property
     def stages(self) -> Path:
         """Folder of the stages that cells share."""
-        return self.root / "stages"
+        return self.root / STAGES
 
     @contextmanager
     def in_use(self, output: Path) -> Iterator[None]:

@@ -235,9 +235,8 @@ def stop() -> None:
 
 def export_cell(job: Job, folder: Path) -> Outcome:
     """Run a job in this process, and return its outcome without duration and memory."""
-    from effsam_export.matrix import keys
     from effsam_export.matrix.config import Cell
-    from effsam_export.pipeline import image_size
+    from effsam_export.pipeline import image_size, stage_keys
     from effsam_export.pipeline import run as pipeline
     from effsam_export.pipeline.stage_cache import StageCache
 
@@ -251,7 +250,7 @@ def export_cell(job: Job, folder: Path) -> Outcome:
             model = image_size.of_checkpoint(request.model, request.weights)
             request = replace(request, model=model)
         if job.stages is not None:
-            parts = keys.stage_parts(request, job.threads)
+            parts = stage_keys.stage_parts(request, job.threads)
             request = replace(request, stage_cache=StageCache(root=Path(job.stages), parts=parts))
         report = pipeline.export(request, _log)
     except ToolchainMissing as error:

@@ -10,6 +10,7 @@ from effsam_export import backends
 from effsam_export.models import fixed
 from effsam_export.pipeline import details, int8
 from effsam_export.pipeline import lower as lowering
+from effsam_export.pipeline.stage_keys import form_of
 from effsam_export.spec.stages import Graph
 from effsam_export.util.files import megabytes
 from effsam_export.util.progress import stage
@@ -38,7 +39,8 @@ class TraceJob:
     Attributes:
         spec: The component, which is traced through its `wrap`.
         quantization: What an INT8 export does to the graph; None for another precision.
-        changes: What else the trace depends on, if `wrap` changes weights.
+        changes: What else the trace depends on, and what it depends on instead of the form of
+            `wrap`, if that changes weights.
         out: Directory for the rewritten ONNX file.
         scratch: Directory for the traced program.
     """
@@ -98,7 +100,8 @@ def export_component(
                 quantization=quantization,
                 out=folder,
                 scratch=folder,
-                changes=int8.weight_changes(quantization),
+                # The function itself holds weights: the form is that of what it wraps.
+                changes={**int8.weight_changes(quantization), "form": form_of(spec.wrap)},
             )
             lowered_graph, cached = traced(plan, module, job)
             running.detail = cache_detail(cached, "")
@@ -169,10 +172,15 @@ def trace_parts(
 ) -> dict[str, str]:
     """Return what a trace depends on besides the model and its weights.
 
-    The layout is a part of it: two of them may give the same tensors other meanings.
+    The layout and the export form are parts of it: two of them may have the same tensors.
     """
     layout = {} if target.layout is None else {"layout": target.layout}
-    return {**lowering.contract_of(spec), "opset": str(target.opset), **layout, **changes}
+    return {**program_parts(spec, changes), "opset": str(target.opset), **layout}
+
+
+def program_parts(spec: ComponentSpec, changes: Mapping[str, str]) -> dict[str, str]:
+    """Return what a traced program depends on besides the model and its weights."""
+    return {**lowering.contract_of(spec), "form": form_of(spec.wrap), **changes}
 
 
 def stage_result(
@@ -236,7 +244,7 @@ def slot_variants(
             trace.save(trace.trace(module, further), folder / PROGRAM)
 
         own = job.scratch / f"trace-{spec.name}-{slots}"
-        parts = {**lowering.contract_of(further), **job.changes}
+        parts = program_parts(further, job.changes)
         folder, _ = stage_result(plan, "program", parts, make, own)
         variants.append((slots, folder / PROGRAM))
     return tuple(variants)

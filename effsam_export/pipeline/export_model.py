@@ -13,8 +13,8 @@ from effsam_export.config import calibration, int8_recipe
 from effsam_export.config.targets import load_target
 from effsam_export.errors import UsageError
 from effsam_export.models import batching, image_sizes
+from effsam_export.pipeline import cached_export
 from effsam_export.pipeline import image_size as sizing
-from effsam_export.pipeline import run
 from effsam_export.pipeline.int8 import search_of, settled, unmeasured
 from effsam_export.pipeline.plan import bundle_name, resolve
 from effsam_export.pipeline.request import ExportRequest, Int8Request
@@ -69,6 +69,7 @@ def export_model(
     force: bool = False,
     accept_license: bool = False,
     cache_dir: str | Path | None = None,
+    cache: bool = True,
     on_event: OnEvent | None = None,
 ) -> ExportResult:
     """Export a model for a target, check its masks, and write a bundle.
@@ -94,7 +95,8 @@ def export_model(
         budget: Time of that search in minutes; None for ten.
         force: Replace a bundle at `output`.
         accept_license: Accept a licence that restricts use.
-        cache_dir: Folder of downloads; None for the user's.
+        cache_dir: Folder of downloads and of the cache; None for the user's.
+        cache: Take the stages that an earlier export or build left there, and leave these there.
         on_event: Called with each stage event, and with notes.
 
     Raises:
@@ -135,11 +137,12 @@ def export_model(
         sized=image_size is not None,
         accept_license=accept_license,
         cache_dir=_path(cache_dir),
+        cache=cache,
         on_transfer=None,
         on_note=on_note,
         on_warning=on_note,
     )
-    report = run.run(plan, report_event)
+    report = cached_export.run(plan, report_event)
     return ExportResult(path=path, report=report, checkpoint=read(path).manifest["checkpoint"])
 
 
@@ -150,6 +153,7 @@ def planned(
     sized: bool,
     accept_license: bool,
     cache_dir: Path | None,
+    cache: bool,
     on_transfer: OnTransfer | None,
     on_note: Callable[[str], None],
     on_warning: Callable[[str], None],
@@ -163,7 +167,8 @@ def planned(
         own: The user's checkpoint; None for the official one.
         sized: The user asks for the model's size of input; else it is the checkpoint's.
         accept_license: Accept a licence that restricts use.
-        cache_dir: Folder of downloads; None for the user's.
+        cache_dir: Folder of downloads and of the cache; None for the user's.
+        cache: Whether the export uses the stage cache.
         on_transfer: Called with the progress of a download.
         on_note: Called with what the user should know, a sentence each.
         on_warning: Called with what may make the bundle worse than expected, a sentence each.
@@ -173,8 +178,8 @@ def planned(
     """
     plan = resolve(request)
     model = request.model
+    folder = cache_dir or fetch.default_cache_dir()
     if model.licence.restricted:
-        folder = cache_dir or fetch.default_cache_dir()
         consent.require(model, accepted=accept_license, cache_dir=folder)
     weights = acquire(
         model,
@@ -190,7 +195,8 @@ def planned(
         if note := sizing.note_on(model, found, weights):
             on_note(note)
         model = found
-        plan = resolve(replace(request, model=model))
+        request = replace(request, model=model)
+        plan = resolve(request)
     if plan.int8 is not None:
         # Not the model in an app's layout: its frame may have another size than the encoder.
         plan = replace(plan, int8=settled(plan.int8, model, weights.sha256))
@@ -198,7 +204,10 @@ def planned(
         if plan.int8.search is None:
             for sentence in unmeasured(plan.int8.plan, model, weights):
                 on_warning(sentence)
-    return plan.with_checkpoint(weights)
+    plan = plan.with_checkpoint(weights)
+    if not cache:
+        return plan
+    return cached_export.with_cache(plan, replace(request, checkpoint=weights), folder)
 
 
 def _path(value: str | Path | None) -> Path | None:

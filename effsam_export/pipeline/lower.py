@@ -88,5 +88,6 @@ def inputs_of(graph: Graph, target: TargetProfile) -> dict[str, str]:
         "about": json.dumps(dict(graph.about), sort_keys=True),
         "backend": target.backend,
         "options": json.dumps(dict(target.options), sort_keys=True),
+        "layout": target.layout or "",
         **{f"tool.{name}": installed.version_of(name) for name in backend.packages},
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from effsam_export import backends
 from effsam_export.backends.onnx.backend import open_source
 from effsam_export.backends.onnx.session import CPU
+from effsam_export.pipeline.stage_keys import form_of
 from effsam_export.util.files import sha256_of
 
 if TYPE_CHECKING:
@@ -80,7 +81,12 @@ def with_cached_reference(
     # A layout has an image and outputs of its own.
     parts = {} if layout is None else {"layout": layout}
     components = tuple(
-        cached_reference(c, stage_cache.outputs("reference", {"component": c.name, **parts}))
+        cached_reference(
+            c,
+            stage_cache.outputs(
+                "reference", {"component": c.name, "form": form_of(c.reference), **parts}
+            ),
+        )
         for c in model.components
     )
     return replace(model, components=components)

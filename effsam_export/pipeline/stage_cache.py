@@ -7,7 +7,8 @@ PyTorch's outputs for the evaluation prompts. Each result has the hash of its in
     <root>/<digest>/...             its files
     <root>/answers/<digest>.npz     the outputs of one call
 
-The file time of a result is set when it is used. `matrix/cleaning.py` removes unused results by it.
+The file time of a result is set when it is used, and unused results are removed by it
+(`cache_results.py`).
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
+import tempfile
 import zipfile
-from contextlib import contextmanager, suppress
+import zlib
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effsam_export.errors import OutputError
+from effsam_export.errors import EffsamError, OutputError
 from effsam_export.util.files import atomic_file, sha256_of
 from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from filelock import FileLock
 
@@ -34,6 +38,33 @@ if TYPE_CHECKING:
 
 RECORD = "made.json"
 OUTPUTS = "answers"
+DAMAGED = (
+    *(OSError, ValueError, EOFError, KeyError, NotImplementedError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
+"""What numpy and zipfile raise for a file that is missing or damaged."""
+
+
+class Fallback:
+    """What an export does if the cache cannot be used: it notes that once, and works without it.
+
+    Args:
+        scratch: An existing folder. Results are made there and copied into the cache, so a fault
+            of the cache's disk has no part in them.
+        on_note: Called with a sentence for the user.
+    """
+
+    def __init__(self, scratch: Path, on_note: Callable[[str], None]) -> None:
+        self.scratch = scratch
+        self.used = False
+        self._on_note = on_note
+
+    def use(self, root: Path, error: Exception) -> None:
+        """Leave the cache alone from now on."""
+        if not self.used:
+            known = error if isinstance(error, EffsamError) else unwritable(root, error)
+            self._on_note(f"{known.message}; the export works without the cache")
+        self.used = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +74,12 @@ class StageCache:
     Attributes:
         root: Folder of all results, including those of other models.
         parts: Inputs that all stages have in common: weights, code, tools, threads.
+        fallback: What to do if the cache cannot be used; None raises an error.
     """
 
     root: Path
     parts: Mapping[str, str]
+    fallback: Fallback | None = None
 
     def get_or_make(
         self, stage: str, parts: Mapping[str, str], make: Callable[[Path], None]
@@ -62,35 +95,53 @@ class StageCache:
             make: Writes the result into an empty folder.
 
         Raises:
-            OutputError: The cache cannot be written.
+            OutputError: The cache cannot be written, and there is no fallback.
         """
         inputs = {**self.parts, **parts, "stage": stage}
         folder = self.root / digest(inputs)
+        if self.fallback is not None:
+            return self._made_beside(folder, inputs, make, self.fallback)
         try:
             with self._locked(folder.name):
-                if is_whole(folder):
+                if is_whole(folder, inputs):
                     mark(folder / RECORD)
                     return folder, True
-                partial = folder.with_suffix(".partial")
-                for stale in (folder, partial):
-                    shutil.rmtree(stale, ignore_errors=True)
-                partial.mkdir()
-                try:
-                    make(partial)
-                    document = {"parts": inputs, "files": hashes(partial)}
-                    text = json.dumps(document, indent=2, sort_keys=True)
-                    (partial / RECORD).write_text(text, "utf-8")
-                    partial.replace(folder)
-                finally:
-                    # Frees the space if the disk was full.
-                    shutil.rmtree(partial, ignore_errors=True)
+                _store(folder, inputs, make)
         except OSError as error:
             raise unwritable(self.root, error) from error
         return folder, False
 
+    def _made_beside(
+        self,
+        folder: Path,
+        inputs: Mapping[str, str],
+        make: Callable[[Path], None],
+        fallback: Fallback,
+    ) -> tuple[Path, bool]:
+        """Return a result of the cache, or make it beside the cache and copy it there."""
+        with ExitStack() as lock:
+            if not fallback.used:
+                try:
+                    lock.enter_context(self._locked(folder.name))
+                    if is_whole(folder, inputs):
+                        mark(folder / RECORD)
+                        return folder, True
+                # Some file systems have no locks.
+                except (OSError, NotImplementedError) as error:
+                    fallback.use(self.root, error)
+            scratch = Path(tempfile.mkdtemp(dir=fallback.scratch))
+            make(scratch)
+            if not fallback.used:
+                try:
+                    _store(folder, inputs, lambda to: _copied(scratch, to))
+                except (OSError, EffsamError) as error:
+                    fallback.use(self.root, error)
+        return scratch, False
+
     def outputs(self, stage: str, parts: Mapping[str, str]) -> CachedOutputs:
         """Return the cached outputs of the model or graph that `parts` identify."""
-        return CachedOutputs(self.root / OUTPUTS, {**self.parts, **parts, "stage": stage})
+        inputs = {**self.parts, **parts, "stage": stage}
+        return CachedOutputs(self.root / OUTPUTS, inputs, self.fallback)
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
@@ -106,10 +157,13 @@ class CachedOutputs:
     Args:
         folder: Created if it does not exist.
         parts: What the outputs depend on besides the key.
+        fallback: What to do if they cannot be stored; None raises an error.
     """
 
-    def __init__(self, folder: Path, parts: Mapping[str, str]) -> None:
-        self._folder, self._parts = folder, parts
+    def __init__(
+        self, folder: Path, parts: Mapping[str, str], fallback: Fallback | None = None
+    ) -> None:
+        self._folder, self._parts, self._fallback = folder, parts, fallback
 
     def get(self, key: str) -> Feeds | None:
         """Return the outputs for a key; None if they are missing or damaged."""
@@ -117,10 +171,11 @@ class CachedOutputs:
 
         try:
             path = self._path(key)
-            with np.load(path) as arrays:
+            # numpy leaves a file open that it opens itself and finds damaged.
+            with path.open("rb") as file, np.load(file) as arrays:
                 outputs = dict(arrays)
             mark(path)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except DAMAGED:
             return None
         return outputs
 
@@ -128,8 +183,17 @@ class CachedOutputs:
         """Store the outputs for a key.
 
         Raises:
-            OutputError: The file cannot be written.
+            OutputError: The file cannot be written, and there is no fallback.
         """
+        if self._fallback is None:
+            self._write(key, outputs)
+        elif not self._fallback.used:
+            try:
+                self._write(key, outputs)
+            except OutputError as error:
+                self._fallback.use(self._folder.parent, error)
+
+    def _write(self, key: str, outputs: Feeds) -> None:
         import numpy as np
 
         try:
@@ -165,7 +229,7 @@ def mark(path: Path) -> None:
         path.touch()
 
 
-def unwritable(folder: Path, error: OSError) -> OutputError:
+def unwritable(folder: Path, error: Exception) -> OutputError:
     """Return the error for a cache that cannot be written."""
     return OutputError(
         f"the cache `{folder}` cannot be written: {reason_of(error)}",
@@ -187,10 +251,44 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def is_whole(folder: Path) -> bool:
-    """Return whether a result exists and every file has the recorded hash."""
+def is_whole(folder: Path, inputs: Mapping[str, str]) -> bool:
+    """Return whether a folder is the result of these inputs, and every file has its hash."""
     try:
         document = json.loads((folder / RECORD).read_text("utf-8"))
-        return bool(document["files"] == hashes(folder))
-    except (OSError, ValueError, KeyError, TypeError):
+        same = document["parts"] == dict(inputs)
+        return same and bool(document["files"] == hashes(folder))
+    except (OSError, ValueError, KeyError, TypeError, EffsamError):
         return False
+
+
+def _store(folder: Path, inputs: Mapping[str, str], make: Callable[[Path], None]) -> None:
+    """Make a result, in place of what is at `folder`.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    partial = folder.with_suffix(".partial")
+    for stale in (folder, partial):
+        _remove(stale)
+    partial.mkdir()
+    try:
+        make(partial)
+        text = json.dumps({"parts": inputs, "files": hashes(partial)}, indent=2, sort_keys=True)
+        (partial / RECORD).write_text(text, "utf-8")
+        partial.replace(folder)
+    finally:
+        # Frees the space if the disk was full.
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a file or link in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _copied(source: Path, to: Path) -> None:
+    """Copy the contents of a folder, without owners and rights."""
+    shutil.copytree(source, to, dirs_exist_ok=True, copy_function=shutil.copyfile)

@@ -17,7 +17,7 @@ from effsam_export.bisect.search import Gate
 from effsam_export.config import calibration, int8_recipe
 from effsam_export.config import targets as profiles
 from effsam_export.errors import CheckFailed
-from effsam_export.matrix import keys
+from effsam_export.pipeline import stage_keys
 from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.spec.stages import Checkpoint
@@ -316,5 +316,5 @@ def test_other_versions_have_another_key(monkeypatch: pytest.MonkeyPatch) -> Non
     with monkeypatch.context() as patched:
         patched.setattr(installed, "version_of", lambda _: "99.0")
         assert search_key(plan) != before
-    monkeypatch.setattr(keys, "code_hash", lambda: "other")
+    monkeypatch.setattr(stage_keys, "code_hash", lambda: "other")
     assert search_key(plan) != before

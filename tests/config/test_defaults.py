@@ -80,7 +80,7 @@ def test_a_plain_conversion_keeps_the_order_of_tensors(runtime: str, tmp_path: P
     inputs = (torch.full((1, 4), 3.0), torch.full((1, 4), 5.0))
     made = plain.convert(runtime, Twice(), inputs, tmp_path / "twice")
     assert not isinstance(made, str), made
-    assert defaults.size_of(made) > 0
+    assert plain.size_of(made) > 0
     first, second = plain.open_file(runtime, made)(list(inputs))
     np.testing.assert_array_equal(first.numpy(), np.full((1, 4), 11.0))
     np.testing.assert_array_equal(second.numpy(), np.full((1, 4), 2.0))

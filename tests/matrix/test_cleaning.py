@@ -21,6 +21,8 @@ from tests.bundle import fake
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from effsam_export.pipeline.cache_results import CachedResult
+
 BUILT = BuildRecord(parts={"weights": "1"}, seconds=2.0, peak_mb=300.0)
 DAYS = 24 * 60 * 60
 
@@ -54,7 +56,7 @@ def aged(path: Path, days: float) -> None:
     os.utime(path, (then, then))
 
 
-def kinds(found: list[cleaning.CachedResult]) -> list[str]:
+def kinds(found: list[CachedResult]) -> list[str]:
     return sorted(k.kind for k in found)
 
 
@@ -107,7 +109,8 @@ def test_used_results_are_kept(store: Store, use: Any, stays: str) -> None:  # n
 
 
 def test_nothing_is_removed_from_under_a_build(store: Store, tmp_path: Path) -> None:
-    with store.in_use(tmp_path / "dist"), pytest.raises(OutputError, match="a build is using"):
+    in_use = "an export or a build is using"
+    with store.in_use(tmp_path / "dist"), pytest.raises(OutputError, match=in_use):
         cleaning.remove_unused(store.root, 0)
     assert kinds(cleaning.cached_results(store.root)) == ["bundles", "outputs", "stages"]
 

@@ -13,6 +13,7 @@ from effsam_export.config import calibration, int8_recipe
 from effsam_export.config import targets as profiles
 from effsam_export.matrix import keys
 from effsam_export.models import batching, image_sizes
+from effsam_export.pipeline import stage_keys
 from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.spec.stages import Checkpoint, LoraFile
 from effsam_export.util import installed
@@ -58,7 +59,7 @@ def test_another_image_size() -> None:
     one = request()
     other = replace(one, model=image_sizes.resized(one.model, 512))
     assert changed(one, other) == ["model.image_size"]
-    stages = [keys.stage_parts(r, threads=1) for r in (one, other)]
+    stages = [stage_keys.stage_parts(r, threads=1) for r in (one, other)]
     assert keys.digest(stages[0]) != keys.digest(stages[1])
 
 
@@ -199,13 +200,13 @@ def test_the_code_is_hashed_by_path_and_contents(
 ) -> None:
     package = tmp_path / "effsam_export"
     (package / "build").mkdir(parents=True)
-    monkeypatch.setattr(keys, "__file__", str(package / "matrix" / "keys.py"))
+    monkeypatch.setattr(stage_keys, "__file__", str(package / "pipeline" / "stage_keys.py"))
 
     def code_with(name: str, content: str) -> str:
         for old in package.rglob("*.py"):
             old.unlink()
         (package / name).write_text(content)
-        return keys.code_hash.__wrapped__()
+        return stage_keys.code_hash.__wrapped__()
 
     assert code_with("a.py", "x = 1") == code_with("a.py", "x = 1")
     assert len({code_with("a.py", "x = 1"), code_with("b.py", "x = 1"), code_with("a.py", "")}) == 3
@@ -217,7 +218,7 @@ def test_the_code_is_hashed_by_path_and_contents(
 
 
 def shared(one: ExportRequest, threads: int = 2) -> str:
-    return keys.digest(keys.stage_parts(one, threads))
+    return keys.digest(stage_keys.stage_parts(one, threads))
 
 
 def test_stage_inputs_do_not_include_the_target() -> None:
@@ -244,14 +245,16 @@ def test_stage_inputs_are_weights_code_and_tracing_tools(
     options = {**clustered.model.options, "location": 8.0}
     other = replace(clustered, model=models.configured(clustered.model, options))
     assert shared(clustered) != shared(other)
-    there = keys.this_environment()
-    for tool in keys.TRACING:
-        newer = replace(there, tools={**there.tools, tool: "99.0"})
-        monkeypatch.setattr(keys, "this_environment", lambda newer=newer: newer)
+    versions = installed.version_of
+
+    def with_newer(name: str) -> None:
+        monkeypatch.setattr(installed, "version_of", lambda t: "99.0" if t == name else versions(t))
+
+    for tool in stage_keys.TRACING:
+        with_newer(tool)
         assert before != shared(one), tool
     # A converter's version is no concern of a trace.
-    newer = replace(there, tools={**there.tools, "openvino": "99.0"})
-    monkeypatch.setattr(keys, "this_environment", lambda: newer)
+    with_newer("openvino")
     assert before == shared(one)
-    monkeypatch.setattr(keys, "this_environment", lambda: replace(there, code_hash="other"))
+    monkeypatch.setattr(stage_keys, "code_hash", lambda: "other")
     assert before != shared(one)

@@ -288,6 +288,7 @@ def test_an_apps_layout_has_the_measured_size(
         sized=True,
         accept_license=False,
         cache_dir=tmp_path,
+        cache=False,
         on_transfer=None,
         on_note=warnings.append,
         on_warning=warnings.append,

@@ -6,15 +6,18 @@ import errno
 import multiprocessing
 import os
 import signal
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import pytest
 
 from effsam_export.errors import OutputError
-from effsam_export.pipeline.stage_cache import RECORD, StageCache
+from effsam_export.pipeline import stage_cache
+from effsam_export.pipeline.stage_cache import RECORD, Fallback, StageCache
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.synchronize import Event
     from pathlib import Path
 
@@ -225,3 +228,118 @@ def test_outputs_that_cannot_be_written_are_one_clear_error(stages: StageCache) 
     (stages.root / "answers").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot"):
         stages.outputs("reference", {}).put("q", tensors())
+
+
+# ------------------------------------------------------------------ a cache that may fail
+
+
+def full(*_: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def without_locks(*_: object, **__: object) -> NoReturn:
+    raise NotImplementedError("the file system has no locks")
+
+
+@pytest.fixture
+def notes() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def optional(stages: StageCache, tmp_path: Path, notes: list[str]) -> StageCache:
+    """The cache as an export uses it, which works without it if it must."""
+    (tmp_path / "scratch").mkdir()
+    return replace(stages, fallback=Fallback(tmp_path / "scratch", notes.append))
+
+
+def test_an_optional_cache_shares_results_too(
+    optional: StageCache, stages: StageCache, notes: list[str]
+) -> None:
+    folder, known = optional.get_or_make("trace", {}, write)
+    assert not known
+    assert (folder / "encoder.onnx").read_bytes() == b"graph"
+    assert optional.get_or_make("trace", {}, never) == stages.get_or_make("trace", {}, never)
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "reason"),
+    [
+        ("_copied", full, "no space left on device"),
+        ("hashes", full, "no space left on device"),
+        ("_lock", without_locks, "the file system has no locks"),
+    ],
+)
+def test_a_fault_of_an_optional_cache_is_one_note(
+    optional: StageCache,
+    stages: StageCache,
+    notes: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    fault: Callable[..., NoReturn],
+    reason: str,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_cache, name, fault)
+        # The same result twice, as the variants of an INT8 export may have it.
+        for parts in ({}, {}, {"component": "decoder"}):
+            folder, known = optional.get_or_make("trace", parts, write)
+            assert not known
+            assert (folder / "encoder.onnx").read_bytes() == b"graph"
+        optional.outputs("reference", {}).put("q", tensors())
+    assert notes == [
+        f"the cache `{stages.root}` cannot be written: {reason}; the export works without the cache"
+    ]
+    assert [p.name for p in stages.root.rglob("*") if p.suffix != ".lock"] == []
+
+
+def test_outputs_that_an_optional_cache_cannot_store_are_one_note(
+    optional: StageCache, notes: list[str]
+) -> None:
+    optional.root.mkdir()
+    (optional.root / "answers").write_bytes(b"")
+    outputs = optional.outputs("reference", {})
+    outputs.put("q", tensors())
+    outputs.put("r", tensors())
+    assert outputs.get("q") is None
+    assert len(notes) == 1
+
+
+def test_an_error_of_a_stage_is_not_one_of_the_cache(
+    optional: StageCache, notes: list[str]
+) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        optional.get_or_make("trace", {}, full)
+    assert notes == []
+
+
+def linked(folder: Path) -> None:
+    rest = folder.with_name("rest")
+    folder.rename(rest)
+    folder.symlink_to(rest)
+    (rest / "encoder.onnx").write_bytes(b"other")
+
+
+def filed(folder: Path) -> None:
+    folder.rename(folder.with_name("rest"))
+    folder.write_bytes(b"")
+
+
+def exchanged(folder: Path) -> None:
+    """The result of other inputs, whole, under this name."""
+    other, _ = StageCache(root=folder.parent, parts=PARTS).get_or_make("trace", {"a": "b"}, write)
+    folder.rename(folder.with_name("rest"))
+    other.rename(folder)
+
+
+@pytest.mark.parametrize("fault", [linked, filed, exchanged])
+def test_something_else_under_the_name_of_a_result_is_replaced(
+    optional: StageCache, notes: list[str], fault: Callable[[Path], None]
+) -> None:
+    optional.get_or_make("trace", {}, write)
+    (folder,) = (p.parent for p in optional.root.glob(f"*/{RECORD}"))
+    fault(folder)
+    assert not optional.get_or_make("trace", {}, write)[1]
+    assert optional.get_or_make("trace", {}, never) == (folder, True)
+    assert notes == []

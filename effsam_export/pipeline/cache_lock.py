@@ -1,4 +1,4 @@
-"""The lock of a store: shared by builds, exclusive for the removal of files.
+"""The lock of the cache: shared by exports and builds, exclusive for the removal of files.
 
 The operating system releases a lock when the process that holds it dies.
 """
@@ -22,19 +22,21 @@ FILE_NAME = "lock"
 
 
 class CacheInUse(OutputError):
-    """A build in another process holds the lock.
+    """An export or a build in another process holds the lock.
 
     Args:
         root: Folder of the store.
     """
 
     def __init__(self, root: Path) -> None:
-        super().__init__(f"a build is using the cache `{root}`", hint="wait until it is done")
+        super().__init__(
+            f"an export or a build is using the cache `{root}`", hint="wait until it is done"
+        )
 
 
 @contextmanager
 def shared(root: Path) -> Iterator[None]:
-    """Hold the lock together with other builds; wait while files are being removed.
+    """Hold the lock together with other exports and builds; wait while files are being removed.
 
     Raises:
         OutputError: The lock file cannot be written.
