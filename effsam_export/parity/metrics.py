@@ -52,7 +52,8 @@ def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 
 def boundary_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     """Return the IoU of the bands inside two masks' outlines (Cheng et al., CVPR 2021)."""
-    return mask_iou(boundary(a), boundary(b))
+    # Most masks of an FP32 export are equal, and a band takes ten times as long as this.
+    return 1.0 if np.array_equal(a, b) else mask_iou(boundary(a), boundary(b))
 
 
 def boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
