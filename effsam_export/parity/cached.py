@@ -91,11 +91,11 @@ class CachedSession:
 
     def __init__(self, session: Session, cache: OutputCache | None = None) -> None:
         self.session = session
-        self._cache: OutputCache = MemoryCache() if cache is None else cache
+        self.cache: OutputCache = MemoryCache() if cache is None else cache
 
     def run(self, feeds: Feeds) -> Feeds:
         key = key_of(sorted(feeds.items()))
-        if (outputs := self._cache.get(key)) is None:
+        if (outputs := self.cache.get(key)) is None:
             outputs = self.session.run(feeds)
-            self._cache.put(key, outputs)
+            self.cache.put(key, outputs)
         return outputs

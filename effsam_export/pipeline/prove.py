@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,19 +11,21 @@ from effsam_export import backends
 from effsam_export.backends.onnx.backend import open_source
 from effsam_export.backends.onnx.session import CPU
 from effsam_export.pipeline.stage_keys import form_of
+from effsam_export.util import installed
 from effsam_export.util.files import sha256_of
+from effsam_export.util.machine import usable_cores
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from effsam_export.backends import Session
+    from effsam_export.backends import Backend, Session
     from effsam_export.bundle.manifest import Exported
     from effsam_export.parity.check import ParityResult
     from effsam_export.parity.comparison import Sides
     from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.pipeline.stage_cache import StageCache
     from effsam_export.spec.model import ModelSpec
-    from effsam_export.spec.stages import Graph
+    from effsam_export.spec.stages import Artifact, Graph
     from effsam_export.util.progress import OnProgress
 
 
@@ -47,7 +50,7 @@ def open_sides(plan: ExportPlan, module: nn.Module, exported: list[Exported]) ->
         artifacts={
             e.artifact.component: sources[e.artifact.component]
             if is_traced_graph(e)
-            else backend.open_session(e.artifact)
+            else open_artifact(plan.stage_cache, backend, e.artifact)
             for e in exported
         },
         simulator=backend.simulator(target.options),
@@ -101,6 +104,37 @@ def open_cached(stage_cache: StageCache | None, graph: Graph) -> Session:
         return session
     hashes = " ".join(sha256_of(path) for path in graph.files)
     return CachedSession(session, stage_cache.outputs("source", {"graph": hashes}))
+
+
+def open_artifact(stage_cache: StageCache | None, backend: Backend, artifact: Artifact) -> Session:
+    """Open an artefact, with outputs from the stage cache if this machine's CPU computes them."""
+    from effsam_export.parity.cached import CachedSession
+
+    session = backend.open_session(artifact)
+    if stage_cache is None or not on_cpu(artifact, backend.simulator(artifact.options)):
+        return session
+    packages = backends.BACKENDS[artifact.backend].packages
+    parts = {
+        "component": artifact.component,
+        "files": " ".join(f"{path.name} {sha256_of(path)}" for path in artifact.files),
+        "backend": artifact.backend,
+        "options": json.dumps(dict(artifact.options), sort_keys=True),
+        # The runtimes choose their threads by them.
+        "cores": str(usable_cores()),
+        **{f"tool.{name}": installed.version_of(name) for name in packages},
+    }
+    return CachedSession(session, stage_cache.outputs("artifact", parts))
+
+
+def on_cpu(artifact: Artifact, simulator: str) -> bool:
+    """Return whether an artefact runs on the CPU of this machine, which the cache's key names."""
+    options = artifact.options
+    if artifact.backend == "onnx":
+        return options.get("provider", CPU) == CPU
+    if artifact.backend == "openvino":
+        return options.get("device", "CPU") == "CPU"
+    # Simulators of Core ML run in PyTorch; LiteRT's GPU delegate is always simulated.
+    return artifact.backend == "tflite" or (artifact.backend == "coreml" and bool(simulator))
 
 
 def is_traced_graph(exported: Exported) -> bool:

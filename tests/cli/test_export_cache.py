@@ -48,6 +48,6 @@ def test_an_export_uses_the_users_cache_unless_it_is_told_not_to(
     assert CACHED not in export("--no-cache").err
     assert not cache.exists()
     assert CACHED not in export().err
-    assert results() == {"bundles": 0, "stages": 2, "outputs": 5}
+    assert results() == {"bundles": 0, "stages": 2, "outputs": 6}
     assert export().err.count(CACHED) == 2
     assert results("--remove-unused", "0") == {"bundles": 0, "stages": 0, "outputs": 0}

@@ -6,20 +6,25 @@ import multiprocessing
 import os
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+import numpy as np
 import pytest
 from torch import nn
 
 from effsam_export import models
+from effsam_export.backends.onnx.session import OnnxSession
 from effsam_export.config import targets as profiles
 from effsam_export.models.sam.module import Sam
 from effsam_export.pipeline import cached_export, stage_cache
 from effsam_export.pipeline.cache_lock import CacheInUse, shared
 from effsam_export.pipeline.cache_results import remove_excess, stage_results
 from effsam_export.pipeline.plan import resolve
+from effsam_export.pipeline.prove import on_cpu, open_artifact
 from effsam_export.pipeline.request import ExportRequest
 from effsam_export.pipeline.run import ParityFailed
+from effsam_export.spec.stages import Artifact
 from tests.pipeline.test_run import lasting
 from tests.pipeline.test_run import shared as from_cache
 from tests.small import SMALL_SAM
@@ -72,11 +77,13 @@ def never(*_: object) -> NoReturn:
     raise AssertionError("PyTorch is asked again")
 
 
-def test_the_same_export_again_computes_nothing_in_pytorch(
+def test_the_same_export_again_computes_nothing(
     request_: ExportRequest, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert from_cache(export(request_, folder)) == dict.fromkeys(STAGES, False)
     monkeypatch.setattr(Sam, "encode", never)
+    # Nor are the artefacts run, which are equal to the byte.
+    monkeypatch.setattr(OnnxSession, "run", never)
     again = replace(request_, output=tmp_path / "second")
     assert from_cache(export(again, folder)) == dict.fromkeys(STAGES, True)
     assert lasting(again.output) == lasting(request_.output)
@@ -126,6 +133,63 @@ def test_other_answers_of_the_same_component_are_asked_for(
     model = replace(request_.model, components=(replace(encoder, reference=other), decoder))
     with pytest.raises(ZeroDivisionError):
         export(replace(request_, model=model, output=tmp_path / "second"), folder)
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "simulator", "cached"),
+    [
+        ("onnx", {}, "", True),
+        ("onnx", {"provider": "CUDAExecutionProvider"}, "", False),
+        ("openvino", {}, "", True),
+        ("openvino", {"device": "GPU"}, "", False),
+        ("tflite", {"delegate": "gpu"}, "the CPU", True),
+        ("coreml", {}, "an evaluator", True),
+        ("coreml", {}, "", False),
+        ("tensorrt-rtx", {}, "", False),
+        ("tensorrt", {}, "ONNX Runtime", False),
+    ],
+)
+def test_only_answers_of_this_cpu_are_cached(
+    backend: str, options: dict[str, str], simulator: str, cached: bool
+) -> None:
+    assert on_cpu(artifact_of(backend, (), options), simulator) is cached
+
+
+def artifact_of(backend: str, files: tuple[Path, ...], options: dict[str, str]) -> Artifact:
+    return Artifact(
+        component="encoder",
+        backend=backend,
+        precision="fp32",
+        files=files,
+        tensors_by_dtype={},
+        versions={},
+        options=options,
+    )
+
+
+def test_another_artefact_or_option_has_answers_of_its_own(tmp_path: Path) -> None:
+    cache = stage_cache.StageCache(root=tmp_path / "stages", parts={})
+    answers = iter(range(9))
+
+    class Backend:
+        @staticmethod
+        def simulator(options: object) -> str:
+            return ""
+
+        @staticmethod
+        def open_session(artifact: Artifact) -> object:
+            found = next(answers)
+            return SimpleNamespace(run=lambda feeds: {"x": np.asarray(found)})
+
+    def answer(content: bytes, **options: str) -> int:
+        file = tmp_path / "encoder.tflite"
+        file.write_bytes(content)
+        artifact = artifact_of("tflite", (file,), options)
+        session = open_artifact(cache, cast("Any", Backend), artifact)
+        return int(session.run({"image": np.zeros(1)})["x"])
+
+    assert [answer(b"a"), answer(b"a"), answer(b"b"), answer(b"a", num_threads="1")] == [0, 0, 2, 3]
+    assert answer(b"b") == 2
 
 
 def test_damaged_results_are_made_again(
