@@ -258,7 +258,7 @@ def export_encoder(sam: Sam, directory: Path) -> Path:
     """Write the upstream-style encoder into a directory and return its path."""
     image = torch.zeros(1, 3, *sides(sam.rule.image_size))
     path = directory / ENCODER_FILE
-    _export(UpstreamEncoder(sam), {"input_image": image}, ["image_embeddings"], path)
+    export_module(UpstreamEncoder(sam), {"input_image": image}, ["image_embeddings"], path)
     return path
 
 
@@ -275,18 +275,28 @@ def export_decoder(sam: Sam, directory: Path) -> Path:
     }
     path = directory / DECODER_FILE
     outputs = ["masks", "iou_predictions", "low_res_masks"]
-    _export(UpstreamDecoder(sam), inputs, outputs, path, dynamic=("point_coords", "point_labels"))
+    export_module(
+        UpstreamDecoder(sam), inputs, outputs, path, dynamic=("point_coords", "point_labels")
+    )
     return path
 
 
-def _export(
+def export_module(
     module: nn.Module,
     inputs: Mapping[str, Tensor],
     outputs: list[str],
     path: Path,
     dynamic: tuple[str, ...] = (),
 ) -> None:
-    """The TorchScript exporter with samexporter's settings; `dynamic` inputs vary in points."""
+    """Write a module by TorchScript's exporter with samexporter's settings.
+
+    Args:
+        module: The module.
+        inputs: Tracing inputs by name.
+        outputs: Names of its outputs.
+        path: The file.
+        dynamic: Inputs that vary in their number of points.
+    """
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter is deprecated, and says so; that it is used is the point here.
         warnings.simplefilter("ignore")
