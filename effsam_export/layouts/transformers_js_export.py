@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from effsam_export.layouts.decoders_export import inner_decoder, stability, with_padding
 from effsam_export.models.sam.export import ExportDecoder, ExportEncoder
-from effsam_export.models.sam.slots import CLOSED, EMPTY, two_way
-from effsam_export.models.sam.transformer import TwoWayTransformer
+from effsam_export.models.sam.slots import EMPTY, closed_slots
 
 NO_POINT = -10
 """The library's label of a point that is to be ignored."""
@@ -59,14 +58,9 @@ class PromptDecoder(ExportDecoder):
         sparse = self.embed_points(points, labels)
         decoder = self.mask_decoder
         tokens = torch.cat([decoder.output_tokens(sparse.shape[0]), sparse], dim=1)
-        none = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        src = (image_embeddings + none).expand(sparse.shape[0], -1, -1, -1)
-        empty = (labels == EMPTY).to(tokens.dtype) * CLOSED
-        own = empty.new_zeros(empty.shape[0], tokens.shape[1] - empty.shape[1])
-        closed = torch.cat([own, empty], dim=1)[:, None, None, :]
-        transformer = decoder.transformer
-        assert isinstance(transformer, TwoWayTransformer)
-        hs, src = two_way(transformer, src, image_positional_embeddings, tokens, closed)
+        image = image_embeddings + self.no_mask
+        closed = closed_slots(tokens, labels)
+        hs, src = decoder.transformer(image, image_positional_embeddings, tokens, closed)
         height, width = image_embeddings.shape[-2:]
         masks, scores = decoder.heads(hs, src, (height, width))
         if self.offset is not None:

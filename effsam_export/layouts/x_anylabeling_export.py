@@ -14,7 +14,7 @@ from effsam_export.layouts.anylabeling_export import OneMaskDecoder
 from effsam_export.layouts.decoders_export import inner_decoder, stability, with_padding
 from effsam_export.layouts.sam_like import SIDE
 from effsam_export.models.sam.export import ExportEncoder
-from effsam_export.models.sam.slots import SlottedDecoder
+from effsam_export.models.sam.slots import SlottedDecoder, closed_slots
 
 
 class UnpaddedEncoder(nn.Module):
@@ -127,8 +127,10 @@ class PointsDecoder(SlottedDecoder):
         sparse = self.embed_points(points, labels)
         decoder = self.mask_decoder
         tokens = torch.cat([decoder.output_tokens(sparse.shape[0]), sparse], dim=1)
-        none = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        hs, src = self.attend(image_embeddings + none, tokens, labels)
+        closed = closed_slots(tokens, labels)
+        hs, src = decoder.transformer(
+            image_embeddings + self.no_mask, self.dense_pe(), tokens, closed
+        )
         height, width = image_embeddings.shape[-2:]
         masks, _ = decoder.heads(hs, src, (height, width))
         return stability(masks, self.offset), masks

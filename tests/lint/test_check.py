@@ -217,7 +217,7 @@ def test_warnings_pass_and_are_shown_with_place_and_cure(tiny: None) -> None:
     assert first.startswith("warning tiny-eps: it is 0 in FP16")
     assert header.split() == ["node", "module", "detail", "source"]
     assert any(
-        "mask_decoder.output_upscaling.1" in r and "models/sam/layers.py:" in r for r in rows
+        "mask_decoder.output_upscaling.1" in r and "sam/token_upscaling.py:" in r for r in rows
     )
     assert cure.startswith("  rewrite: scale dividend and divisor by a power of two")
 

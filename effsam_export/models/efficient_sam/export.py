@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from effsam_export.models.efficient_sam.encoder import ExportImageEncoder
 from effsam_export.models.sam.export import DensePositions
 from effsam_export.models.sam.scale_folding import fold_neck_scale
+from effsam_export.models.sam.token_upscaling import TokenUpscaling, to_planes
 
 if TYPE_CHECKING:
     from effsam_export.models.efficient_sam.module import EfficientSam
@@ -38,27 +39,32 @@ class ExportEncoder(nn.Module):
 
 
 class StagedGroupNorm(nn.Module):
-    """GroupNorm with one group, computed from means that do not overflow FP16.
+    """GroupNorm with one group, for tokens BxNxC, from means that do not overflow FP16.
 
-    Given: mean and variance of 64x128x128 values at once, whose sum can exceed 65504
-    Result: the mean of means, over columns, rows and channels
+    Given: mean and variance of 128x128 tokens of 64 values at once, whose sum can exceed 65504
+    Result: the mean of means, over channels, columns and rows
+
+    Args:
+        norm: The norm of feature maps, whose weights are shared.
+        columns: Number of tokens of a row; N is a multiple of it.
     """
 
-    def __init__(self, norm: nn.GroupNorm) -> None:
+    def __init__(self, norm: nn.GroupNorm, columns: int) -> None:
         super().__init__()
         assert norm.num_groups == 1
         self.weight = norm.weight
         self.bias = norm.bias
         self.eps = norm.eps
+        self.columns = columns
 
-    @staticmethod
-    def _mean(x: Tensor) -> Tensor:
-        return x.mean(3, keepdim=True).mean(2, keepdim=True).mean(1, keepdim=True)
+    def _mean(self, x: Tensor) -> Tensor:
+        rows = x.mean(2).reshape(-1, x.shape[1] // self.columns, self.columns)
+        return rows.mean(2, keepdim=True).mean(1, keepdim=True)  # B x 1 x 1
 
     def forward(self, x: Tensor) -> Tensor:
         centred = x - self._mean(x)
         x = centred / torch.sqrt(self._mean(centred * centred) + self.eps)
-        return x * self.weight[:, None, None] + self.bias[:, None, None]
+        return x * self.weight + self.bias
 
 
 class ExportDecoder(nn.Module):
@@ -68,6 +74,7 @@ class ExportDecoder(nn.Module):
         Labels select embeddings by multiplication with a float.
         The image is broadcast over prompts, not repeated.
         The positional encoding of the grid is two constant tables.
+        Masks are upscaled as linear layers on tokens.
         The mask that the authors do not return is not computed.
     """
 
@@ -79,9 +86,11 @@ class ExportDecoder(nn.Module):
         self.dense_pe = DensePositions(encoder.pe_layer, encoder.embedding_size)
         first, second = list(sam.mask_decoder.final_output_upscaling_layers)
         assert isinstance(first, nn.Sequential)
-        conv, norm, act = list(first)
+        assert isinstance(second, nn.Sequential)
+        conv, norm, act = first
         assert isinstance(norm, nn.GroupNorm)
-        self.upscaling = nn.Sequential(conv, StagedGroupNorm(norm), act, second)
+        staged = StagedGroupNorm(norm, 2 * encoder.embedding_size)
+        self.upscaling = TokenUpscaling(conv, staged, act, second[0], second[2])
 
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Return the sparse embedding Bx6xC of coordinates Bx6x2 and labels Bx6."""
@@ -100,14 +109,13 @@ class ExportDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         decoder = self.mask_decoder
         sparse = self.embed_points(point_coords, point_labels)
-        b = sparse.shape[0]
         h, w = image_embeddings.shape[-2:]
-        tokens = torch.cat([decoder.output_tokens(b), sparse], dim=1)
+        tokens = torch.cat([decoder.output_tokens(sparse.shape[0]), sparse], dim=1)
         hs, src = decoder.transformer(image_embeddings, self.dense_pe(), tokens)
-        upscaled = self.upscaling(src.transpose(1, 2).reshape(b, -1, h, w))
+        upscaled = self.upscaling(src)  # B x 16HW x C/8
         heads = list(decoder.output_hypernetworks_mlps)[1:]
         hyper = torch.stack([mlp(hs[:, 2 + i]) for i, mlp in enumerate(heads)], dim=1)
-        masks = (hyper @ upscaled.flatten(2)).reshape(b, len(heads), 4 * h, 4 * w)
+        masks = to_planes(hyper @ upscaled.transpose(1, 2), (h, w))
         # Sliced while it has three dimensions: LiteRT's GPU delegate cannot slice a matrix.
         scores = decoder.iou_prediction_head(hs[:, :1])[:, :, 1:]
         return masks, scores.flatten(1)

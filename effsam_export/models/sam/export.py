@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from effsam_export.models.folding import fold_batch_norms
 from effsam_export.models.sam.scale_folding import fold_mask_gain, fold_neck_scale
+from effsam_export.models.sam.token_upscaling import TokenMaskDecoder
+from effsam_export.models.sam.two_way_export import MaskTerm
 from effsam_export.spec.sizes import sides
 
 if TYPE_CHECKING:
+    from effsam_export.models.sam.mask_decoder import MaskDecoder
     from effsam_export.models.sam.module import Sam
     from effsam_export.models.sam.prompt_encoder import PositionEmbeddingRandom
     from effsam_export.spec.sizes import Size
@@ -82,15 +85,16 @@ class ExportDecoder(nn.Module):
     Differences from the reference:
         Labels select embeddings by comparison, not by indexing.
         The image is broadcast over prompts, not repeated: `repeat_interleave` becomes OneHot and
-            Tile, which TensorRT and Core ML reject.
+            Tile, which TensorRT and Core ML reject. Its first products are shared by all prompts.
         The positional encoding of the grid is constant.
+        Masks are upscaled as linear layers on tokens.
         There is no `orig_im_size`.
     """
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
         self.prompt_encoder = fold_mask_gain(sam.prompt_encoder)
-        self.mask_decoder = sam.mask_decoder
+        self.mask_decoder: MaskDecoder = TokenMaskDecoder(sam.mask_decoder)
         self.dense_pe = DensePositions(sam.prompt_encoder.pe_layer, sam.embedding_size)
 
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
@@ -109,9 +113,33 @@ class ExportDecoder(nn.Module):
         """Return the dense embedding BxCxHxW of masks Bx1x4Hx4W and their flags B."""
         encoder = self.prompt_encoder
         has = has_mask_input.reshape(-1, 1, 1, 1)
-        none = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        embedding: Tensor = has * encoder.mask_downscaling(mask_input) + (1.0 - has) * none
+        embedding: Tensor = has * encoder.mask_downscaling(mask_input) + (1.0 - has) * self.no_mask
         return embedding
+
+    @property
+    def no_mask(self) -> Tensor:
+        """The dense embedding of a prompt without a mask, 1xCx1x1."""
+        return self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+
+    def mask_term(self, mask_input: Tensor, has_mask_input: Tensor) -> MaskTerm:
+        """Return the dense embedding less `no_mask`, of masks and flags as in `embed_masks`.
+
+        The last layer is a 1x1 convolution: it is linear in its 16 channels and a one for its bias.
+        """
+        encoder = self.prompt_encoder
+        has = has_mask_input.reshape(-1, 1, 1, 1)
+        *layers, last = encoder.mask_downscaling
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        x = mask_input
+        for layer in layers:
+            x = layer(x)
+        features = torch.cat([has * x, has.expand(-1, -1, *x.shape[2:])], dim=1)
+        bias = last.bias - encoder.no_mask_embed.weight  # 1 x C
+        return MaskTerm(
+            features=features.flatten(2).transpose(1, 2),
+            weights=torch.cat([last.weight.flatten(1).transpose(0, 1), bias]),
+        )
 
     def forward(
         self,
@@ -124,15 +152,25 @@ class ExportDecoder(nn.Module):
         sparse = self.embed_points(point_coords, point_labels)
         decoder = self.mask_decoder
         tokens = torch.cat([decoder.output_tokens(sparse.shape[0]), sparse], dim=1)
-        src = image_embeddings + self.embed_masks(mask_input, has_mask_input)
-        hs, src = self.attend(src, tokens, point_labels)
+        hs, src = self.attend(image_embeddings, mask_input, has_mask_input, tokens, point_labels)
         h, w = image_embeddings.shape[-2:]
         return decoder.heads(hs, src, (h, w))
 
-    def attend(self, src: Tensor, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def attend(
+        self,
+        image_embeddings: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        tokens: Tensor,
+        labels: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """Run the two-way transformer; returns tokens BxNxC and the image as BxHWxC."""
         del labels
-        out: tuple[Tensor, Tensor] = self.mask_decoder.transformer(src, self.dense_pe(), tokens)
+        masks = self.mask_term(mask_input, has_mask_input)
+        image = image_embeddings + self.no_mask
+        out: tuple[Tensor, Tensor] = self.mask_decoder.transformer(
+            image, self.dense_pe(), tokens, masks=masks
+        )
         return out
 
 
