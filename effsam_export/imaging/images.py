@@ -254,8 +254,8 @@ def stability(logits: Float32, threshold: float, offset: float = STABILITY_OFFSE
     which is the IoU of the two masks; 0 where both are empty. Source: segment-anything,
     `utils/amg.py`, `calculate_stability_score`.
     """
-    area = int((logits > threshold - offset).sum())
-    return int((logits > threshold + offset).sum()) / area if area else 0.0
+    area = np.count_nonzero(logits > threshold - offset)
+    return np.count_nonzero(logits > threshold + offset) / area if area else 0.0
 
 
 def resize_bilinear(x: Float32, size: tuple[int, int]) -> Float32:
@@ -266,21 +266,53 @@ def resize_bilinear(x: Float32, size: tuple[int, int]) -> Float32:
     """
     # Columns first, while there are few rows: gathering columns is the slow step.
     for axis, new in ((2, size[1]), (1, size[0])):
-        old = x.shape[axis]
-        # As in torch, the scale is float32, and so is the position after one fused multiply-add.
-        scale = np.float64(np.float32(old) / np.float32(new))
-        at = ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)
-        at = np.maximum(at, np.float32(0))
-        low = np.minimum(at.astype(np.int64), old - 1)
-        high = np.minimum(low + 1, old - 1)
-        part = at - low.astype(np.float32)
-        part = part[:, None] if axis == 1 else part
-        below, above = np.take(x, low, axis=axis), np.take(x, high, axis=axis)
-        above -= below
-        above *= part
-        above += below
-        x = above
+        x = interpolated(x, linear_taps(x.shape[axis], new), axis)
     return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taps:
+    """The two old values between which each new one lies, along one axis.
+
+    Attributes:
+        low: Index of the first one; ascending.
+        high: Index of the second one: the next, or the last again.
+        part: Position between them, 0 to 1, float32.
+    """
+
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    part: Float32
+
+    def within(self, start: int, stop: int) -> Taps:
+        """Return those of the new values from `start` on and before `stop`."""
+        return Taps(
+            low=self.low[start:stop], high=self.high[start:stop], part=self.part[start:stop]
+        )
+
+    def after(self, start: int) -> Taps:
+        """Return the same for old values of which those before `start` are left out."""
+        return Taps(low=self.low - start, high=self.high - start, part=self.part)
+
+
+def linear_taps(old: int, new: int) -> Taps:
+    """Return where `new` values lie between `old` ones, as in torch without aligned corners."""
+    # As in torch, the scale is float32, and so is the position after one fused multiply-add.
+    scale = np.float64(np.float32(old) / np.float32(new))
+    at = ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)
+    at = np.maximum(at, np.float32(0))
+    low = np.minimum(at.astype(np.int64), old - 1)
+    return Taps(low=low, high=np.minimum(low + 1, old - 1), part=at - low.astype(np.float32))
+
+
+def interpolated(x: Float32, taps: Taps, axis: int) -> Float32:
+    """Return KxHxW with other values along axis 1 or 2."""
+    part = taps.part[:, None] if axis == 1 else taps.part
+    below, above = np.take(x, taps.low, axis=axis), np.take(x, taps.high, axis=axis)
+    above -= below
+    above *= part
+    above += below
+    return above
 
 
 CUBIC = -0.75

@@ -36,6 +36,33 @@ def encode(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
     return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
 
 
+def encode_part(
+    part: NDArray[np.bool_], origin: tuple[int, int], size: tuple[int, int]
+) -> dict[str, list[int]]:
+    """Return `encode` of a mask that is empty outside a rectangle, from that rectangle.
+
+    Args:
+        part: Bool hxw: the rectangle.
+        origin: (x, y) of its first pixel in the mask.
+        size: (height, width) of the mask.
+    """
+    height, width = size
+    padded = np.zeros((part.shape[1], part.shape[0] + 2), dtype=np.int8)
+    padded[:, 1:-1] = part.T
+    steps = np.diff(padded, axis=1)
+    first = (origin[0] + np.arange(part.shape[1])) * height + origin[1]  # of each column
+    starts, ends = (
+        first[columns] + rows for columns, rows in (np.nonzero(steps == step) for step in (1, -1))
+    )
+    # A run at the end of a column goes on in the next one.
+    breaks = np.flatnonzero(starts[1:] != ends[:-1])
+    edges = np.empty(2 * len(breaks) + 2 if len(starts) else 0, dtype=np.int64)
+    edges[:1], edges[2::2] = starts[:1], starts[1:][breaks]
+    edges[1:-1:2], edges[-1:] = ends[:-1][breaks], ends[-1:]
+    counts = np.diff(edges, prepend=0, append=height * width).tolist()
+    return {"size": [height, width], "counts": counts if counts[-1] else counts[:-1]}
+
+
 def compressed(counts: Sequence[int]) -> str:
     """Return run lengths as the text that COCO files hold as `counts`.
 

@@ -13,21 +13,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effsam_export.imaging import regions, rle
-from effsam_export.imaging.images import STABILITY_OFFSET, stability, upscale_masks
+from effsam_export.imaging.images import STABILITY_OFFSET
 from effsam_export.imaging.instances import NMS_IOU
 from effsam_export.imaging.nms import nms
-from effsam_export.inference.crops import Crop, crops, is_cut
+from effsam_export.inference.crops import crops
+from effsam_export.inference.mask_filter import MaskFilter, candidates, threads
+from effsam_export.inference.mask_records import record_of
 from effsam_export.inference.runner import decoder_feeds
 from effsam_export.spec.prompts import Point, Prompt
 from effsam_export.util.signals import interruptible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from effsam_export.backends import Session
     from effsam_export.imaging.instances import Instances
+    from effsam_export.inference.mask_records import MaskRecord
     from effsam_export.inference.runner import Embedded
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.tensors import Feeds
@@ -70,34 +73,6 @@ class GridSettings:
     min_region_area: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskRecord:
-    """One generated mask.
-
-    Attributes:
-        mask: Run-length encoded, at original size, to limit the memory of hundreds of masks.
-        score: Score by which the model ranks masks.
-        stability: Stability score from 0 to 1; None for a model that segments instances.
-        box: (x0, y0, x1, y1) of its first and last pixels in the original image, inclusive.
-        area: Number of pixels.
-        point: (x, y) of its prompt in the original image; None for a model without point prompts
-            in this mode.
-        crop: (x0, y0, x1, y1) of the part of the image in which it was found.
-    """
-
-    mask: dict[str, list[int]]
-    score: float
-    stability: float | None
-    box: tuple[int, int, int, int]
-    area: int
-    point: tuple[float, float] | None
-    crop: tuple[int, int, int, int]
-
-    def decoded(self) -> NDArray[np.bool_]:
-        """Return the mask as bool HxW."""
-        return rle.decode(self.mask)
-
-
 def grid(size: tuple[int, int], per_side: int) -> list[tuple[float, float]]:
     """Return the points (x, y) at the centres of per_side x per_side cells of an image, by rows."""
     h, w = size
@@ -129,28 +104,41 @@ def generate(
         grid(part.size, max(1, settings.points_per_side // settings.crop_downscale**part.layer))
         for part in parts
     ]
-    done, total = 0, sum(map(len, grids))
+    total = sum(map(len, grids))
     records: list[MaskRecord] = []
     # A decoder with fixed shapes takes one prompt per call.
     dynamic = any("prompts" in t.shape for t in model.component("decoder").inputs)
     step = settings.points_per_batch if dynamic else 1
-    for part, points in zip(parts, grids, strict=True):
-        encoded = embedded
-        if part.layer:
-            assert embed is not None, "crops need the encoder"
-            x0, y0, x1, y1 = part.box
-            pixels = np.ascontiguousarray(embedded.sample.image[y0:y1, x0:x1])
-            encoded = interruptible(partial(embed, pixels))
-        found: list[MaskRecord] = []
-        for start in range(0, len(points), step):
-            batch = points[start : start + step]
-            outputs = interruptible(partial(decoder.run, batch_feeds(model, encoded, batch)))
-            outputs = model.masks.of(outputs)
-            found += _filtered(model, encoded, batch, outputs, settings, part, size)
-            done += len(batch)
-            if on_progress is not None:
-                on_progress(done, total)
-        records += without_duplicates(found, settings.box_nms)
+    done = 0
+    with threads() as pool:
+        for part, points in zip(parts, grids, strict=True):
+            encoded = embedded
+            if part.layer:
+                assert embed is not None, "crops need the encoder"
+                x0, y0, x1, y1 = part.box
+                pixels = np.ascontiguousarray(embedded.sample.image[y0:y1, x0:x1])
+                encoded = interruptible(partial(embed, pixels))
+            of_part = MaskFilter(
+                model.masks,
+                encoded.frame,
+                least=settings.stability,
+                offset=settings.stability_offset,
+                crop=part,
+                size=size,
+            )
+            found: list[MaskRecord] = []
+            for start in range(0, len(points), step):
+                batch = points[start : start + step]
+                outputs = interruptible(partial(decoder.run, batch_feeds(model, encoded, batch)))
+                outputs = model.masks.of(outputs)
+                # Those of the batch before, filtered while the decoder ran.
+                found += pool.finish()
+                pool.start(of_part, candidates(model.masks, outputs, batch, settings.score))
+                done += len(batch)
+                if on_progress is not None:
+                    on_progress(done, total)
+            found += pool.finish()
+            records += without_duplicates(found, settings.box_nms)
     if len(parts) > 1:
         records = _of_smaller_crops(records, settings.crop_nms)
     if settings.min_region_area:
@@ -222,68 +210,6 @@ def stacked(model: ModelSpec, feeds: Sequence[Feeds]) -> Feeds:
     }
 
 
-def _filtered(
-    model: ModelSpec,
-    embedded: Embedded,
-    points: Sequence[tuple[float, float]],
-    outputs: Feeds,
-    settings: GridSettings,
-    part: Crop,
-    size: tuple[int, int],
-) -> Iterator[MaskRecord]:
-    """Yield the masks of a batch that pass the filters, in the image of (height, width)."""
-    masks = model.masks
-    for i, point in enumerate(points):
-        for k in masks.multimask:
-            score = float(outputs[masks.score][i, k])
-            if not score > settings.score:
-                continue
-            low_res = np.ascontiguousarray(outputs["low_res_masks"][i, k : k + 1], np.float32)
-            logits = upscale_masks(low_res, embedded.frame, masks)[0]
-            mask_stability = stability(logits, masks.threshold, settings.stability_offset)
-            if mask_stability < settings.stability:
-                continue
-            mask = _uncropped(logits > masks.threshold, part, size)
-            at = (point[0] + part.box[0], point[1] + part.box[1])
-            for record in _records(mask, score, mask_stability, at, part.box):
-                if not is_cut(record.box, part, size):
-                    yield record
-
-
-def _uncropped(mask: NDArray[np.bool_], part: Crop, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the mask of a crop as one of the whole image."""
-    if part.size == size:
-        return mask
-    whole = np.zeros(size, dtype=np.bool_)
-    x0, y0, x1, y1 = part.box
-    whole[y0:y1, x0:x1] = mask
-    return whole
-
-
-def _records(
-    mask: NDArray[np.bool_],
-    score: float,
-    stability: float | None,
-    point: tuple[float, float] | None,
-    crop: tuple[int, int, int, int] | None = None,
-) -> Iterator[MaskRecord]:
-    """Yield the record of one mask, or nothing if the mask is empty.
-
-    `crop` is None for the whole image.
-    """
-    box = regions.bounding_box(mask)
-    if box is not None:
-        yield MaskRecord(
-            mask=rle.encode(mask),
-            score=score,
-            stability=stability,
-            box=box,
-            area=int(mask.sum()),
-            point=point,
-            crop=crop or (0, 0, mask.shape[1], mask.shape[0]),
-        )
-
-
 def without_duplicates(records: Sequence[MaskRecord], iou: float) -> tuple[MaskRecord, ...]:
     """Return the masks that remain after NMS of their boxes, by descending score."""
     if not records:
@@ -300,11 +226,19 @@ def from_instances(
 
     Of the settings, only `min_region_area` applies: the model detects without a grid.
     """
-    records = [
-        record
-        for i, mask in enumerate(instances.masks())
-        for record in _records(mask, float(instances.scores[i]), None, None)
-    ]
+    records = []
+    for mask, score in zip(instances.masks(), instances.scores, strict=True):
+        size = (mask.shape[0], mask.shape[1])
+        record = record_of(
+            mask,
+            (0, 0),
+            size,
+            score=float(score),
+            stability=None,
+            point=None,
+            crop=(0, 0, size[1], size[0]),
+        )
+        records += [] if record is None else [record]
     if settings is not None and settings.min_region_area:
         most = max(settings.box_nms, settings.crop_nms)
         records = without_small_regions(records, settings.min_region_area, most)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from effsam_export.inference.automatic_masks import MaskRecord
+    from effsam_export.inference.mask_records import MaskRecord
     from effsam_export.inference.runner import Prediction
     from effsam_export.spec.tensors import Float32
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from effsam_export.backends import Session
     from effsam_export.imaging.instances import Instances
     from effsam_export.imaging.pixels import ValueRange
-    from effsam_export.inference.automatic_masks import MaskRecord
+    from effsam_export.inference.mask_records import MaskRecord
     from effsam_export.inference.runner import Embedded, Prediction
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.prompts import Prompt

@@ -52,6 +52,22 @@ def test_known_masks(mask: list[list[bool]], counts: list[int]) -> None:
     assert all(type(n) is int for n in found["counts"] + found["size"])
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_a_part_is_encoded_as_the_whole(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(1, 12, size=2))
+    mask = np.zeros((height, width), dtype=np.bool_)
+    y, x = int(rng.integers(0, height)), int(rng.integers(0, width))
+    if seed % 3 == 0:
+        y = 0  # Runs that go on in the next column need its first row.
+    part = rng.random((height - y if seed % 2 else int(rng.integers(0, height - y + 1)), width - x))
+    part = part < rng.choice([0.0, 0.5, 0.9, 1.0])
+    mask[y : y + part.shape[0], x : x + part.shape[1]] = part
+    found = rle.encode_part(part, (x, y), (height, width))
+    assert found == rle.encode(mask)
+    assert all(type(n) is int for n in found["counts"] + found["size"])
+
+
 def test_a_strided_view_is_encoded() -> None:
     mask = np.random.default_rng(0).random((12, 15)) < 0.5
     view = mask[::-2, 3:].T

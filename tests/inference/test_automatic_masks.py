@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,18 +11,19 @@ import pytest
 
 from effsam_export import models
 from effsam_export.imaging.images import frame_of
-from effsam_export.inference import automatic_masks, overlay_many
+from effsam_export.inference import automatic_masks, mask_filter, overlay_many
 from effsam_export.inference.automatic_masks import (
     GridSettings,
-    MaskRecord,
     generate,
     grid,
     without_duplicates,
 )
+from effsam_export.inference.mask_records import record_of
 from effsam_export.inference.runner import Embedded
 from effsam_export.spec.prompts import Sample
 
 if TYPE_CHECKING:
+    from effsam_export.inference.mask_records import MaskRecord
     from effsam_export.spec.tensors import Feeds
 
 MODEL = models.get("mobile-sam")
@@ -125,7 +127,10 @@ def test_a_decoder_without_masks() -> None:
 def record(x: int, score: float, side: int = 20) -> MaskRecord:
     mask = np.zeros(SIZE, bool)
     mask[10 : 10 + side, x : x + side] = True
-    (found,) = automatic_masks._records(mask, score, 0.99, (x, 10))
+    found = record_of(
+        mask, (0, 0), SIZE, score=score, stability=0.99, point=(x, 10), crop=(0, 0, *SIZE)
+    )
+    assert found is not None
     return found
 
 
@@ -135,8 +140,35 @@ def test_nms_keeps_the_best_of_overlapping_masks() -> None:
     assert without_duplicates([], 0.7) == ()
 
 
-def test_empty_masks_are_removed() -> None:
-    assert list(automatic_masks._records(np.zeros(SIZE, bool), 0.9, None, None)) == []
+def test_a_failure_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object) -> None:
+        raise MemoryError("no memory for a mask")
+
+    monkeypatch.setattr(mask_filter, "stability", fail)
+    with pytest.raises(MemoryError, match="no memory for a mask"):
+        generate(MODEL, Discs(), embedded(), GridSettings(points_per_side=2))
+
+
+def test_a_batch_is_filtered_while_the_decoder_runs() -> None:
+    """The second call waits for a record of the first batch, which no later step could make."""
+    made = threading.Event()
+
+    class Waiting(Discs):
+        def run(self, feeds: Feeds) -> Feeds:
+            if self.batches:
+                assert made.wait(timeout=60)
+            return super().run(feeds)
+
+    class Seen(mask_filter.MaskFilter):
+        def record(self, candidate: mask_filter.Candidate) -> MaskRecord | None:
+            record = super().record(candidate)
+            made.set()
+            return record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(automatic_masks, "MaskFilter", Seen)
+        settings = GridSettings(points_per_side=2, points_per_batch=2)
+        assert len(generate(MODEL, Waiting(), embedded(), settings)) == 2
 
 
 # ------------------------------------------------------------------ what a person gets

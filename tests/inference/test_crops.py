@@ -10,12 +10,14 @@ import pytest
 from effsam_export import models
 from effsam_export.imaging.images import frame_of
 from effsam_export.inference import automatic_masks
-from effsam_export.inference.automatic_masks import GridSettings, MaskRecord, generate
+from effsam_export.inference.automatic_masks import GridSettings, generate
 from effsam_export.inference.crops import Crop, crops, is_cut
+from effsam_export.inference.mask_records import record_of
 from effsam_export.inference.runner import Embedded
 from effsam_export.spec.prompts import Sample
 
 if TYPE_CHECKING:
+    from effsam_export.inference.mask_records import MaskRecord
     from effsam_export.spec.tensors import Feeds
 
 MODEL = models.get("mobile-sam")
@@ -125,7 +127,10 @@ def test_masks_of_crops_are_in_the_image() -> None:
 
 
 def record(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], score: float) -> MaskRecord:
-    (made,) = automatic_masks._records(mask, score, 0.99, (1.0, 1.0))
+    size = (mask.shape[0], mask.shape[1])
+    box = (0, 0, size[1], size[0])
+    made = record_of(mask, (0, 0), size, score=score, stability=0.99, point=(1.0, 1.0), crop=box)
+    assert made is not None
     return made
 
 
