@@ -161,7 +161,13 @@ def documents() -> dict[str, Keys]:
     }
     kept = {
         f"{kind}.{key}": meaning
-        for kind, what in (("bundles", "bundles"), ("stages", "stages"), ("outputs", "outputs"))
+        for kind, what in (
+            ("bundles", "bundles"),
+            ("stages", "stages"),
+            ("outputs", "outputs"),
+            ("searches", "searches for INT8 recipes"),
+            ("evaluations", "files of `effsam eval`"),
+        )
         for key, meaning in (("results", f"number of {what}"), ("bytes", "their size"))
     }
     evaluation = of(Evaluation, EVALUATION)

@@ -1,14 +1,19 @@
-"""`effsam cache`: show what the cache holds, and clean that of exports and builds."""
+"""`effsam cache`: show what the cache holds, and clean it; downloads and bundles stay."""
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from effsam_export.cli import console
 from effsam_export.cli.options import CacheDir, Json
 from effsam_export.errors import OutputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from effsam_export.pipeline.cache_results import CachedResult
 
 
 def cache(
@@ -30,7 +35,7 @@ def cache(
     """
     from effsam_export import models
     from effsam_export.matrix import cleaning
-    from effsam_export.pipeline.cache_results import CachedResult
+    from effsam_export.pipeline.cache_results import remove
     from effsam_export.weights.fetch import default_cache_dir
     from effsam_export.weights.stored import stored_files
 
@@ -38,10 +43,15 @@ def cache(
     root = folder / "build"
     if root.exists() and not root.is_dir():
         raise OutputError(f"`{root}` is not a directory", hint="choose another --cache-dir")
-    removed = None if remove_unused is None else cleaning.remove_unused(root, remove_unused)
-    left = cleaning.cached_results(root)
+    removed = None
+    if remove_unused is not None:
+        removed = cleaning.remove_unused(root, remove_unused)
+        old = [r for r in _records(folder) if r.unused_s >= remove_unused * cleaning.DAY_S]
+        remove(folder, old)
+        removed += old
+    left = cleaning.cached_results(root) + _records(folder)
     files = stored_files(folder, {name: models.get(name).weights for name in models.names()})
-    kinds = ("bundles", "stages", "outputs")
+    kinds = ("bundles", "stages", "outputs", "searches", "evaluations")
 
     def total(of: list[CachedResult], kind: str) -> dict[str, int]:
         chosen = [k for k in of if k.kind == kind]
@@ -86,3 +96,19 @@ def cache(
             for file in files
         ]
         console.data(f"\n{console.table(('checkpoint', 'MB', 'of'), rows)}")
+
+
+def _records(folder: Path) -> list[CachedResult]:
+    """Return the files of searches for INT8 recipes and of evaluations in the cache folder."""
+    from effsam_export.evaluate import log
+    from effsam_export.pipeline.cache_results import results_of
+    from effsam_export.pipeline.int8 import SEARCHES
+
+    return results_of(
+        (kind, path, path)
+        for kind, name, ending in (
+            ("searches", SEARCHES, ".json"),
+            ("evaluations", log.FOLDER, log.SUFFIX),
+        )
+        for path in (folder / name).glob(f"*{ending}")
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,6 +49,26 @@ def test_an_export_uses_the_users_cache_unless_it_is_told_not_to(
     assert CACHED not in export("--no-cache").err
     assert not cache.exists()
     assert CACHED not in export().err
-    assert results() == {"bundles": 0, "stages": 2, "outputs": 6}
+    none = dict.fromkeys(("bundles", "stages", "outputs", "searches", "evaluations"), 0)
+    assert results() == {**none, "stages": 2, "outputs": 6}
     assert export().err.count(CACHED) == 2
-    assert results("--remove-unused", "0") == {"bundles": 0, "stages": 0, "outputs": 0}
+    assert results("--remove-unused", "0") == none
+
+
+def test_records_of_searches_and_evaluations_are_shown_and_removed(
+    command: Callable[..., Ended], tmp_path: Path
+) -> None:
+    files = [tmp_path / "int8" / "a.json", tmp_path / "evaluations" / "b.jsonl"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("{}\n", "utf-8")
+        two_days_ago = file.stat().st_mtime - 2 * 24 * 60 * 60
+        os.utime(file, (two_days_ago, two_days_ago))
+
+    def kept(*more: object) -> list[dict[str, int]]:
+        found = json.loads(command("cache", "--json", "--cache-dir", tmp_path, *more).out)["kept"]
+        return [found[kind] for kind in ("searches", "evaluations")]
+
+    assert kept("--remove-unused", 3) == [{"results": 1, "bytes": 3}] * 2
+    assert kept("--remove-unused", 1) == [{"results": 0, "bytes": 0}] * 2
+    assert not any(file.exists() for file in files)
