@@ -199,11 +199,13 @@ def planned(
         plan = resolve(request)
     if plan.int8 is not None:
         # Not the model in an app's layout: its frame may have another size than the encoder.
-        plan = replace(plan, int8=settled(plan.int8, model, weights.sha256))
-        assert plan.int8 is not None
-        if plan.int8.search is None:
-            for sentence in unmeasured(plan.int8.plan, model, weights):
+        int8 = settled(plan.int8, model, weights.sha256)
+        if int8.search is None:
+            for sentence in unmeasured(int8.plan, model, weights):
                 on_warning(sentence)
+        elif not cache:
+            int8 = replace(int8, search=replace(int8.search, folder=None))
+        plan = replace(plan, int8=int8)
     plan = plan.with_checkpoint(weights)
     if not cache:
         return plan

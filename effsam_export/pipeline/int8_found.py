@@ -12,13 +12,16 @@ from effsam_export._version import __version__
 from effsam_export.config.calibration import hashes
 from effsam_export.config.int8_recipe import Int8Plan, recipe_from
 from effsam_export.config.int8_recipe import document as recipe_document
+from effsam_export.errors import OutputError
 from effsam_export.pipeline.int8_steps import Measured, Step
+from effsam_export.pipeline.stage_keys import code_hash
 from effsam_export.spec.int8 import TREATMENTS, Int8Recipe, LayerOverride
 from effsam_export.util import installed
 from effsam_export.util.files import write_whole
+from effsam_export.util.reasons import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from effsam_export.pipeline.int8_steps import Found
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from effsam_export.quantize.ladder import Rung, Sensitivity
     from effsam_export.spec.int8 import Optimize, Treatment
 
-FORMAT = 1
+FORMAT = 2
 """Of the file; another one is not read."""
 SOURCE = "effsam export --int8"
 TOOLS = ("torch", "onnx", "onnxruntime", "numpy")
@@ -123,6 +126,7 @@ def evidence_of(
                     name: round(db, 2) if math.isfinite(db) else None
                     for name, db in layer.sqnr_db.items()
                 },
+                "gain": float(f"{layer.gain:.3g}"),
                 "treatment": rungs[found.rung].treatments[layer.path],
             }
             for layer in layers
@@ -155,6 +159,7 @@ def key_of(plan: ExportPlan, weights_sha256: str, component: str) -> str:
     parts = [
         FORMAT,
         __version__,
+        code_hash(),
         *(f"{name} {installed.version_of(name)}" for name in tools),
         weights_sha256,
         plan.model.name,
@@ -179,9 +184,11 @@ class Record:
 
     Attributes:
         path: The file; None to keep nothing.
+        on_note: Called with a sentence if the file cannot be written.
     """
 
     path: Path | None
+    on_note: Callable[[str], None]
 
     def result(self) -> Int8Plan | None:
         """Return the recipes that an earlier search found; None if it did not end."""
@@ -201,7 +208,15 @@ class Record:
     def add(self, name: str, step: Step) -> None:
         """Keep one confirmation."""
         known = {n: asdict(s) for n, s in self.steps().items()}
-        self._write({"steps": {**known, name: asdict(step)}})
+        self._write({**self._read(), "steps": {**known, name: asdict(step)}})
+
+    def gains(self) -> dict[str, float]:
+        """Return the gain of each layer; empty if none was measured."""
+        return dict(self._read().get("gains", {}))
+
+    def add_gains(self, gains: Mapping[str, float]) -> None:
+        """Keep the gain of each layer."""
+        self._write({**self._read(), "gains": dict(gains)})
 
     def finish(self, found: Int8Plan) -> None:
         """Keep the result of a search."""
@@ -221,9 +236,13 @@ class Record:
     def _write(self, document: Mapping[str, Any]) -> None:
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**document, "format": FORMAT}, indent=1, sort_keys=True)
-        write_whole(self.path, text.encode())
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, text.encode())
+        except (OSError, OutputError) as error:
+            reason = error.message if isinstance(error, OutputError) else reason_of(error)
+            self.on_note(f"the search is not kept in `{self.path.parent}`: {reason}")
 
 
 def name_of(rung: Rung) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 from effsam_export.pipeline.component import TraceJob, trace_folder
 from effsam_export.pipeline.int8_steps import Measured
 from effsam_export.pipeline.int8_trial import trial
+from effsam_export.quantize.rules import rules_of
 from effsam_export.spec.int8 import Int8Recipe, Quantization
 from effsam_export.spec.slots import in_one_slot
 from effsam_export.util.progress import stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -23,12 +25,15 @@ if TYPE_CHECKING:
     from effsam_export.parity.results import ParityReport
     from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.pipeline.workspace import Workspace
+    from effsam_export.quantize.ladder import Sensitivity
     from effsam_export.quantize.layer_inputs import Statistics
     from effsam_export.spec.int8 import Optimize
     from effsam_export.spec.model import ComponentSpec
 
 SIMULATED = 2
 """Number of calibration samples on which the SQNR of a recipe is predicted."""
+MAX_SHARE = 0.4
+"""Maximum share of the time of a search in which the gains of layers are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +124,41 @@ def measured_inputs(subject: Subject, wrapped: nn.Module) -> Statistics:
         )
         running.detail = f"{len(found.layers)} layers"
     return found
+
+
+def with_gains(
+    subject: Subject,
+    wrapped: nn.Module,
+    statistics: Statistics,
+    layers: Sequence[Sensitivity],
+    time_left: Callable[[], float],
+) -> tuple[Sensitivity, ...]:
+    """Return sensitivities with the gain of each layer, by one run of the component for each.
+
+    The layers with the most arithmetic come first. If `MAX_SHARE` of the time is up, the others get
+    the median gain.
+
+    Args:
+        subject: What is searched.
+        wrapped: The export form of its component.
+        statistics: What one pass collected.
+        layers: Sensitivities without gains.
+        time_left: Returns the seconds that are left.
+    """
+    from effsam_export.quantize.simulate import with_gain
+
+    target = subject.plan.target
+    rules = rules_of(target.backend, target.options)
+    found: dict[str, Sensitivity] = {}
+    with stage(f"gain {subject.spec.name}", subject.space.on_event) as running:
+        for layer in sorted(layers, key=lambda x: -x.macs):
+            if time_left() < (1 - MAX_SHARE) * subject.budget_s or time_left() <= 0:
+                break
+            found[layer.path] = with_gain(wrapped, statistics, rules, layer)
+            running.on_progress(len(found), len(layers))
+        running.detail = f"{len(found)} of {len(layers)} layers"
+    middle = median([x.gain for x in found.values()]) if found else 1.0
+    return tuple(found.get(x.path, replace(x, gain=middle)) for x in layers)
 
 
 def graph_layers(subject: Subject) -> frozenset[str]:

@@ -25,7 +25,13 @@ from effsam_export.pipeline.int8_found import (
     recipe_of,
     step_document,
 )
-from effsam_export.pipeline.int8_measure import AIMS, Subject, confirmed, measured_inputs
+from effsam_export.pipeline.int8_measure import (
+    AIMS,
+    Subject,
+    confirmed,
+    measured_inputs,
+    with_gains,
+)
 from effsam_export.pipeline.int8_steps import Step, search
 from effsam_export.pipeline.stage_cache import StageCache
 from effsam_export.quantize.ladder import ladder
@@ -67,7 +73,6 @@ def with_found_recipe(
 
     Raises:
         ConversionFailed: A converter crashed.
-        OutputError: The search cannot be kept.
     """
     request = plan.int8
     spec = next((c for c in plan.components if c.name in SEARCHED), None)
@@ -75,11 +80,12 @@ def with_found_recipe(
         return plan
     folder = request.search.folder
     key = key_of(plan, weights_sha256, spec.name)
-    record = Record(path=None if folder is None else folder / f"{key}.json")
     if plan.stage_cache is None:
         plan = replace(plan, stage_cache=StageCache(root=space.scratch / "stages", parts={}))
     began = time.perf_counter()
     with stage(f"search {spec.name}", space.on_event) as running:
+        path = None if folder is None else folder / f"{key}.json"
+        record = Record(path=path, on_note=running.note)
         found = record.result()
         running.detail = "INT8 recipe of an earlier export"
         if found is None:
@@ -109,7 +115,17 @@ def find(subject: Subject, record: Record, began: float) -> Int8Plan:
     rules = rules_of(plan.target.backend, plan.target.options)
     wrapped = spec.wrap(subject.module).eval()
     statistics = measured_inputs(subject, wrapped)
+
+    def time_left() -> float:
+        return subject.budget_s - (time.perf_counter() - began)
+
     layers = sensitivities(wrapped, statistics, rules)
+    gains = record.gains()
+    if all(layer.path in gains for layer in layers):
+        layers = tuple(replace(layer, gain=gains[layer.path]) for layer in layers)
+    else:
+        layers = with_gains(subject, wrapped, statistics, layers, time_left)
+        record.add_gains({layer.path: layer.gain for layer in layers})
     rungs = ladder(layers, subject.optimize)
     if not rungs:
         return plan.int8.plan
@@ -120,9 +136,6 @@ def find(subject: Subject, record: Record, began: float) -> Int8Plan:
     def predict(rung: int) -> float:
         treatments = rungs[rung].treatments
         return min(MAX_DB, predicted_db(wrapped, statistics, rules, treatments))
-
-    def time_left() -> float:
-        return subject.budget_s - (time.perf_counter() - began)
 
     known = record.steps()
     names = [name_of(rung) for rung in rungs]

@@ -4,8 +4,8 @@ The series begins with the cheapest treatment of each layer. Each further recipe
 from INT8 activations to weight-only INT8, or from there to floating point. The next layer is the
 one whose change removes the most rounding noise for its cost.
 
-Noise is 1 / SQNR of a layer's product, added over the layers. That ranks changes; what a whole
-recipe does to the model is predicted by `quantize.simulate` and measured by an export.
+Noise is that of the component's outputs, relative to them, added over the layers. That ranks
+changes; what a whole recipe does is predicted by `quantize.simulate` and measured by an export.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Sensitivity:
         macs: Multiply-accumulate operations for one input of the component.
         grouped: It is a grouped convolution, which INT8 activations do not make faster.
         sqnr_db: SQNR of the layer's product for each INT8 treatment that the target has, in dB.
+        gain: Noise of the component's outputs, relative to them, divided by that of the product.
     """
 
     path: str
@@ -50,11 +51,12 @@ class Sensitivity:
     macs: int
     grouped: bool
     sqnr_db: Mapping[Treatment, float]
+    gain: float = 1.0
 
     def noise(self, treatment: Treatment) -> float:
-        """Return the noise of the product relative to the product itself, as a power."""
+        """Return the noise of the component's outputs relative to them, as a power."""
         db = self.sqnr_db.get(treatment)
-        return 0.0 if db is None else float(10 ** (-db / 10))
+        return 0.0 if db is None else float(self.gain * 10 ** (-db / 10))
 
     def time(self, treatment: Treatment) -> float:
         """Return the expected time, in multiply-accumulate operations of FP32."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -130,6 +131,7 @@ def predicted_db(
     statistics: Statistics,
     rules: RoundingRules,
     treatments: Mapping[str, Treatment],
+    count: int | None = None,
 ) -> float:
     """Return the lowest SQNR of the module's outputs with these treatments, in dB.
 
@@ -138,13 +140,36 @@ def predicted_db(
         statistics: What the pass collected; its samples are run again.
         rules: Of the target's toolchain.
         treatments: Layer -> treatment; other layers stay in FP32.
+        count: Number of samples to run; None for all.
     """
+    runs = list(zip(statistics.samples, statistics.outputs, strict=True))[:count]
     with torch.no_grad(), simulated(module, statistics, rules, treatments):
         return min(
             sqnr_db(expected, actual)
-            for sample, outputs in zip(statistics.samples, statistics.outputs, strict=True)
+            for sample, outputs in runs
             for expected, actual in zip(outputs, tensors_of(module(*sample)), strict=True)
         )
+
+
+def with_gain(
+    module: nn.Module, statistics: Statistics, rules: RoundingRules, layer: Sensitivity
+) -> Sensitivity:
+    """Return a sensitivity with its gain, from one run of the module in which this layer is INT8.
+
+    Args:
+        module: The module of the pass.
+        statistics: What the pass collected.
+        rules: Of the target's toolchain.
+        layer: Its sensitivity without the gain.
+    """
+    treatment: Treatment = "w8a8"
+    if "w8a8" not in layer.sqnr_db or layer.grouped:
+        treatment = "weight_only"
+    product = layer.sqnr_db[treatment]
+    output = predicted_db(module, statistics, rules, {layer.path: treatment}, count=1)
+    if not math.isfinite(product):
+        return layer
+    return replace(layer, gain=10 ** ((product - output) / 10))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from effsam_export.parity.gates import check_gates
 from effsam_export.parity.results import ComparisonResult, ParityReport, TensorDiff
 from effsam_export.pipeline import int8_search
 from effsam_export.pipeline import run as pipeline
+from effsam_export.pipeline.int8_found import Record
 from effsam_export.pipeline.int8_measure import AIMS, measured_of
 from effsam_export.pipeline.request import ExportRequest, Int8Request, Int8Search
 from effsam_export.spec.int8 import Int8Recipe
@@ -95,6 +96,8 @@ def test_a_recipe_is_found_kept_and_used_again(
     (layer,) = found.search["layers"]
     assert layer["module"] == "image_encoder"
     assert layer["weights"] == 3 * 16 * 16 * 256
+    # The only layer computes the output.
+    assert layer["gain"] == pytest.approx(1, abs=0.3)
     assert layer["macs"] == layer["weights"] * 16 * 16
     assert 30 < layer["sqnr_db"]["w8a8"] < layer["sqnr_db"]["weight_only"] < 50
     (step,) = [s for s in found.search["steps"] if s["chosen"]]
@@ -129,6 +132,24 @@ def test_a_search_without_time_exports_what_it_predicts(export: Callable[..., Ex
     assert found.notes == [
         "the time is up: no INT8 recipe was confirmed, and the predicted one is exported"
     ]
+
+
+def test_a_search_that_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    notes: list[str] = []
+    record = Record(path=tmp_path / "file" / "key.json", on_note=notes.append)
+    record.add_gains({"layer": 1.0})
+    assert record.gains() == {}
+    (note,) = notes
+    assert note.startswith(f"the search is not kept in `{tmp_path / 'file'}`: ")
+    damaged = Record(path=tmp_path / "key.json", on_note=notes.append)
+    assert damaged.path is not None
+    damaged.path.write_text("{")
+    assert damaged.result() is None
+    damaged.add_gains({"layer": 2.0})
+    assert damaged.gains() == {"layer": 2.0}
+    Record(path=None, on_note=notes.append).add_gains({})
+    assert len(notes) == 1
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,13 @@ def test_the_worst_layer_is_changed_first() -> None:
         second = ladder(LAYERS, optimize)[1]
         assert second.treatments["outliers"] == "weight_only"
         assert second.treatments["plain"] == "w8a8"
+
+
+def test_a_layer_that_hardly_changes_the_outputs_comes_last() -> None:
+    quiet = [replace(x, gain=1e-6 if x.path == "outliers" else 1.0) for x in LAYERS]
+    rungs = ladder(quiet, "latency")
+    changed = [i for i, r in enumerate(rungs) if r.treatments["outliers"] != "w8a8"]
+    assert not changed or min(changed) > 3
 
 
 def test_a_layer_that_weights_alone_spoil_goes_to_floating_point() -> None:

@@ -20,6 +20,7 @@ from effsam_export.quantize.simulate import (
     rounded_weight,
     sensitivities,
     sqnr_db,
+    with_gain,
 )
 
 if TYPE_CHECKING:
@@ -190,6 +191,23 @@ def test_a_prediction_falls_with_each_layer_in_int8(net: Net, statistics: Statis
     assert all(a < b for a, b in pairwise(found))
     assert 20 < found[0] < found[-1] < 60
     assert db(dict.fromkeys(NAMES, "keep_float")) == math.inf
+
+
+def test_a_gain_relates_the_outputs_to_the_product(net: Net, statistics: Statistics) -> None:
+    rules = RULES["openvino"]
+    for layer in sensitivities(net, statistics, rules):
+        found = with_gain(net, statistics, rules, layer)
+        treatment: Treatment = "weight_only" if layer.path == "deep" else "w8a8"
+        output = predicted_db(net, statistics, rules, {layer.path: treatment}, count=1)
+        assert -10 * math.log10(found.noise(treatment)) == pytest.approx(output)
+    # Nothing follows the last layer, whose bias is a part of the output but not of the product.
+    with torch.no_grad():
+        last = Net().eval()
+        last.linear.bias.zero_()
+    seen = measure(last)
+    layer = sensitivities(last, seen, rules)[-1]
+    assert layer.path == "linear"
+    assert with_gain(last, seen, rules, layer).gain == pytest.approx(1, abs=0.3)
 
 
 def test_a_prediction_leaves_the_module_as_it_was(net: Net, statistics: Statistics) -> None:

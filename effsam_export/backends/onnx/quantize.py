@@ -16,6 +16,8 @@ to FP16 later.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from effsam_export.backends.onnx import activation_ranges, gemm
 from effsam_export.quantize.treatments import OTHERS, WEIGHTED
+from effsam_export.util.files import sha256_of, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -52,14 +55,31 @@ def apply(
         for_tensorrt: Write the form for TensorRT; else that for ONNX Runtime, with UINT8
             activations.
     """
-    ranges = activation_ranges.measure(
-        model,
-        activations_to_measure(model, quantization),
-        quantization.feeds(),
-        quantization.recipe.method,
-        scratch,
-    )
+    ranges = measured_ranges(model, quantization, scratch)
     return insert(model, quantization, ranges, for_tensorrt=for_tensorrt)
+
+
+def measured_ranges(
+    model: onnx.ModelProto, quantization: Quantization, scratch: Path
+) -> Mapping[str, Range]:
+    """Measure the activation ranges of a graph, or read what an earlier call kept of them.
+
+    They are kept beside the samples: a search quantizes one graph in many ways.
+    """
+    tensors = activations_to_measure(model, quantization)
+    if not tensors:
+        return {}
+    method = quantization.recipe.method
+    samples = [sha256_of(path) for path in sorted(quantization.samples.glob("*.npz"))]
+    digest = hashlib.sha256(repr((tensors, method, samples)).encode())
+    for part in (*model.graph.node, *model.graph.initializer):
+        digest.update(part.SerializeToString(deterministic=True))
+    kept = quantization.samples / f"ranges-{digest.hexdigest()}.json"
+    if kept.is_file():
+        return {name: (low, high) for name, (low, high) in json.loads(kept.read_text()).items()}
+    ranges = activation_ranges.measure(model, tensors, quantization.feeds(), method, scratch)
+    write_whole(kept, json.dumps(ranges).encode())
+    return ranges
 
 
 def activations_to_measure(model: onnx.ModelProto, quantization: Quantization) -> list[str]:

@@ -175,9 +175,39 @@ def test_symmetric_activations_have_zero_at_zero(tmp_path: Path) -> None:
 
 
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
-    quantization = toy.quantization(tmp_path / "s", toy.ALL)
-    first, again = (onnx_qdq.apply(toy.network(), quantization, tmp_path) for _ in range(2))
+    first, again = (
+        onnx_qdq.apply(toy.network(), toy.quantization(tmp_path / name, toy.ALL), tmp_path)
+        for name in ("s", "t")
+    )
     assert first.SerializeToString() == again.SerializeToString()
+
+
+def test_ranges_are_measured_once_for_all_treatments_of_a_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantization = toy.quantization(tmp_path / "s", toy.ALL)
+    calls: list[str] = []
+    measure = activation_ranges.measure
+
+    def counted(*given: Any) -> object:  # noqa: ANN401 - those of `measure`
+        calls.append("measured")
+        return measure(*given)
+
+    monkeypatch.setattr(activation_ranges, "measure", counted)
+    first = onnx_qdq.apply(toy.network(), quantization, tmp_path)
+    assert onnx_qdq.apply(toy.network(), quantization, tmp_path) == first
+    fewer = replace(
+        quantization, treatments={**quantization.treatments, next(iter(toy.ALL)): "keep_float"}
+    )
+    assert onnx_qdq.apply(toy.network(), fewer, tmp_path) != first
+    assert calls == ["measured"]
+    # Another method, and other weights.
+    other = replace(quantization, recipe=replace(quantization.recipe, method="percentile"))
+    onnx_qdq.apply(toy.network(), other, tmp_path)
+    model = toy.network()
+    model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+    onnx_qdq.apply(model, quantization, tmp_path)
+    assert len(calls) == 3
 
 
 def test_the_graph_is_not_changed(tmp_path: Path) -> None:
