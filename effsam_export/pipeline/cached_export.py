@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effsam_export.errors import OutputError
@@ -16,8 +18,6 @@ from effsam_export.util.owned import remove_abandoned, temporary_directory
 from effsam_export.util.progress import StageEvent, ignore_event
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from effsam_export.parity.results import ParityReport
     from effsam_export.pipeline.plan import ExportPlan
     from effsam_export.pipeline.request import ExportRequest
@@ -28,8 +28,8 @@ BUILD = "build"
 LIMIT_BYTES = 10e9
 """Size of all stages and outputs that stay in the cache after an export."""
 FREE_BYTES, FREE_WEIGHTS = 1e9, 8
-"""Free space on the cache's disk without which an export adds nothing to it, plus this multiple of
-the weight file: traces and artefacts in the cache, and the bundle that may be on the same disk."""
+"""Free space without which an export uses no cache, plus this multiple of the weight file: traces
+and artefacts, in the cache and before they are copied there, and the bundle."""
 
 
 def with_cache(plan: ExportPlan, request: ExportRequest, folder: Path) -> ExportPlan:
@@ -89,18 +89,20 @@ def run(plan: ExportPlan, on_event: OnEvent = ignore_event) -> ParityReport:
 
 
 def require_space(root: Path, weights_bytes: int) -> None:
-    """Check that the disk of the cache has space for an export's results.
+    """Check that the disks of the cache and of temporary files have space for an export's results.
 
     Args:
         root: An existing folder.
         weights_bytes: Size of the weight file.
 
     Raises:
-        OutputError: It has not.
+        OutputError: One of them has not.
     """
-    free, needed = shutil.disk_usage(root).free, FREE_BYTES + FREE_WEIGHTS * weights_bytes
-    if free < needed:
-        raise OutputError(
-            f"the disk of the cache `{root}` has {free / 1e9:.1f} GB left, of the "
-            f"{needed / 1e9:.1f} GB that an export may need"
-        )
+    needed = FREE_BYTES + FREE_WEIGHTS * weights_bytes
+    for folder in (root, Path(tempfile.gettempdir())):
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise OutputError(
+                f"the disk of `{folder}` has {free / 1e9:.1f} GB left, of the "
+                f"{needed / 1e9:.1f} GB that an export with a cache may need"
+            )

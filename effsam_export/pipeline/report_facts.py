@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ROUNDS, BUDGET_S = 3, 2.0
 """Timed calls of a component, and the time for them: fewer calls of a slow one."""
 LATENCY = "latency"
-"""Key of the latency among the cached outputs of an artefact."""
+"""Name of the latency among the cached outputs of an artefact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +162,11 @@ def _latency(session: Session, feeds: Feeds) -> float:
     # A cached session would not run again.
     plain = session.session if isinstance(session, CachedSession) else session
     cache = session.cache if isinstance(session, CachedSession) else MemoryCache()
-    known = cache.get(LATENCY)
+    # An app's graph may take an image in its own size.
+    key = f"{LATENCY} {[(name, array.shape) for name, array in sorted(feeds.items())]}"
+    known = cache.get(key)
     if known is not None and set(known) == {LATENCY}:
         return float(known[LATENCY])
     seconds = timing.repeat(partial(plain.run, feeds), ROUNDS, BUDGET_S).median_s
-    cache.put(LATENCY, {LATENCY: np.asarray(seconds)})
+    cache.put(key, {LATENCY: np.asarray(seconds)})
     return seconds

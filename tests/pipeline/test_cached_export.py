@@ -217,7 +217,7 @@ def blocked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def small_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(cached_export, "FREE_BYTES", 1e18)
-    return "GB that an export may need; the export works without the cache"
+    return "GB that an export with a cache may need; the export works without the cache"
 
 
 @pytest.mark.parametrize("fault", [blocked, small_disk])
