@@ -33,7 +33,7 @@ from effsam_export.models.costs import COSTS
 from effsam_export.models.sam.components import as_sam
 from effsam_export.parity.metrics import mask_iou
 from effsam_export.spec.prompts import Point, Prompt, Sample
-from effsam_export.util.timing import interleave
+from effsam_export.util.timing import WARM_UP, interleave
 from effsam_export.weights import checkpoint, fetch, own_file
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Row:
     Attributes:
         median_s, minimum_s: Time of the task; None without a file.
         mean_iou, min_iou: Of the contender's masks, encoder and decoder together, with PyTorch's;
-            None without a file.
+            None without an encoder.
         masks: Number of automatic masks; None for another task.
         gflops: Speed of the encoder or of one of the two peaks; None for another task.
     """
@@ -118,9 +118,7 @@ def prepare(spec: ModelSpec, sam: Sam) -> Work:
     asked = [i * len(prompts) // COMPARED + i for i in range(COMPARED)]
     expected, best, scores = {}, {}, {}
     for i in asked:
-        moved = prompt_to_model(prompts[i], embedded.frame)
-        sample = replace(embedded.sample, prompt=moved)
-        outputs = spec.component("decoder").reference(sam, sample)
+        outputs = reference_outputs(spec, sam, embedded, prompts[i])
         order = sorted(spec.masks.multimask, key=lambda k: -float(outputs[spec.masks.score][0, k]))
         best[i], scores[i] = order[0], float(outputs[spec.masks.score][0, order[0]])
         expected[i] = outputs["low_res_masks"][0, order[0]] > spec.masks.threshold
@@ -133,6 +131,12 @@ def prepare(spec: ModelSpec, sam: Sam) -> Work:
         expected={i: expected[i] for i in believed},
         best=best,
     )
+
+
+def reference_outputs(spec: ModelSpec, sam: Sam, embedded: Embedded, prompt: Prompt) -> Feeds:
+    """Return the outputs of PyTorch's decoder for a prompt."""
+    sample = replace(embedded.sample, prompt=prompt_to_model(prompt, embedded.frame))
+    return spec.component("decoder").reference(sam, sample)
 
 
 class Reference:
@@ -190,12 +194,18 @@ def everything(contender: Contender, embedded: Embedded) -> int:
 
 
 def agreement(contender: Contender, work: Work) -> tuple[float, float]:
-    """Return the mean and minimum IoU of a contender's masks with PyTorch's."""
+    """Return the mean and minimum IoU of a contender's masks with PyTorch's.
+
+    An encoder without a decoder is followed by PyTorch's.
+    """
     assert contender.encoder is not None
     embedded = runner.embed(contender.model, contender.encoder, work.image)
     ious = []
     for i, wanted in work.expected.items():
-        (outputs,) = decode(contender, decoder_calls(contender, embedded, (work.prompts[i],)))
+        if contender.decoder is None:
+            outputs = reference_outputs(work.spec, work.sam, embedded, work.prompts[i])
+        else:
+            (outputs,) = decode(contender, decoder_calls(contender, embedded, (work.prompts[i],)))
         found = outputs["low_res_masks"][0, work.best[i]] > work.spec.masks.threshold
         ious.append(mask_iou(found, wanted))
     return float(np.mean(ious)), min(ious)
@@ -212,6 +222,7 @@ def tasks(
         assert c.encoder is not None
         encoded[c.name] = runner.embed(c.model, c.encoder, work.image)
         found["encoder"][c.name] = partial(c.encoder.run, feeds)
+    contenders = [c for c in contenders if c.decoder is not None]
     for count in PROMPTS:
         few = work.prompts[:: len(work.prompts) // count]
         found[task_of(count)] = {
@@ -233,19 +244,25 @@ def measure(
     contenders: list[Contender], work: Work, repeats: int, *, with_everything: bool
 ) -> list[Row]:
     """Time all contenders in turn, the two peaks of the machine among them."""
-    usable = [c for c in contenders if not c.problem]
-    rows = [row_of(work, c, "encoder") for c in contenders if c.problem]
+    usable = [c for c in contenders if c.encoder is not None]
+    rows = []
     ious = {c.name: agreement(c, work) for c in usable}
     macs = COSTS[work.spec.name].encoder_macs
     for task, calls in tasks(usable, work, with_everything=with_everything).items():
         print(f"timing {work.spec.name}, {task} ...", file=sys.stderr, flush=True)
         peaks = speed_peak.calls() if task == "encoder" else {}
-        taken = interleave({**calls, **peaks}, rounds_of(task, repeats))
-        for c in usable:
+        # The encoder's calls have warmed up the machine, and a call of a later task takes seconds.
+        warm_up = WARM_UP if task == "encoder" else 1
+        taken = interleave({**calls, **peaks}, rounds_of(task, repeats), warm_up=warm_up)
+        for c in contenders:
+            if c.name not in calls:
+                rows.append(row_of(work, c, task))
+                continue
             latency = taken[c.name]
             rows.append(
                 replace(
                     row_of(work, c, task),
+                    problem="",
                     median_s=latency.median_s,
                     minimum_s=latency.minimum_s,
                     mean_iou=ious[c.name][0],

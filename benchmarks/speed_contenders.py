@@ -53,7 +53,7 @@ class Contender:
         model: The model as the decoder takes it: of ours, with the target's fixed shapes.
         encoder, decoder: Sessions with the contract's names; None without a file.
         bytes: Size of all files that the runtime opens.
-        problem: Why there is no file.
+        problem: Why a file is missing.
     """
 
     kind: str
@@ -175,10 +175,13 @@ def theirs(spec: ModelSpec, sam: Sam, runtime: str, folder: Path) -> Contender:
     for name, module, inputs in parts:
         made = plain.convert(runtime, module, inputs, folder / f"{spec.name}-{name}-{runtime}")
         if isinstance(made, str):
-            return replace(found, problem=f"{name}: {made}")
+            found = replace(found, problem=f"{name}: {made}")
+            continue
         total += plain.size_of(made)
         sessions[name] = PlainSession(spec, plain.open_file(runtime, made))
-    return replace(found, encoder=sessions["encoder"], decoder=sessions["decoder"], bytes=total)
+    return replace(
+        found, encoder=sessions.get("encoder"), decoder=sessions.get("decoder"), bytes=total
+    )
 
 
 def samexporter_style(spec: ModelSpec, sam: Sam, folder: Path) -> Contender:

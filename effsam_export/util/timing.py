@@ -33,6 +33,7 @@ def interleave(
     calls: Mapping[str, Callable[[], object]],
     rounds: int,
     *,
+    warm_up: int = WARM_UP,
     settle_s: float = SETTLE_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Latency]:
@@ -41,15 +42,16 @@ def interleave(
     Every round calls each function once, in a new random order.
 
     Args:
-        calls: Functions by name. Each is called `WARM_UP` times before the first round.
+        calls: Functions by name.
         rounds: Number of measured calls of each function, at least 1.
+        warm_up: Number of calls of each function before the first round.
         settle_s: Rest before each call, in seconds.
         clock: A monotonic clock, in seconds.
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}, want at least 1")
     for call in calls.values():
-        for _ in range(WARM_UP):
+        for _ in range(warm_up):
             call()
     taken: dict[str, list[float]] = {name: [] for name in calls}
     order = random.Random(0)
