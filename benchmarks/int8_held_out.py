@@ -8,6 +8,7 @@ Prints a Markdown table and checks no limits.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from effsam_export.bundle import read
 from effsam_export.config import targets as profiles
 from effsam_export.config.parity import load_parity_images
 from effsam_export.models import fixed
+from effsam_export.parity.cached import MemoryCache, cached_reference
 from effsam_export.parity.check import check
 from effsam_export.parity.comparison import Sides
 from effsam_export.parity.evaluation_set import EvaluationSet
@@ -37,16 +39,19 @@ HEAD = (
 )
 
 
-def row(path: Path, module: nn.Module) -> list[str]:
-    """Return the row of one bundle."""
+def row(
+    path: Path, module: nn.Module, folder: Path, answers: Mapping[str, MemoryCache]
+) -> list[str]:
+    """Return the row of one bundle; PyTorch's answers are computed once for all bundles."""
     bundle = read.read(path)
     manifest = bundle.manifest
     target = profiles.load_target(manifest["target"]["name"], "int8")
     sessions = {name: read.open_session(bundle, name) for name in bundle.components}
-    folder = Path(__file__).parent / "evaluation"
     images = [image for file in FILES for image in load_parity_images(folder / file)]
+    model = fixed.for_options(models.get(MODEL), target.options)
+    components = tuple(cached_reference(c, answers[c.name]) for c in model.components)
     report = check(
-        fixed.for_options(models.get(MODEL), target.options),
+        replace(model, components=components),
         Sides(module=module, sources=sessions, artifacts=sessions, simulator=bundle.simulator),
         EvaluationSet(images=tuple(images)),
         target=target.name,
@@ -98,12 +103,19 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     parser.add_argument("--checkpoint", type=Path, required=True, help="MobileSAM's weights")
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        default=Path(__file__).parent / "evaluation",
+        help="folder with the images and `held_out.toml`, `golden.toml`",
+    )
     given = parser.parse_args(argv)
     module = loading.load(models.get(MODEL), own_file.checkpoint_from_file(given.checkpoint, None))
+    answers: dict[str, MemoryCache] = {c.name: MemoryCache() for c in models.get(MODEL).components}
     print(f"| {' | '.join(HEAD)} |")
     print(f"| --- | --- |{' ---: |' * (len(HEAD) - 2)}")
     for path in given.bundles:
-        print(f"| {' | '.join(row(path, module))} |", flush=True)
+        print(f"| {' | '.join(row(path, module, given.evaluation, answers))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -212,10 +212,15 @@ def measured_of(report: ParityReport, component: str, aim: Aim) -> Measured:
     elif not report.all_masks_decide:
         meets_aim = meets_aim and mean >= aim.mean_iou and minimum >= aim.min_iou and not changes
     return Measured(
-        mean_iou=mean,
-        min_iou=minimum,
+        mean_iou=finite(mean),
+        min_iou=finite(minimum),
         ranking_changes=changes,
-        sqnr_db=sqnr if math.isfinite(sqnr) else None,
+        sqnr_db=finite(sqnr),
         meets_gates=report.passed,
         meets_aim=meets_aim,
     )
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number that JSON has; None for NaN and infinity."""
+    return value if value is not None and math.isfinite(value) else None

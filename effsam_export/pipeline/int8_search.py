@@ -10,6 +10,7 @@ has them.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, replace
 from functools import cache
@@ -135,7 +136,8 @@ def find(subject: Subject, record: Record, began: float) -> Int8Plan:
     @cache
     def predict(rung: int) -> float:
         treatments = rungs[rung].treatments
-        return min(MAX_DB, predicted_db(wrapped, statistics, rules, treatments))
+        db = predicted_db(wrapped, statistics, rules, treatments)
+        return -MAX_DB if math.isnan(db) else min(MAX_DB, max(-MAX_DB, db))
 
     known = record.steps()
     names = [name_of(rung) for rung in rungs]

@@ -89,6 +89,9 @@ def collect(
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def add(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            if not given or (isinstance(layer, nn.Conv2d) and given[0].ndim != 4):
+                # Called by keyword, or without a batch: left out like layers that are not called.
+                return
             entry = found.setdefault(name, LayerInputs())
             _add(entry, layer, given[0].detach(), output.detach(), share, first=number == 0)
 

@@ -167,7 +167,9 @@ def with_gain(
         treatment = "weight_only"
     product = layer.sqnr_db[treatment]
     output = predicted_db(module, statistics, rules, {layer.path: treatment}, count=1)
-    if not math.isfinite(product):
+    if output == math.inf:
+        return replace(layer, gain=0.0)
+    if not (math.isfinite(product) and math.isfinite(output)):
         return layer
     return replace(layer, gain=10 ** ((product - output) / 10))
 

@@ -243,3 +243,8 @@ def test_the_aim_is_for_masks_that_pytorch_is_confident_of() -> None:
     assert (missed.meets_gates, missed.meets_aim) == (False, False)
     changed = measured(0.995, score=0.9, best=2)
     assert (changed.ranking_changes, changed.meets_aim) == (3, False)
+
+
+def test_figures_that_json_lacks_are_left_out() -> None:
+    broken = measured(float("nan"), score=0.9)
+    assert (broken.mean_iou, broken.min_iou, broken.meets_gates) == (None, None, False)

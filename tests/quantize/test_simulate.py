@@ -221,6 +221,29 @@ def test_a_prediction_leaves_the_module_as_it_was(net: Net, statistics: Statisti
     assert all(torch.equal(before[n], v) for n, v in net.state_dict().items())
 
 
+def test_a_layer_that_is_called_in_another_way_is_left_out() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.keyword = nn.Linear(4, 4)
+            self.single = nn.Conv2d(1, 1, 1)
+            self.plain = nn.Linear(4, 4)
+
+        def forward(self, values: Tensor) -> Tensor:
+            rows = self.keyword(input=values)
+            return torch.Tensor(self.plain(self.single(rows[None])[0]))
+
+    found = collect(
+        Odd().eval(),
+        ["keyword", "single", "plain"],
+        [(torch.ones(3, 4),)],
+        count=1,
+        simulated=1,
+        on_progress=lambda *_: None,
+    )
+    assert list(found.layers) == ["plain"]
+
+
 def test_only_layers_that_can_be_repeated_on_patches_are_simulated() -> None:
     assert can_simulate(nn.Linear(1, 1))
     assert can_simulate(nn.Conv2d(1, 1, 1))
