@@ -38,7 +38,7 @@ def target() -> str:
             "mask_iou": "min mask IoU of every prompt, end to end",
             "score_error": "maximum difference of a predicted score, end to end",
             "cosine": "minimum cosine similarity of every output tensor of a component",
-            "mean_iou": "minimum of the mean mask IoU over all prompts",
+            "mean_iou": "minimum of the mean mask IoU over all prompts; see Parity for BF16",
         },
     )
     return f"{top}\nIn each table of `gates`:\n\n{below}"

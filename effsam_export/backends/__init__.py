@@ -6,7 +6,7 @@ add a folder here, an entry in `BACKENDS` and an extra in `pyproject.toml`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, Protocol, cast
@@ -86,6 +86,7 @@ class BackendEntry:
         extra: Extra of this package that installs them.
         precisions: Precisions it can export.
         options: Target options it knows, with their types.
+        precision_options: Values of target options that a precision sets.
         reads: Input of `lower`: the ONNX file, or the program traced by `torch.export`.
         quantizer: Python package that INT8 needs as well; empty for none.
         fixed_shapes: Whether its graphs cannot have dynamic shapes.
@@ -99,6 +100,7 @@ class BackendEntry:
     reads: Literal["onnx", "program"] = "onnx"
     quantizer: str = ""
     fixed_shapes: bool = False
+    precision_options: Mapping[Precision, Options] = field(default_factory=dict)
 
 
 BACKENDS: dict[str, BackendEntry] = {
@@ -113,9 +115,10 @@ BACKENDS: dict[str, BackendEntry] = {
         module="effsam_export.backends.openvino.backend",
         packages=("openvino",),
         extra="openvino",
-        precisions=("fp32", "fp16", "int8"),
+        precisions=("fp32", "fp16", "bf16", "int8"),
         quantizer="nncf",
         options={"device": str, "inference_precision": str},
+        precision_options={"bf16": {"inference_precision": "bf16"}},
     ),
     "coreml": BackendEntry(
         module="effsam_export.backends.coreml.backend",

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
     from effsam_export.spec.targets import Precision
 
-EXPECTED_FLOAT: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
+EXPECTED_FLOAT: dict[Precision, str] = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+}
 MIN_SHARE = 0.99
 """Minimum share of the floating-point elements that must have the target's dtype.
 
@@ -40,7 +44,7 @@ def check_precision(
         component: Name for the message.
         precision: Precision of the target profile.
         counts: Elements of the file's constants by numpy dtype name.
-        fp32_by_recipe: FP32 elements that an FP16 recipe allows; they are left out of the share.
+        fp32_by_recipe: FP32 elements that an FP16 recipe or BF16 allows; left out of the share.
 
     Raises:
         CheckFailed: Too few floating-point elements have the dtype of the precision.

@@ -191,11 +191,12 @@ def compose(
             "elements_by_dtype": {
                 e.artifact.component: dict(e.artifact.tensors_by_dtype) for e in exported
             },
+            **_executed(exported),
             "ops_by_type": {e.artifact.component: dict(e.artifact.ops) for e in exported},
             "keep_fp32": [
                 _keep_fp32(k)
                 for e in exported
-                if target.precision != "fp32"
+                if target.precision not in ("fp32", "bf16")
                 for k in e.graph.recipe
             ],
         },
@@ -233,6 +234,12 @@ def model_entry(model: ModelSpec) -> dict[str, Any]:
             "file": f"licenses/{licence.text_file}",
         },
     }
+
+
+def _executed(exported: list[Exported]) -> dict[str, Any]:
+    """Return what the compiled models run, of components whose files do not decide it."""
+    found = {e.artifact.component: dict(e.artifact.executed) for e in exported}
+    return {"executed": found} if any(found.values()) else {}
 
 
 def _keep_fp32(rule: KeepFp32) -> dict[str, Any]:

@@ -137,6 +137,8 @@ def _batch_rule(manifest: dict[str, Any]) -> list[str]:
 
 def _session_rules(manifest: dict[str, Any]) -> list[str]:
     """Return the session options without which the masks differ from the parity check."""
+    if manifest["target"]["backend"] == "openvino":
+        return _openvino_rules(manifest)
     if (manifest["target"]["backend"], manifest["precision"]["requested"]) != ("onnx", "int8"):
         return []
     return [
@@ -144,6 +146,23 @@ def _session_rules(manifest: dict[str, Any]) -> list[str]:
         "On x64 CPUs without VNNI set the session option `session.x64quantprecision` = `1`: "
         "ONNX Runtime saturates sums of INT8 products there. (On other CPUs it only costs time.)",
     ]
+
+
+def _openvino_rules(manifest: dict[str, Any]) -> list[str]:
+    """Return the property without which OpenVINO computes in another precision."""
+    precision = manifest["target"]["options"].get("inference_precision", "f32")
+    rule = (
+        f"Open the graphs with `INFERENCE_PRECISION_HINT` = `{precision}`: the files cannot hold "
+        "it. A CPU has BF16 if `/proc/cpuinfo` has `avx512_bf16` or `amx_bf16`. "
+    )
+    if precision == "bf16":
+        rule += "Another CPU computes in FP32 or is slow, and its masks prove nothing for BF16."
+    else:
+        rule += (
+            "With OpenVINO's default properties such a CPU computes in BF16 and says nothing; the "
+            "masks then differ from those of the parity check."
+        )
+    return ["", rule]
 
 
 def _prompt_rules(prompts: dict[str, Any], masks: dict[str, Any]) -> list[str]:

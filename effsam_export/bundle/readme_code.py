@@ -92,7 +92,7 @@ def _opened(backend: str, options: dict[str, Any], components: list[dict[str, An
         elif backend == "openvino":
             precision = options.get("inference_precision", "f32")
             device = options.get("device", "CPU")
-            # Without it, a CPU with AMX computes in BF16 and nothing says so.
+            # OpenVINO's default is BF16 on a CPU that has it.
             found += [] if found else [f'precision = {{"INFERENCE_PRECISION_HINT": "{precision}"}}']
             found.append(f'{name} = openvino.Core().compile_model("{file}", "{device}", precision)')
         else:

@@ -249,6 +249,10 @@ def _describe(bundle: Bundle) -> str:
         for r in e["results"]
         if r["size"] == "all"
     ]
+    lines += [
+        f"{name:9} OpenVINO runs {', '.join(f'{n} operators in {k}' for k, n in found.items())}"
+        for name, found in m["precision"].get("executed", {}).items()
+    ]
     width = tables.width_of(sys.stdout)
     lines = [tables.fill(line, width, INDENT) for line in lines]
     lines.append("")

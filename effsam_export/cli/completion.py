@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Typer reads the annotations of these functions at run time.
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 COMPONENTS = ("all", "encoder", "decoder", "segmenter")
 
 

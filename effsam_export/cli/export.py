@@ -14,6 +14,7 @@ from effsam_export.cli.options import (
     AcceptLicense,
     BaseFile,
     BatchSize,
+    Bf16,
     CacheDir,
     Calib,
     CheckpointFile,
@@ -58,6 +59,7 @@ def export(
     precision: PrecisionName = None,
     fp32: Fp32 = False,
     fp16: Fp16 = False,
+    bf16: Bf16 = False,
     int8: Int8 = False,
     component: ComponentName = "all",
     checkpoint: CheckpointFile = None,
@@ -118,7 +120,7 @@ def export(
     spec = batching.in_written_batch(with_size(spec, image_size), batch)
     profile = profiles.load_target(
         target,
-        chosen_precision(precision, fp32=fp32, fp16=fp16, int8=int8),
+        chosen_precision(precision, fp32=fp32, fp16=fp16, bf16=bf16, int8=int8),
         to_target_options(target_options),
     )
     spec = with_fp16_recipe(spec, profile.precision, keep_fp32)

@@ -12,6 +12,7 @@ from effsam_export.cli import console, tables
 from effsam_export.cli.image_size import ImageSize, with_size, with_size_of
 from effsam_export.cli.options import (
     BaseFile,
+    Bf16,
     CacheDir,
     CheckpointFile,
     CheckpointKey,
@@ -49,6 +50,7 @@ def lint(
     precision: PrecisionName = None,
     fp32: Fp32 = False,
     fp16: Fp16 = False,
+    bf16: Bf16 = False,
     int8: Int8 = False,
     component: ComponentName = "all",
     checkpoint: CheckpointFile = None,
@@ -84,7 +86,7 @@ def lint(
     spec = with_size(spec, image_size)
     profile = profiles.load_target(
         target,
-        chosen_precision(precision, fp32=fp32, fp16=fp16, int8=int8),
+        chosen_precision(precision, fp32=fp32, fp16=fp16, bf16=bf16, int8=int8),
         to_target_options(target_options),
     )
     backends.require_tracing()

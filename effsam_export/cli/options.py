@@ -147,12 +147,13 @@ PrecisionName = Annotated[
     typer.Option(
         "--precision",
         "-p",
-        help="fp32, fp16 or int8 [default: the target's first].",
+        help="fp32, fp16, bf16 or int8 [default: the target's first].",
         autocompletion=completion.precisions,
     ),
 ]
 Fp32 = Annotated[bool, typer.Option("--fp32", help="Short for --precision fp32.")]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Short for --precision bf16.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")]
 ComponentName = Annotated[
     str,
@@ -238,14 +239,19 @@ KeepFile = Annotated[
 
 
 def chosen_precision(
-    precision: str | None, *, fp32: bool = False, fp16: bool = False, int8: bool = False
+    precision: str | None,
+    *,
+    fp32: bool = False,
+    fp16: bool = False,
+    bf16: bool = False,
+    int8: bool = False,
 ) -> str | None:
     """Return the precision that the options select, or None for the target's default.
 
     Raises:
         UsageError: The options select different precisions.
     """
-    flags = {"fp32": fp32, "fp16": fp16, "int8": int8}
+    flags = {"fp32": fp32, "fp16": fp16, "bf16": bf16, "int8": int8}
     selected = {name for name, given in flags.items() if given}
     if precision is not None:
         selected.add(precision)
@@ -331,7 +337,7 @@ def with_fp16_recipe(spec: ModelSpec, precision: str, path: Path | None) -> Mode
     """Return the model with the user's FP16 recipe in place of the package's.
 
     Raises:
-        UsageError: The precision is FP32, or the file is not a valid recipe.
+        UsageError: The precision is FP32 or BF16, or the file is not a valid recipe.
     """
     if path is None:
         return spec
@@ -339,8 +345,8 @@ def with_fp16_recipe(spec: ModelSpec, precision: str, path: Path | None) -> Mode
 
     from effsam_export.config import fp16_recipe
 
-    if precision == "fp32":
-        raise UsageError("--keep-fp32 does not apply to fp32", hint="add --fp16")
+    if precision in ("fp32", "bf16"):
+        raise UsageError(f"--keep-fp32 does not apply to {precision}", hint="use --fp16")
     return replace(spec, precision=fp16_recipe.load(path, [c.name for c in spec.components]))
 
 

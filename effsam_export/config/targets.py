@@ -69,8 +69,8 @@ def load_target(
 
     Raises:
         UnknownNameError: The target or the precision does not exist.
-        UsageError: The target does not support the precision, or the message lists every fault of
-            the file or of the options.
+        UsageError: The target does not support the precision, or an option contradicts the
+            precision, or the message lists every fault of the file or of the options.
     """
     path = Path(name) if name.endswith(".toml") else data_dir("targets") / f"{name}.toml"
     if not name.endswith(".toml") and name not in target_names():
@@ -97,11 +97,30 @@ def load_target(
         precisions=tuple(supported),
         opset=table["opset"],
         simplify=table["simplify"],
-        options={**table["options"], **_parse_options(table["backend"], options or {})},
+        options=_options(table, selected, _parse_options(table["backend"], options or {})),
         gates=Gates(**{k: float(v) for k, v in table["gates"][selected].items()}),
         source=path.read_bytes(),
         layout=table.get("layout"),
     )
+
+
+def _options(
+    table: Mapping[str, Any], precision: Precision, given: Mapping[str, str | int | float | bool]
+) -> dict[str, str | int | float | bool]:
+    """Return the options of a target file with those of a precision and of the user.
+
+    Raises:
+        UsageError: The user gives an option another value than the precision needs.
+    """
+    needed = backends.BACKENDS[table["backend"]].precision_options.get(precision, {})
+    problems = [
+        f"option `{key}` is `{shown(given[key])}`, but precision `{precision}` needs `{value}`"
+        for key, value in needed.items()
+        if given.get(key, value) != value
+    ]
+    if problems:
+        raise UsageError(joined(problems), hint="leave the option out, or give another precision")
+    return {**table["options"], **given, **needed}
 
 
 def _parse_options(backend: str, given: Mapping[str, str]) -> dict[str, str | int | float | bool]:

@@ -14,7 +14,7 @@ from effsam_export.models.costs import COSTS
 PATH = Path(__file__).with_name("export_costs.csv")
 COLUMNS = ("model", "backend", "precision", "seconds", "memory_mb", "size_mb")
 BASIS = "measured once, on two server cores, with the model's own image size and default options"
-BYTES_PER_PARAMETER = {"fp32": 4, "fp16": 2, "int8": 1}
+BYTES_PER_PARAMETER = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 SAME_GRAPHS = {"tensorrt": "onnx"}
 """Backend -> the one whose graphs it ships."""
 

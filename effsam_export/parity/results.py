@@ -154,6 +154,17 @@ class ParityReport:
         """Which masks decide, as a sentence; empty if nothing ran end to end."""
         if not self.cases:
             return ""
+        return f"{self._decided_by} {self.proves_nothing}".rstrip()
+
+    @property
+    def proves_nothing(self) -> str:
+        """Why passed gates do not count, as a sentence; empty if they do."""
+        if self.precision == "bf16" and self.simulator:
+            return f"The gates do not count: {self.simulator} computed the masks."
+        return ""
+
+    @property
+    def _decided_by(self) -> str:
         found, total = self.confident_masks, sum(len(c.user_masks) for c in self.cases)
         if self.all_masks_decide:
             names = {t.name for c in self.comparisons for t in c.tensors}

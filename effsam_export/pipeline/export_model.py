@@ -77,7 +77,7 @@ def export_model(
     Args:
         model: A name from `effsam list`.
         target: A name from `effsam targets`, or a TOML file.
-        precision: fp32, fp16 or int8; None for the target's first.
+        precision: fp32, fp16, bf16 or int8; None for the target's first.
         output: Directory of the bundle; by default `plan.bundle_name`.
         checkpoint: Your own weight file or its folder; None for the official one, which is
             downloaded if it is not in the cache.

@@ -15,7 +15,7 @@ from effsam_export import backends
 from effsam_export.pipeline import isolate
 from effsam_export.pipeline.stage_cache import digest
 from effsam_export.spec.stages import Artifact
-from effsam_export.util import installed
+from effsam_export.util import cpu, installed
 from effsam_export.util.files import sha256_of
 
 if TYPE_CHECKING:
@@ -75,8 +75,10 @@ def contract_of(spec: ComponentSpec) -> dict[str, str]:
 
 
 def inputs_of(graph: Graph, target: TargetProfile) -> dict[str, str]:
-    """Return what an FP16 or FP32 artefact depends on besides the model and its weights."""
+    """Return what an artefact without INT8 depends on besides the model and its weights."""
     backend = backends.BACKENDS[target.backend]
+    # What a compiled model runs in BF16 depends on the CPU.
+    there = {"cpu": " ".join(cpu.flags())} if target.precision == "bf16" else {}
     programs = [*graph.variants, *([(0, graph.program)] if graph.program else [])]
     return {
         **contract_of(graph.component),
@@ -87,6 +89,7 @@ def inputs_of(graph: Graph, target: TargetProfile) -> dict[str, str]:
         "fp32": digest({"recipe": repr(graph.recipe), "nodes": " ".join(graph.fp32_nodes)}),
         "about": json.dumps(dict(graph.about), sort_keys=True),
         "backend": target.backend,
+        **there,
         "options": json.dumps(dict(target.options), sort_keys=True),
         "layout": target.layout or "",
         **{f"tool.{name}": installed.version_of(name) for name in backend.packages},

@@ -11,7 +11,7 @@ from effsam_export import backends
 from effsam_export.backends.onnx.backend import open_source
 from effsam_export.backends.onnx.session import CPU
 from effsam_export.pipeline.stage_keys import form_of
-from effsam_export.util import installed
+from effsam_export.util import cpu, installed
 from effsam_export.util.files import sha256_of
 from effsam_export.util.machine import usable_cores
 
@@ -121,6 +121,8 @@ def open_artifact(stage_cache: StageCache | None, backend: Backend, artifact: Ar
         "options": json.dumps(dict(artifact.options), sort_keys=True),
         # The runtimes choose their threads by them.
         "cores": str(usable_cores()),
+        # They decide whether OpenVINO computes in BF16.
+        "cpu": " ".join(cpu.flags()),
         **{f"tool.{name}": installed.version_of(name) for name in packages},
     }
     return CachedSession(session, stage_cache.outputs("artifact", parts))

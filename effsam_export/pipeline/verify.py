@@ -58,7 +58,7 @@ class Verification:
 
     @property
     def verdict(self) -> Verdict:
-        """`gates unproved`: nothing failed, but the gates are only what the bundle states."""
+        """`gates unproved`: nothing failed, but nothing here proves the gates either."""
         if not self.passed:
             return "failed"
         return "gates unproved" if "gates" in self.unproved else "passed"
@@ -182,6 +182,8 @@ def unproved(
     found = {}
     if contract.gates_unproved:
         found["gates"] = contract.gates_unproved
+    elif bundle.manifest["precision"]["requested"] == "bf16" and bundle.simulator:
+        found["gates"] = f"{bundle.simulator} computed the masks; run this on a CPU with BF16"
     if report is None or not report.passed:
         found["checkpoint"] = not_run or "the comparisons with PyTorch failed"
     if not verify_rules.texts_are_comparable(bundle):

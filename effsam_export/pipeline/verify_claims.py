@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from effsam_export import backends
 from effsam_export.config import targets
 from effsam_export.errors import UsageError
 from effsam_export.pipeline.manifest_values import differences
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 EMPTY_FILE = hashlib.sha256().hexdigest()
 QUANTIZED = ("w8a8", "weight_only")
-CONSTANTS = {"fp32": ("float32",), "fp16": ("float16",), "int8": ("int8", "uint8")}
+CONSTANTS = {
+    "fp32": ("float32",),
+    "fp16": ("float16",),
+    "bf16": ("bfloat16",),
+    "int8": ("int8", "uint8"),
+}
 """Precision -> dtypes of which a bundle holds at least some constants."""
 MAXIMA = {"score_error"}
 """Gates that a value may not exceed; the others it has to reach."""
@@ -180,6 +186,12 @@ def precision_failures(bundle: Bundle) -> list[str]:
             found = differences(f"precision.{key}", entry[key], counted)
             failures += [d.sentence("the artefacts") for d in found]
     requested = entry["requested"]
+    backend = backends.BACKENDS.get(manifest["target"]["backend"])
+    needed = {} if backend is None else backend.precision_options.get(requested, {})
+    for name, value in needed.items():
+        stated = manifest["target"]["options"].get(name)
+        found = differences(f"target.options.{name}", stated, value)
+        failures += [d.sentence(f"precision {requested}") for d in found]
     recipes = manifest.get("int8", {}).get("components", {}).values()
     if requested == "int8" and not any(r["scheme"] in QUANTIZED for r in recipes):
         # Every component may be left in floating point, if the recipes say so.

@@ -94,6 +94,8 @@ class Artifact:
             opens the first one.
         tensors_by_dtype: Number of constant elements by dtype, read back from the written file.
         ops: Number of operators by kind, read back from the written file.
+        executed: Number of operators by type of their arithmetic, as the compiled model states it;
+            empty where the files alone decide it.
         versions: Version of each toolchain package that wrote the files.
         options: The backend's options with which it was lowered.
     """
@@ -104,5 +106,6 @@ class Artifact:
     files: tuple[Path, ...]
     tensors_by_dtype: Mapping[str, int]
     ops: Mapping[str, int] = field(default_factory=dict)
+    executed: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str]
     options: Mapping[str, str | int | float | bool]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 LayoutName = Literal["anylabeling", "x-anylabeling", "transformers-js"]
 """Names of the layouts in the table of `effsam_export.layouts`."""
 
@@ -25,7 +25,8 @@ class Gates:
         score_error: Maximum absolute difference of a predicted IoU, end to end.
         cosine: Minimum cosine similarity of an output tensor, in the comparisons of PyTorch with
             ONNX and of ONNX with the artefact.
-        mean_iou: Minimum of the mean mask IoU over all cases with a mask that decides.
+        mean_iou: Minimum of the mean mask IoU over all cases with a mask that decides. In BF16 it
+            does not apply where all masks decide.
     """
 
     mask_iou: float

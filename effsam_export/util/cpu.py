@@ -1,13 +1,25 @@
-"""CPU features that decide whether INT8 is faster than FP32 on this machine."""
+"""CPU features that decide whether INT8 or BF16 is faster than FP32 on this machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 INFO = Path("/proc/cpuinfo")
-SHOWN = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
+SHOWN = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "amx_int8",
+    "avx512_bf16",
+    "amx_bf16",
+    "asimddp",
+)
 DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
 """Without one of these, INT8 can be slower than FP32 (openvinotoolkit/openvino#25197)."""
+
+BF16 = ("avx512_bf16", "amx_bf16")
+"""With one of these OpenVINO computes in BF16, and does so by default."""
 
 
 def flags() -> tuple[str, ...]:
@@ -24,3 +36,8 @@ def flags() -> tuple[str, ...]:
 def int8_flags() -> tuple[str, ...]:
     """Return the INT8 dot-product features of this CPU."""
     return tuple(f for f in flags() if f in DOT_PRODUCTS)
+
+
+def has_bf16() -> bool:
+    """Return whether this CPU has BF16 instructions; False without `/proc/cpuinfo`."""
+    return any(f in BF16 for f in flags())

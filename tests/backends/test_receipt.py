@@ -20,8 +20,9 @@ if TYPE_CHECKING:
         ("fp32", {"float32": 1, "int64": 1000}),
         ("fp16", {"float16": 99, "float32": 1}),
         ("fp16", {"float16": 100, "int32": 5, "bool": 1}),
+        ("bf16", {"bfloat16": 100, "int32": 5}),
     ],
-    ids=["pure", "whole numbers do not count", "a scalar may stay", "fp16"],
+    ids=["pure", "whole numbers do not count", "a scalar may stay", "fp16", "bf16"],
 )
 def test_right_precision_passes(precision: Precision, counts: dict[str, int]) -> None:
     check_precision("encoder", precision, counts)

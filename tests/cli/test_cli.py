@@ -289,6 +289,7 @@ def test_short_options_of_precision() -> None:
     assert chosen_precision(None, fp16=True, int8=False) == "fp16"
     assert chosen_precision("fp16", fp16=True, int8=False) == "fp16"
     assert chosen_precision(None, fp32=True) == "fp32"
+    assert chosen_precision(None, bf16=True) == "bf16"
     with pytest.raises(UsageError, match="fp32 and int8 at once"):
         chosen_precision("fp32", fp16=False, int8=True)
     with pytest.raises(UsageError, match="fp16 and fp32 and int8 at once"):

@@ -67,6 +67,7 @@ def complete(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         ("effsam export mobile-sam --target tensorrt", ["tensorrt", "tensorrt-rtx"]),
         ("effsam lint mobile-sam -t tf", ["tflite"]),
         ("effsam export mobile-sam -p fp", ["fp32", "fp16"]),
+        ("effsam export mobile-sam -p b", ["bf16"]),
         ("effsam export mobile-sam -c enc", ["encoder"]),
         ("effsam export mobile-sam --fp", ["--fp32", "--fp16"]),
         ("effsam code bundle -l s", ["swift"]),

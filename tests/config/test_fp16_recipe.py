@@ -102,10 +102,15 @@ def test_a_file_takes_the_place_of_the_models_recipe(tmp_path: Path) -> None:
     assert with_fp16_recipe(spec, "int8", path).precision == ENTRIES
 
 
-def test_it_is_refused_where_nothing_is_in_fp16(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("target", "more", "precision"), [("onnx", [], "fp32"), ("openvino", ["--bf16"], "bf16")]
+)
+def test_it_is_refused_where_nothing_is_in_fp16(
+    tmp_path: Path, target: str, more: list[str], precision: str
+) -> None:
     path = write(tmp_path, fp16_recipe.to_toml("found", ENTRIES))
-    asked = ["export", "mobile-sam", "-t", "onnx", "--keep-fp32", str(path), "--dry-run"]
+    asked = ["export", "mobile-sam", "-t", target, "--keep-fp32", str(path), "--dry-run", *more]
     result = CliRunner().invoke(cli.app, asked)
     assert isinstance(result.exception, EffsamError)
-    assert result.exception.message == "--keep-fp32 does not apply to fp32"
-    assert result.exception.hint == "add --fp16"
+    assert result.exception.message == f"--keep-fp32 does not apply to {precision}"
+    assert result.exception.hint == "use --fp16"

@@ -80,6 +80,7 @@ def test_gates_of_the_shipped_targets(name: str, precision: str) -> None:
     promised = {
         "fp32": Gates(mask_iou=0.999, score_error=1e-3, cosine=0.99999),
         "fp16": Gates(mask_iou=0.99, score_error=1e-2, cosine=0.999),
+        "bf16": Gates(mask_iou=0.98, score_error=3e-2, cosine=0.995, mean_iou=0.995),
         "int8": Gates(mask_iou=0.9, score_error=5e-2, cosine=0.98, mean_iou=0.95),
     }
     assert profiles.load_target(name, precision).gates == promised[precision]
@@ -114,6 +115,18 @@ def test_precision_that_the_target_lacks() -> None:
 def test_an_option_overrides_the_target_file() -> None:
     target = profiles.load_target("openvino", "fp32", {"device": "GPU"})
     assert target.options == {"device": "GPU", "inference_precision": "f32"}
+
+
+def test_bf16_sets_the_option_of_openvino() -> None:
+    target = profiles.load_target("openvino", "bf16", {"device": "CPU"})
+    assert target.options == {"device": "CPU", "inference_precision": "bf16"}
+    given = {"inference_precision": "bf16"}
+    assert profiles.load_target("intel-cpu", "bf16", given).options["device"] == "CPU"
+    with pytest.raises(UsageError) as caught:
+        profiles.load_target("openvino", "bf16", {"inference_precision": "f32"})
+    assert caught.value.message == (
+        "option `inference_precision` is `f32`, but precision `bf16` needs `bf16`"
+    )
 
 
 def test_options_have_the_types_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +218,7 @@ FAULTS = {
     ),
     "no word for a precision": (
         {"precisions": "precisions = [16]"},
-        "unknown precision `16` (did you mean `fp16`?)",
+        "unknown precision `16` (did you mean `fp16` or `bf16`?)",
     ),
     "no gates for a precision": ({"fp16": ""}, "`gates.fp16` is missing"),
     "gates for no precision": (

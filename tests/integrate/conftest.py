@@ -23,6 +23,7 @@ from tests.tiny_instances import TINY_INSTANCES, write_checkpoint
 if TYPE_CHECKING:
     from effsam_export.spec.model import ModelSpec
     from effsam_export.spec.stages import Checkpoint
+    from effsam_export.spec.targets import Precision
 
 INSTANCE_PROMPTS = """
 [[images]]
@@ -46,13 +47,14 @@ def exported(
     parity_file: Path,
     stage_root: Path,
     model: ModelSpec = SMALL_SAM,
+    precision: Precision = "fp32",
 ) -> Path:
-    """A bundle of a small model in FP32."""
+    """A bundle of a small model."""
     from effsam_export.pipeline.request import ExportRequest
 
     request = ExportRequest(
         model=model,
-        target=profiles.load_target(target, "fp32"),
+        target=profiles.load_target(target, precision),
         checkpoint=checkpoint,
         output=output,
         parity_file=parity_file,

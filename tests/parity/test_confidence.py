@@ -129,7 +129,20 @@ def test_the_mean_is_that_of_the_masks_that_decide() -> None:
     assert failure.startswith("end to end: mean IoU of 3 prompts is 0.832")
 
 
-@pytest.mark.parametrize(("precision", "gap"), [("fp32", 0.001), ("fp16", 0.001), ("int8", 0.005)])
+def test_the_mean_of_bf16_is_for_confident_masks() -> None:
+    gates = replace(GATES, mask_iou=0.5, mean_iou=0.9999, score_error=1.0)
+    low = replace(GOOD, mask_iou=(0.99,) * 4)
+    unsure = replace(low, stability=(0.1,) * 4)
+    precisions: tuple[Precision, ...] = get_args(Precision)
+    for precision in precisions:
+        assert len(failures(*OTHERS, low, gates=gates, precision=precision)) == 1
+        alone = failures(unsure, gates=gates, precision=precision)
+        assert len(alone) == (0 if precision == "bf16" else 1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "gap"), [("fp32", 0.001), ("fp16", 0.001), ("bf16", 0.005), ("int8", 0.005)]
+)
 def test_a_change_of_the_best_mask(precision: Precision, gap: float) -> None:
     changed = replace(GOOD, artifact_best=3, score_gap=gap)
     (failure,) = failures(*OTHERS, changed, precision=precision)

@@ -1,4 +1,4 @@
-"""OpenVINO: convert the traced graph to IR in FP32, with FP16 weights, or in INT8 by NNCF."""
+"""OpenVINO: convert the traced graph to IR in FP32, with FP16 or BF16 weights, or in INT8."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openvino
 
+from effsam_export.backends.openvino import bf16
 from effsam_export.backends.openvino.session import OpenvinoSession
 from effsam_export.backends.receipt import check_precision
 from effsam_export.spec.stages import Artifact
+from effsam_export.util import cpu
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from effsam_export.backends import Options
     from effsam_export.spec.stages import Graph
     from effsam_export.spec.targets import TargetProfile
+
+BFLOAT16 = "bfloat16"
+HINT = "inference_precision"
+NO_BF16 = "OpenVINO on a CPU without BF16"
 
 
 def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
@@ -32,10 +38,21 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
         assert graph.quantization is not None
         model = nncf_ptq.apply(model, graph.quantization)
         versions["nncf"] = metadata.version("nncf")
+    if target.precision == "bf16":
+        bf16.apply(model)
     number_names(model)
     openvino.save_model(model, str(path), compress_to_fp16=target.precision == "fp16")
     counts = count_constants(path)
-    check_precision(graph.component.name, target.precision, counts)
+    executed: dict[str, int] = {}
+    in_fp32 = 0
+    if target.precision == "bf16":
+        in_fp32 = bf16.fp32_elements_beside_layers(path)
+    check_precision(graph.component.name, target.precision, counts, fp32_by_recipe=in_fp32)
+    if target.precision == "bf16":
+        compiled = open_ir(path, target.options).compiled
+        executed = bf16.executed(compiled)
+        if cpu.has_bf16():
+            bf16.check_layers(graph, path, bf16.executed_layers(compiled))
     return Artifact(
         component=graph.component.name,
         backend="openvino",
@@ -43,6 +60,7 @@ def lower(graph: Graph, target: TargetProfile, out_dir: Path) -> Artifact:
         files=(path, path.with_suffix(".bin")),
         tensors_by_dtype=counts,
         ops=count_ops(path),
+        executed=executed,
         versions=versions,
         options=target.options,
     )
@@ -70,7 +88,9 @@ def count_constants(path: Path) -> dict[str, int]:
     counts = Counter[str]()
     for op in openvino.Core().read_model(str(path)).get_ops():
         if op.get_type_name() == "Constant":
-            name = np.dtype(op.get_element_type().to_dtype()).name
+            kind = op.get_element_type()
+            # numpy has no BF16.
+            name = BFLOAT16 if kind == openvino.Type.bf16 else np.dtype(kind.to_dtype()).name
             counts[name] += int(np.prod(op.get_output_shape(0), dtype=np.int64))
     return dict(sorted(counts.items()))
 
@@ -91,15 +111,18 @@ def open_session(artifact: Artifact, threads: int | None = None) -> OpenvinoSess
     Raises:
         CheckFailed: OpenVINO cannot compile it for the device, or compiled it for another.
     """
-    return OpenvinoSession(
-        artifact.files[0],
-        str(artifact.options.get("device", "CPU")),
-        str(artifact.options.get("inference_precision", "f32")),
-        threads,
-    )
+    return open_ir(artifact.files[0], artifact.options, threads)
+
+
+def open_ir(path: Path, options: Options, threads: int | None = None) -> OpenvinoSession:
+    """Compile an IR with the options of a target; see `open_session`."""
+    device, precision = str(options.get("device", "CPU")), str(options.get(HINT, "f32"))
+    return OpenvinoSession(path, device, precision, threads)
 
 
 def simulator(options: Options) -> str:
-    """Return "": OpenVINO itself runs here. Opening a session fails without the target's device."""
-    del options
-    return ""
+    """Return what computes in place of BF16 on a CPU without it; otherwise "".
+
+    OpenVINO itself runs here. Opening a session fails without the target's device.
+    """
+    return NO_BF16 if options.get(HINT) == "bf16" and not cpu.has_bf16() else ""

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openvino
 
+from effsam_export.backends.openvino import bf16
 from effsam_export.errors import CheckFailed
 from effsam_export.spec.tensors import ReportedTensor, Signature
+from effsam_export.util import cpu
 from effsam_export.util.reasons import is_out_of_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from effsam_export.spec.tensors import Feeds
@@ -53,6 +55,13 @@ class OpenvinoSession:
                 "device is among them, the graph is damaged",
             ) from error
         check_device(device, execution_devices(self._model))
+        if inference_precision == "bf16" and cpu.has_bf16():
+            check_bf16(path.name, {x.precision for x in bf16.executed_layers(self._model)})
+
+    @property
+    def compiled(self) -> Any:  # noqa: ANN401 - an object without types
+        """The compiled model."""
+        return self._model
 
     def run(self, feeds: Feeds) -> Feeds:
         """Run once; return the outputs by name.
@@ -85,6 +94,24 @@ def execution_devices(model: Any) -> list[str]:  # noqa: ANN401 - an object with
     found = model.get_property("EXECUTION_DEVICES")
     names = found.split() if isinstance(found, str) else found
     return [str(name).strip("()") for name in names]
+
+
+def check_bf16(name: str, precisions: Collection[str]) -> None:
+    """Check that a model which was to be compiled for BF16 has layers in BF16.
+
+    Args:
+        name: Name of the file.
+        precisions: Types of arithmetic of its layers; none if it has no layers.
+
+    Raises:
+        CheckFailed: No layer is computed in BF16.
+    """
+    if precisions and "bf16" not in precisions:
+        raise CheckFailed(
+            f"the target asks OpenVINO for BF16, and it computes `{name}` in "
+            f"{listed(sorted(precisions))}",
+            hint="a GPU and some versions of OpenVINO have no BF16; export with --precision fp32",
+        )
 
 
 def check_device(asked: str, given: Sequence[str]) -> None:
