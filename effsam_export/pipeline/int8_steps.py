@@ -94,16 +94,17 @@ def search(
     """
     steps: list[Step] = []
     rung = _first(predict, aim_db, 0, len(costs) - 1)
-    while True:
-        longest = max((s.seconds for s in steps), default=0.0)
-        if time_left() <= longest:
-            return Found(rung=_best(steps, rung), steps=tuple(steps), complete=False)
-        steps.append(confirm(rung, predict(rung)))
-        last_chance = time_left() <= 2 * max(s.seconds for s in steps)
-        following = _following(steps, costs, predict, last_chance=last_chance)
+    while time_left() > (longest := max((s.seconds for s in steps), default=0.0)):
+        following: int | None = rung
+        if steps:
+            last_chance = time_left() <= 2 * longest
+            following = _following(steps, costs, predict, last_chance=last_chance)
         if following is None:
             return Found(rung=_best(steps, rung), steps=tuple(steps), complete=True)
-        rung = following
+        steps.append(confirm(following, predict(following)))
+    # A single recipe leaves nothing to try.
+    complete = bool(steps) and len(costs) == 1
+    return Found(rung=_best(steps, rung), steps=tuple(steps), complete=complete)
 
 
 def _following(
