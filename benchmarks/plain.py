@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from effsam_export.util.machine import usable_cores
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -127,7 +129,7 @@ def open_file(runtime: str, path: Path) -> Callable[[list[Tensor]], list[Tensor]
         ]
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(path), num_threads=torch.get_num_threads())
+    interpreter = Interpreter(model_path=str(path), num_threads=usable_cores())
     interpreter.allocate_tensors()
     into = sorted(interpreter.get_input_details(), key=lambda d: str(d["name"]))
     out = sorted(interpreter.get_output_details(), key=lambda d: str(d["name"]))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -320,6 +321,8 @@ def weights_of(spec: ModelSpec, given: Path | None, folder: Path, cache: Path) -
 
 def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Convert and time all models, and return the document."""
+    import torch
+
     about, rows, official = machine.describe(), [], {}
     for name in args.models:
         spec = models.get(name)
@@ -341,11 +344,24 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             work = prepare(spec, sam)
             rows += measure(contenders, work, args.repeats, with_everything=args.everything)
     return {
+        "command": " ".join(["python -m benchmarks.speed", *args.given]),
+        "commit": commit(),
         "machine": about,
+        "torch_threads": torch.get_num_threads(),
         "repeats": args.repeats,
         "official_weights": official,
         "rows": [asdict(r) for r in rows],
     }
+
+
+def commit() -> str | None:
+    """Return the short hash of the repository's commit; None without git."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=RESULTS, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -361,7 +377,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="folder with MODEL.pt files")
     parser.add_argument("--output", type=Path, help="keep our bundles and their cache there")
     parser.add_argument("--json", metavar="NAME", help="write results/NAME.json, .md and .svg")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv, argparse.Namespace(given=sys.argv[1:] if argv is None else argv))
     if args.output is not None:
         args.output.mkdir(parents=True, exist_ok=True)
     kept = nullcontext(args.output) if args.output else tempfile.TemporaryDirectory()

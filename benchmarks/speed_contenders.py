@@ -23,6 +23,7 @@ from effsam_export.pipeline import cached_export
 from effsam_export.pipeline.plan import resolve
 from effsam_export.pipeline.request import ExportRequest, Int8Request
 from effsam_export.spec.sizes import sides
+from effsam_export.util.machine import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -247,7 +248,9 @@ def ours(
             artifact = bundle.artifact(name)
             if precision == "bf16":
                 artifact = replace(artifact, options={**artifact.options, **BF16_OPTION})
-            sessions[name] = backends.load(artifact.backend).open_session(artifact)
+            # The target's own number for LiteRT is that of a phone.
+            threads = usable_cores() if runtime == "tflite" else None
+            sessions[name] = backends.load(artifact.backend).open_session(artifact, threads)
             total += sum(f.stat().st_size for f in artifact.files)
     except EffsamError as error:
         return replace(found, problem=plain.first_line(error))

@@ -30,6 +30,8 @@ def markdown(document: dict[str, Any], *, chart: str | None) -> str:
     lines = [
         "# Speed beside plain conversions",
         "",
+        f"`{document['command']}` at commit `{document['commit'] or 'unknown'}`.",
+        "",
         f"{about['cpu']}, {about['cores']} cores ({' '.join(about['flags'])}), load "
         f"{about['load_average_1min']} before the run; {versions}; {document['repeats']} rounds.",
         "",
@@ -45,7 +47,9 @@ def markdown(document: dict[str, Any], *, chart: str | None) -> str:
         peaks = [f"{r['runtime']} {r['gflops']:.0f}" for r in rows if r["task"] == "peak"]
         weights = "official weights" if official else "deterministic weights"
         lines += ["", f"## {model}, {weights}", ""]
-        lines += [f"Peak of this run in GFLOP/s, FP32 in torch: {', '.join(peaks)}."]
+        threads = document["torch_threads"]
+        said = "1 thread" if threads == 1 else f"{threads} threads"
+        lines += [f"Peak of this run in GFLOP/s, FP32 in torch, {said}: {', '.join(peaks)}."]
         for task in dict.fromkeys(r["task"] for r in rows if r["task"] != "peak"):
             lines += ["", f"### {task[0].upper()}{task[1:]}", ""]
             lines += table([r for r in rows if r["task"] == task])

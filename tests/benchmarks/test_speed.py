@@ -179,7 +179,10 @@ def row(kind: str, runtime: str, seconds: float | None, **more: Any) -> dict[str
 @pytest.fixture
 def document() -> dict[str, Any]:
     return {
+        "command": "python -m benchmarks.speed --repeats 9",
+        "commit": "abc1234",
         "machine": ABOUT,
+        "torch_threads": 1,
         "repeats": 9,
         "official_weights": {"mobile-sam": True},
         "rows": [
@@ -201,9 +204,10 @@ def test_the_speed_up_is_over_the_plain_conversion(document: dict[str, Any]) -> 
 
 def test_the_tables_say_machine_peak_and_iou(document: dict[str, Any]) -> None:
     text = speed_report.markdown(document, chart="a.svg")
+    assert "`python -m benchmarks.speed --repeats 9` at commit `abc1234`." in text
     assert "Some CPU, 2 cores (avx2), load 0.1 before the run; torch 2; 9 rounds." in text
     assert "## mobile-sam, official weights" in text
-    assert "GFLOP/s, FP32 in torch: GEMM 91." in text
+    assert "GFLOP/s, FP32 in torch, 1 thread: GEMM 91." in text
     assert (
         "| ours, onnx fp32 | 500.0 | 500.0 | 4.00 | 2.00 | - | 0.9900 | 0.9800 | 1.0 | - |" in text
     )
