@@ -150,6 +150,8 @@ def test_the_command_shows_and_removes(store: Store) -> None:
         "bundles": 1,
         "stages": 1,
         "outputs": 1,
+        "searches": 0,
+        "evaluations": 0,
     }
     assert "removed" not in shown
     code, said = cache(*place, "--remove-unused", "30", "--json")
@@ -167,6 +169,8 @@ def test_the_command_prints_a_table(store: Store) -> None:
         ["bundles", "1", "0.0", "0", "0.0"],
         ["stages", "1", "0.0", "0", "0.0"],
         ["outputs", "1", "0.0", "0", "0.0"],
+        ["searches", "0", "0.0", "0", "0.0"],
+        ["evaluations", "0", "0.0", "0", "0.0"],
     ]
 
 
