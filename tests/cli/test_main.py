@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 PROGRAM = """
 import runpy, signal
-# A shell starts jobs in the background with SIGINT ignored.
+# A shell starts jobs in the background with SIGINT ignored, and nohup starts them without SIGHUP.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 runpy.run_module("effsam_export", run_name="__main__")
 """
 

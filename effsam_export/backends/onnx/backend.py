@@ -102,7 +102,9 @@ def open_session(artifact: Artifact, threads: int | None = None) -> OnnxSession:
         CheckFailed: ONNX Runtime cannot load it, or would run it on another provider.
     """
     provider = str(artifact.options.get("provider", CPU))
-    return OnnxSession(artifact.files[0], provider, threads)
+    # An encoder runs once an image, and its arena would be large: 12 GB for SlimSAM-77.
+    arena = artifact.component == "decoder"
+    return OnnxSession(artifact.files[0], provider, threads, arena=arena)
 
 
 def simulator(options: Options) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import resource
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,14 +12,11 @@ import onnxruntime
 import pytest
 
 from effsam_export.backends.onnx import backend, session
-from effsam_export.backends.onnx.session import CPU, OnnxSession
+from effsam_export.backends.onnx.session import CPU, LARGE_FEEDS, OnnxSession
 from effsam_export.errors import CheckFailed
 from effsam_export.spec.stages import Artifact
 from effsam_export.spec.tensors import ReportedTensor
 from tests.graph.passes.tools import parse
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.backend
 CUDA = "CUDAExecutionProvider"
@@ -52,6 +51,51 @@ def test_number_of_threads_reaches_the_runtime(
     OnnxSession(graph, CPU)
     OnnxSession(graph, CPU, 3)
     assert [o.intra_op_num_threads for o in asked] == [0, 3]
+
+
+@pytest.mark.parametrize(("component", "kept"), [("encoder", False), ("decoder", True)])
+def test_a_decoder_keeps_its_memory_between_calls(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, component: str, kept: bool
+) -> None:
+    asked = []
+    options = onnxruntime.SessionOptions
+
+    def recorded() -> onnxruntime.SessionOptions:
+        asked.append(options())
+        return asked[-1]
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", recorded)
+    artifact = Artifact(
+        component=component,
+        backend="onnx",
+        precision="fp32",
+        files=(graph,),
+        tensors_by_dtype={},
+        ops={},
+        versions={},
+        options={"provider": CPU},
+    )
+    opened = backend.open_session(artifact)
+    assert [o.enable_cpu_mem_arena for o in asked] == [kept]
+    x = np.ones((LARGE_FEEDS // 12 + 1, 3), np.float32)
+    assert opened.run({"x": x})["y"].sum() == 2 * x.size
+
+
+@pytest.mark.parametrize("arena", [False, True])
+def test_memory_of_a_large_call_is_given_back(tmp_path: Path, arena: bool) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text("utf-8").split()[1]) * resource.getpagesize()
+
+    path = tmp_path / "sums.onnx"
+    text = "sums (float[rows, 3] x) => (float[1, 1] y) { z = Add(x, x) y = ReduceSum(z) }"
+    onnx.save(parse(text), path)
+    opened = OnnxSession(path, CPU, arena=arena)
+    x = np.ones((20_000_000, 3), np.float32)
+    opened.run({"x": x[:2]})
+    before = resident()
+    # `z` has 240 MB.
+    assert opened.run({"x": x})["y"].item() == pytest.approx(2 * x.size, rel=1e-3)
+    assert resident() < before + 100e6
 
 
 def test_signature(graph: Path) -> None:
