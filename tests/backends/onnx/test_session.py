@@ -37,9 +37,9 @@ def test_the_cpu_is_given(graph: Path) -> None:
     assert found["y"].tolist() == [[2.0] * 3] * 2
 
 
-def test_number_of_threads_reaches_the_runtime(
-    graph: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[onnxruntime.SessionOptions]:
+    """The options of the sessions that a test opens."""
     asked = []
     options = onnxruntime.SessionOptions
 
@@ -48,6 +48,12 @@ def test_number_of_threads_reaches_the_runtime(
         return asked[-1]
 
     monkeypatch.setattr(onnxruntime, "SessionOptions", recorded)
+    return asked
+
+
+def test_number_of_threads_reaches_the_runtime(
+    graph: Path, asked: list[onnxruntime.SessionOptions]
+) -> None:
     OnnxSession(graph, CPU)
     OnnxSession(graph, CPU, 3)
     assert [o.intra_op_num_threads for o in asked] == [0, 3]
@@ -55,16 +61,8 @@ def test_number_of_threads_reaches_the_runtime(
 
 @pytest.mark.parametrize(("component", "kept"), [("encoder", False), ("decoder", True)])
 def test_a_decoder_keeps_its_memory_between_calls(
-    graph: Path, monkeypatch: pytest.MonkeyPatch, component: str, kept: bool
+    graph: Path, asked: list[onnxruntime.SessionOptions], component: str, kept: bool
 ) -> None:
-    asked = []
-    options = onnxruntime.SessionOptions
-
-    def recorded() -> onnxruntime.SessionOptions:
-        asked.append(options())
-        return asked[-1]
-
-    monkeypatch.setattr(onnxruntime, "SessionOptions", recorded)
     artifact = Artifact(
         component=component,
         backend="onnx",
