@@ -39,14 +39,16 @@ class ExportEncoder(nn.Module):
 
 
 class StagedGroupNorm(nn.Module):
-    """GroupNorm with one group, for tokens BxNxC, from means that do not overflow FP16.
+    """GroupNorm with one group, for tokens of several pixels, from means that stay in FP16's range.
+
+    Takes BxNxkC, and returns the k pixels of each token as BxkNxC.
 
     Given: mean and variance of 128x128 tokens of 64 values at once, whose sum can exceed 65504
     Result: the mean of means, over channels, columns and rows
 
     Args:
         norm: The norm of feature maps, whose weights are shared.
-        columns: Number of tokens of a row; N is a multiple of it.
+        columns: Number of pixels of a row; kN is a multiple of it.
     """
 
     def __init__(self, norm: nn.GroupNorm, columns: int) -> None:
@@ -62,6 +64,8 @@ class StagedGroupNorm(nn.Module):
         return rows.mean(2, keepdim=True).mean(1, keepdim=True)  # B x 1 x 1
 
     def forward(self, x: Tensor) -> Tensor:
+        channels = self.weight.shape[0]
+        x = x.reshape(-1, x.shape[1] * (x.shape[2] // channels), channels)
         centred = x - self._mean(x)
         x = centred / torch.sqrt(self._mean(centred * centred) + self.eps)
         return x * self.weight + self.bias

@@ -40,10 +40,13 @@ def as_linear(conv: nn.ConvTranspose2d, *, by_columns: bool) -> nn.Linear:
 
 
 class TokenNorm2d(nn.Module):
-    """`LayerNorm2d` for tokens, whose channels are the last axis; it shares the weights.
+    """`LayerNorm2d` for tokens BxNxkC with k pixels each, to BxkNxC; it shares the weights.
 
     Values are centred first, as in LayerNorm2d: converters expand torch's own `layer_norm` to a
     scale and a shift of values that are not, which is less precise in FP16.
+
+    The reshaping is part of the norm, so that no cast of mixed precision comes right before the
+    centring: ONNX Runtime 1.32 fuses a cast into the norm, and then refuses its two types.
     """
 
     def __init__(self, norm: LayerNorm2d) -> None:
@@ -52,6 +55,8 @@ class TokenNorm2d(nn.Module):
         self.eps = norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
+        channels = self.weight.shape[0]
+        x = x.reshape(-1, x.shape[1] * (x.shape[2] // channels), channels)
         centred = x - x.mean(-1, keepdim=True)
         variance = centred.pow(2).mean(-1, keepdim=True)
         return centred / torch.sqrt(variance + self.eps) * self.weight + self.bias
@@ -68,7 +73,7 @@ class TokenUpscaling(nn.Sequential):
 
     Args:
         first: The first transposed convolution.
-        norm: The norm of its outputs, for tokens.
+        norm: The norm of its outputs: takes BxNx4C, and returns Bx4NxC.
         act: The activation after the norm.
         second: The second transposed convolution.
         last: The activation after it.
@@ -86,9 +91,7 @@ class TokenUpscaling(nn.Sequential):
     def forward(self, tokens: Tensor) -> Tensor:
         first, norm, act, second, last = self
         cells = tokens.shape[1]
-        x = first(tokens)
-        x = x.reshape(-1, BLOCK * cells, x.shape[2] // BLOCK)
-        x = second(act(norm(x)))
+        x = second(act(norm(first(tokens))))
         out: Tensor = last(x.reshape(-1, BLOCK**2 * cells, x.shape[2] // BLOCK))
         return out
 
