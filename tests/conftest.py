@@ -145,10 +145,12 @@ def shared_stages(monkeypatch: pytest.MonkeyPatch, stage_root: Path) -> None:
     monkeypatch.setattr(cached_export, "with_cache", with_cache)
 
 
-@pytest.fixture(autouse=True)
-def no_user_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the exports of tests, also those in other processes, out of the user's stage cache."""
-    monkeypatch.setenv("EFFSAM_NO_CACHE", "1")
+@pytest.fixture(scope="session", autouse=True)
+def no_user_cache() -> Iterator[None]:
+    """Keep exports out of the user's stage cache, also those of fixtures and other processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EFFSAM_NO_CACHE", "1")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
