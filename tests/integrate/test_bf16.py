@@ -105,13 +105,13 @@ def test_a_manifest_that_lies_about_it(
 ) -> None:
     bundle = Path(shutil.copytree(in_bf16, tmp_path / "bundle"))
     lie = lying.Lie(where="manifest", keys=keys, value=value, named=named)
-    lying.write(bundle, lying.told(lying.read(bundle), lie))
+    lying.write(bundle, lying.with_lies(lying.read(bundle), lie))
     assert any(f.startswith(named) for f in verify.verify(bundle).failures)
 
 
 def test_an_fp32_bundle_cannot_take_the_gates_of_bf16(openvino_bundle: Path) -> None:
     lie = lying.Lie(where="manifest", keys=("precision", "requested"), value="bf16", named="")
-    lying.write(openvino_bundle, lying.told(lying.read(openvino_bundle), lie))
+    lying.write(openvino_bundle, lying.with_lies(lying.read(openvino_bundle), lie))
     failures = verify.verify(openvino_bundle).failures
     assert any("no component holds constants of bfloat16" in f for f in failures)
     assert any(f.startswith('`target.options.inference_precision` is "f32"') for f in failures)

@@ -280,7 +280,7 @@ def write(bundle: Path, documents: dict[str, Any]) -> None:
     (bundle / "manifest.json").write_text(json.dumps(manifest), "utf-8")
 
 
-def told(honest: dict[str, Any], *chosen: Lie) -> dict[str, Any]:
+def with_lies(honest: dict[str, Any], *chosen: Lie) -> dict[str, Any]:
     """Return the documents with the lies; the honest ones stay as they are."""
     documents = copy.deepcopy(honest)
     for lie in chosen:

@@ -34,7 +34,7 @@ def honest(tiny_models: None, tmp_path: Path) -> Path:
 def change(bundle: Path, *keys: str | int, to: object, where: str = "manifest") -> None:
     """Change one value of a bundle."""
     lie = lying.Lie(where=where, keys=keys, value=to, named="")
-    lying.write(bundle, lying.told(lying.read(bundle), lie))
+    lying.write(bundle, lying.with_lies(lying.read(bundle), lie))
 
 
 @pytest.fixture

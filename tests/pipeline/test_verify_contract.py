@@ -82,7 +82,7 @@ def test_each_lie_is_named(honest: Path, opened_once: None) -> None:
     lies = lying.lies(documents)
     assert len(lies) >= 200
     for lie in random.Random(7).sample(lies, SAMPLE):
-        lying.write(honest, lying.told(documents, lie))
+        lying.write(honest, lying.with_lies(documents, lie))
         failures = failures_of(honest)
         assert is_named(lie, failures), (lie, failures)
         # No honest value is called a lie beside it, except where one follows from the other.
@@ -99,7 +99,7 @@ def test_lies_told_at_once_are_all_named(honest: Path, opened_once: None) -> Non
             # The schema refuses these before anything else is read.
             if not failures_by_schema(honest, documents, lie)
         ]
-        lying.write(honest, lying.told(documents, *lies))
+        lying.write(honest, lying.with_lies(documents, *lies))
         failures = failures_of(honest)
         missed = [lie for lie in lies if not is_named(lie, failures)]
         assert missed == [], failures
@@ -107,7 +107,7 @@ def test_lies_told_at_once_are_all_named(honest: Path, opened_once: None) -> Non
 
 def failures_by_schema(bundle: Path, documents: dict[str, Any], lie: Lie) -> bool:
     """Whether a lie makes a manifest that cannot be read."""
-    lying.write(bundle, lying.told(documents, lie))
+    lying.write(bundle, lying.with_lies(documents, lie))
     try:
         read.read(bundle)
     except BundleError:
@@ -119,7 +119,9 @@ def failures_by_schema(bundle: Path, documents: dict[str, Any], lie: Lie) -> boo
 def test_what_nothing_here_proves(honest: Path, opened_once: None, proof: str) -> None:
     """No more than this: a value that can be proved belongs to the lies."""
     keys, value = lying.UNPROVABLE[proof]
-    lying.write(honest, lying.told(lying.read(honest), lying.Lie(keys=keys, value=value, named="")))
+    lying.write(
+        honest, lying.with_lies(lying.read(honest), lying.Lie(keys=keys, value=value, named=""))
+    )
     assert failures_of(honest) == []
 
 
